@@ -1,0 +1,36 @@
+"""The settings of a tiling job."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator
+
+from tiling.codec import TileCodec
+from tiling.tissue import TissueConfig
+
+
+class TilingConfig(BaseModel):
+    """What decides the content of a store, beside the slide. Unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mpp: PositiveFloat = 0.5
+    """Micrometres per pixel of the tiles."""
+    tile_px: Annotated[PositiveInt, Field(le=8192)] = 256
+    """Side of a tile, pixels."""
+    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Fraction of a tile that its neighbour shares, in [0, 1)."""
+    min_tissue: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Least fraction of a tile that must be tissue; a tile without any tissue is never kept."""
+    mpp_tolerance: Annotated[float, Field(ge=0, lt=0.5)] = 0.02
+    """A pyramid level whose scale is that close is taken as it is, and the true mpp recorded."""
+    codec: str = "jpeg:90"
+    """`jpeg:Q` with quality Q from 1 to 100, or `lossless`."""
+    tissue: TissueConfig = TissueConfig()
+
+    @field_validator("codec")
+    @classmethod
+    def _known_codec(cls, name: str) -> str:
+        TileCodec.parse(name)
+        return name

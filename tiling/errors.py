@@ -1,0 +1,44 @@
+"""The error family. Every message says where, what went wrong, and what to do about it.
+
+Knows nothing of slides, stores or models: it is imported by all and imports none.
+"""
+
+from __future__ import annotations
+
+
+class SpecslideError(Exception):
+    """Something the user can understand and mend; shown as one sentence, without a traceback.
+
+    `where` names the file, key or slide at fault, `what` says what is wrong with it, `fix` what to do.
+    """
+
+    def __init__(self, where: object, what: str, fix: str = "") -> None:
+        super().__init__(str(where), what, fix)  # kept as args, so that it survives the trip between processes
+        self.where, self.what, self.fix = str(where), what, fix
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}" + (f"; {self.fix}" if self.fix else "")
+
+
+class ConfigError(SpecslideError):
+    """A setting is unknown, of the wrong type or out of range."""
+
+
+class InputError(SpecslideError):
+    """A manifest, table, annotation or image of the user's cannot be used."""
+
+
+class SlideError(SpecslideError):
+    """A slide cannot be opened, scaled or read."""
+
+
+class StoreError(SpecslideError):
+    """A tile store is missing, damaged, or made otherwise than asked for."""
+
+
+class ModelError(SpecslideError):
+    """A model folder is missing, damaged, or does not fit what it is asked to do."""
+
+
+class OutputError(SpecslideError):
+    """A result cannot be written."""

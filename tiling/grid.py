@@ -1,0 +1,130 @@
+"""The tile grid: level-0 pixels <-> tiles. Pure geometry; made once in tiling, stored, and only read afterwards.
+
+All lengths along the slide are whole level-0 pixels, so that a tile's place is exact and the same everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+
+from tiling.errors import ConfigError
+
+
+class Grid(BaseModel):
+    """Square tiles over a slide, in reading order (y, then x); together they cover it to its last pixel.
+
+    Column c and row r start at `c * stride_px0`, `r * stride_px0`. A tile spans `tile_px0` level-0 pixels and is
+    delivered at `tile_px`. Tiles at the right and lower edge may reach beyond the slide.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    width0: PositiveInt
+    """Slide width, level-0 pixels."""
+    height0: PositiveInt
+    """Slide height, level-0 pixels."""
+    slide_mpp: PositiveFloat
+    """Micrometres per level-0 pixel."""
+    tile_px: PositiveInt
+    """Side of a delivered tile, pixels."""
+    tile_px0: PositiveInt
+    """Side of a tile on the slide, level-0 pixels."""
+    stride_px0: PositiveInt
+    """Distance of neighbouring tiles, level-0 pixels."""
+
+    @property
+    def mpp(self) -> float:
+        """Micrometres per pixel of a delivered tile: the true one, not the one asked for."""
+        return self.slide_mpp * self.tile_px0 / self.tile_px
+
+    @property
+    def columns(self) -> int:
+        """Tiles in a row."""
+        return _count(self.width0, self.tile_px0, self.stride_px0)
+
+    @property
+    def rows(self) -> int:
+        """Tiles in a column."""
+        return _count(self.height0, self.tile_px0, self.stride_px0)
+
+    def corners(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Top-left corners (x0, y0) of all tiles, two int32 (rows * columns,) arrays in reading order."""
+        y0, x0 = np.divmod(np.arange(self.rows * self.columns), self.columns)
+        return (x0 * self.stride_px0).astype(np.int32), (y0 * self.stride_px0).astype(np.int32)
+
+
+def fit_grid(
+    size0: tuple[int, int],
+    slide_mpp: float,
+    downsamples: tuple[float, ...],
+    *,
+    mpp: float,
+    tile_px: int,
+    overlap: float = 0.0,
+    mpp_tolerance: float = 0.02,
+) -> Grid:
+    """The grid of tiles of `tile_px` pixels at `mpp` on a slide of `size0` (width, height).
+
+    A level within `mpp_tolerance` of the asked scale is taken as it is, and the grid's `mpp` says the true one;
+    otherwise a tile's side is rounded to whole level-0 pixels. `overlap` is a fraction in [0, 1). Raises ConfigError
+    for a scale finer than the slide's: pixels are never invented.
+    """
+    scale = mpp / slide_mpp
+    near = [d for d in downsamples if abs(scale / d - 1) <= mpp_tolerance]
+    if near:
+        scale = min(near, key=lambda d: abs(scale / d - 1))
+    elif scale < 1:
+        raise ConfigError(
+            "mpp",
+            f"{mpp:g} is finer than the slide's own {slide_mpp:g}",
+            f"pass --mpp {slide_mpp:g} or coarser",
+        )
+    tile_px0 = max(1, round(tile_px * scale))
+    return Grid(
+        width0=size0[0],
+        height0=size0[1],
+        slide_mpp=slide_mpp,
+        tile_px=tile_px,
+        tile_px0=tile_px0,
+        stride_px0=max(1, round(tile_px0 * (1 - overlap))),
+    )
+
+
+def box_mean(
+    picture: NDArray[np.generic], px0: float, x0: NDArray[np.int32], y0: NDArray[np.int32], size0: int
+) -> NDArray[np.float32]:
+    """Mean of a mask or map over squares of the slide, float32 (N,).
+
+    `picture` (h, w) has pixels of `px0` level-0 pixels a side, from the slide's corner; it counts as 0 outside.
+    The squares have corners (x0, y0) and side `size0`, level-0 pixels. Exact also for edges inside a pixel: the
+    integral of a piecewise constant picture is bilinear between its pixel corners.
+    """
+    integral = np.zeros((picture.shape[0] + 1, picture.shape[1] + 1))
+    integral[1:, 1:] = picture.cumsum(0, dtype=np.float64).cumsum(1)
+    left, right = x0 / px0, (x0 + size0) / px0
+    top, bottom = y0 / px0, (y0 + size0) / px0
+    total = (
+        _bilinear(integral, bottom, right)
+        - _bilinear(integral, top, right)
+        - _bilinear(integral, bottom, left)
+        + _bilinear(integral, top, left)
+    )
+    return np.clip(total * (px0 / size0) ** 2, 0.0, None).astype(np.float32)
+
+
+def _bilinear(values: NDArray[np.float64], y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`values` between its grid points; constant outside."""
+    y, x = np.clip(y, 0, values.shape[0] - 1), np.clip(x, 0, values.shape[1] - 1)
+    r, c = np.minimum(y.astype(int), values.shape[0] - 2), np.minimum(x.astype(int), values.shape[1] - 2)
+    fy, fx = y - r, x - c
+    upper = values[r, c] * (1 - fx) + values[r, c + 1] * fx
+    lower = values[r + 1, c] * (1 - fx) + values[r + 1, c + 1] * fx
+    return np.asarray(upper * (1 - fy) + lower * fy)
+
+
+def _count(length0: int, tile_px0: int, stride_px0: int) -> int:
+    return 1 + max(0, math.ceil((length0 - tile_px0) / stride_px0))

@@ -1,0 +1,57 @@
+"""A store's preview: the thumbnail with the outline of its tissue mask, the kept tiles and a scale bar, as PNG."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from tiling.files import write_file
+from tiling.store import TileStore
+
+UInt8Array = NDArray[np.uint8]
+
+_OUTLINE = (0, 114, 178)  # Okabe-Ito blue and vermillion: told apart by colour-blind readers
+_TILES = (213, 94, 0)
+_LEAST_SIDE = 700
+
+
+def write_preview(store: TileStore, path: Path) -> None:
+    """Draw the preview of a store and write it as PNG. Raises OutputError."""
+    ok, png = cv2.imencode(".png", cv2.cvtColor(draw_preview(store), cv2.COLOR_RGB2BGR))
+    assert ok
+    write_file(path, png.tobytes())
+
+
+def draw_preview(store: TileStore) -> UInt8Array:
+    """The preview picture, uint8 (h, w, 3)."""
+    px0 = store.attributes.thumbnail_px0
+    times = max(1.0, _LEAST_SIDE / max(store.thumbnail.shape[:2]))
+    picture = np.asarray(cv2.resize(store.thumbnail, None, fx=times, fy=times, interpolation=cv2.INTER_CUBIC), np.uint8)
+    mask = cv2.resize(store.mask.astype(np.uint8), picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    corners = np.stack([store.x, store.y], 1)
+    first = np.round(corners / px0 * times).astype(int)
+    last = np.round((corners + store.grid.tile_px0) / px0 * times).astype(int)
+    for (xa, ya), (xb, yb) in zip(first.tolist(), last.tolist(), strict=True):
+        cv2.rectangle(picture, (xa, ya), (xb, yb), _TILES, 2)
+    outlines, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(picture, outlines, -1, _OUTLINE, 2)
+    _scale_bar(picture, store.slide.mpp * px0 / times)
+    return picture
+
+
+def _scale_bar(picture: UInt8Array, mpp: float) -> None:
+    """Draw a bar of a round length, about a fifth of the width, into the lower left corner."""
+    length_um = nice_length(picture.shape[1] * mpp / 5)
+    height, width_px = picture.shape[0], max(1, round(length_um / mpp))
+    text = f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um:g} um"
+    cv2.rectangle(picture, (14, height - 22), (14 + width_px, height - 16), (0, 0, 0), -1)
+    cv2.putText(picture, text, (14, height - 30), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (0, 0, 0), 1, cv2.LINE_AA)
+
+
+def nice_length(about: float) -> float:
+    """The largest of 1, 2, 5 times a power of ten that is not longer than `about`."""
+    power = 10.0 ** np.floor(np.log10(about))
+    return float(max(m * power for m in (1, 2, 5) if m * power <= about * (1 + 1e-9)))

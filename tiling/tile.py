@@ -1,0 +1,226 @@
+"""The verb: a slide becomes a tile store."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from tiling.annotations import area_fractions, read_geojson
+from tiling.codec import TileCodec
+from tiling.config import TilingConfig
+from tiling.errors import InputError, StoreError
+from tiling.files import claimed, new_folder, sha256_file, sha256_json
+from tiling.grid import Grid, box_mean, fit_grid
+from tiling.preview import write_preview
+from tiling.quality import METRICS, quality
+from tiling.slide import Slide, slide_name
+from tiling.store import Columns, SlideFacts, StoreAttributes, TileStore, write_columns, write_tiles
+from tiling.tissue import tissue_mask
+from tiling.versions import software_versions
+
+log = logging.getLogger(__name__)
+
+UInt8Array = NDArray[np.uint8]
+Progress = Callable[[int, int], None]
+"""Called with (tiles done, tiles in all)."""
+
+_THUMBNAIL_PX = 2048  # about the longest side of the stored thumbnail, where the mask is coarser
+_STORE_SUFFIX = ".zarr"
+
+
+@dataclass(frozen=True)
+class TileReport:
+    """What became of one slide."""
+
+    slide_id: str
+    store: Path
+    tiles: int
+    reused: bool
+    """Whether the store was there already, complete and made the same way."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where a slide's tiles are: grid, kept corners in reading order, tissue fractions; mask and thumbnail behind."""
+
+    grid: Grid
+    x0: NDArray[np.int32]
+    y0: NDArray[np.int32]
+    tissue: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    mask_px0: float
+    thumbnail: UInt8Array
+    thumbnail_px0: float
+
+
+def tile_slide(
+    slide_path: Path | str,
+    out_dir: Path | str,
+    config: TilingConfig = TilingConfig(),  # noqa: B008 - frozen
+    *,
+    slide_id: str | None = None,
+    slide_mpp: float | None = None,
+    annotation: Path | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> TileReport:
+    """Write the tile store `<out_dir>/<slide_id>.zarr` and its preview picture; nothing, if it is there already.
+
+    `slide_mpp` (micrometres per level-0 pixel) overrides the file's own scale; `annotation` is a QuPath GeoJSON. The
+    store appears whole or not at all, and is the same bytes for the same slide and settings. Raises SlideError,
+    ConfigError, InputError (annotation), OutputError, or StoreError for a store made otherwise, unless `overwrite`.
+    """
+    slide_id = slide_id or slide_name(Path(slide_path))
+    store_path = Path(out_dir) / f"{slide_id}{_STORE_SUFFIX}"
+    preview_path = store_path.with_suffix(".png")
+    with Slide(slide_path, mpp=slide_mpp) as slide, claimed(store_path):
+        facts = slide_facts(slide, slide_id)
+        inputs = config.model_dump(mode="json") | {
+            "slide_mpp": slide_mpp,
+            "annotation_sha256": _hash(annotation),
+        }
+        if store_path.exists() and not overwrite:
+            store = _reusable(store_path, facts, inputs)
+            reused = True
+        else:
+            plan = plan_tiles(slide, config)
+            with new_folder(store_path) as folder:
+                _write(folder, slide, plan, config, facts, inputs, annotation, progress)
+            store = TileStore(store_path)
+            reused = False
+        if not (reused and preview_path.exists()):
+            write_preview(store, preview_path)
+    return TileReport(slide_id, store_path, len(store), reused)
+
+
+def plan_tiles(slide: Slide, config: TilingConfig) -> Plan:
+    """Decide which tiles a slide is made of: those with at least `min_tissue` tissue. Raises as `tile_slide`."""
+    grid = fit_grid(
+        (slide.width, slide.height),
+        slide.mpp,
+        tuple(level.downsample for level in slide.levels),
+        mpp=config.mpp,
+        tile_px=config.tile_px,
+        overlap=config.overlap,
+        mpp_tolerance=config.mpp_tolerance,
+    )
+    mask_px0 = max(1.0, config.tissue.mask_mpp / slide.mpp)
+    width, height = math.ceil(slide.width / mask_px0), math.ceil(slide.height / mask_px0)
+    # The thumbnail is a whole number of times finer than the mask, so that one read of the slide serves both.
+    times = max(1, min(int(mask_px0), _THUMBNAIL_PX // max(width, height)))
+    thumbnail = slide.overview(mask_px0 / times, (width * times, height * times))
+    small = cv2.resize(thumbnail, (width, height), interpolation=cv2.INTER_AREA)
+    mask = tissue_mask(np.asarray(small, np.uint8), mask_px0 * slide.mpp, config.tissue)
+    x0, y0 = grid.corners()
+    tissue = box_mean(mask, mask_px0, x0, y0, grid.tile_px0)
+    kept = (tissue > 0) & (tissue >= config.min_tissue)
+    return Plan(grid, x0[kept], y0[kept], tissue[kept], mask, mask_px0, thumbnail, mask_px0 / times)
+
+
+def read_tiles(slide: Slide, grid: Grid, x0: NDArray[np.int32], y0: NDArray[np.int32]) -> Iterator[UInt8Array]:
+    """The tiles with those corners, one after the other, uint8 (tile_px, tile_px, 3). Raises SlideError."""
+    size0, size = (grid.tile_px0, grid.tile_px0), (grid.tile_px, grid.tile_px)
+    for x, y in zip(x0.tolist(), y0.tolist(), strict=True):
+        yield slide.read_scaled(x, y, size0, size)
+
+
+def slide_facts(slide: Slide, slide_id: str) -> SlideFacts:
+    """The allow-listed facts of a slide, its hash among them."""
+    return SlideFacts(
+        slide_id=slide_id,
+        sha256=slide.sha256(),
+        width=slide.width,
+        height=slide.height,
+        mpp=slide.mpp,
+        vendor=slide.vendor,
+        objective_power=slide.objective_power,
+        level_downsamples=tuple(level.downsample for level in slide.levels),
+    )
+
+
+def _write(
+    folder: Path,
+    slide: Slide,
+    plan: Plan,
+    config: TilingConfig,
+    facts: SlideFacts,
+    inputs: dict[str, object],
+    annotation: Path | None,
+    progress: Progress | None,
+) -> None:
+    """Fill the folder of a store from its plan."""
+    count, measured = len(plan.x0), _Measured(progress or (lambda done, total: None), len(plan.x0))
+    tiles = measured.watch(read_tiles(slide, plan.grid, plan.x0, plan.y0))
+    write_tiles(folder, count, config.tile_px, TileCodec.parse(config.codec), tiles)
+    polygons = read_geojson(annotation) if annotation else {}
+    fractions = {name: area_fractions(p, plan.x0, plan.y0, plan.grid.tile_px0) for name, p in polygons.items()}
+    columns = Columns(plan.x0, plan.y0, plan.tissue, measured.columns(), fractions)
+    attributes = StoreAttributes(
+        slide=facts,
+        grid=plan.grid,
+        mpp=plan.grid.mpp,
+        mask_px0=plan.mask_px0,
+        thumbnail_px0=plan.thumbnail_px0,
+        quality=METRICS,
+        annotation=tuple(fractions),
+        config=inputs,
+        config_sha256=sha256_json(inputs),
+        software=software_versions(*_MAKERS),
+    )
+    write_columns(folder, columns, plan.mask, plan.thumbnail, attributes)
+
+
+_MAKERS = (
+    "numpy",
+    "opencv-python-headless",
+    "opencv-python",
+    "openslide-bin",
+    "simplejpeg",
+    "tifffile",
+    "zarr",
+)
+
+
+class _Measured:
+    """Measures tiles as they pass by."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress, self._total = progress, total
+        self._rows: list[dict[str, float]] = []
+
+    def watch(self, tiles: Iterator[UInt8Array]) -> Iterator[UInt8Array]:
+        for tile in tiles:
+            self._rows.append(quality(tile))
+            self._progress(len(self._rows), self._total)
+            yield tile
+
+    def columns(self) -> dict[str, NDArray[np.float32]]:
+        return {name: np.array([row[name] for row in self._rows], np.float32) for name in METRICS}
+
+
+def _hash(path: Path | None) -> str | None:
+    try:
+        return None if path is None else sha256_file(path)
+    except OSError as error:
+        raise InputError(str(path), f"cannot be read ({error.strerror})", "check the annotation's path") from error
+
+
+def _reusable(path: Path, facts: SlideFacts, inputs: dict[str, object]) -> TileStore:
+    """The store at `path`, made from this slide with these settings. Raises StoreError naming the difference."""
+    store = TileStore(path)
+    fix = "choose another --out, or pass --overwrite"
+    if store.slide.sha256 != facts.sha256:
+        raise StoreError(path, "was made from another slide", fix)
+    if store.attributes.config_sha256 != sha256_json(inputs):
+        before = store.attributes.config
+        changed = [f"{k} {before.get(k)} instead of {inputs.get(k)}" for k in inputs if before.get(k) != inputs.get(k)]
+        raise StoreError(path, f"was made with {', '.join(changed) or 'other settings'}", fix)
+    log.info("%s: complete already", path)
+    return store
