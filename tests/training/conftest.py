@@ -1,0 +1,110 @@
+"""Pictures, tables, stores and settings that the tests of training share; helpers are fixtures that give functions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tiling import Grid
+from tiling.codec import TileCodec
+from tiling.files import claimed, new_folder
+from tiling.store import Columns, SlideFacts, StoreAttributes, write_columns, write_tiles
+from training import TrainConfig
+
+
+@pytest.fixture
+def tiny() -> TrainConfig:
+    """A run of seconds: timm's network for tests, from random weights, on pictures of 32 px."""
+    return TrainConfig(
+        backbone="test_resnet", weights="none", input_px=32, epochs=2, batch_size=8, learning_rate=3e-3,
+        bootstrap_resamples=50, val_fraction=0.25, test_fraction=0.25,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def write_table(tmp_path: Path) -> Callable[[Sequence[Sequence[object]]], Path]:
+    """Writes rows, the names first, as `table.csv`."""
+
+    def write(rows: Sequence[Sequence[object]]) -> Path:
+        path = tmp_path / "table.csv"
+        path.write_text("\n".join(",".join(map(str, row)) for row in rows) + "\n")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def image_table(tmp_path: Path) -> Path:
+    """48 pictures of 12 cases; those of the class "dark" are darker, so that a network can learn it."""
+    random = np.random.default_rng(0)
+    lines = ["path,case_id,label"]
+    (tmp_path / "images").mkdir()
+    for number in range(48):
+        dark = number % 2 == 1
+        picture = random.integers(0, 120, (32, 32, 3)) + (0 if dark else 120)
+        assert cv2.imwrite(str(tmp_path / f"images/{number}.png"), picture.astype(np.uint8))
+        lines.append(f"images/{number}.png,case{number // 4},{'dark' if dark else 'bright'}")
+    path = tmp_path / "index.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+StoreMaker = Callable[..., Path]
+
+
+@pytest.fixture
+def make_store(tmp_path: Path) -> StoreMaker:
+    """Makes the finished lossless store `stores/<slide_id>.zarr` of given tiles (N, T, T, 3), four in a row."""
+
+    def make(
+        slide_id: str,
+        tiles: NDArray[np.uint8],
+        annotation: Mapping[str, Sequence[float]] | None = None,
+        mpp: float = 0.5,
+    ) -> Path:
+        count, side = tiles.shape[:2]
+        fractions = {name: np.array(values, dtype=np.float32) for name, values in (annotation or {}).items()}
+        slide = SlideFacts(
+            slide_id=slide_id, sha256=slide_id, width=4 * side, height=4 * side, mpp=mpp, vendor="test",
+            objective_power=None, level_downsamples=(1.0,),
+        )  # fmt: skip
+        attributes = StoreAttributes(
+            slide=slide, mpp=mpp, mask_px0=1, thumbnail_px0=1, quality=(), annotation=tuple(fractions),
+            config={"codec": "lossless"}, config_sha256="", software={},
+            grid=Grid(width0=4 * side, height0=4 * side, slide_mpp=mpp, tile_px=side, tile_px0=side, stride_px0=side),
+        )  # fmt: skip
+        columns = Columns(
+            x=(np.arange(count) % 4 * side).astype(np.int32),
+            y=(np.arange(count) // 4 * side).astype(np.int32),
+            tissue=np.ones(count, dtype=np.float32),
+            annotation=fractions,
+        )
+        final = tmp_path / "stores" / f"{slide_id}.zarr"
+        with claimed(final), new_folder(final) as partial:
+            write_tiles(partial, count, side, TileCodec.parse("lossless"), iter(tiles))
+            write_columns(partial, columns, np.ones((4, 4), dtype=bool), np.zeros((4, 4, 3), np.uint8), attributes)
+        return final
+
+    return make
+
+
+@pytest.fixture
+def real_data() -> Callable[[str], Path]:
+    """Finds a file or folder of the development data; skips the test, naming it, where there is none."""
+
+    def find(name: str) -> Path:
+        places = [Path(__file__).resolve().parents[3] / "shared" / "data"]
+        if "SPECSLIDE_DATA" in os.environ:
+            places.append(Path(os.environ["SPECSLIDE_DATA"]))
+        for place in places:
+            if (place / name).exists():
+                return place / name
+        pytest.skip(f"lacks {name}: looked in ../shared/data and $SPECSLIDE_DATA")
+
+    return find

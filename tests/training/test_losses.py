@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from scipy.optimize import brentq
+from torch import Tensor
+from torch.nn import functional
+
+from training.losses import Reduction, SpectralDecouplingLoss, convert_lambda, loss_terms, spectral_decoupling
+
+REDUCTIONS: tuple[Reduction, ...] = ("sum", "mean")
+
+
+def random_batch(classes: int, samples: int = 7) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(classes)
+    logits = torch.randn(samples, classes, generator=generator, requires_grad=True)
+    return logits, torch.randint(0, classes, (samples,), generator=generator)
+
+
+@pytest.mark.parametrize(("sd_lambda", "saturation"), [(0.1, 0.837), (0.01, 0.966), (0.001, 0.995)])
+def test_separable_sample_settles_at_the_closed_form(sd_lambda: float, saturation: float) -> None:
+    # the loss of a positive sample is stationary where sigmoid(-z) = lambda * z
+    z = brentq(lambda z: 1 / (1 + math.exp(z)) - sd_lambda * z, 0, 50)
+    assert 1 / (1 + math.exp(-z)) == pytest.approx(saturation, abs=5e-4)
+
+    logit = torch.zeros(1, requires_grad=True)
+    optimiser = torch.optim.LBFGS([logit], max_iter=200, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
+    loss = SpectralDecouplingLoss(sd_lambda)
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        value: Tensor = loss(logit, torch.ones(1))
+        torch.autograd.backward(value)
+        return value
+
+    optimiser.step(closure)  # type: ignore[no-untyped-call]
+    assert logit.item() == pytest.approx(z, abs=2e-3)
+    assert torch.sigmoid(logit).item() == pytest.approx(saturation, abs=5e-4)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_value_and_gradient_are_the_closed_form(classes: int, reduction: Reduction) -> None:
+    logits, labels = random_batch(classes)
+    terms = loss_terms(logits, labels, 0.3, reduction)
+    torch.autograd.backward(terms.total)
+
+    z = logits.detach()
+    square = z.square().sum(dim=1).mean()
+    weight = 0.3 / 2 if reduction == "sum" else 0.3 / classes
+    residual = torch.softmax(z, dim=1) - functional.one_hot(labels, classes)
+    torch.testing.assert_close(terms.ce, functional.cross_entropy(z, labels))
+    torch.testing.assert_close(terms.sd.detach(), weight * square)
+    torch.testing.assert_close(terms.total, terms.ce + terms.sd)
+    torch.testing.assert_close(logits.grad, (residual + 2 * weight * z) / len(z))
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 1)])
+@pytest.mark.parametrize(("reduction", "weight"), [("sum", 0.1), ("mean", 0.2)])
+def test_single_logit_is_binary_cross_entropy(shape: tuple[int, ...], reduction: Reduction, weight: float) -> None:
+    z = torch.tensor([-2.0, -0.5, 0.0, 1.0, 3.0], requires_grad=True)
+    targets = torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0])
+    terms = loss_terms(z.reshape(shape), targets.reshape(shape), 0.2, reduction)
+    torch.autograd.backward(terms.total)
+    torch.testing.assert_close(terms.ce, functional.binary_cross_entropy_with_logits(z, targets))
+    torch.testing.assert_close(terms.sd, weight * z.square().mean())
+    torch.testing.assert_close(z.grad, (torch.sigmoid(z) - targets + 2 * weight * z).detach() / 5)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3, 10])
+def test_converted_lambda_gives_the_same_loss(classes: int) -> None:
+    logits, _ = random_batch(classes)
+    converted = convert_lambda(0.05, classes, "sum", "mean")
+    assert converted == pytest.approx(0.05 * classes / 2)
+    assert convert_lambda(converted, classes, "mean", "sum") == pytest.approx(0.05)
+    torch.testing.assert_close(spectral_decoupling(logits, converted, "mean"), spectral_decoupling(logits, 0.05, "sum"))
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_lambda_zero_is_plain_cross_entropy(reduction: Reduction) -> None:
+    logits, labels = random_batch(4)
+    assert torch.equal(SpectralDecouplingLoss(0, reduction)(logits, labels), functional.cross_entropy(logits, labels))
+
+
+def test_half_precision_logits_are_squared_in_full() -> None:
+    logits = torch.full((2, 2), 300.0, dtype=torch.float16)  # 300^2 overflows float16
+    assert spectral_decoupling(logits, 1.0).item() == pytest.approx(300.0**2)
+
+
+@pytest.mark.parametrize("sd_lambda", [-0.1, float("nan"), float("inf")])
+def test_bad_lambda_is_refused(sd_lambda: float) -> None:
+    with pytest.raises(ValueError, match="sd_lambda"):
+        SpectralDecouplingLoss(sd_lambda)
+
+
+def test_bad_reduction_and_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match="'max'"):
+        SpectralDecouplingLoss(0.1, "max")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="3 logits but 2 labels"):
+        loss_terms(torch.zeros(3, 2), torch.zeros(2, dtype=torch.int64), 0.1)

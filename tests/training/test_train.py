@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import csv
+import importlib
+import itertools
+import json
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tiling.errors import ConfigError, ModelError, OutputError
+from training import TrainConfig, load_model, samples_from_images, samples_from_stores, train
+from training.data import Shuffled, read_image
+from training.model import make_classifier
+from training.train import parameter_groups, rate_at
+
+RESULTS = ["learning_curve.png", "metrics.json", "predictions.csv", "split.csv"]
+
+
+def files_of(out: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
+
+
+def test_training_learns_and_leaves_a_complete_result(image_table: Path, tiny: TrainConfig, tmp_path: Path) -> None:
+    config = tiny.model_copy(update={"epochs": 6})
+    samples = samples_from_images(image_table, config, mpp=1.0)
+    out = tmp_path / "run"
+    result = train(samples, out, config)
+    assert result.metrics["test"]["auroc"].value == 1.0
+    assert sorted(p.name for p in out.iterdir()) == sorted([*RESULTS, "log", "model"])
+
+    model = load_model(result.model)
+    assert (model.info.classes, model.info.positive_class) == (("bright", "dark"), "dark")
+    assert (model.info.mpp, model.info.tile_px, model.info.input_px) == (1.0, 32, 32)
+    assert model.info.best_epoch == result.best_epoch
+    assert json.loads((out / "metrics.json").read_text())["metrics"]["test"]["auroc"]["value"] == 1.0
+    assert str(tmp_path) not in (result.model / "model.json").read_text(), "no path of a machine"
+
+    with (out / "predictions.csv").open() as f:
+        rows = list(csv.DictReader(f))
+    assert len(rows) == len(samples.where("val")) + len(samples.where("test"))
+    for row in rows[:3] + rows[-3:]:  # a loaded model says what the table says
+        tile = read_image(image_table.parent / row["slide_id"], 32)
+        assert model.predict(tile[None])[0, 1] == pytest.approx(float(row["prob_dark"]), abs=1e-5)
+
+    with (out / "split.csv").open() as f:
+        splits = {row["case_id"]: row["split"] for row in csv.DictReader(f)}
+    assert splits == dict(zip(samples.case_id.tolist(), samples.split.tolist(), strict=True))
+    picture = cv2.imread(str(out / "learning_curve.png"))
+    assert picture is not None
+    assert picture.std() > 5
+    with (out / "log" / "metrics.csv").open() as f:
+        logged = set(next(csv.reader(f)))
+    assert logged >= {"train_ce", "train_sd", "train_logit_norm", "val_log_loss", "val_auroc"}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_same_seed_gives_the_same_bytes(image_table: Path, tiny: TrainConfig, tmp_path: Path, workers: int) -> None:
+    train(samples_from_images(image_table, tiny), tmp_path / "a", tiny)
+    torch.rand(7)  # what happened before must not matter
+    again = tiny.model_copy(update={"workers": workers})
+    train(samples_from_images(image_table, again), tmp_path / "b", again)
+    assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
+    other = tiny.model_copy(update={"seed": 1})
+    train(samples_from_images(image_table, other), tmp_path / "c", other)
+    a, c = files_of(tmp_path / "a"), files_of(tmp_path / "c")
+    assert a["model/weights.safetensors"] != c["model/weights.safetensors"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_each_epoch_has_an_order_of_its_own(
+    image_table: Path, tiny: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    orders: list[list[int]] = []
+    iterate = Shuffled.__iter__
+
+    def recorded(sampler: Shuffled) -> Iterator[int]:
+        orders.append(list(iterate(sampler)))
+        return iter(orders[-1])
+
+    monkeypatch.setattr(Shuffled, "__iter__", recorded)
+    config = tiny.model_copy(update={"workers": workers})
+    train(samples_from_images(image_table, config), tmp_path / "run", config)
+    count = len(orders[0])
+    assert orders[-1] == list(np.random.default_rng([0, 1]).permutation(count))
+    assert list(np.random.default_rng([0, 0]).permutation(count)) in orders
+
+
+def test_training_leaves_torch_as_it_was(image_table: Path, tiny: TrainConfig, tmp_path: Path) -> None:
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    level = logging.getLogger("lightning.pytorch").level
+    train(samples_from_images(image_table, tiny), tmp_path / "run", tiny.model_copy(update={"threads": 1}))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.get_num_threads() == threads
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert logging.getLogger("lightning.pytorch").level == level
+
+
+def test_training_on_stores(
+    make_store: Callable[..., Path], write_table: Callable[..., Path], tiny: TrainConfig, tmp_path: Path
+) -> None:
+    random = np.random.default_rng(0)
+    rows = [("slide_path", "slide_id", "case_id")]
+    for s in range(8):
+        dark = np.arange(8) < 4
+        tiles = (random.integers(0, 120, (8, 24, 24, 3)) + 120 * ~dark[:, None, None, None]).astype(np.uint8)
+        make_store(f"s{s}", tiles, {"tumour": dark.astype(float)})
+        rows.append((f"s{s}.svs", f"s{s}", f"case{s // 2 if s < 4 else s}"))
+    manifest = write_table(rows)
+    config = tiny.model_copy(update={"epochs": 6})
+    result = train(samples_from_stores(tmp_path / "stores", manifest, config), tmp_path / "run", config)
+    assert result.metrics["test"]["auroc"].value == 1.0
+    info = load_model(result.model).info
+    assert (info.mpp, info.tile_px, info.input_px) == (0.5, 24, 32)
+    with (tmp_path / "run" / "predictions.csv").open() as f:
+        row = next(csv.DictReader(f))
+    assert (row["minx"], row["miny"], row["width"], row["height"]) == ("0", "0", "24", "24")
+
+
+def test_three_classes_and_no_test(image_table: Path, tiny: TrainConfig, tmp_path: Path) -> None:
+    table = image_table.read_text().splitlines()
+    table[1:] = [line.replace("bright", "glass") if i % 4 == 0 else line for i, line in enumerate(table[1:])]
+    image_table.write_text("\n".join(table) + "\n")
+    config = tiny.model_copy(update={"test_fraction": 0.0})
+    result = train(samples_from_images(image_table, config), tmp_path / "run", config)
+    assert set(result.metrics) == {"val"}
+    assert load_model(result.model).info.classes == ("bright", "dark", "glass")
+
+
+def test_large_images_of_no_known_scale_are_shrunk_when_read(
+    image_table: Path, tiny: TrainConfig, tmp_path: Path
+) -> None:
+    small = tiny.model_copy(update={"input_px": 16, "epochs": 1})
+    result = train(samples_from_images(image_table, small), tmp_path / "run", small)
+    assert load_model(result.model).info.tile_px == 16
+    result = train(samples_from_images(image_table, small, mpp=1.0), tmp_path / "run", small)
+    assert load_model(result.model).info.tile_px == 32
+
+
+def test_a_run_that_fails_does_not_look_complete(
+    image_table: Path, tiny: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples, out = samples_from_images(image_table, tiny), tmp_path / "run"
+    train(samples, out, tiny)
+
+    def fail(*args: object) -> None:
+        raise OutputError(out, "cannot be written (No space left on device)")
+
+    monkeypatch.setattr(importlib.import_module("training.train"), "save_model", fail)
+    with pytest.raises(OutputError):
+        train(samples, out, tiny)
+    assert not (out / "model").exists(), "an old model does not stand beside new figures"
+    monkeypatch.undo()
+    train(samples, out, tiny)
+    assert load_model(out / "model")
+    assert [p.name for p in tmp_path.rglob(".*")] == [], "no stray files"
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "what"),
+    [
+        ({"backbone": "resnet1O"}, ConfigError, "no model called"),
+        ({"weights": "packaged"}, ConfigError, "no weights are packaged"),
+        ({"weights": "lost.safetensors"}, ModelError, "cannot be read"),
+        ({"precision": "bf16", "device": "cpu"}, ConfigError, "bf16 needs a GPU"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(
+    changes: dict[str, object], error: type[Exception], what: str, image_table: Path, tiny: TrainConfig, tmp_path: Path
+) -> None:
+    config = tiny.model_copy(update=changes)
+    with pytest.raises(error, match=what) as caught:
+        train(samples_from_images(image_table, config), tmp_path / "run", config)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists(), "nothing is written"
+
+
+def test_training_that_diverged_is_stopped(image_table: Path, tiny: TrainConfig, tmp_path: Path) -> None:
+    state = make_classifier("test_resnet", 2, 32, 32).backbone.state_dict()
+    state["fc.bias"] = torch.tensor([float("nan"), 0.0])
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, tmp_path / "broken.safetensors")
+    config = tiny.model_copy(update={"weights": str(tmp_path / "broken.safetensors")})
+    with pytest.raises(ModelError, match="epoch 1: the logits are no longer finite"):
+        train(samples_from_images(image_table, config), tmp_path / "run", config)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_an_absent_gpu_is_refused(image_table: Path, tiny: TrainConfig, tmp_path: Path) -> None:
+    config = tiny.model_copy(update={"device": "cuda"})
+    with pytest.raises(ConfigError, match="no GPU"):
+        train(samples_from_images(image_table, config), tmp_path / "run", config)
+
+
+def test_an_output_that_cannot_be_written_is_refused(image_table: Path, tiny: TrainConfig, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError):
+        train(samples_from_images(image_table, tiny), tmp_path / "file" / "run", tiny)
+
+
+def test_biases_and_norms_are_never_decayed() -> None:
+    network = make_classifier("test_resnet", 2, 32, 32)
+    decayed, kept = parameter_groups(network, 0.05)
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.05, 0.0)
+    norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    exempt = {id(p) for p in kept["params"]}
+    assert {id(p) for m in norms for p in m.parameters()} <= exempt
+    assert {id(p) for n, p in network.named_parameters() if n.endswith("bias")} <= exempt
+    assert len(decayed["params"]) + len(exempt) == len(list(network.parameters()))
+
+
+def test_learning_rate_rises_then_falls_to_nothing() -> None:
+    rates = [rate_at(step, 100, 10) for step in range(101)]
+    assert rates[:11] == pytest.approx([*(i / 10 for i in range(1, 11)), 1.0])
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
+    assert rates[55] == pytest.approx(0.5)
+    assert rates[100] == pytest.approx(0, abs=1e-12)
+    assert rate_at(0, 1, 0) == 1.0
+
+
+def test_real_tiles_are_learned(real_data: Callable[[str], Path], tiny: TrainConfig, tmp_path: Path) -> None:
+    """A smoke test on a tenth of the real breast tiles: better than chance beyond doubt, far from the best."""
+    index = real_data("tiles/idc_breast/index.csv")
+    config = tiny.model_copy(update={"epochs": 4, "batch_size": 32, "bootstrap_resamples": 200})
+    whole = samples_from_images(index, config)
+    keep = np.arange(0, len(whole), 8)
+    columns = ("label", "source", "row", "x0", "y0", "tile_px0", "case_id", "slide_id", "split", "site", "scanner")
+    samples = replace(whole, **{name: getattr(whole, name)[keep] for name in columns})
+    result = train(samples, tmp_path / "run", config)
+    area = result.metrics["test"]["auroc"]
+    assert area.value is not None
+    assert area.low is not None
+    assert area.value > 0.75
+    assert area.low > 0.6

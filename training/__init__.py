@@ -1,0 +1,26 @@
+"""Tile store or image table -> model. Never opens a slide."""
+
+from training.torchvision_mend import mend_torchvision
+
+mend_torchvision()  # before anything imports torchvision, as timm and lightning do
+
+from training.config import TrainConfig, load_train_config  # noqa: E402
+from training.data import Samples, samples_from_images, samples_from_stores  # noqa: E402
+from training.losses import SpectralDecouplingLoss  # noqa: E402
+from training.model import ModelInfo, TileModel, load_model  # noqa: E402
+from training.train import TrainResult, train, training_key  # noqa: E402
+
+__all__ = [
+    "ModelInfo",
+    "Samples",
+    "SpectralDecouplingLoss",
+    "TileModel",
+    "TrainConfig",
+    "TrainResult",
+    "load_model",
+    "load_train_config",
+    "samples_from_images",
+    "samples_from_stores",
+    "train",
+    "training_key",
+]

@@ -1,0 +1,125 @@
+"""The settings of a training run: one frozen record, read from YAML and refused with the name of a bad key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from tiling.errors import ConfigError
+
+
+class TrainConfig(BaseModel):
+    """Everything that shapes a model, apart from the data. The defaults are the tested recipe."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # the network
+    backbone: str = "tf_efficientnet_lite0"
+    """timm name of the backbone."""
+    weights: str = "auto"
+    """Where training starts: "packaged" (ImageNet weights that come with specslide, for tf_efficientnet_lite0), "none"
+    (random), a path to a .safetensors or .pth file with timm's names, or "auto": packaged where there are any."""
+    input_px: int | None = Field(None, ge=16, le=4096)
+    """Side of the picture the backbone sees, pixels. None: the tile's side or the backbone's own, whichever is smaller,
+    rounded up to a multiple of 32 and at least 96."""
+
+    # the loss and its optimiser
+    sd_lambda: float = Field(0.01, ge=0, allow_inf_nan=False)
+    """Weight of spectral decoupling; 0 leaves plain cross-entropy. See training.losses."""
+    sd_reduction: Literal["sum", "mean"] = "sum"
+    """What sd_lambda multiplies: "sum" is lambda/2 * the square summed over classes, "mean" is lambda' * its mean."""
+    weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False)
+    """AdamW's decoupled weight decay; never applied to biases and norms."""
+    learning_rate: float = Field(1e-3, gt=0, le=10)
+    """Peak of AdamW's learning rate, reached after the warm-up and followed by a cosine down to 0."""
+    warmup: float = Field(0.1, ge=0, lt=1)
+    """Share of all steps in which the learning rate rises."""
+    epochs: int = Field(7, ge=1, le=10_000)
+    """Passes over the training tiles."""
+    batch_size: int = Field(64, ge=1, le=65_536)
+    """Tiles a step."""
+    augment: Literal["none", "light"] = "light"
+    """See training.augment."""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """Decides the split, the weights of a new head, the order of tiles and the augmentation."""
+
+    # the data
+    val_fraction: float = Field(0.15, gt=0, lt=1)
+    """Share of the cases for validation, where the data brings no split of its own."""
+    test_fraction: float = Field(0.2, ge=0, lt=1)
+    """Share of the cases for testing, where the data brings no split of its own; 0 does without a test."""
+    classes: tuple[str, ...] | None = Field(None, min_length=2)
+    """Names of the classes in their order. None: those of the data, `negative_class` first, then by name."""
+    positive_class: str | None = None
+    """The class whose probability is thresholded. None: the last of the classes."""
+    label_from: Literal["auto", "annotation", "slide"] = "auto"
+    """Where a stored tile's label comes from: the fractions of it under annotations, or its slide's label in the
+    manifest. "auto": annotations if any store has them."""
+    negative_class: str = "benign"
+    """With labels from annotations: the class of tiles under no annotation, and the manifest's label of slides that
+    need none because all their tissue is of this class."""
+    annotation_threshold: float = Field(0.5, gt=0, le=1)
+    """A tile is of a class if at least this fraction of it is annotated as that class."""
+    negative_max_fraction: float = Field(0.0, ge=0, lt=1)
+    """A tile is negative if no annotated fraction exceeds this; tiles between the two are left out."""
+    max_tiles_per_slide: int | None = Field(None, ge=1)
+    """At most this many tiles of a slide, drawn at random under the seed. None: all."""
+
+    # the machine
+    workers: int = Field(0, ge=0, le=256)
+    """Processes that load tiles; 0 loads them in the main one."""
+    threads: int | None = Field(None, ge=1, le=1024)
+    """Threads torch computes with on a CPU. None: as torch and OMP_NUM_THREADS decide."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """"auto": a GPU if there is one."""
+    precision: Literal["auto", "32", "bf16"] = "auto"
+    """"auto": bf16 on a GPU that supports it, else 32 bits."""
+    bootstrap_resamples: int = Field(1000, ge=0, le=100_000)
+    """Resamples of cases behind each interval."""
+
+    @model_validator(mode="after")
+    def _settings_fit_together(self) -> Self:
+        if self.val_fraction + self.test_fraction >= 1:
+            raise PydanticCustomError("val_fraction", "with test_fraction it leaves no case to train on")
+        if self.classes and len(set(self.classes)) < len(self.classes):
+            raise PydanticCustomError("classes", "a class is named twice")
+        return self
+
+
+def load_train_config(path: Path | None = None, overrides: Mapping[str, object] | None = None) -> TrainConfig:
+    """The configuration of a YAML file (None: the defaults), with the overrides in place of its values.
+
+    Overrides that are None are ignored, as options nobody passed. Raises ConfigError naming the file and the key.
+    """
+    given = {key: value for key, value in (overrides or {}).items() if value is not None}
+    values = _read_yaml(path) if path else {}
+    try:
+        return TrainConfig.model_validate(values | given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0]) if first["loc"] else first["type"]  # a clash of settings is typed by one of them
+        source = path if path and key not in given else "training configuration"
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(TrainConfig.model_fields)
+            raise ConfigError(f"{source}: {key}", "is not a setting", f"the settings are {known}") from None
+        reason = first["msg"][:1].lower() + first["msg"][1:]
+        value = first["input"] if first["loc"] else (values | given)[key]
+        raise ConfigError(f"{source}: {key}", f"{value!r} is refused, {reason}", "correct the value") from None
+
+
+def _read_yaml(path: Path) -> dict[str, object]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        problem = getattr(error, "strerror", None) or getattr(error, "problem", None) or type(error).__name__
+        raise ConfigError(path, f"cannot be read as YAML ({problem})", "correct the file") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(path, "is not a list of settings", "write one 'key: value' a line")
+    return {str(key): value for key, value in values.items()}

