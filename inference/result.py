@@ -1,0 +1,118 @@
+"""The result folder of one slide: predictions, pictures and QuPath objects, published whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import shapely
+
+from inference.aggregate import SlideScores, slide_scores
+from inference.geojson import write_geojson
+from inference.overlay import overlay_png
+from inference.predict import PredictConfig, Prediction, Progress, is_store, predict_slide, prediction_settings
+from inference.tables import write_tables
+from tiling import Slide, TileStore
+from tiling.errors import OutputError
+from tiling.files import canonical_json, claimed, folder_faults, new_folder, sha256_json
+from tiling.slide import slide_name
+from tiling.versions import RESEARCH_USE, software_versions
+from training import TileModel
+
+log = logging.getLogger(__name__)
+
+TABLE, TABLE_CSV, OVERLAY, OBJECTS, SUMMARY = (
+    "predictions.parquet", "predictions.csv", "overlay.png", "heatmap.geojson", "slide.json",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class HeatmapReport:
+    """What became of one slide."""
+
+    slide_id: str
+    folder: Path
+    tiles: int
+    scores: SlideScores
+    reused: bool
+    """Whether the result was there already, made from the same slide, model and settings."""
+
+
+def make_heatmap(
+    source: Path | str,
+    model: TileModel,
+    out_dir: Path | str,
+    config: PredictConfig = PredictConfig(),  # noqa: B008 - frozen
+    *,
+    slide_id: str | None = None,
+    slide_mpp: float | None = None,
+    truth: shapely.Geometry | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> HeatmapReport:
+    """Predict a slide or store and write `<out_dir>/<slide_id>/`; nothing, if it is there already.
+
+    The folder holds the tiles' probabilities (Parquet and CSV), the overlay picture, QuPath tile objects, and
+    `slide.json` with scores and provenance. `truth` (level-0 pixels) is outlined in the picture. Raises as
+    `predict_slide`, and OutputError for a result made otherwise, unless `overwrite`.
+    """
+    path = Path(source)
+    identity, slide_id = _identity(path, slide_id, slide_mpp)
+    key = sha256_json([identity, model.sha256, prediction_settings(path, config), None if truth is None else truth.wkt])
+    folder = Path(out_dir) / slide_id
+    with claimed(folder):
+        if folder.exists():
+            report = _reusable(folder, key)
+            if report:
+                return report
+            if not overwrite:
+                what = "holds another result, or a damaged one"
+                raise OutputError(folder, what, "choose another --out, or pass --overwrite")
+        prediction = predict_slide(path, model, config, slide_id=slide_id, slide_mpp=slide_mpp, progress=progress)
+        scores = slide_scores(prediction.probabilities[:, prediction.positive], prediction.threshold)
+        with new_folder(folder) as partial:
+            write_tables(prediction, partial / TABLE, partial / TABLE_CSV)
+            write_geojson(prediction, partial / OBJECTS)
+            (partial / OVERLAY).write_bytes(overlay_png(prediction, truth))
+            (partial / SUMMARY).write_text(canonical_json(_summary(prediction, scores, key)), encoding="utf-8")
+    return HeatmapReport(slide_id, folder, len(prediction.x0), scores, False)
+
+
+def _identity(path: Path, slide_id: str | None, slide_mpp: float | None) -> tuple[dict[str, Any], str]:
+    """What the tiles are made from, and the slide's id."""
+    if is_store(path):
+        store = TileStore(path)
+        return {"store": store.content_hash}, slide_id or store.slide.slide_id
+    with Slide(path, mpp=slide_mpp) as slide:
+        return {"slide": slide.sha256(), "mpp": slide.mpp}, slide_id or slide_name(path)
+
+
+def _reusable(folder: Path, key: str) -> HeatmapReport | None:
+    if folder_faults(folder):
+        return None
+    summary = json.loads((folder / SUMMARY).read_bytes())
+    if summary["key"] != key:
+        return None
+    log.info("%s: complete already", folder)
+    return HeatmapReport(folder.name, folder, summary["tiles"], SlideScores(**summary["scores"]), True)
+
+
+def _summary(prediction: Prediction, scores: SlideScores, key: str) -> dict[str, Any]:
+    return {
+        "format": "specslide-heatmap",
+        "version": 1,
+        "key": key,
+        "slide": prediction.slide.model_dump(mode="json"),
+        "grid": prediction.grid.model_dump(mode="json"),
+        "tiles": len(prediction.x0),
+        "classes": prediction.classes,
+        "positive_class": prediction.classes[prediction.positive],
+        "threshold": prediction.threshold,
+        "scores": asdict(scores),
+        "made_from": prediction.provenance,
+        "software": software_versions("torch", "timm", "numpy", "openslide-bin"),
+        "notice": RESEARCH_USE,
+    }

@@ -1,0 +1,34 @@
+"""Predictions as tables: `slide_id, minx, miny, width, height, prob_<class>...`, level-0 pixels, CSV and Parquet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.csv
+import pyarrow.parquet
+
+from inference.predict import Prediction
+
+
+def prediction_table(prediction: Prediction) -> pyarrow.Table:
+    """One row a tile, in reading order."""
+    count = len(prediction.x0)
+    side = np.full(count, prediction.grid.tile_px0, np.int32)
+    columns = {
+        "slide_id": pyarrow.array([prediction.slide.slide_id] * count, pyarrow.string()),
+        "minx": prediction.x0,
+        "miny": prediction.y0,
+        "width": side,
+        "height": side,
+    }
+    of_class = {f"prob_{name}": prediction.probabilities[:, i] for i, name in enumerate(prediction.classes)}
+    return pyarrow.table(columns | of_class)
+
+
+def write_tables(prediction: Prediction, parquet: Path, csv: Path) -> None:
+    """Write both. Raises OSError."""
+    table = prediction_table(prediction)
+    pyarrow.parquet.write_table(table, parquet)
+    pyarrow.csv.write_csv(table, csv)

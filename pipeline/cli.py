@@ -1,0 +1,310 @@
+"""The command line: one function a command, each a thin border around a verb."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline import console
+from tiling.errors import ConfigError, InputError, SpecslideError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Whole slides to tile stores, models and cancer heatmaps. For research use only.",
+)
+
+Slides = Annotated[list[Path] | None, typer.Argument(help="Slide files, or folders of one DICOM slide each.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what was made otherwise or is damaged.")]
+SlideMpp = Annotated[
+    float | None, typer.Option(min=0.001, help="Micrometres per pixel of the slides, where their files do not say.")
+]
+
+
+def main() -> None:
+    """Run the command line; whatever the user can mend ends in one sentence and exit code 1."""
+    try:
+        app()
+    except SpecslideError as error:
+        console.show_error(str(error))
+        sys.exit(1)
+    except OSError as error:
+        console.show_error(f"{error.filename or 'the file system'}: {error.strerror or error}")
+        sys.exit(1)
+
+
+@app.callback()
+def _options(verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what is done.")] = False) -> None:
+    console.start_logging(verbose)
+
+
+@app.command()
+def info(
+    slide: Annotated[Path, typer.Argument(help="A slide file, or the folder of a DICOM slide.")],
+    slide_mpp: SlideMpp = None,
+) -> None:
+    """Size, levels, scale, vendor and compression of a slide, and whether it can be tiled.
+
+    Example: `specslide info slide.svs`
+    """
+    from tiling import Slide
+
+    with Slide(slide, mpp=slide_mpp) as opened:
+        try:
+            mpp, tileable = f"{opened.mpp:.6g}", "yes"
+        except SpecslideError as error:
+            mpp, tileable = "unknown", f"no: {error.what}; {error.fix}"
+        levels = "\n".join(
+            f"{number}: {level.width} x {level.height}, 1/{level.downsample:.6g}"
+            for number, level in enumerate(opened.levels)
+        )
+        facts = {
+            "size": f"{opened.width} x {opened.height} px",
+            "micrometres per pixel": mpp,
+            "objective power": f"{opened.objective_power:g}" if opened.objective_power else "unknown",
+            "vendor": opened.vendor,
+            "compression": opened.compression(),
+            "levels": levels,
+            "can be tiled": tileable,
+        }
+    console.show_table(str(slide), ("", ""), facts.items())
+
+
+@app.command()
+def tile(
+    slides: Slides = None,
+    out: Annotated[Path, typer.Option(help="Folder of the stores.")] = ...,  # type: ignore[assignment]
+    manifest: Annotated[Path | None, typer.Option(help="Table of slides (CSV or Parquet) instead of SLIDES.")] = None,
+    mpp: Annotated[float, typer.Option(help="Micrometres per pixel of the tiles.")] = 0.5,
+    tile_px: Annotated[int, typer.Option(help="Side of a tile, pixels.")] = 256,
+    overlap: Annotated[float, typer.Option(help="Fraction a tile shares with its neighbour, 0 to below 1.")] = 0.0,
+    min_tissue: Annotated[float, typer.Option(help="Least fraction of a tile that is tissue.")] = 0.5,
+    mpp_tolerance: Annotated[float, typer.Option(help="Take a level whose scale is this close as it is.")] = 0.02,
+    codec: Annotated[str, typer.Option(help="jpeg:Q (quality 1 to 100) or lossless.")] = "jpeg:90",
+    slide_mpp: SlideMpp = None,
+    annotations: Annotated[
+        Path | None, typer.Option(help="Folder of QuPath GeoJSON files, `<slide_id>.geojson`.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Parallel processes; default: one a core.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Tile slides into zarr stores, with a tissue mask and a preview picture of each.
+
+    Interrupted at any time, the same command goes on. A bad slide never stops the others.
+
+    Examples:
+
+    `specslide tile slide.svs --out stores --mpp 0.5`
+
+    `specslide tile --manifest slides.csv --annotations geojson --out stores --workers 8`
+    """
+    from pipeline.config import checked
+    from pipeline.engines import default_workers
+    from pipeline.jobs import find_annotation, tile_all
+    from tiling import TilingConfig
+
+    settings = {
+        "mpp": mpp, "tile_px": tile_px, "overlap": overlap, "min_tissue": min_tissue,
+        "mpp_tolerance": mpp_tolerance, "codec": codec,
+    }  # fmt: skip
+    config = checked(TilingConfig, settings, "tile options")
+    rows = _rows(slides, manifest)
+    if annotations is not None:
+        if not annotations.is_dir():
+            raise InputError(annotations, "is not a folder", "pass the folder of the GeoJSON files")
+        rows = [row.model_copy(update={"annotation": find_annotation(annotations, row.slide_id)}) for row in rows]
+    rows = [row.model_copy(update={"mpp": slide_mpp or row.mpp}) for row in rows]
+    outcomes = tile_all(rows, out, config, workers=workers or default_workers(), overwrite=overwrite)
+    _show_outcomes(
+        f"stores in {out}",
+        [(o.job.slide_id, f"{o.result.tiles} tiles", "kept" if o.result.reused else "made") if o.result
+         else (o.job.slide_id, "", o.error or "") for o in outcomes],
+        {o.job.slide_id for o in outcomes if o.error is not None},
+    )  # fmt: skip
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    stores: Annotated[Path | None, typer.Option(help="Folder of tile stores; needs --manifest.")] = None,
+    manifest: Annotated[Path | None, typer.Option(help="Table of the stores' slides.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Table of labelled images: path, label, case_id.")] = None,
+    mpp: Annotated[
+        float | None, typer.Option(help="Micrometres per pixel of the images, to use the model on slides.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings; options override it.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Any timm model; default tf_efficientnet_lite0.")] = None,
+    weights: Annotated[str | None, typer.Option(help="packaged, none, or a file of weights.")] = None,
+    input_px: Annotated[int | None, typer.Option(help="Side of the picture the backbone sees.")] = None,
+    sd_lambda: Annotated[float | None, typer.Option(help="Spectral decoupling; default 0.01, 0 turns it off.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="AdamW's weight decay; default 0.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training tiles.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Tiles a step.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides split, order and augmentation.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that load tiles.")] = None,
+) -> None:
+    """Train a tile classifier, regularised by spectral decoupling, from tile stores or from a table of images.
+
+    Cases are split, never tiles. The run folder gets the model, metrics with intervals, and a learning curve.
+
+    Examples:
+
+    `specslide train --stores stores --manifest slides.csv --out run`
+
+    `specslide train --images index.csv --out run --mpp 4 --epochs 7 --seed 0`
+    """
+    from training import load_train_config, samples_from_images, samples_from_stores
+    from training import train as verb
+
+    options = {
+        "backbone": backbone, "weights": weights, "input_px": input_px, "sd_lambda": sd_lambda,
+        "weight_decay": weight_decay, "learning_rate": learning_rate, "epochs": epochs, "batch_size": batch_size,
+        "seed": seed, "workers": workers,
+    }  # fmt: skip
+    settings = load_train_config(config, options)
+    if images is not None and stores is None:
+        samples = samples_from_images(images, settings, mpp=mpp)
+    elif stores is not None and manifest is not None and images is None:
+        samples = samples_from_stores(stores, manifest, settings)
+    else:
+        raise ConfigError("train options", "name no data", "pass --stores with --manifest, or --images")
+    result = verb(samples, out, settings)
+    rows = [(split, name, interval) for split, metrics in result.metrics.items() for name, interval in metrics.items()]
+    console.show_table(f"model in {result.model}", ("split", "metric", "value (95% interval over cases)"), rows)
+
+
+@app.command()
+def heatmap(
+    sources: Annotated[list[Path], typer.Argument(help="Slides, or tile stores (*.zarr).")],
+    model: Annotated[Path, typer.Option(help="Model folder of a training run.")],
+    out: Annotated[Path, typer.Option(help="Folder of the results, one folder a slide.")],
+    overlap: Annotated[float, typer.Option(help="Fraction a tile shares with its neighbour, on slides.")] = 0.0,
+    min_tissue: Annotated[float, typer.Option(help="Least fraction of a tile that is tissue.")] = 0.5,
+    slide_mpp: SlideMpp = None,
+    batch_size: Annotated[int, typer.Option(help="Tiles the model sees at once.")] = 64,
+    overwrite: Overwrite = False,
+) -> None:
+    """Heatmaps of slides, or of stores: predictions, overlay picture, QuPath objects and scores.
+
+    Examples:
+
+    `specslide heatmap slide.svs --model run/model --out heatmaps`
+
+    `specslide heatmap stores/*.zarr --model run/model --out heatmaps`
+    """
+    from inference import PredictConfig, load_model
+    from pipeline.config import checked
+    from pipeline.jobs import heatmap_all
+
+    settings = {"overlap": overlap, "min_tissue": min_tissue, "batch_size": batch_size}
+    config = checked(PredictConfig, settings, "heatmap options")
+    reports, failed = heatmap_all(sources, load_model(model), out, config, slide_mpp=slide_mpp, overwrite=overwrite)
+    rows = [(r.slide_id, f"{r.tiles} tiles, {_scores(r.scores)}", "kept" if r.reused else "made") for r in reports]
+    _show_outcomes(f"heatmaps in {out}", [*rows, *((name, "", reason) for name, reason in failed.items())], set(failed))
+
+
+@app.command()
+def run(study: Annotated[Path, typer.Argument(help="The study's YAML file.")]) -> None:
+    """Run a whole study: tile, train, heatmap, skipping what is done and unchanged.
+
+    Example: `specslide run study.yaml`, with a file like
+
+        manifest: slides.csv
+        out: results
+        tile: {mpp: 0.5, tile_px: 256}
+        train: {epochs: 7, sd_lambda: 0.01}
+        heatmap: {slides: test}
+    """
+    from pipeline.study import run as verb
+
+    _show_study(verb(study))
+
+
+@app.command()
+def verify(paths: Annotated[list[Path], typer.Argument(help="Stores, model folders and heatmap folders.")]) -> None:
+    """Check stores, models and results against the hashes they were written with; every byte is read.
+
+    Example: `specslide verify stores/*.zarr run/model`
+    """
+    from tiling.files import folder_faults
+    from tiling.store import verify_store
+
+    found = Counter[str]()
+    for path in paths:
+        faults = verify_store(path) if (path / "zarr.json").exists() else folder_faults(path)
+        for fault in faults:
+            console.show_error(fault)
+        found["intact" if not faults else "damaged"] += 1
+    console.say(f"{found['intact']} intact, {found['damaged']} damaged")
+    if found["damaged"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of all that the demo makes.")],
+    slide: Annotated[Path | None, typer.Option(help="CMU-1-Small-Region.svs, if it cannot be fetched.")] = None,
+    seed: Annotated[int, typer.Option(help="Decides the synthetic slides and the training.")] = 0,
+) -> None:
+    """Make a cohort of synthetic slides, run a study over it, and make a real slide's heatmap; minutes on two cores.
+
+    Example: `specslide demo --out demo-out`
+    """
+    from pipeline.demo import run_demo
+
+    report = run_demo(out, slide=slide, seed=seed, say=console.say)
+    _show_study(report.study)
+    console.say(f"real slide: {report.real.tiles} tiles, {_scores(report.real.scores)}, in {report.real.folder}")
+    console.say(f"all of it on one page: {report.page}")
+
+
+def _rows(slides: list[Path] | None, manifest: Path | None) -> list[Any]:
+    """The slides to work on, from the command line or a manifest."""
+    from tiling.manifest import read_manifest, refuse_twins, slide_row
+
+    if manifest is not None and not slides:
+        return read_manifest(manifest)
+    if slides and manifest is None:
+        rows = [slide_row(path) for path in slides]
+        refuse_twins(rows, "the slides given")
+        return rows
+    raise ConfigError("tile options", "name no slides, or name them twice", "pass slides or --manifest, one of them")
+
+
+def _scores(scores: Any) -> str:
+    if scores.mean is None:
+        return "no tissue"
+    return (
+        f"mean {scores.mean:.3f}, top 5% {scores.top5_mean:.3f}, above threshold {scores.fraction_above_threshold:.3f}"
+    )
+
+
+def _show_outcomes(title: str, rows: list[tuple[str, str, str]], failed: set[str]) -> None:
+    """Print the summary table; exit with code 1 if any slide failed."""
+    shown = [(name, what or "FAILED", note) for name, what, note in rows]
+    console.show_table(title, ("slide", "result", "note"), shown)
+    if failed:
+        console.show_error(f"{len(failed)} of {len(rows)} slides failed; the reasons are in the table")
+        raise typer.Exit(1)
+
+
+def _show_study(report: Any) -> None:
+    rows = [
+        (r.slide_id, f"{r.tiles} tiles, {_scores(r.scores)}", "kept" if r.reused else "made") for r in report.heatmaps
+    ]
+    if report.test_auroc is not None:
+        console.say(f"tile AUROC on the heatmaps' annotated slides: {report.test_auroc:.4f}")
+    console.say(f"model ({'trained' if report.trained else 'kept'}): {report.model}")
+    console.say(f"page: {report.out / 'index.html'}")
+    everything = [*rows, *((name, "", reason) for name, reason in report.failed.items())]
+    _show_outcomes(f"heatmaps in {report.out / 'heatmaps'}", everything, set(report.failed))
+
+
+if __name__ == "__main__":
+    main()

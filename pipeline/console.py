@@ -1,0 +1,49 @@
+"""What the command line shows: results on standard output, progress and messages on standard error."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+results = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+
+def start_logging(verbose: bool) -> None:
+    """Send the log to standard error: warnings, and with `verbose` what is done at each step."""
+    handler = RichHandler(console=errors, show_time=False, show_path=False)
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler], format="%(message)s")
+
+
+def progress_bar() -> Progress:
+    """A bar over slides, with a column `tiles` for how far the tiles are."""
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("slides"),
+        TextColumn("{task.fields[tiles]}"), TimeRemainingColumn(), console=errors,
+    )  # fmt: skip
+
+
+def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(str(cell)) for cell in row))
+    results.print(table)
+
+
+def say(message: str) -> None:
+    """Print a line."""
+    results.print(escape(message), soft_wrap=True)
+
+
+def show_error(message: str) -> None:
+    """Print a message that ends the command."""
+    errors.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)

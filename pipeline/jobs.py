@@ -1,0 +1,104 @@
+"""The tasks run for each slide of a cohort: picklable jobs around the verbs of tiling and inference."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.console import progress_bar
+from pipeline.engines import Outcome, TileProgress, run_slides
+from tiling import TileReport, TilingConfig, tile_slide
+from tiling.errors import OutputError, SpecslideError
+from tiling.files import output_error
+from tiling.manifest import ManifestRow
+
+if TYPE_CHECKING:  # imported when needed: workers that tile must not wait for torch
+    from inference import HeatmapReport, PredictConfig
+    from training import TileModel
+
+
+@dataclass(frozen=True)
+class TileJob:
+    """One slide to tile."""
+
+    row: ManifestRow
+    out: Path
+    config: TilingConfig
+    overwrite: bool = False
+
+    @property
+    def slide_id(self) -> str:
+        """The slide's id."""
+        return self.row.slide_id
+
+
+def tile_job(job: TileJob, progress: TileProgress) -> TileReport:
+    """Tile the slide of one job."""
+    return tile_slide(
+        job.row.slide_path,
+        job.out,
+        job.config,
+        slide_id=job.row.slide_id,
+        slide_mpp=job.row.mpp,
+        annotation=job.row.annotation,
+        overwrite=job.overwrite,
+        progress=progress,
+    )
+
+
+def tile_all(
+    rows: Sequence[ManifestRow], out: Path, config: TilingConfig, *, workers: int, overwrite: bool = False
+) -> list[Outcome[TileJob, TileReport]]:
+    """Tile the slides in parallel processes. Raises OutputError if the folder `out` cannot be made or written."""
+    require_folder(out)
+    jobs = [TileJob(row, out, config, overwrite) for row in rows]
+    return run_slides(tile_job, jobs, workers=workers, title="tiling")
+
+
+def require_folder(folder: Path) -> None:
+    """Make the folder for results now rather than fail once for each slide. Raises OutputError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise output_error(folder, error) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(folder, "cannot be written (Permission denied)", "choose an output folder you may write to")
+
+
+def find_annotation(folder: Path, slide_id: str) -> Path | None:
+    """The slide's annotation in a folder, `<slide_id>.geojson` or `.json`; None if there is none."""
+    candidates = (folder / f"{slide_id}{ending}" for ending in (".geojson", ".json"))
+    return next((path for path in candidates if path.exists()), None)
+
+
+def heatmap_all(
+    sources: Sequence[Path],
+    model: TileModel,
+    out: Path,
+    config: PredictConfig,
+    *,
+    slide_mpp: float | None = None,
+    overwrite: bool = False,
+) -> tuple[list[HeatmapReport], dict[str, str]]:
+    """Heatmaps of slides or stores, one after the other on the model's device; and the reason for each that failed."""
+    from inference import make_heatmap
+
+    require_folder(out)
+    reports, failed = [], {}
+    with progress_bar() as bar:
+        shown = bar.add_task("heatmaps", total=len(sources), tiles="")
+        for source in sources:
+            try:
+                reports.append(
+                    make_heatmap(
+                        source, model, out, config, slide_mpp=slide_mpp, overwrite=overwrite,
+                        progress=lambda done, total: bar.update(shown, tiles=f"{done:,} of {total:,} tiles"),
+                    )
+                )  # fmt: skip
+            except SpecslideError as error:
+                failed[str(source)] = str(error)
+            bar.advance(shown)
+    return reports, failed
