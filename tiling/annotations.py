@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from tiling.errors import InputError
 
 UNCLASSIFIED = "unclassified"
+_FARTHEST_PX = 1e9
+_LONGEST_NAME = 200  # bytes; a column is a folder
 
 
 def read_geojson(path: Path) -> dict[str, shapely.Geometry]:
@@ -28,7 +30,7 @@ def read_geojson(path: Path) -> dict[str, shapely.Geometry]:
         document = json.loads(path.read_bytes())
     except OSError as error:
         raise InputError(path, f"cannot be read ({error.strerror})", "check the path") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(path, "is not JSON", "export the annotations from QuPath as GeoJSON") from error
     polygons = defaultdict(list)
     for number, feature in enumerate(_features(path, document), start=1):
@@ -64,8 +66,9 @@ def _features(path: Path, document: Any) -> list[Any]:
 
 def _geometry(where: str, feature: Any) -> shapely.Geometry | None:
     try:
-        geometry = shapely.geometry.shape(feature["geometry"])
-        usable = bool(np.isfinite(shapely.get_coordinates(geometry)).all())
+        with np.errstate(invalid="ignore"):  # NaN is refused below
+            geometry = shapely.geometry.shape(feature["geometry"])
+        usable = bool((np.abs(shapely.get_coordinates(geometry)) <= _FARTHEST_PX).all())  # False for NaN too
     except (
         KeyError,
         TypeError,
@@ -76,7 +79,7 @@ def _geometry(where: str, feature: Any) -> shapely.Geometry | None:
     ) as error:
         raise InputError(where, "has no valid geometry", "draw it again in QuPath") from error
     if not usable:
-        raise InputError(where, "has coordinates that are not finite", "draw it again in QuPath")
+        raise InputError(where, "has coordinates that lie on no slide", "draw it again in QuPath")
     if geometry.geom_type not in ("Polygon", "MultiPolygon", "GeometryCollection"):
         return None
     return shapely.make_valid(geometry)
@@ -90,6 +93,12 @@ def _class_name(where: str, feature: dict[str, Any]) -> str:
             name = ": ".join(names)  # QuPath's derived classes
         case _:
             return UNCLASSIFIED
-    if "/" in name or name.strip(".") == "" or name.startswith("__"):
+    if not _names_column(name):
         raise InputError(where, f"has the class {name!r}, which cannot name a column", "rename the class in QuPath")
     return name
+
+
+def _names_column(name: str) -> bool:
+    """Whether zarr can keep an array of that name beside others, in a folder."""
+    taken = "/" in name or name.strip(".") == "" or name.startswith("__") or name == "zarr.json"
+    return not taken and name.isprintable() and len(name.encode()) <= _LONGEST_NAME

@@ -15,7 +15,7 @@ class TilingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    mpp: PositiveFloat = 0.5
+    mpp: Annotated[PositiveFloat, Field(le=1000)] = 0.5
     """Micrometres per pixel of the tiles."""
     tile_px: Annotated[PositiveInt, Field(le=8192)] = 256
     """Side of a tile, pixels."""

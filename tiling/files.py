@@ -113,10 +113,12 @@ def read_commit(folder: Path) -> dict[str, dict[str, object]]:
     try:
         commit = json.loads(path.read_bytes())
         own = commit.pop("sha256")
-        files: dict[str, dict[str, object]] = commit["files"]
+        files: dict[str, dict[str, object]] = {
+            name: {"sha256": listed["sha256"], "bytes": listed["bytes"]} for name, listed in commit["files"].items()
+        }
     except FileNotFoundError:
         raise SpecslideError(path, "is missing, so the folder is incomplete", "make it again") from None
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise SpecslideError(path, f"cannot be read ({type(error).__name__})", "make the folder again") from None
     if own != sha256_json(commit) or commit.get("version") != COMMIT_VERSION:
         raise SpecslideError(path, "was changed after it was written", "make the folder again")

@@ -21,7 +21,7 @@ ALIASES = {
     "wsi": "slide_path",
     "filename": "slide_path",
 }
-_FORBIDDEN = set('/\\:*?"<>|\0\n\r\t')
+_FORBIDDEN = set('/\\:*?"<>|')
 
 
 class ManifestRow(BaseModel):
@@ -47,9 +47,18 @@ class ManifestRow(BaseModel):
 
 def checked_slide_id(slide_id: str) -> str:
     """The id itself, if it can name a folder; raises ValueError otherwise."""
-    if not slide_id or slide_id[0] in ".~- " or _FORBIDDEN & set(slide_id) or len(slide_id.encode()) > 200:
+    refused = not slide_id or slide_id[0] in ".~- " or _FORBIDDEN & set(slide_id) or not slide_id.isprintable()
+    if refused or len(slide_id.encode()) > 200:
         raise ValueError(f"slide_id {slide_id!r} cannot name a folder: use letters, digits, '_', '-' and '.'")
     return slide_id
+
+
+def require_slide_id(slide_id: str, where: object) -> str:
+    """The id itself, if it can name a folder. Raises ConfigError naming `where` it comes from."""
+    try:
+        return checked_slide_id(slide_id)
+    except ValueError as error:
+        raise ConfigError(where, str(error), "pass another slide_id") from None
 
 
 def slide_row(path: Path) -> ManifestRow:

@@ -6,9 +6,10 @@ dates and free text are never read. Coordinates are level-0 pixels, (x, y), top-
 
 from __future__ import annotations
 
+import logging
 import math
+import struct
 from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -26,10 +27,23 @@ from tiling.files import sha256_file, sha256_json
 
 UInt8Array = NDArray[np.uint8]
 
+logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)  # it quotes the free text of damaged files
+
 # Scanners and field formats lie between; outside, the "resolution" is a printing default such as 72 dpi.
 PLAUSIBLE_MPP = (0.02, 60.0)
-_READ_PX = 4096  # longest side of one read while an overview is put together: bounds memory at any slide size
+_READ_PX = 4096  # longest side of one read: bounds memory at any slide size
 _WHITE = 255
+# What tifffile and imagecodecs raise for damaged files; imagecodecs' errors are RuntimeErrors.
+_TIFF_DAMAGE = (
+    tifffile.TiffFileError, ValueError, LookupError, TypeError, ArithmeticError, AttributeError, RuntimeError,
+    struct.error, ElementTree.ParseError,
+)  # fmt: skip
+_DICOM_COMPRESSION = {  # by transfer syntax, DICOM PS3.6
+    "1.2.840.10008.1.2": "NONE", "1.2.840.10008.1.2.1": "NONE", "1.2.840.10008.1.2.4.50": "JPEG",
+    "1.2.840.10008.1.2.4.80": "JPEGLS", "1.2.840.10008.1.2.4.81": "JPEGLS", "1.2.840.10008.1.2.4.90": "JPEG2000",
+    "1.2.840.10008.1.2.4.91": "JPEG2000", "1.2.840.10008.1.2.4.201": "HTJ2K", "1.2.840.10008.1.2.4.202": "HTJ2K",
+    "1.2.840.10008.1.2.4.203": "HTJ2K",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,6 +62,7 @@ class _Reader(Protocol):
     levels: tuple[Level, ...]
     mpp_xy: tuple[float, float] | None
     objective_power: float | None
+    compression: str | None
 
     def read(self, x0: int, y0: int, level: int, width: int, height: int) -> UInt8Array: ...
 
@@ -63,6 +78,9 @@ class Slide:
 
     def __init__(self, path: Path | str, *, mpp: float | None = None) -> None:
         self.path = Path(path)
+        if mpp is not None and not PLAUSIBLE_MPP[0] <= mpp <= PLAUSIBLE_MPP[1]:
+            fix = f"pass micrometres a pixel, from {PLAUSIBLE_MPP[0]:g} to {PLAUSIBLE_MPP[1]:g}"
+            raise SlideError(self.path, f"cannot have pixels of the given {mpp:g} micrometres", fix)
         self._reader = _open(self.path)
         self.vendor = self._reader.vendor
         self.levels = self._reader.levels
@@ -112,30 +130,30 @@ class Slide:
     def read_scaled(self, x0: int, y0: int, size0: tuple[int, int], size: tuple[int, int]) -> UInt8Array:
         """The level-0 rectangle at (x0, y0) of `size0` (width, height), area-resampled to `size`, uint8 (h, w, 3).
 
-        Reads the coarsest level that is still at least as fine as the result. Raises SlideError.
+        Reads the coarsest level that is still at least as fine as the result, in parts of bounded size, so that a slide
+        without pyramid fits in memory too. Raises SlideError.
         """
         level = max(i for i, lv in enumerate(self.levels) if i == 0 or _covers(lv, size0, size))
+        px0 = (size0[0] / size[0], size0[1] / size[1])
+        step = max(1, int(_READ_PX * self.levels[level].downsample / max(px0)))
+        if step >= max(size):
+            return self._read_part(level, x0, y0, size0, size)
+        picture = np.empty((size[1], size[0], 3), np.uint8)
+        for y, x in ((y, x) for y in range(0, size[1], step) for x in range(0, size[0], step)):
+            right, lower = min(x + step, size[0]), min(y + step, size[1])
+            left0, top0 = round(x * px0[0]), round(y * px0[1])
+            part0 = (round(right * px0[0]) - left0, round(lower * px0[1]) - top0)
+            part = self._read_part(level, x0 + left0, y0 + top0, part0, (right - x, lower - y))
+            picture[y:lower, x:right] = part
+        return picture
+
+    def _read_part(self, level: int, x0: int, y0: int, size0: tuple[int, int], size: tuple[int, int]) -> UInt8Array:
         down = self.levels[level].downsample
         read_size = (max(1, round(size0[0] / down)), max(1, round(size0[1] / down)))
         pixels = self.read_region(x0, y0, level, *read_size)
         if read_size == size:
             return pixels
         return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
-
-    def overview(self, px0: float, size: tuple[int, int]) -> UInt8Array:
-        """The slide from its corner at `px0` level-0 pixels a pixel, uint8 (h, w, 3) of `size` (w, h).
-
-        Put together from reads of bounded size, so that a slide without pyramid fits in memory too. Raises SlideError.
-        """
-        picture = np.full((size[1], size[0], 3), _WHITE, np.uint8)
-        coarsest = max(lv.downsample for lv in self.levels if lv.downsample <= max(px0, 1.0) * 1.001)
-        step = max(1, int(_READ_PX * coarsest / px0))
-        for y, x in _blocks(size[1], size[0], step):
-            w, h = min(step, size[0] - x), min(step, size[1] - y)
-            left, top = round(x * px0), round(y * px0)
-            size0 = (round((x + w) * px0) - left, round((y + h) * px0) - top)
-            picture[y : y + h, x : x + w] = self.read_scaled(left, top, size0, (w, h))
-        return picture
 
     def sha256(self) -> str:
         """SHA-256 of the slide as stored: of its file, or of all files of a slide that has several.
@@ -150,10 +168,12 @@ class Slide:
 
     def compression(self) -> str:
         """How level 0 is compressed ("JPEG", "JPEG2000", "LZW", ...), "unknown" where the container does not tell."""
+        if self._reader.compression:
+            return self._reader.compression
         try:
-            with tifffile.TiffFile(_entry_file(self.path)) as tiff:
+            with _entry_file(self.path).open("rb") as f, tifffile.TiffFile(f) as tiff:
                 return tifffile.COMPRESSION(tiff.pages[0].compression).name.replace("APERIO_", "").split("_LOSSY")[0]
-        except (tifffile.TiffFileError, OSError, ValueError, IndexError):
+        except (OSError, *_TIFF_DAMAGE):
             return "unknown"
 
 
@@ -185,10 +205,6 @@ def _covers(level: Level, size0: tuple[int, int], size: tuple[int, int]) -> bool
     return round(size0[0] / level.downsample) >= size[0] and round(size0[1] / level.downsample) >= size[1]
 
 
-def _blocks(height: int, width: int, step: int) -> Iterator[tuple[int, int]]:
-    return ((y, x) for y in range(0, height, step) for x in range(0, width, step))
-
-
 def _entry_file(path: Path) -> Path:
     """The file to open: of a folder, its first DICOM instance. Raises SlideError."""
     try:
@@ -196,7 +212,7 @@ def _entry_file(path: Path) -> Path:
             path.stat()
             return path
         instances = sorted(p for p in path.iterdir() if p.suffix.lower() == ".dcm")
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL in it
         raise _unreadable(path, error) from error
     if not instances:
         raise SlideError(path, "is a folder without DICOM files", "pass slide files, or the folder of one DICOM slide")
@@ -209,15 +225,26 @@ def _open(path: Path) -> _Reader:
         with entry.open("rb") as f:
             if not f.read(1):
                 raise SlideError(path, "is an empty file", "copy the slide again")
-        if openslide.OpenSlide.detect_format(str(entry)) is not None:
+        container = openslide.OpenSlide.detect_format(str(entry))
+        # OpenSlide takes a tiled OME-TIFF for a plain TIFF, and misses its scale and its pyramid.
+        if container is not None and not (container == "generic-tiff" and _is_ome(entry)):
             return _OpenSlideReader(path, entry)
         return _TiffReader(path, entry)
     except OSError as error:
         raise _unreadable(path, error) from error
 
 
-def _unreadable(path: Path, error: OSError) -> SlideError:
-    return SlideError(path, f"cannot be read ({error.strerror or error})", "check the path and its permissions")
+def _is_ome(entry: Path) -> bool:
+    try:
+        with entry.open("rb") as f, tifffile.TiffFile(f) as tiff:
+            return bool(tiff.is_ome)
+    except _TIFF_DAMAGE:
+        return False
+
+
+def _unreadable(path: Path, error: OSError | ValueError) -> SlideError:
+    reason = getattr(error, "strerror", None) or error
+    return SlideError(path, f"cannot be read ({reason})", "check the path and its permissions")
 
 
 class _OpenSlideReader:
@@ -241,6 +268,7 @@ class _OpenSlideReader:
             Level(width, height, float(down))
             for (width, height), down in zip(self._slide.level_dimensions, self._slide.level_downsamples, strict=True)
         )
+        self.compression = _DICOM_COMPRESSION.get(known.get("dicom.TransferSyntaxUID", ""))
         background = known.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "ffffff")
         self._background = tuple(int(background[i : i + 2], 16) for i in (0, 2, 4))
 
@@ -270,25 +298,28 @@ class _TiffReader:
 
     vendor = "tiff"
     objective_power: float | None = None
+    compression: str | None = None  # as for any TIFF
     _KEEP = 64
 
     def __init__(self, path: Path, entry: Path) -> None:
         self._path = path
+        self._file = entry.open("rb")
         try:
-            self._tiff = tifffile.TiffFile(entry)
-        except (tifffile.TiffFileError, ValueError, IndexError, KeyError) as error:
+            self._tiff = tifffile.TiffFile(self._file)
+        except _TIFF_DAMAGE as error:
+            self._file.close()
             raise SlideError(path, "is not a slide that can be read", "pass a whole-slide image") from error
         try:
             self._pages = _rgb_pages(path, self._tiff)
             self.vendor = "ome-tiff" if self._tiff.is_ome else "tiff"
             self.mpp_xy = _ome_mpp(self._tiff.ome_metadata) if self._tiff.is_ome else _tiff_mpp(self._pages[0])
-        except (ValueError, IndexError, KeyError, AttributeError, ElementTree.ParseError) as error:
-            self._tiff.close()
+        except _TIFF_DAMAGE as error:
+            self.close()
             raise SlideError(
                 path, f"is damaged or incomplete ({type(error).__name__})", "copy the slide again"
             ) from error
         except SlideError:
-            self._tiff.close()
+            self.close()
             raise
         first = self._pages[0]
         self.levels = tuple(Level(p.imagewidth, p.imagelength, first.imagewidth / p.imagewidth) for p in self._pages)
@@ -312,6 +343,7 @@ class _TiffReader:
 
     def close(self) -> None:
         self._tiff.close()
+        self._file.close()
 
     def _segment(self, level: int, index: int) -> UInt8Array:
         """One decoded tile or strip, uint8 (h, w, 3); white if the file leaves it out."""
@@ -324,22 +356,17 @@ class _TiffReader:
         return self._decoded[key]
 
     def _decode(self, page: Any, index: int) -> UInt8Array:
-        size = page.databytecounts[index]
-        if size == 0:
-            return np.full((*page.chunks[:2], 3), _WHITE, np.uint8)
         try:
+            size = page.databytecounts[index]
+            if size == 0:
+                return np.full((*page.chunks[:2], 3), _WHITE, np.uint8)
             handle = self._tiff.filehandle
             handle.seek(page.dataoffsets[index])
             data = handle.read(size)
             if len(data) < size:
                 raise ValueError("the file ends too early")
             segment, _, shape = page.decode(data, index, jpegtables=page.jpegtables)
-        except (
-            OSError,
-            ValueError,
-            RuntimeError,
-            IndexError,
-        ) as error:  # imagecodecs' errors are RuntimeErrors
+        except (OSError, *_TIFF_DAMAGE) as error:
             raise SlideError(
                 self._path, f"is damaged or incomplete ({type(error).__name__})", "copy the slide again"
             ) from error
@@ -356,6 +383,10 @@ def _rgb_pages(path: Path, tiff: tifffile.TiffFile) -> list[Any]:
         )
         if not contiguous_rgb:
             raise SlideError(path, "is not an 8-bit RGB picture", "convert it to an RGB pyramid TIFF")
+        if page.parent is not tiff:  # OME-XML may name other files: not hashed, and not this file's bytes
+            raise SlideError(path, "is one of several files of a picture", "convert it to a single pyramid TIFF")
+        if min(*page.shape, *page.chunks) < 1:
+            raise ValueError("an empty level")
     return pages
 
 

@@ -27,13 +27,13 @@ from tiling.errors import SpecslideError, StoreError
 from tiling.files import COMMIT, folder_faults, folder_hash, read_commit
 from tiling.grid import Grid
 from tiling.shards import ShardReader
+from tiling.versions import RESEARCH_USE
 
 UInt8Array = NDArray[np.uint8]
 FloatColumn = NDArray[np.float32]
 
 FORMAT: Final = "specslide-tiles"
 VERSION: Final = 1
-RESEARCH_USE = "For research use only. Not for diagnostic use."
 _SHARD_TILES = 256
 _SHARD_PIXEL_BYTES = 64 << 20  # a shard is held in memory while it is written: fewer tiles of a larger size
 _ZSTD_LEVEL = 5

@@ -18,10 +18,11 @@ from tiling.config import TilingConfig
 from tiling.errors import InputError, StoreError
 from tiling.files import claimed, new_folder, sha256_file, sha256_json
 from tiling.grid import Grid, box_mean, fit_grid
+from tiling.manifest import require_slide_id
 from tiling.preview import write_preview
 from tiling.quality import METRICS, quality
 from tiling.slide import Slide, slide_name
-from tiling.store import Columns, SlideFacts, StoreAttributes, TileStore, write_columns, write_tiles
+from tiling.store import Columns, SlideFacts, StoreAttributes, TileStore, verify_store, write_columns, write_tiles
 from tiling.tissue import tissue_mask
 from tiling.versions import software_versions
 
@@ -77,7 +78,7 @@ def tile_slide(
     store appears whole or not at all, and is the same bytes for the same slide and settings. Raises SlideError,
     ConfigError, InputError (annotation), OutputError, or StoreError for a store made otherwise, unless `overwrite`.
     """
-    slide_id = slide_id or slide_name(Path(slide_path))
+    slide_id = require_slide_id(slide_id or slide_name(Path(slide_path)), slide_path)
     store_path = Path(out_dir) / f"{slide_id}{_STORE_SUFFIX}"
     preview_path = store_path.with_suffix(".png")
     with Slide(slide_path, mpp=slide_mpp) as slide, claimed(store_path):
@@ -86,18 +87,16 @@ def tile_slide(
             "slide_mpp": slide_mpp,
             "annotation_sha256": _hash(annotation),
         }
-        if store_path.exists() and not overwrite:
-            store = _reusable(store_path, facts, inputs)
-            reused = True
-        else:
+        standing = _standing(store_path, facts, inputs, overwrite)
+        if standing is None:
             plan = plan_tiles(slide, config)
             with new_folder(store_path) as folder:
                 _write(folder, slide, plan, config, facts, inputs, annotation, progress)
-            store = TileStore(store_path)
-            reused = False
-        if not (reused and preview_path.exists()):
+                preview_path.unlink(missing_ok=True)  # of the store that is about to be replaced
+        store = TileStore(store_path) if standing is None else standing
+        if not preview_path.exists():
             write_preview(store, preview_path)
-    return TileReport(slide_id, store_path, len(store), reused)
+    return TileReport(slide_id, store_path, len(store), standing is not None)
 
 
 def plan_tiles(slide: Slide, config: TilingConfig) -> Plan:
@@ -114,8 +113,9 @@ def plan_tiles(slide: Slide, config: TilingConfig) -> Plan:
     mask_px0 = max(1.0, config.tissue.mask_mpp / slide.mpp)
     width, height = math.ceil(slide.width / mask_px0), math.ceil(slide.height / mask_px0)
     # The thumbnail is a whole number of times finer than the mask, so that one read of the slide serves both.
+    size0 = (round(width * mask_px0), round(height * mask_px0))
     times = max(1, min(int(mask_px0), _THUMBNAIL_PX // max(width, height)))
-    thumbnail = slide.overview(mask_px0 / times, (width * times, height * times))
+    thumbnail = slide.read_scaled(0, 0, size0, (width * times, height * times))
     small = cv2.resize(thumbnail, (width, height), interpolation=cv2.INTER_AREA)
     mask = tissue_mask(np.asarray(small, np.uint8), mask_px0 * slide.mpp, config.tissue)
     x0, y0 = grid.corners()
@@ -212,6 +212,23 @@ def _hash(path: Path | None) -> str | None:
         raise InputError(str(path), f"cannot be read ({error.strerror})", "check the annotation's path") from error
 
 
+def _standing(path: Path, facts: SlideFacts, inputs: dict[str, object], overwrite: bool) -> TileStore | None:
+    """The store that is there already and can stay; with `overwrite`, any other is replaced instead of refused."""
+    if not path.exists():
+        return None
+    try:
+        store = _reusable(path, facts, inputs)
+        if overwrite and (faults := verify_store(path)):
+            raise StoreError(path, f"is damaged: {faults[0]}")
+    except StoreError as error:
+        if not overwrite:
+            raise
+        log.warning("%s: it is replaced", error)
+        return None
+    log.info("%s: complete already", path)
+    return store
+
+
 def _reusable(path: Path, facts: SlideFacts, inputs: dict[str, object]) -> TileStore:
     """The store at `path`, made from this slide with these settings. Raises StoreError naming the difference."""
     store = TileStore(path)
@@ -222,5 +239,4 @@ def _reusable(path: Path, facts: SlideFacts, inputs: dict[str, object]) -> TileS
         before = store.attributes.config
         changed = [f"{k} {before.get(k)} instead of {inputs.get(k)}" for k in inputs if before.get(k) != inputs.get(k)]
         raise StoreError(path, f"was made with {', '.join(changed) or 'other settings'}", fix)
-    log.info("%s: complete already", path)
     return store

@@ -7,10 +7,12 @@ background whatever their brightness; ink has hues and densities that haematoxyl
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, PositiveFloat
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat
 
 UInt8Array = NDArray[np.uint8]
 BoolArray = NDArray[np.bool_]
@@ -28,11 +30,11 @@ class TissueConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    mask_mpp: PositiveFloat = 8.0
+    mask_mpp: Annotated[PositiveFloat, Field(le=1000)] = 8.0
     """Micrometres per mask pixel: fixed, so that the mask does not depend on the pyramid."""
-    min_object_um2: float = 20_000.0
+    min_object_um2: NonNegativeFloat = 20_000.0
     """Smaller tissue pieces are dropped, square micrometres."""
-    max_hole_um2: float = 20_000.0
+    max_hole_um2: NonNegativeFloat = 20_000.0
     """Smaller holes are filled, square micrometres."""
 
 

@@ -8,6 +8,8 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+RESEARCH_USE = "For research use only. Not for diagnostic use."
+
 
 @cache
 def software_versions(*distributions: str) -> dict[str, str]:

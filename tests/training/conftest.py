@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -92,19 +91,3 @@ def make_store(tmp_path: Path) -> StoreMaker:
         return final
 
     return make
-
-
-@pytest.fixture
-def real_data() -> Callable[[str], Path]:
-    """Finds a file or folder of the development data; skips the test, naming it, where there is none."""
-
-    def find(name: str) -> Path:
-        places = [Path(__file__).resolve().parents[3] / "shared" / "data"]
-        if "SPECSLIDE_DATA" in os.environ:
-            places.append(Path(os.environ["SPECSLIDE_DATA"]))
-        for place in places:
-            if (place / name).exists():
-                return place / name
-        pytest.skip(f"lacks {name}: looked in ../shared/data and $SPECSLIDE_DATA")
-
-    return find

@@ -224,9 +224,9 @@ def test_learning_rate_rises_then_falls_to_nothing() -> None:
     assert rate_at(0, 1, 0) == 1.0
 
 
-def test_real_tiles_are_learned(real_data: Callable[[str], Path], tiny: TrainConfig, tmp_path: Path) -> None:
+def test_real_tiles_are_learned(data_dir: Callable[[str], Path], tiny: TrainConfig, tmp_path: Path) -> None:
     """A smoke test on a tenth of the real breast tiles: better than chance beyond doubt, far from the best."""
-    index = real_data("tiles/idc_breast/index.csv")
+    index = data_dir("tiles/idc_breast/index.csv")
     config = tiny.model_copy(update={"epochs": 4, "batch_size": 32, "bootstrap_resamples": 200})
     whole = samples_from_images(index, config)
     keep = np.arange(0, len(whole), 8)

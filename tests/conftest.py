@@ -1,0 +1,49 @@
+"""What the tests of every package share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Callable[[str], Path]:
+    """Finds a file or folder of the development data; skips the test, naming it, where there is none."""
+
+    def find(name: str) -> Path:
+        places = [Path(__file__).resolve().parents[2] / "shared" / "data"]
+        if "SPECSLIDE_DATA" in os.environ:
+            places.append(Path(os.environ["SPECSLIDE_DATA"]))
+        for place in places:
+            if (place / name).exists():
+                return place / name
+        pytest.skip(f"lacks {name}: looked in ../shared/data and $SPECSLIDE_DATA")
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def svs(data_dir: Callable[[str], Path]) -> Path:
+    """A real Aperio SVS, 2220 x 2967 px, 0.499 mpp."""
+    return data_dir("slides/CMU-1-Small-Region.svs")
+
+
+@pytest.fixture(scope="session")
+def dicom(data_dir: Callable[[str], Path]) -> Path:
+    """The same slide as a folder of DICOM files."""
+    return data_dir("slides/CMU-1-Small-Region-dicom")
+
+
+@pytest.fixture(scope="session")
+def ndpi(data_dir: Callable[[str], Path]) -> Path:
+    """A real Hamamatsu NDPI in fluorescence."""
+    return data_dir("slides/fluorescence-dapi.ndpi")
+
+
+@pytest.fixture(scope="session")
+def ome(data_dir: Callable[[str], Path]) -> Path:
+    """A real OME-TIFF crop of a carcinoma."""
+    return data_dir("slides/carcinoma-crop.ome.tif")

@@ -1,0 +1,339 @@
+"""The verb on real and synthetic slides: pixels against OpenSlide, reuse, refusal, privacy."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import openslide
+import pytest
+import shapely
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import ValidationError
+
+from pipeline.synthetic import make_slide, write_pyramid
+from tiling import Slide, TileStore, TilingConfig, tile_slide
+from tiling.errors import ConfigError, InputError, OutputError, SlideError, StoreError
+from tiling.store import verify_store
+from tiling.tile import plan_tiles
+
+U8 = NDArray[np.uint8]
+FileHashes = Callable[[Path], dict[str, str]]
+FAST = TilingConfig(tile_px=64, codec="jpeg:80")
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def on_white(oracle: openslide.OpenSlide, x: int, y: int, side: int) -> U8:
+    rgba = oracle.read_region((x, y), 0, (side, side))
+    white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+    return np.asarray(Image.alpha_composite(white, rgba).convert("RGB"))
+
+
+# ------------------------------------------------------------------------------------------------------ real slides
+
+
+@pytest.fixture(scope="module")
+def real(svs: Path, tmp_path_factory: pytest.TempPathFactory) -> TileStore:
+    """The SVS at its own scale, lossless, every tile with any tissue: edges too."""
+    config = TilingConfig(mpp=0.499, codec="lossless", min_tissue=0.0)
+    return TileStore(tile_slide(svs, tmp_path_factory.mktemp("real"), config).store)
+
+
+def test_lossless_tiles_equal_openslide(real: TileStore, svs: Path) -> None:
+    assert real.grid.tile_px0 == 256
+    over_the_edge = 0
+    with openslide.OpenSlide(str(svs)) as oracle:
+        for tile, x, y in zip(real.read(slice(None)), real.x.tolist(), real.y.tolist(), strict=True):
+            over_the_edge += x + 256 > oracle.dimensions[0] or y + 256 > oracle.dimensions[1]
+            np.testing.assert_array_equal(tile, on_white(oracle, x, y, 256))
+    assert len(real) > 50
+    assert over_the_edge > 0
+
+
+def test_the_real_slide_is_described(real: TileStore, svs: Path) -> None:
+    assert (real.slide.slide_id, real.slide.vendor, real.slide.objective_power) == (svs.stem, "aperio", 20.0)
+    assert (real.grid.width0, real.grid.height0, real.grid.mpp) == (2220, 2967, 0.499)
+    assert 0.3 < real.mask.mean() < 0.9
+    assert verify_store(real.path) == []
+
+
+def test_the_dicom_copy_has_the_same_grid_and_tiles(svs: Path, dicom: Path) -> None:
+    config = TilingConfig(mpp=0.499)
+    with Slide(svs) as one, Slide(dicom) as other:
+        a, b = plan_tiles(one, config), plan_tiles(other, config)
+    assert a.grid == b.grid
+    np.testing.assert_array_equal(a.x0, b.x0)
+    np.testing.assert_array_equal(a.y0, b.y0)
+    assert len(a.x0) > 30
+
+
+def test_fluorescence_gives_a_valid_empty_store(ndpi: Path, tmp_path: Path) -> None:
+    report = tile_slide(ndpi, tmp_path)
+    assert (report.tiles, len(TileStore(report.store)), verify_store(report.store)) == (0, 0, [])
+    assert names(tmp_path) == ["fluorescence-dapi.png", "fluorescence-dapi.zarr"]
+
+
+def test_the_ome_tiff_is_tiled(ome: Path, tmp_path: Path) -> None:
+    """At its own scale, lossless: tifffile's own pixels, white beyond the edge."""
+    config = TilingConfig(mpp=0.227, codec="lossless", min_tissue=0.0)
+    store = TileStore(tile_slide(ome, tmp_path, config).store)
+    padded = np.full((1400, 1400, 3), 255, np.uint8)
+    padded[:1101, :1101] = tifffile.imread(ome)
+    assert (store.slide.slide_id, store.slide.vendor) == ("carcinoma-crop", "ome-tiff")
+    assert len(store) == 25
+    for tile, x, y in zip(store.read(slice(None)), store.x.tolist(), store.y.tolist(), strict=True):
+        np.testing.assert_array_equal(tile, padded[y : y + 256, x : x + 256])
+
+
+@pytest.mark.parametrize("name", ["svs", "dicom", "ndpi", "ome"])
+def test_pixels_are_never_invented(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    with pytest.raises(ConfigError, match=r"is finer than the slide's own .*; pass --mpp .* or coarser"):
+        tile_slide(request.getfixturevalue(name), tmp_path, TilingConfig(mpp=0.1))
+    assert names(tmp_path) == []
+
+
+def test_at_twice_the_mpp_tiles_are_area_resampled(svs: Path, tmp_path: Path) -> None:
+    store = TileStore(tile_slide(svs, tmp_path, TilingConfig(mpp=0.998, codec="lossless")).store)
+    assert (store.grid.tile_px0, store.grid.mpp) == (512, 0.998)
+    with openslide.OpenSlide(str(svs)) as oracle:
+        for tile, x, y in zip(store.read(slice(None)), store.x.tolist(), store.y.tolist(), strict=True):
+            expected = cv2.resize(on_white(oracle, x, y, 512), (256, 256), interpolation=cv2.INTER_AREA)
+            error = np.square(tile.astype(float) - expected).mean()
+            assert error <= 255**2 / 10**4.5, "45 dB"
+    assert len(store) >= 8
+
+
+def every_byte(folder: Path) -> bytes:
+    return b"".join(p.read_bytes() + str(p).encode() for p in folder.rglob("*") if p.is_file())
+
+
+def test_nothing_private_leaves_the_slide(svs: Path, real: TileStore, capfd: pytest.CaptureFixture[str]) -> None:
+    with openslide.OpenSlide(str(svs)) as oracle:
+        known = dict(oracle.properties)
+    keys = ("aperio.User", "aperio.ScanScope ID", "aperio.Date", "aperio.Time", "aperio.ImageID", "aperio.Parmset")
+    secrets = [known[key] for key in keys] + ["Aperio Image Library", "ScanScope"]
+    blob = every_byte(real.path.parent)
+    assert b"aperio" in blob, "the vendor is allowed: the search works"
+    for secret in secrets:
+        assert secret.encode() not in blob
+        assert secret.encode("utf-16-le") not in blob
+    # aperio.Filename is "CMU-1", which is also the beginning of the file's own name, the slide's id
+    named = json.loads((real.path / "zarr.json").read_text())["attributes"]["slide"].pop("slide_id")
+    assert known["aperio.Filename"].encode() not in blob.replace(named.encode(), b"")
+    assert capfd.readouterr() == ("", "")
+
+
+# ------------------------------------------------------------------------------------------------- the same bytes
+
+
+def test_the_same_bytes_twice(small_slide: Path, tmp_path: Path, file_hashes: FileHashes) -> None:
+    tile_slide(small_slide, tmp_path / "a", FAST)
+    tile_slide(small_slide, tmp_path / "b", FAST)
+    assert file_hashes(tmp_path / "a") == file_hashes(tmp_path / "b")
+    assert len(file_hashes(tmp_path / "a")) > 20
+
+
+def test_a_finished_store_is_reused(small_slide: Path, tmp_path: Path, file_hashes: FileHashes) -> None:
+    first = tile_slide(small_slide, tmp_path, FAST)
+    before, stamps = file_hashes(tmp_path), {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
+    second = tile_slide(small_slide, tmp_path, FAST)
+    assert (first.reused, second.reused) == (False, True)
+    assert (second.slide_id, second.store, second.tiles) == (first.slide_id, first.store, first.tiles)
+    assert file_hashes(tmp_path) == before
+    assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+
+
+def test_a_lost_preview_is_made_again(small_slide: Path, tmp_path: Path, file_hashes: FileHashes) -> None:
+    tile_slide(small_slide, tmp_path, FAST)
+    before = file_hashes(tmp_path)
+    (tmp_path / "small.png").unlink()
+    assert tile_slide(small_slide, tmp_path, FAST).reused
+    assert file_hashes(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"codec": "lossless"}, "codec jpeg:80 instead of lossless"),
+        ({"tile_px": 32}, "tile_px 64 instead of 32"),
+        ({"overlap": 0.5}, "overlap 0.0 instead of 0.5"),
+        ({"mpp": 1.0, "min_tissue": 0.1}, "mpp 0.5 instead of 1.0, min_tissue 0.5 instead of 0.1"),
+        ({"tissue": {"mask_mpp": 4.0}}, "tissue "),
+    ],
+)
+def test_another_configuration_is_refused_by_name(
+    small_slide: Path, tmp_path: Path, file_hashes: FileHashes, change: dict[str, Any], reason: str
+) -> None:
+    tile_slide(small_slide, tmp_path, FAST)
+    before = file_hashes(tmp_path)
+    other = TilingConfig.model_validate(FAST.model_dump() | change)
+    with pytest.raises(StoreError, match=f"was made with {reason}.*--overwrite"):
+        tile_slide(small_slide, tmp_path, other)
+    assert file_hashes(tmp_path) == before
+    replaced = tile_slide(small_slide, tmp_path, other, overwrite=True)
+    tile_slide(small_slide, tmp_path / "fresh", other)
+    fresh = file_hashes(tmp_path / "fresh")
+    assert not replaced.reused
+    assert {k: v for k, v in file_hashes(tmp_path).items() if not k.startswith("fresh/")} == fresh
+
+
+def test_another_scale_or_annotation_is_refused(small_slide: Path, tmp_path: Path) -> None:
+    tile_slide(small_slide, tmp_path, FAST)
+    with pytest.raises(StoreError, match=r"slide_mpp None instead of 0\.25"):
+        tile_slide(small_slide, tmp_path, FAST, slide_mpp=0.25)
+    (tmp_path / "a.geojson").write_text('{"type": "FeatureCollection", "features": []}')
+    with pytest.raises(StoreError, match="annotation_sha256 None instead of "):
+        tile_slide(small_slide, tmp_path, FAST, annotation=tmp_path / "a.geojson")
+
+
+def test_another_slide_is_refused(small_slide: Path, tmp_path: Path) -> None:
+    other = tmp_path / "small.tif"
+    write_pyramid(other, np.full((300, 300, 3), 244, np.uint8), mpp=0.5)
+    tile_slide(small_slide, tmp_path / "out", FAST)
+    with pytest.raises(StoreError, match="was made from another slide"):
+        tile_slide(other, tmp_path / "out", FAST)
+
+
+def test_a_damaged_store_is_not_reused(small_slide: Path, tmp_path: Path) -> None:
+    store = tile_slide(small_slide, tmp_path, FAST).store
+    (store / "commit.json").unlink()
+    with pytest.raises(StoreError, match="is not a finished tile store"):
+        tile_slide(small_slide, tmp_path, FAST)
+    assert not tile_slide(small_slide, tmp_path, FAST, overwrite=True).reused
+    assert verify_store(store) == []
+
+
+def test_progress_counts_the_tiles(small_slide: Path, tmp_path: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    report = tile_slide(small_slide, tmp_path, FAST, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(i + 1, report.tiles) for i in range(report.tiles)]
+
+
+# --------------------------------------------------------------------------------------------------- annotations
+
+
+def test_annotation_fractions_are_exact_areas(tmp_path: Path, small_slide: Path) -> None:
+    ring, hole = [[100.5, 60.25], [500, 90], [430, 480], [130, 400]], [[250, 200], [330, 210], [300, 300]]
+    shapes = {"tumour": shapely.Polygon(ring, [hole]), "Stroma: µ": shapely.box(340, 0, 700, 520)}
+    features = [
+        {"type": "Feature", "geometry": shapely.geometry.mapping(s), "properties": {"classification": {"name": n}}}
+        for n, s in shapes.items()
+    ]
+    path = tmp_path / "a.geojson"
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    config = TilingConfig(tile_px=64, overlap=0.5)
+    store = TileStore(tile_slide(small_slide, tmp_path / "out", config, annotation=path).store)
+    assert set(store.annotations) == set(shapes)
+    for name, geometry in shapes.items():
+        expected = [
+            geometry.intersection(shapely.box(x, y, x + 64, y + 64)).area / 64**2
+            for x, y in zip(store.x.tolist(), store.y.tolist(), strict=True)
+        ]
+        assert 0 < sum(f > 0 for f in expected) < len(store)
+        np.testing.assert_allclose(store.annotations[name], expected, atol=1e-6)
+
+
+def test_a_bad_annotation_leaves_nothing(tmp_path: Path, small_slide: Path) -> None:
+    (tmp_path / "a.geojson").write_text("no")
+    for annotation in ("a.geojson", "missing.geojson"):
+        with pytest.raises(InputError, match=annotation):
+            tile_slide(small_slide, tmp_path / "out", FAST, annotation=tmp_path / annotation)
+    assert names(tmp_path / "out") == []
+
+
+def test_tumour_of_a_synthetic_slide_lies_in_kept_tiles(tmp_path: Path) -> None:
+    """A closed loop: what the painter calls tumour is tissue for the mask."""
+    truth = shapely.union_all(make_slide(tmp_path / "s.tif", seed=1, tumour=True, size_px=(1024, 1024)))
+    store = TileStore(tile_slide(tmp_path / "s.tif", tmp_path / "out", FAST).store)
+    kept = shapely.union_all(shapely.box(store.x, store.y, store.x + 64, store.y + 64))
+    assert truth.intersection(kept).area > 0.95 * truth.area
+    assert kept.area < 0.9 * 1024**2
+
+
+@pytest.mark.parametrize("min_tissue", [0.0, 0.3, 0.9, 1.0])
+def test_tiles_have_at_least_the_least_tissue(small_slide: Path, min_tissue: float) -> None:
+    with Slide(small_slide) as slide:
+        plan = plan_tiles(slide, TilingConfig(tile_px=64, min_tissue=min_tissue))
+        every = plan_tiles(slide, TilingConfig(tile_px=64, min_tissue=0.0))
+    assert (plan.tissue >= min_tissue).all()
+    assert (plan.tissue > 0).all()
+    assert len(plan.x0) == int((every.tissue >= min_tissue).sum())
+    assert 0 < len(plan.x0) < plan.grid.rows * plan.grid.columns
+
+
+# ------------------------------------------------------------------------------------------------------------ faults
+
+
+@pytest.mark.parametrize("slide_id", ["../evil", "a/b", "..", ".hidden", "a\0b", "x" * 300, "/tmp/evil"])
+def test_an_id_cannot_lead_out_of_the_folder(small_slide: Path, tmp_path: Path, slide_id: str) -> None:
+    with pytest.raises(ConfigError, match="cannot name a folder"):
+        tile_slide(small_slide, tmp_path / "out", FAST, slide_id=slide_id)
+    assert names(tmp_path) == []
+
+
+def test_a_slide_without_scale_leaves_nothing(tmp_path: Path) -> None:
+    write_pyramid(tmp_path / "s.tif", np.full((300, 300, 3), 244, np.uint8), mpp=None)
+    with pytest.raises(SlideError, match="pass --slide-mpp"):
+        tile_slide(tmp_path / "s.tif", tmp_path / "out")
+    assert names(tmp_path / "out") == []
+    assert TileStore(tile_slide(tmp_path / "s.tif", tmp_path / "out", slide_mpp=0.5).store).slide.mpp == 0.5
+
+
+def test_a_slide_that_breaks_halfway_leaves_nothing(small_slide: Path, tmp_path: Path) -> None:
+    """The middle of the file is gone, its directory and its first tiles are not."""
+    data = bytearray(small_slide.read_bytes())
+    (tmp_path / "s.tif").write_bytes(data[: len(data) // 3] + bytes(len(data) // 3) + data[2 * (len(data) // 3) :])
+    with pytest.raises(SlideError, match="is damaged or incomplete"):
+        tile_slide(tmp_path / "s.tif", tmp_path / "out", FAST)
+    assert not (tmp_path / "out").exists() or names(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("step", ["write_tiles", "write_columns"])
+def test_a_full_disk_leaves_nothing(
+    small_slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def full(folder: Path, *_args: object) -> None:
+        (folder / "half").write_text("x")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(f"tiling.tile.{step}", full)
+    with pytest.raises(OutputError, match=r"No space left on device.*free some space"):
+        tile_slide(small_slide, tmp_path, FAST)
+    assert names(tmp_path) == []
+
+
+def test_a_full_disk_inside_zarr_leaves_nothing(
+    small_slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever zarr-python makes of the error, it comes out as the one sentence."""
+
+    def full(*_args: object, **_kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("zarr.storage._local._put", full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        tile_slide(small_slide, tmp_path, FAST)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"overlap": 1.0}, {"overlap": -0.1}, {"mpp": 0}, {"mpp": float("inf")}, {"mpp": float("nan")}, {"tile_px": 0},
+     {"tile_px": 8193}, {"min_tissue": 1.1}, {"codec": "png"}, {"codec": "jpeg:0"}, {"mpp_tolerance": 0.5},
+     {"tilepx": 256}],
+    ids=str,
+)  # fmt: skip
+def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        TilingConfig.model_validate(wrong)

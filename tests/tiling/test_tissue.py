@@ -1,0 +1,168 @@
+"""The tissue mask on painted pictures whose truth is known."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from tiling.tissue import (
+    TissueConfig,
+    background_colour,
+    clean_mask,
+    is_bright_field,
+    optical_density,
+    pen_mask,
+    tissue_mask,
+)
+
+MPP = 8.0
+SIDE = 200
+U8 = NDArray[np.uint8]
+GLASS = {"white": (245, 245, 244), "grey": (205, 206, 208), "pinkish": (243, 231, 236), "lamp": (250, 245, 228)}
+STAINS = {"eosin": (225, 150, 185), "haematoxylin": (110, 80, 150), "pale": (228, 205, 220), "dab": (150, 100, 60)}
+
+
+def slide(glass: tuple[int, int, int], stain: tuple[int, int, int] | None, seed: int = 0) -> U8:
+    """Glass with a disc of tissue of radius 60 in the middle, and a little noise."""
+    picture = np.full((SIDE, SIDE, 3), glass, np.uint8)
+    if stain:
+        cv2.circle(picture, (100, 100), 60, stain, -1)
+    noise = np.random.default_rng(seed).integers(-2, 3, (SIDE, SIDE, 1))
+    return np.clip(picture.astype(int) + noise, 0, 255).astype(np.uint8)
+
+
+def disc(radius: int) -> NDArray[np.bool_]:
+    yy, xx = np.mgrid[:SIDE, :SIDE]
+    return np.asarray((xx - 100) ** 2 + (yy - 100) ** 2 <= radius**2)
+
+
+@pytest.mark.parametrize("stain", STAINS)
+@pytest.mark.parametrize("glass", GLASS)
+def test_stained_tissue_is_found_on_any_glass(glass: str, stain: str) -> None:
+    if stain == "pale" and glass in ("grey", "pinkish"):
+        picture = slide(GLASS[glass], (205, 165, 190))
+    else:
+        picture = slide(GLASS[glass], STAINS[stain])
+    mask = tissue_mask(picture, MPP, TissueConfig())
+    assert mask.shape == (SIDE, SIDE)
+    assert mask.dtype == np.bool_
+    assert mask[disc(56)].all()
+    assert not mask[~disc(64)].any()
+
+
+@pytest.mark.parametrize("glass", GLASS)
+def test_bare_glass_has_no_tissue(glass: str) -> None:
+    assert not tissue_mask(slide(GLASS[glass], None), MPP, TissueConfig()).any()
+
+
+def test_a_shadow_on_the_glass_is_not_tissue() -> None:
+    picture = slide(GLASS["white"], None).astype(np.float64)
+    picture *= np.linspace(1, 0.6, SIDE)[None, :, None]
+    assert not tissue_mask(picture.astype(np.uint8), MPP, TissueConfig()).any()
+
+
+@pytest.mark.parametrize("black", [(0, 0, 0), (12, 10, 14), (35, 30, 38)])
+def test_a_black_border_is_not_tissue(black: tuple[int, int, int]) -> None:
+    picture = slide(GLASS["white"], STAINS["eosin"])
+    picture[:20], picture[-20:], picture[:, :20], picture[:, -20:] = black, black, black, black
+    mask = tissue_mask(picture, MPP, TissueConfig())
+    assert mask[disc(56)].all()
+    assert not mask[~disc(64)].any()
+
+
+@pytest.mark.parametrize("light", [(0, 0, 255), (0, 255, 0), (255, 0, 0), (90, 20, 200)])
+def test_fluorescence_has_no_tissue(light: tuple[int, int, int]) -> None:
+    picture = np.zeros((SIDE, SIDE, 3), np.uint8)
+    for number in range(40):
+        cv2.circle(picture, (5 * number, (37 * number) % SIDE), 4, light, -1)
+    assert not is_bright_field(picture)
+    assert not tissue_mask(picture, MPP, TissueConfig()).any()
+
+
+def test_a_black_picture_has_no_tissue() -> None:
+    assert not tissue_mask(np.zeros((50, 50, 3), np.uint8), MPP, TissueConfig()).any()
+
+
+PENS = {
+    "green": (30, 150, 60), "blue": (30, 60, 200), "cyan": (40, 180, 210), "red": (220, 20, 25), "black": (25, 25, 28),
+    "dark green": (10, 90, 50), "navy": (20, 30, 110),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("pen", PENS)
+def test_pen_is_not_tissue(pen: str) -> None:
+    picture = slide(GLASS["white"], STAINS["eosin"])
+    picture = np.asarray(cv2.line(picture, (10, 20), (190, 20), PENS[pen], 9), np.uint8)
+    mask = tissue_mask(picture, MPP, TissueConfig())
+    assert not mask[:35].any()
+    assert mask[disc(56)].all()
+
+
+@pytest.mark.parametrize("stain", STAINS)
+def test_stains_are_not_pen(stain: str) -> None:
+    assert not pen_mask(np.full((4, 4, 3), STAINS[stain], np.uint8)).any()
+
+
+@pytest.mark.parametrize(("radius", "kept"), [(6, False), (14, True)])
+def test_small_objects_are_dropped(radius: int, kept: bool) -> None:
+    """20,000 um2 at 8 um a pixel are 312 pixels: a disc of radius 10."""
+    mask = disc(radius)
+    assert clean_mask(mask, MPP, TissueConfig()).any() == kept
+
+
+@pytest.mark.parametrize(("radius", "filled"), [(6, True), (14, False)])
+def test_small_holes_are_filled(radius: int, filled: bool) -> None:
+    mask = disc(60) & ~disc(radius)
+    assert clean_mask(mask, MPP, TissueConfig())[100, 100] == filled
+
+
+def test_the_areas_are_micrometres() -> None:
+    """The same disc is small at 4 um a pixel and large at 16."""
+    mask = disc(12)
+    assert not clean_mask(mask, 4.0, TissueConfig()).any()
+    assert clean_mask(mask, 16.0, TissueConfig()).any()
+
+
+def test_zero_areas_keep_everything() -> None:
+    config = TissueConfig(min_object_um2=0, max_hole_um2=0)
+    cleaned = clean_mask((disc(60) & ~disc(12)) | disc(3), MPP, config)
+    assert cleaned[100, 100]
+    assert not cleaned[100, 92]
+    assert cleaned[100, 80]
+
+
+@pytest.mark.parametrize("glass", GLASS)
+def test_background_is_the_glass(glass: str) -> None:
+    colour = background_colour(slide(GLASS[glass], STAINS["haematoxylin"]))
+    assert np.abs(colour - GLASS[glass]).max() <= 2
+
+
+def test_background_without_glass_is_white() -> None:
+    assert background_colour(np.full((50, 50, 3), STAINS["haematoxylin"], np.uint8)).tolist() == [255, 255, 255]
+
+
+def test_optical_density_obeys_beer_lambert() -> None:
+    levels = np.arange(256, dtype=np.uint8)[:, None, None].repeat(3, 2)
+    density = optical_density(levels, np.array([255.0, 240.0, 200.0]))
+    expected = -np.log((levels.astype(float) + 1) / np.array([256.0, 241.0, 201.0]))
+    assert density.dtype == np.float32
+    np.testing.assert_allclose(density, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (2, 3)])
+def test_extreme_pictures_have_a_mask(shape: tuple[int, int]) -> None:
+    picture = np.full((*shape, 3), STAINS["eosin"], np.uint8)
+    assert tissue_mask(picture, MPP, TissueConfig()).shape == shape
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"mask_mpp": 0}, {"mask_mpp": float("inf")}, {"mask_mpp": float("nan")}, {"mask_mpp": 1e9},
+     {"min_object_um2": -1}, {"max_hole_um2": float("nan")}, {"threshold": 3}],
+)  # fmt: skip
+def test_wrong_settings_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        TissueConfig.model_validate(wrong)
