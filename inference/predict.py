@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 
 from tiling import Grid, Slide, TileStore, TilingConfig
-from tiling.errors import ModelError
+from tiling.errors import ConfigError, ModelError
 from tiling.slide import slide_name
 from tiling.store import SlideFacts
 from tiling.tile import plan_tiles, read_tiles, slide_facts
+from tiling.where import parse_where, rows_where
 from training import TileModel
 
 UInt8Array = NDArray[np.uint8]
@@ -38,6 +39,15 @@ class PredictConfig(BaseModel):
     """How far a scale may be from the model's and be taken as it is."""
     batch_size: PositiveInt = 64
     """Tiles that the model sees at once; changes the speed, not the result."""
+    where: str | None = None
+    """Which tiles of a store, by its columns: `focus > 20 and pen < 0.05`; see tiling.where."""
+
+    @field_validator("where")
+    @classmethod
+    def _parses(cls, where: str | None) -> str | None:
+        if where is not None:
+            parse_where(where)
+        return where
 
 
 @dataclass(frozen=True)
@@ -78,9 +88,11 @@ def predict_slide(
 
     A slide finer than the model's scale is resampled while it is read, tile by tile: it is never in memory as a whole.
     `slide_mpp` (micrometres per level-0 pixel) overrides the file's own scale. Raises ModelError where scales do
-    not fit and nothing can be resampled; SlideError, StoreError.
+    not fit and nothing can be resampled; SlideError, StoreError, and ConfigError for `config.where` with a slide.
     """
     path = Path(source)
+    if config.where is not None and not is_store(path):
+        raise ConfigError("where", "chooses by the columns of a tile store", f"tile {path.name} first, pass the store")
     with ExitStack() as stack:
         if is_store(path):
             tiles = _from_store(TileStore(path), model, config)
@@ -110,7 +122,8 @@ def is_store(path: Path) -> bool:
 
 def prediction_settings(source: Path, config: PredictConfig) -> dict[str, Any]:
     """The settings that decide the prediction of that source; a store's tiles are chosen already."""
-    return config.model_dump(include={"min_tissue"} if is_store(source) else {"overlap", "min_tissue", "mpp_tolerance"})
+    deciding = {"min_tissue", "where"} if is_store(source) else {"overlap", "min_tissue", "mpp_tolerance"}
+    return config.model_dump(include=deciding, exclude_none=True)
 
 
 @dataclass(frozen=True)
@@ -161,7 +174,7 @@ def _from_store(store: TileStore, model: TileModel, config: PredictConfig) -> _T
         )
         fix = f"pass the slide itself, which is resampled, or tile it with --mpp {mpp:g} --tile-px {tile_px}"
         raise ModelError(store.path, what, fix)
-    rows = np.flatnonzero(store.tissue >= config.min_tissue)
+    rows = np.flatnonzero((store.tissue >= config.min_tissue) & rows_where(store, config.where))
     return _Tiles(
         slide=store.slide,
         grid=store.grid,

@@ -24,6 +24,9 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what was m
 SlideMpp = Annotated[
     float | None, typer.Option(min=0.001, help="Micrometres per pixel of the slides, where their files do not say.")
 ]
+WhereOption = Annotated[
+    str | None, typer.Option(help="Which tiles of the stores, by their columns: `focus > 20 and pen < 0.05`.")
+]
 
 
 def main() -> None:
@@ -148,6 +151,7 @@ def train(
     batch_size: Annotated[int | None, typer.Option(help="Tiles a step.")] = None,
     seed: Annotated[int | None, typer.Option(help="Decides split, order and augmentation.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that load tiles.")] = None,
+    where: WhereOption = None,
 ) -> None:
     """Train a tile classifier, regularised by spectral decoupling, from tile stores or from a table of images.
 
@@ -165,7 +169,7 @@ def train(
     options = {
         "backbone": backbone, "weights": weights, "input_px": input_px, "sd_lambda": sd_lambda,
         "weight_decay": weight_decay, "learning_rate": learning_rate, "epochs": epochs, "batch_size": batch_size,
-        "seed": seed, "workers": workers,
+        "seed": seed, "workers": workers, "where": where,
     }  # fmt: skip
     settings = load_train_config(config, options)
     if images is not None and stores is None:
@@ -188,6 +192,7 @@ def heatmap(
     min_tissue: Annotated[float, typer.Option(help="Least fraction of a tile that is tissue.")] = 0.5,
     slide_mpp: SlideMpp = None,
     batch_size: Annotated[int, typer.Option(help="Tiles the model sees at once.")] = 64,
+    where: WhereOption = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Heatmaps of slides, or of stores: predictions, overlay picture, QuPath objects and scores.
@@ -202,11 +207,33 @@ def heatmap(
     from pipeline.config import checked
     from pipeline.jobs import heatmap_all
 
-    settings = {"overlap": overlap, "min_tissue": min_tissue, "batch_size": batch_size}
+    settings = {"overlap": overlap, "min_tissue": min_tissue, "batch_size": batch_size, "where": where}
     config = checked(PredictConfig, settings, "heatmap options")
     reports, failed = heatmap_all(sources, load_model(model), out, config, slide_mpp=slide_mpp, overwrite=overwrite)
     rows = [(r.slide_id, f"{r.tiles} tiles, {_scores(r.scores)}", "kept" if r.reused else "made") for r in reports]
     _show_outcomes(f"heatmaps in {out}", [*rows, *((name, "", reason) for name, reason in failed.items())], set(failed))
+
+
+@app.command()
+def tiles(
+    store: Annotated[Path, typer.Argument(help="A tile store (*.zarr).")],
+    where: WhereOption = None,
+    preview: Annotated[Path | None, typer.Option(help="PNG picture of the tiles that are kept.")] = None,
+) -> None:
+    """Count the tiles of a store, list its columns, and draw which tiles an expression keeps.
+
+    Example: `specslide tiles stores/a.zarr --where "focus > 20 and pen < 0.05" --preview kept.png`
+    """
+    from tiling import TileStore
+    from tiling.preview import write_preview
+    from tiling.where import column_summary, rows_where
+
+    opened = TileStore(store)
+    kept = rows_where(opened, where)
+    if preview is not None:
+        write_preview(opened, preview, kept)
+    columns = ("column", "least", "median", "most")
+    console.show_table(f"{kept.sum()} of {len(kept)} tiles kept in {store}", columns, column_summary(opened, kept))
 
 
 @app.command()

@@ -18,20 +18,20 @@ _TILES = (213, 94, 0)
 _LEAST_SIDE = 700
 
 
-def write_preview(store: TileStore, path: Path) -> None:
-    """Draw the preview of a store and write it as PNG. Raises OutputError."""
-    ok, png = cv2.imencode(".png", cv2.cvtColor(draw_preview(store), cv2.COLOR_RGB2BGR))
+def write_preview(store: TileStore, path: Path, kept: NDArray[np.bool_] | None = None) -> None:
+    """Draw the preview of a store, or of its `kept` tiles, and write it as PNG. Raises OutputError."""
+    ok, png = cv2.imencode(".png", cv2.cvtColor(draw_preview(store, kept), cv2.COLOR_RGB2BGR))
     assert ok
     write_file(path, png.tobytes())
 
 
-def draw_preview(store: TileStore) -> UInt8Array:
-    """The preview picture, uint8 (h, w, 3)."""
+def draw_preview(store: TileStore, kept: NDArray[np.bool_] | None = None) -> UInt8Array:
+    """The preview picture, uint8 (h, w, 3), with all tiles or those `kept`, bool (N,)."""
     px0 = store.attributes.thumbnail_px0
     times = max(1.0, _LEAST_SIDE / max(store.thumbnail.shape[:2]))
     picture = np.asarray(cv2.resize(store.thumbnail, None, fx=times, fy=times, interpolation=cv2.INTER_CUBIC), np.uint8)
     mask = cv2.resize(store.mask.astype(np.uint8), picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-    corners = np.stack([store.x, store.y], 1)
+    corners = np.stack([store.x, store.y], 1)[slice(None) if kept is None else kept]
     first = np.round(corners / px0 * times).astype(int)
     last = np.round((corners + store.grid.tile_px0) / px0 * times).astype(int)
     for (xa, ya), (xb, yb) in zip(first.tolist(), last.tolist(), strict=True):

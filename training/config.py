@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from tiling.errors import ConfigError
+from tiling.where import parse_where
 
 
 class TrainConfig(BaseModel):
@@ -69,6 +70,8 @@ class TrainConfig(BaseModel):
     """A tile is negative if no annotated fraction exceeds this; tiles between the two are left out."""
     max_tiles_per_slide: int | None = Field(None, ge=1)
     """At most this many tiles of a slide, drawn at random under the seed. None: all."""
+    where: str | None = None
+    """Which tiles of the stores, by their columns: `focus > 20 and pen < 0.05`; see tiling.where. None: all."""
 
     # the machine
     workers: int = Field(0, ge=0, le=256)
@@ -81,6 +84,13 @@ class TrainConfig(BaseModel):
     """"auto": bf16 on a GPU that supports it, else 32 bits."""
     bootstrap_resamples: int = Field(1000, ge=0, le=100_000)
     """Resamples of cases behind each interval."""
+
+    @field_validator("where")
+    @classmethod
+    def _parses(cls, where: str | None) -> str | None:
+        if where is not None:
+            parse_where(where)
+        return where
 
     @model_validator(mode="after")
     def _settings_fit_together(self) -> Self:

@@ -26,6 +26,7 @@ from tiling import TileStore
 from tiling.errors import ConfigError, InputError
 from tiling.files import sha256_file, sha256_json
 from tiling.manifest import ManifestRow, read_manifest, read_table
+from tiling.where import rows_where
 from training.config import TrainConfig
 
 log = logging.getLogger(__name__)
@@ -102,6 +103,8 @@ def samples_from_images(index: Path, config: TrainConfig, *, mpp: float | None =
     `site`, `scanner`. Paths are relative to the table's folder. `mpp` is the images' scale, needed to use the model on
     slides. Raises InputError naming the row for a missing label, image or case, and for a table that cannot be split.
     """
+    if config.where is not None:
+        raise ConfigError("where", "chooses by the columns of tile stores, images have none", "leave it out")
     rows = [_image_row(number, raw, index) for number, raw in enumerate(read_table(index), start=2)]
     if not any(row.case_id for row in rows):
         log.warning("%s: has no case_id, so each image counts as a case of its own", index)
@@ -155,7 +158,9 @@ def samples_from_stores(stores: Path, manifest: Path, config: TrainConfig) -> Sa
             raise ConfigError("classes", f"lacks the negative class {config.negative_class!r}", "add it to classes")
     else:
         classes = _class_names(config, {_slide_label(slide.row, manifest) for slide in slides})
-    tables = [_label_slide(slide, classes, by_annotation, config, manifest) for slide in slides]
+    tables = [
+        _filtered(slide, _label_slide(slide, classes, by_annotation, config, manifest), config) for slide in slides
+    ]
     kept = [(slide, label) for slide, label in zip(slides, tables, strict=True) if (label >= 0).any()]
     if not kept:
         raise InputError(manifest, "gives no labelled tile", "see the reasons in the log")
@@ -397,6 +402,14 @@ def _label_slide(
     if between:
         log.info("%s: %d of %d tiles left out, they lie between two classes", row.slide_id, between, len(store))
     return labels
+
+
+def _filtered(slide: _StoredSlide, labels: Ints, config: TrainConfig) -> Ints:
+    """The labels, -1 where `config.where` leaves the tile out."""
+    kept = rows_where(slide.store, config.where)
+    if not kept.all():
+        log.info("%s: %d of %d tiles left out by where", slide.row.slide_id, int((~kept).sum()), len(kept))
+    return np.where(kept, labels, -1)
 
 
 def _join_slides(

@@ -83,3 +83,13 @@ def test_a_preview_that_cannot_be_written_is_an_output_error(finished: Path, tmp
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError):
         write_preview(TileStore(finished), tmp_path / "file" / "a.png")
+
+
+def test_only_the_kept_tiles_are_drawn(finished: Path, tmp_path: Path) -> None:
+    store = TileStore(finished)
+    left = store.x + store.grid.tile_px0 < 300
+    whole, some, bare = (draw_preview(store, kept) for kept in (None, left, np.zeros(len(store), np.bool_)))
+    split = round(310 / store.attributes.thumbnail_px0 * whole.shape[1] / store.thumbnail.shape[1])
+    np.testing.assert_array_equal(some[:, split:], bare[:, split:])
+    assert (whole != some).any()
+    assert (some[:, :split] != bare[:, :split]).any()

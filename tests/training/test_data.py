@@ -384,3 +384,25 @@ def test_samples_are_frozen(image_table: Path, tiny: TrainConfig) -> None:
     samples: Samples = samples_from_images(image_table, tiny)
     with pytest.raises(AttributeError):
         samples.mpp = 1.0  # type: ignore[misc]
+
+
+def test_where_chooses_tiles_by_the_columns_of_the_stores(
+    make_store: MakeStore, write_table: WriteTable, tiny: TrainConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    stores, manifest = cohort(make_store, write_table)
+    everything = samples_from_stores(stores, manifest, tiny)
+    caplog.set_level("INFO")
+    chosen = samples_from_stores(stores, manifest, tiny.model_copy(update={"where": "x > 0 and y < 1e9"}))
+    assert (chosen.x0 > 0).all()
+    assert len(chosen) == (everything.x0 > 0).sum() > 0
+    assert chosen.identity() != everything.identity()
+    assert "tiles left out by where" in caplog.text
+    with pytest.raises(ConfigError, match=r"position 1: there is no column 'focus'; .*the columns are x, y, tissue"):
+        samples_from_stores(stores, manifest, tiny.model_copy(update={"where": "focus > 1"}))
+
+
+def test_where_is_refused_for_images_and_parsed_at_once(image_table: Path, tiny: TrainConfig) -> None:
+    with pytest.raises(ConfigError, match="images have none"):
+        samples_from_images(image_table, tiny.model_copy(update={"where": "x > 1"}))
+    with pytest.raises(ConfigError, match="position 4"):
+        TrainConfig(where="x >")
