@@ -83,15 +83,27 @@ def fit_grid(
             f"{mpp:g} is finer than the slide's own {slide_mpp:g}",
             f"pass --mpp {slide_mpp:g} or coarser",
         )
-    tile_px0 = max(1, round(tile_px * scale))
+    unit = (int(scale) if scale.is_integer() else 1) if near else _unit(tile_px, scale, mpp_tolerance)
+    tile_px0 = unit * max(1, round(tile_px * scale / unit))
     return Grid(
         width0=size0[0],
         height0=size0[1],
         slide_mpp=slide_mpp,
         tile_px=tile_px,
         tile_px0=tile_px0,
-        stride_px0=max(1, round(tile_px0 * (1 - overlap))),
+        stride_px0=unit * max(1, round(tile_px0 * (1 - overlap) / unit)),
     )
+
+
+def _unit(tile_px: int, scale: float, mpp_tolerance: float) -> int:
+    """What side and stride of a tile are multiples of, level-0 pixels.
+
+    The largest power of two not above the scale, so that every tile begins and ends at whole pixels of the level, or of
+    the reduced JPEG, that it is read from; 1 where that would change the scale by more than the tolerance.
+    """
+    unit = 1 << max(0, math.frexp(scale)[1] - 1)
+    side = unit * round(tile_px * scale / unit)
+    return unit if abs(side / (tile_px * scale) - 1) <= mpp_tolerance else 1
 
 
 def box_mean(

@@ -10,7 +10,9 @@ import logging
 import math
 import struct
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -24,6 +26,7 @@ from numpy.typing import NDArray
 
 from tiling.errors import SlideError
 from tiling.files import sha256_file, sha256_json
+from tiling.jpegtiff import JpegLevels, ScaleDenom, open_jpeg_levels
 
 UInt8Array = NDArray[np.uint8]
 
@@ -33,6 +36,9 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)  # it quotes the fr
 PLAUSIBLE_MPP = (0.02, 60.0)
 _READ_PX = 4096  # longest side of one read: bounds memory at any slide size
 _WHITE = 255
+_DENOMS: tuple[ScaleDenom, ...] = (8, 4, 2, 1)
+_LEAST_PART_PX = 16  # a damaged part of an overview is looked at again in quarters, down to this side
+_MAX_OVERVIEW_FAILURES = 200
 # What tifffile and imagecodecs raise for damaged files; imagecodecs' errors are RuntimeErrors.
 _TIFF_DAMAGE = (
     tifffile.TiffFileError, ValueError, LookupError, TypeError, ArithmeticError, AttributeError, RuntimeError,
@@ -87,6 +93,8 @@ class Slide:
         self.objective_power = self._reader.objective_power
         self.width, self.height = self.levels[0].width, self.levels[0].height
         self._given_mpp = mpp
+        self._downsamples = tuple(_exact_downsample(self.levels[0], level) for level in self.levels)
+        self._fast = _open_fast(self.path, self._reader)
 
     def __enter__(self) -> Self:
         return self
@@ -99,6 +107,8 @@ class Slide:
     def close(self) -> None:
         """Release the file."""
         self._reader.close()
+        if self._fast is not None:
+            self._fast.close()
 
     @property
     def mpp(self) -> float:
@@ -123,35 +133,80 @@ class Slide:
     def read_region(self, x0: int, y0: int, level: int, width: int, height: int) -> UInt8Array:
         """Pixels of one level, uint8 (height, width, 3): corner in level-0 pixels, size in the level's own.
 
-        White where the slide has no pixels. Raises SlideError if they cannot be decoded.
+        White where the slide has no pixels; OpenSlide's pixels, whichever reader gives them. Raises SlideError if they
+        cannot be decoded.
         """
+        down = self.levels[level].downsample
+        x, y = round(x0 / down), round(y0 / down)
+        if self._fast is not None and (x * down, y * down) == (x0, y0):  # between pixels OpenSlide interpolates
+            return self._fast.read(level, x, y, width, height)
         return self._reader.read(x0, y0, level, width, height)
 
     def read_scaled(self, x0: int, y0: int, size0: tuple[int, int], size: tuple[int, int]) -> UInt8Array:
         """The level-0 rectangle at (x0, y0) of `size0` (width, height), area-resampled to `size`, uint8 (h, w, 3).
 
-        Reads the coarsest level that is still at least as fine as the result, in parts of bounded size, so that a slide
-        without pyramid fits in memory too. Raises SlideError.
+        Reads the coarsest level that is still at least as fine as the result, and of a JPEG level as little of the DCT
+        as suffices, in parts of bounded size, so that a slide without pyramid fits in memory too. Raises SlideError.
         """
-        level = max(i for i, lv in enumerate(self.levels) if i == 0 or _covers(lv, size0, size))
-        px0 = (size0[0] / size[0], size0[1] / size[1])
-        step = max(1, int(_READ_PX * self.levels[level].downsample / max(px0)))
-        if step >= max(size):
+        level = self._level_for(size0, size)
+        parts = list(self._parts(level, size0, size))
+        if len(parts) == 1:
             return self._read_part(level, x0, y0, size0, size)
         picture = np.empty((size[1], size[0], 3), np.uint8)
-        for y, x in ((y, x) for y in range(0, size[1], step) for x in range(0, size[0], step)):
-            right, lower = min(x + step, size[0]), min(y + step, size[1])
-            left0, top0 = round(x * px0[0]), round(y * px0[1])
-            part0 = (round(right * px0[0]) - left0, round(lower * px0[1]) - top0)
-            part = self._read_part(level, x0 + left0, y0 + top0, part0, (right - x, lower - y))
-            picture[y:lower, x:right] = part
+        for part in parts:
+            picture[part.rows, part.columns] = self._read_part(level, x0 + part.x0, y0 + part.y0, part.size0, part.size)
         return picture
 
+    def overview(self, size0: tuple[int, int], size: tuple[int, int]) -> tuple[UInt8Array, NDArray[np.bool_]]:
+        """The level-0 rectangle of `size0` at the slide's corner, resampled to `size`, and where it cannot be decoded.
+
+        uint8 (h, w, 3), and bool (h, w), where the picture is white because a damaged part of the slide lies there.
+        Raises SlideError if more of the slide is damaged than is worth looking for.
+        """
+        level = self._level_for(size0, size)
+        picture, unreadable = np.full((size[1], size[0], 3), _WHITE, np.uint8), np.zeros(size[::-1], np.bool_)
+        waiting, failures = list(self._parts(level, size0, size)), 0
+        while waiting:
+            part = waiting.pop()
+            try:
+                picture[part.rows, part.columns] = self._read_part(level, part.x0, part.y0, part.size0, part.size)
+            except SlideError:
+                failures += 1
+                if failures > _MAX_OVERVIEW_FAILURES:
+                    raise
+                self.reopen()
+                if max(part.size) <= _LEAST_PART_PX:
+                    unreadable[part.rows, part.columns] = True
+                else:
+                    waiting += part.quarters(size0, size)
+        return picture, unreadable
+
+    def reopen(self) -> None:
+        """Open the slide's file again: after one damaged tile OpenSlide refuses every further read."""
+        self._reader.close()
+        self._reader = _open(self.path)
+
+    def _level_for(self, size0: tuple[int, int], size: tuple[int, int]) -> int:
+        return max(i for i, lv in enumerate(self.levels) if i == 0 or _covers(lv, size0, size))
+
+    def _parts(self, level: int, size0: tuple[int, int], size: tuple[int, int]) -> Iterator[_Part]:
+        """The rectangle in parts that are read one at a time."""
+        px0 = max(size0[0] / size[0], size0[1] / size[1])
+        step = max(1, int(_READ_PX * self.levels[level].downsample / px0))
+        for y in range(0, size[1], step):
+            for x in range(0, size[0], step):
+                yield _Part.of(x, y, min(x + step, size[0]), min(y + step, size[1]), size0, size)
+
     def _read_part(self, level: int, x0: int, y0: int, size0: tuple[int, int], size: tuple[int, int]) -> UInt8Array:
-        down = self.levels[level].downsample
-        read_size = (max(1, round(size0[0] / down)), max(1, round(size0[1] / down)))
-        pixels = self.read_region(x0, y0, level, *read_size)
-        if read_size == size:
+        down = self._downsamples[level]
+        width, height = max(1, round(size0[0] / down)), max(1, round(size0[1] / down))
+        if self._fast is None:
+            pixels = self._reader.read(x0, y0, level, width, height)
+        else:
+            x, y = round(x0 / down), round(y0 / down)
+            denom: ScaleDenom = next(d for d in _DENOMS if _reduces((x, y, width, height), d, size))
+            pixels = self._fast.read(level, x, y, width, height, denom)
+        if pixels.shape[1::-1] == size:
             return pixels
         return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
@@ -177,6 +232,49 @@ class Slide:
             return "unknown"
 
 
+@dataclass(frozen=True)
+class _Part:
+    """A part of a resampled rectangle: its place in the result, and the level-0 pixels it shows, from the corner."""
+
+    left: int
+    top: int
+    right: int
+    lower: int
+    x0: int
+    y0: int
+    size0: tuple[int, int]
+
+    @classmethod
+    def of(cls, left: int, top: int, right: int, lower: int, size0: tuple[int, int], size: tuple[int, int]) -> Self:
+        """The part with those edges in a rectangle of `size0` level-0 pixels shown at `size`."""
+        px0_x, px0_y = size0[0] / size[0], size0[1] / size[1]
+        edges = [
+            _snapped(edge * px0, px0) for edge, px0 in ((left, px0_x), (right, px0_x), (top, px0_y), (lower, px0_y))
+        ]
+        return cls(left, top, right, lower, edges[0], edges[2], (edges[1] - edges[0], edges[3] - edges[2]))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in the result."""
+        return self.right - self.left, self.lower - self.top
+
+    @property
+    def rows(self) -> slice:
+        """Its rows of the result."""
+        return slice(self.top, self.lower)
+
+    @property
+    def columns(self) -> slice:
+        """Its columns of the result."""
+        return slice(self.left, self.right)
+
+    def quarters(self, size0: tuple[int, int], size: tuple[int, int]) -> list[_Part]:
+        """The part cut in four, or in two if it is one pixel wide or high."""
+        xs = sorted({self.left, (self.left + self.right) // 2, self.right})
+        ys = sorted({self.top, (self.top + self.lower) // 2, self.lower})
+        return [_Part.of(xa, ya, xb, yb, size0, size) for ya, yb in pairwise(ys) for xa, xb in pairwise(xs)]
+
+
 def slide_name(path: Path) -> str:
     """The default slide id: the file's name without its endings; for DICOM the folder's, which is the slide."""
     if path.is_dir():
@@ -199,6 +297,47 @@ def slide_files(path: Path) -> list[Path]:
     if entry.suffix.lower() == ".mrxs" and companion.is_dir():
         return [entry, *sorted(p for p in companion.rglob("*") if p.is_file())]
     return [entry]
+
+
+def _snapped(edge0: float, px0: float) -> int:
+    """A whole level-0 pixel near an edge; a multiple of 8 in coarse pictures, to suit JPEG at 1/8 of its size."""
+    unit = 8 if px0 >= 8 else 1
+    return round(edge0 / unit) * unit
+
+
+def _reduces(box: tuple[int, int, int, int], denom: int, size: tuple[int, int]) -> bool:
+    """Can a rectangle (x, y, width, height) of a level be decoded at 1 / denom and still be as fine as `size`?"""
+    fine = box[2] // denom >= size[0] and box[3] // denom >= size[1]
+    return denom == 1 or (fine and not any(v % denom for v in box))
+
+
+def _exact_downsample(first: Level, level: Level) -> float:
+    """The level's downsample; the whole number it means, where rounding the level's size is all that hides it."""
+    whole = round(level.downsample)
+    meant = abs(first.width - whole * level.width) < whole and abs(first.height - whole * level.height) < whole
+    return float(whole) if meant else level.downsample
+
+
+def _open_fast(path: Path, reader: _Reader) -> JpegLevels | None:
+    """The fast reader, if it understands the slide and a look at some tiles shows the general reader's pixels."""
+    entry = _entry_file(path)
+    if entry.suffix.lower() == ".dcm":
+        return None
+    try:
+        fast = open_jpeg_levels(entry, reader.levels)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if fast is None:
+        return None
+    probe = _open(path)  # a handle of its own: what is damaged must not close the other
+    try:
+        agrees = fast.agrees_with(probe.read, reader.levels)
+    finally:
+        probe.close()
+    if agrees:
+        return fast
+    fast.close()
+    return None
 
 
 def _covers(level: Level, size0: tuple[int, int], size: tuple[int, int]) -> bool:

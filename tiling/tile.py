@@ -115,9 +115,11 @@ def plan_tiles(slide: Slide, config: TilingConfig) -> Plan:
     # The thumbnail is a whole number of times finer than the mask, so that one read of the slide serves both.
     size0 = (round(width * mask_px0), round(height * mask_px0))
     times = max(1, min(int(mask_px0), _THUMBNAIL_PX // max(width, height)))
-    thumbnail = slide.read_scaled(0, 0, size0, (width * times, height * times))
+    thumbnail, unreadable = slide.overview(size0, (width * times, height * times))
     small = cv2.resize(thumbnail, (width, height), interpolation=cv2.INTER_AREA)
     mask = tissue_mask(np.asarray(small, np.uint8), mask_px0 * slide.mpp, config.tissue)
+    # Nobody knows what a damaged part holds: it counts as tissue, so that its tiles are tried, counted and named.
+    mask |= unreadable.reshape(height, times, width, times).any(axis=(1, 3))
     x0, y0 = grid.corners()
     tissue = box_mean(mask, mask_px0, x0, y0, grid.tile_px0)
     kept = (tissue > 0) & (tissue >= config.min_tissue)
@@ -156,9 +158,10 @@ def _write(
     progress: Progress | None,
 ) -> None:
     """Fill the folder of a store from its plan."""
-    count, measured = len(plan.x0), _Measured(progress or (lambda done, total: None), len(plan.x0))
+    measured = _Measured(progress or (lambda done, total: None), len(plan.x0))
     tiles = measured.watch(read_tiles(slide, plan.grid, plan.x0, plan.y0))
-    write_tiles(folder, count, config.tile_px, TileCodec.parse(config.codec), tiles)
+    codec = TileCodec.parse(config.codec)
+    write_tiles(folder, config.tile_px, codec, map(codec.encode, tiles))
     polygons = read_geojson(annotation) if annotation else {}
     fractions = {name: area_fractions(p, plan.x0, plan.y0, plan.grid.tile_px0) for name, p in polygons.items()}
     columns = Columns(plan.x0, plan.y0, plan.tissue, measured.columns(), fractions)
