@@ -89,9 +89,9 @@ def rows_where(store: TileStore, text: str | None) -> NDArray[np.bool_]:
 
 def store_columns(store: TileStore) -> dict[str, NDArray[Any]]:
     """The columns of a store that an expression can use, (N,) each."""
-    places = {"x": store.x.astype(np.float64), "y": store.y.astype(np.float64), "tissue": store.tissue}
-    classes = {f"{_ANNOTATION}{name}": fraction for name, fraction in store.annotations.items()}
-    return {**store.quality, **places, **classes}
+    columns: dict[str, NDArray[Any]] = dict(store.quality)
+    columns |= {"x": store.x.astype(np.float64), "y": store.y.astype(np.float64), "tissue": store.tissue}
+    return columns | {f"{_ANNOTATION}{name}": fraction for name, fraction in store.annotations.items()}
 
 
 def column_summary(store: TileStore, kept: NDArray[np.bool_]) -> list[tuple[str, str, str, str]]:
