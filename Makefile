@@ -7,7 +7,7 @@ DEMO   ?= demo-out
 # Several processes share the cores: threads spinning inside each would only fight (see DESIGN notes in README).
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check clean
+.PHONY: demo test nightly check clean
 .DELETE_ON_ERROR:
 
 $(READY): pyproject.toml constraints.txt
@@ -22,6 +22,9 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+nightly: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m nightly $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check .

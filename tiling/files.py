@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 COMMIT = "commit.json"
 COMMIT_VERSION = 1
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}  # some Lustre, NFS and FUSE mounts
 
 
 def sha256_file(path: Path) -> str:
@@ -82,7 +83,8 @@ def new_folder(final: Path) -> Iterator[Path]:
     """Yield an empty folder to fill; on a clean exit it is hashed, synced and renamed to `final`.
 
     To be used inside `claimed(final)`. A folder already called `final` is replaced. After an exception nothing
-    is left. Raises OutputError for whatever the file system refuses (disk full, read-only, no permission).
+    is left, and a folder that was to be replaced is back. Raises OutputError for whatever the file system refuses
+    (disk full, read-only, no permission).
     """
     partial, replaced = _partial(final), _replaced(final)
     try:
@@ -100,7 +102,8 @@ def new_folder(final: Path) -> Iterator[Path]:
     except OSError as error:
         raise output_error(final, error) from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        with suppress(OutputError):  # what the file system refuses now, the next job sweeps
+            _sweep(final)
 
 
 def read_commit(folder: Path) -> dict[str, dict[str, object]]:
@@ -208,7 +211,10 @@ def _lock(lock: Path, final: Path) -> int:
         except BlockingIOError:
             os.close(fd)
             raise OutputError(final, "is being written by another job", "wait for that job to end") from None
-        except OSError as error:  # a file system without locks (some Lustre and NFS mounts)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                os.close(fd)
+                raise output_error(final, error) from error
             log.warning("%s: this file system has no locks (%s); run one job at a time", final, error.strerror)
             return fd
         os.close(fd)

@@ -123,7 +123,7 @@ def test_what_the_system_refuses_leaves_nothing(
     assert folder_hash(final) == before
 
 
-def test_a_failed_last_rename_is_mended_by_the_next_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_a_failed_last_rename_the_old_folder_is_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The old folder was already moved away when the disk gave up."""
     final = publish(tmp_path / "x", "old")
     before, rename = folder_hash(final), Path.rename
@@ -137,8 +137,19 @@ def test_a_failed_last_rename_is_mended_by_the_next_job(tmp_path: Path, monkeypa
         patch.setattr(Path, "rename", second_fails)
         with pytest.raises(OutputError):
             publish(final, "new")
-    with claimed(final):
-        assert folder_hash(final) == before
+    assert folder_hash(final) == before
+    assert names(tmp_path) == PUBLISHED
+
+
+def test_a_lock_that_fails_for_another_reason_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_args: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fcntl.flock", broken)
+        with pytest.raises(OutputError, match="Input/output error"):
+            publish(tmp_path / "x")
+    publish(tmp_path / "x")
     assert names(tmp_path) == PUBLISHED
 
 
