@@ -91,8 +91,11 @@ def tile(
     codec: Annotated[str, typer.Option(help="jpeg:Q (quality 1 to 100) or lossless.")] = "jpeg:90",
     slide_mpp: SlideMpp = None,
     annotations: Annotated[
-        Path | None, typer.Option(help="Folder of QuPath GeoJSON files, `<slide_id>.geojson`.")
+        Path | None, typer.Option(help="Folder of `<slide_id>` .geojson (QuPath), .xml (ASAP), .png or .tif (labels).")
     ] = None,
+    tissue: Annotated[
+        str, typer.Option(help="specslide, otsu, hsv, histoprep; or a mask: a file, or a folder as for --annotations.")
+    ] = "specslide",
     workers: Annotated[int | None, typer.Option(min=1, help="Parallel processes; default: one a core.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -113,7 +116,7 @@ def tile(
 
     settings = {
         "mpp": mpp, "tile_px": tile_px, "overlap": overlap, "min_tissue": min_tissue,
-        "mpp_tolerance": mpp_tolerance, "codec": codec,
+        "mpp_tolerance": mpp_tolerance, "codec": codec, "tissue": {"method": _tissue_method(tissue)},
     }  # fmt: skip
     config = checked(TilingConfig, settings, "tile options")
     rows = _rows(slides, manifest)
@@ -122,7 +125,10 @@ def tile(
             raise InputError(annotations, "is not a folder", "pass the folder of the GeoJSON files")
         rows = [row.model_copy(update={"annotation": find_annotation(annotations, row.slide_id)}) for row in rows]
     rows = [row.model_copy(update={"mpp": slide_mpp or row.mpp}) for row in rows]
-    outcomes = tile_all(rows, out, config, workers=workers or default_workers(), overwrite=overwrite)
+    masks = _tissue_files(Path(tissue), rows) if config.tissue.method == "mask" else {}
+    outcomes = tile_all(
+        rows, out, config, workers=workers or default_workers(), overwrite=overwrite, tissue_files=masks
+    )
     _show_outcomes(
         f"stores in {out}",
         [(o.job.slide_id, f"{o.result.tiles} tiles", "kept" if o.result.reused else "made") if o.result
@@ -302,6 +308,33 @@ def _rows(slides: list[Path] | None, manifest: Path | None) -> list[Any]:
         refuse_twins(rows, "the slides given")
         return rows
     raise ConfigError("tile options", "name no slides, or name them twice", "pass slides or --manifest, one of them")
+
+
+def _tissue_method(tissue: str) -> str:
+    """The method that `--tissue` names; the method `mask` for a file or folder."""
+    from tiling.tissue import METHODS
+
+    if tissue in METHODS and tissue != "mask":
+        return tissue
+    if Path(tissue).exists():
+        return "mask"
+    named = ", ".join(name for name in METHODS if name != "mask")
+    raise ConfigError(f"--tissue {tissue}", "is neither a method nor a file", f"use {named}, or the path of a mask")
+
+
+def _tissue_files(path: Path, rows: list[Any]) -> dict[str, Path]:
+    """The mask of each slide, by slide_id: one file for one slide, or those of a folder."""
+    from pipeline.jobs import find_annotation
+
+    if path.is_dir():
+        found = {row.slide_id: find_annotation(path, row.slide_id) for row in rows}
+        missing = [name for name, mask in found.items() if mask is None]
+        if missing:
+            raise InputError(path, f"holds no mask of {missing[0]}", f"add {missing[0]}.png, .tif, .geojson or .xml")
+        return {name: mask for name, mask in found.items() if mask is not None}
+    if len(rows) > 1:
+        raise InputError(path, f"is one mask for {len(rows)} slides", "pass a folder of masks named by slide_id")
+    return {rows[0].slide_id: path}
 
 
 def _scores(scores: Any) -> str:

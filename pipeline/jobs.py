@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pipeline.console import progress_bar
@@ -28,6 +29,8 @@ class TileJob:
     out: Path
     config: TilingConfig
     overwrite: bool = False
+    tissue_file: Path | None = None
+    """The user's tissue mask, for the method `mask`."""
 
     @property
     def slide_id(self) -> str:
@@ -44,17 +47,27 @@ def tile_job(job: TileJob, progress: TileProgress) -> TileReport:
         slide_id=job.row.slide_id,
         slide_mpp=job.row.mpp,
         annotation=job.row.annotation,
+        tissue_file=job.tissue_file,
         overwrite=job.overwrite,
         progress=progress,
     )
 
 
 def tile_all(
-    rows: Sequence[ManifestRow], out: Path, config: TilingConfig, *, workers: int, overwrite: bool = False
+    rows: Sequence[ManifestRow],
+    out: Path,
+    config: TilingConfig,
+    *,
+    workers: int,
+    overwrite: bool = False,
+    tissue_files: Mapping[str, Path] = MappingProxyType({}),
 ) -> list[Outcome[TileJob, TileReport]]:
-    """Tile the slides in parallel processes. Raises OutputError if the folder `out` cannot be made or written."""
+    """Tile the slides in parallel processes. Raises OutputError if the folder `out` cannot be made or written.
+
+    `tissue_files` are the users' tissue masks by slide_id, for the method `mask`.
+    """
     require_folder(out)
-    jobs = [TileJob(row, out, config, overwrite) for row in rows]
+    jobs = [TileJob(row, out, config, overwrite, tissue_files.get(row.slide_id)) for row in rows]
     return run_slides(tile_job, jobs, workers=workers, title="tiling")
 
 
@@ -69,8 +82,10 @@ def require_folder(folder: Path) -> None:
 
 
 def find_annotation(folder: Path, slide_id: str) -> Path | None:
-    """The slide's annotation in a folder, `<slide_id>.geojson` or `.json`; None if there is none."""
-    candidates = (folder / f"{slide_id}{ending}" for ending in (".geojson", ".json"))
+    """The slide's annotation in a folder: `<slide_id>` with an ending of GeoJSON, ASAP XML or a label image, in this
+    order; None if there is none.
+    """
+    candidates = (folder / f"{slide_id}{ending}" for ending in (".geojson", ".json", ".xml", ".png", ".tif", ".tiff"))
     return next((path for path in candidates if path.exists()), None)
 
 

@@ -1,4 +1,4 @@
-"""QuPath GeoJSON -> polygons by class -> area fractions of tiles. Level-0 pixels throughout."""
+"""QuPath GeoJSON, ASAP XML, label images -> area fractions of tiles by class, or a mask. Level-0 pixels throughout."""
 
 from __future__ import annotations
 
@@ -6,20 +6,168 @@ import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
+from xml.parsers import expat
 
 import numpy as np
 import shapely
 import shapely.geometry
 from numpy.typing import NDArray
 
+from tiling import labelimage
 from tiling.errors import InputError
 
 UNCLASSIFIED = "unclassified"
 _FARTHEST_PX = 1e9
 _LONGEST_NAME = 200  # bytes; a column is a folder
+_CAMELYON16 = {"_0", "_1", "_2"}
+"""Groups of CAMELYON16's files: _0 and _1 are tumour, _2 is what is not, cut out of the others."""
+_EXCLUSIONS = {"exclude", "exclusion", "hole", "holes"}
+_ASAP_AREAS = {"Polygon", "Spline", "Rectangle"}
+
+Geometries = dict[str, shapely.Geometry]
 
 
-def read_geojson(path: Path) -> dict[str, shapely.Geometry]:
+def annotation_fractions(
+    path: Path, size0: tuple[int, int], x0: NDArray[np.int32], y0: NDArray[np.int32], tile_px0: int
+) -> dict[str, NDArray[np.float32]]:
+    """Fraction of each tile (corner x0, y0, side tile_px0) under each class of an annotation file, float32 (N,).
+
+    `size0` is the slide's width and height, which a label image covers. Raises InputError.
+    """
+    if path.suffix.lower() in labelimage.SUFFIXES:
+        fractions = labelimage.label_fractions(path, size0, x0, y0, tile_px0)
+    else:
+        fractions = {name: area_fractions(shape, x0, y0, tile_px0) for name, shape in read_polygons(path).items()}
+    for name in fractions:
+        _require_column(str(path), name)
+    return fractions
+
+
+def annotation_mask(path: Path, size0: tuple[int, int], px0: float, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Where an annotation file marks anything, bool of `shape` (h, w); a pixel spans `px0` level-0 pixels.
+
+    A pixel is marked if its centre is. Raises InputError.
+    """
+    if path.suffix.lower() not in labelimage.SUFFIXES:
+        return rasterised(shapely.union_all(list(read_polygons(path).values())), px0, shape)
+    marked = labelimage.read_label_image(path, size0) != 0
+    out = np.zeros(shape, np.bool_)
+    rows, columns = (
+        ((np.arange(n) + 0.5) * px0 * m / s0).astype(int)
+        for n, m, s0 in zip(shape, marked.shape, size0[::-1], strict=True)
+    )
+    rows, columns = rows[rows < marked.shape[0]], columns[columns < marked.shape[1]]  # the rest is beyond the slide
+    out[: len(rows), : len(columns)] = marked[np.ix_(rows, columns)]
+    return out
+
+
+def read_polygons(path: Path) -> Geometries:
+    """The union of the polygons of each class of a GeoJSON or ASAP XML file. Raises InputError."""
+    return read_asap(path) if path.suffix.lower() == ".xml" else read_geojson(path)
+
+
+def read_asap(path: Path) -> Geometries:
+    """The union of the polygons of each group of an ASAP XML file, by its name, level-0 pixels.
+
+    Polygons, rectangles and splines count (a spline as the polygon through its points); dots and measurements have
+    no area. ASAP draws no holes: what lies in a group called exclude, exclusion, hole or holes is cut out of all other
+    groups, and in CAMELYON16's files (groups _0, _1, _2) what lies in _2. An annotation without group counts as
+    "unclassified". A document type, and so any entity, is refused. Raises InputError.
+    """
+    try:
+        shapes = _AsapShapes(path).read(path.read_bytes())
+    except OSError as error:
+        raise InputError(path, f"cannot be read ({error.strerror})", "check the path") from error
+    except expat.ExpatError as error:
+        raise InputError(path, f"is not XML ({error})", "save the annotations in ASAP again") from error
+    parts = defaultdict(list)
+    for name, shape in shapes:
+        parts[name].append(shape)
+    groups = {name: shapely.union_all(shape) for name, shape in sorted(parts.items())}
+    named = set(groups) - {UNCLASSIFIED}
+    excluded = {"_2"} if named and named <= _CAMELYON16 else {name for name in named if name.lower() in _EXCLUSIONS}
+    hole = shapely.union_all([groups[name] for name in sorted(excluded)])
+    return {name: shapely.difference(shape, hole) for name, shape in groups.items() if name not in excluded}
+
+
+class _AsapShapes:
+    """Collects the annotations of an ASAP document while expat reads it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._number = 0
+        self._points: list[tuple[float, float]] = []
+        self._open: dict[str, str] | None = None
+        self._root: str | None = None
+        self._shapes: list[tuple[str, shapely.Geometry]] = []
+
+    def read(self, data: bytes) -> list[tuple[str, shapely.Geometry]]:
+        parser = expat.ParserCreate()
+        parser.StartDoctypeDeclHandler = self._refuse
+        parser.StartElementHandler = self._start
+        parser.EndElementHandler = self._end
+        parser.Parse(data, True)
+        return self._shapes
+
+    def _refuse(self, *_: object) -> None:
+        raise InputError(self._path, "has a document type, which ASAP never writes", "save it in ASAP again")
+
+    def _start(self, tag: str, attributes: dict[str, str]) -> None:
+        if self._root is None and tag != "ASAP_Annotations":
+            raise InputError(self._path, f"is not ASAP's ({tag})", "pass the XML file that ASAP saves")
+        self._root = tag
+        if tag == "Annotation":
+            self._number += 1
+            self._open, self._points = attributes, []
+        elif tag == "Coordinate" and self._open is not None:
+            try:
+                self._points.append((float(attributes["X"]), float(attributes["Y"])))
+            except (KeyError, ValueError):
+                raise InputError(self._where(), "has a point without coordinates", "draw it again in ASAP") from None
+
+    def _end(self, tag: str) -> None:
+        if tag != "Annotation" or self._open is None:
+            return
+        attributes, self._open = self._open, None
+        if attributes.get("Type", "Polygon") not in _ASAP_AREAS or len(self._points) < 3:
+            return
+        name = attributes.get("PartOfGroup", "None").strip()
+        name = UNCLASSIFIED if name in ("", "None") else name
+        _require_column(self._where(), name)
+        points = np.array(self._points)
+        if not (np.abs(points) <= _FARTHEST_PX).all():
+            raise InputError(self._where(), "has coordinates that lie on no slide", "draw it again in ASAP")
+        self._shapes.append((name, shapely.make_valid(shapely.Polygon(points))))
+
+    def _where(self) -> str:
+        return f"{self._path}, annotation {self._number}"
+
+
+def rasterised(geometry: shapely.Geometry, px0: float, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """The pixels whose centre lies in a valid polygon or multipolygon, bool of `shape` (h, w).
+
+    A pixel spans `px0` level-0 pixels. Even-odd: every edge flips, in each row it crosses, all pixels right of it.
+    """
+    height, width = shape
+    flips = np.zeros((height, width + 1), np.int32)
+    for ring in _rings(geometry):
+        x, y = (shapely.get_coordinates(ring) / px0 - 0.5).T  # pixel centres are whole numbers
+        first, last = np.sort(np.ceil(np.stack([y[:-1], y[1:]]).clip(0, height)).astype(int), axis=0)
+        count = last - first  # of the rows that each edge crosses: from its upper end on, without its lower end
+        edge = np.repeat(np.arange(len(count)), count)
+        row = np.arange(len(edge)) - np.repeat(np.cumsum(count) - count - first, count)
+        across = x[edge] + (row - y[edge]) * (x[edge + 1] - x[edge]) / (y[edge + 1] - y[edge])
+        np.add.at(flips, (row, np.ceil(across).clip(0, width).astype(int)), 1)
+    return np.asarray(flips.cumsum(1)[:, :width] % 2 == 1)
+
+
+def _rings(geometry: shapely.Geometry) -> list[shapely.Geometry]:
+    parts = shapely.get_parts(shapely.get_parts(geometry))  # a collection of multipolygons at most
+    polygons = [part for part in parts if part.geom_type == "Polygon"]
+    return list(shapely.get_rings(polygons))
+
+
+def read_geojson(path: Path) -> Geometries:
     """The union of the polygons of each class, by class name, level-0 pixels.
 
     Takes a FeatureCollection, a bare feature or a list of features, as QuPath exports them; a feature without
@@ -93,8 +241,12 @@ def _class_name(where: str, feature: dict[str, Any]) -> str:
             name = ": ".join(names)  # QuPath's derived classes
         case _:
             return UNCLASSIFIED
+    return _require_column(where, name)
+
+
+def _require_column(where: str, name: str) -> str:
     if not _names_column(name):
-        raise InputError(where, f"has the class {name!r}, which cannot name a column", "rename the class in QuPath")
+        raise InputError(where, f"has the class {name!r}, which cannot name a column", "rename the class")
     return name
 
 

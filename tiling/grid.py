@@ -107,25 +107,31 @@ def _unit(tile_px: int, scale: float, mpp_tolerance: float) -> int:
 
 
 def box_mean(
-    picture: NDArray[np.generic], px0: float, x0: NDArray[np.int32], y0: NDArray[np.int32], size0: int
+    picture: NDArray[np.generic],
+    px0: float | tuple[float, float],
+    x0: NDArray[np.int32],
+    y0: NDArray[np.int32],
+    size0: int,
 ) -> NDArray[np.float32]:
     """Mean of a mask or map over squares of the slide, float32 (N,).
 
-    `picture` (h, w) has pixels of `px0` level-0 pixels a side, from the slide's corner; it counts as 0 outside.
+    `picture` (h, w) has pixels of `px0` level-0 pixels a side (or width and height), from the slide's corner; it counts
+    as 0 outside.
     The squares have corners (x0, y0) and side `size0`, level-0 pixels. Exact also for edges inside a pixel: the
     integral of a piecewise constant picture is bilinear between its pixel corners.
     """
     integral = np.zeros((picture.shape[0] + 1, picture.shape[1] + 1))
     integral[1:, 1:] = picture.cumsum(0, dtype=np.float64).cumsum(1)
-    left, right = x0 / px0, (x0 + size0) / px0
-    top, bottom = y0 / px0, (y0 + size0) / px0
+    width0, height0 = px0 if isinstance(px0, tuple) else (px0, px0)
+    left, right = x0 / width0, (x0 + size0) / width0
+    top, bottom = y0 / height0, (y0 + size0) / height0
     total = (
         _bilinear(integral, bottom, right)
         - _bilinear(integral, top, right)
         - _bilinear(integral, bottom, left)
         + _bilinear(integral, top, left)
     )
-    return np.clip(total * (px0 / size0) ** 2, 0.0, None).astype(np.float32)
+    return np.clip(total * (width0 * height0 / size0**2), 0.0, None).astype(np.float32)
 
 
 def _bilinear(values: NDArray[np.float64], y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tiling.annotations import area_fractions, read_geojson
+from tiling.annotations import annotation_fractions, annotation_mask
 from tiling.codec import TileCodec
 from tiling.config import TilingConfig
-from tiling.errors import InputError, StoreError
+from tiling.errors import ConfigError, InputError, StoreError
 from tiling.files import claimed, new_folder, sha256_file, sha256_json
 from tiling.grid import Grid, box_mean, fit_grid
 from tiling.manifest import require_slide_id
@@ -23,7 +23,7 @@ from tiling.preview import write_preview
 from tiling.quality import METRICS, quality
 from tiling.slide import Slide, slide_name
 from tiling.store import Columns, SlideFacts, StoreAttributes, TileStore, verify_store, write_columns, write_tiles
-from tiling.tissue import tissue_mask
+from tiling.tissue import sized, tissue_mask
 from tiling.versions import software_versions
 
 log = logging.getLogger(__name__)
@@ -69,14 +69,16 @@ def tile_slide(
     slide_id: str | None = None,
     slide_mpp: float | None = None,
     annotation: Path | None = None,
+    tissue_file: Path | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> TileReport:
     """Write the tile store `<out_dir>/<slide_id>.zarr` and its preview picture; nothing, if it is there already.
 
-    `slide_mpp` (micrometres per level-0 pixel) overrides the file's own scale; `annotation` is a QuPath GeoJSON. The
-    store appears whole or not at all, and is the same bytes for the same slide and settings. Raises SlideError,
-    ConfigError, InputError (annotation), OutputError, or StoreError for a store made otherwise, unless `overwrite`.
+    `slide_mpp` (micrometres per level-0 pixel) overrides the file's own scale; `annotation` is a QuPath GeoJSON, ASAP
+    XML or a label image; `tissue_file`, one of these too, is the mask for the tissue method `mask`. The store appears
+    whole or not at all, and is the same bytes for the same slide and settings. Raises SlideError, ConfigError,
+    InputError (annotation, mask), OutputError, or StoreError for a store made otherwise, unless `overwrite`.
     """
     slide_id = require_slide_id(slide_id or slide_name(Path(slide_path)), slide_path)
     store_path = Path(out_dir) / f"{slide_id}{_STORE_SUFFIX}"
@@ -86,10 +88,11 @@ def tile_slide(
         inputs = config.model_dump(mode="json") | {
             "slide_mpp": slide_mpp,
             "annotation_sha256": _hash(annotation),
+            "tissue_sha256": _hash(tissue_file),
         }
         standing = _standing(store_path, facts, inputs, overwrite)
         if standing is None:
-            plan = plan_tiles(slide, config)
+            plan = plan_tiles(slide, config, tissue_file)
             with new_folder(store_path) as folder:
                 _write(folder, slide, plan, config, facts, inputs, annotation, progress)
                 preview_path.unlink(missing_ok=True)  # of the store that is about to be replaced
@@ -99,8 +102,11 @@ def tile_slide(
     return TileReport(slide_id, store_path, len(store), standing is not None)
 
 
-def plan_tiles(slide: Slide, config: TilingConfig) -> Plan:
+def plan_tiles(slide: Slide, config: TilingConfig, tissue_file: Path | None = None) -> Plan:
     """Decide which tiles a slide is made of: those with at least `min_tissue` tissue. Raises as `tile_slide`."""
+    if (config.tissue.method == "mask") != (tissue_file is not None):
+        fix = "pass both, or neither: --tissue FILE does"
+        raise ConfigError("tissue", "the method mask and a file with the mask belong together", fix)
     grid = fit_grid(
         (slide.width, slide.height),
         slide.mpp,
@@ -117,7 +123,11 @@ def plan_tiles(slide: Slide, config: TilingConfig) -> Plan:
     times = max(1, min(int(mask_px0), _THUMBNAIL_PX // max(width, height)))
     thumbnail, unreadable = slide.overview(size0, (width * times, height * times))
     small = cv2.resize(thumbnail, (width, height), interpolation=cv2.INTER_AREA)
-    mask = tissue_mask(np.asarray(small, np.uint8), mask_px0 * slide.mpp, config.tissue)
+    if tissue_file is None:
+        mask = tissue_mask(np.asarray(small, np.uint8), mask_px0 * slide.mpp, config.tissue)
+    else:
+        given = annotation_mask(tissue_file, (slide.width, slide.height), mask_px0, (height, width))
+        mask = sized(given, mask_px0 * slide.mpp, config.tissue)
     # Nobody knows what a damaged part holds: it counts as tissue, so that its tiles are tried, counted and named.
     mask |= unreadable.reshape(height, times, width, times).any(axis=(1, 3))
     x0, y0 = grid.corners()
@@ -162,8 +172,8 @@ def _write(
     tiles = measured.watch(read_tiles(slide, plan.grid, plan.x0, plan.y0))
     codec = TileCodec.parse(config.codec)
     write_tiles(folder, config.tile_px, codec, map(codec.encode, tiles))
-    polygons = read_geojson(annotation) if annotation else {}
-    fractions = {name: area_fractions(p, plan.x0, plan.y0, plan.grid.tile_px0) for name, p in polygons.items()}
+    size0, tile_px0 = (slide.width, slide.height), plan.grid.tile_px0
+    fractions = annotation_fractions(annotation, size0, plan.x0, plan.y0, tile_px0) if annotation else {}
     columns = Columns(plan.x0, plan.y0, plan.tissue, measured.columns(), fractions)
     attributes = StoreAttributes(
         slide=facts,

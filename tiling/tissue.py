@@ -7,12 +7,15 @@ background whatever their brightness; ink has hues and densities that haematoxyl
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Literal, get_args
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat
+
+from tiling import histoprep
 
 UInt8Array = NDArray[np.uint8]
 BoolArray = NDArray[np.bool_]
@@ -25,11 +28,18 @@ _GLASS_CHROMA = 40  # glass may be tinted by lamp or white balance, but no furth
 _LEAST_GLASS = 0.002  # share of the picture; below it there is no glass to measure and white is assumed
 
 
+Method = Literal["specslide", "otsu", "hsv", "histoprep", "mask"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+
 class TissueConfig(BaseModel):
     """How the tissue mask is made."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    method: Method = "specslide"
+    """specslide: stained pixels, without ink (the default). otsu: Otsu's threshold on the optical density. hsv:
+    saturated pixels of a stain's hue. histoprep: HistoPrep's detection, from the extra. mask: the user's own file."""
     mask_mpp: Annotated[PositiveFloat, Field(le=1000)] = 8.0
     """Micrometres per mask pixel: fixed, so that the mask does not depend on the pyramid."""
     min_object_um2: NonNegativeFloat = 20_000.0
@@ -39,17 +49,61 @@ class TissueConfig(BaseModel):
 
 
 def tissue_mask(picture: UInt8Array, mpp: float, config: TissueConfig) -> BoolArray:
-    """Where the stained tissue is, bool (h, w), of an RGB picture uint8 (h, w, 3) at `mpp` micrometres a pixel.
+    """Where the tissue is by `config.method`, bool (h, w), of an RGB picture uint8 (h, w, 3) at `mpp` micrometres a
+    pixel.
 
-    A picture that is not bright-field (fluorescence: dark with coloured light) has none.
+    A picture that is not bright-field (fluorescence: dark with coloured light) has none. Raises ConfigError for
+    `histoprep` without the extra, ValueError for `mask`, which is no detection.
     """
+    if config.method not in _METHODS:
+        raise ValueError(f"{config.method} detects nothing")
     if not is_bright_field(picture):
         return np.zeros(picture.shape[:2], np.bool_)
+    found = _METHODS[config.method](picture)
+    return sized(found, mpp, config) if config.method == "histoprep" else clean_mask(found, mpp, config)
+
+
+def stained(picture: UInt8Array) -> BoolArray:
+    """Where optical density differs between the channels by more than glass and noise do, and no ink is near."""
     smooth = np.asarray(cv2.GaussianBlur(picture, (0, 0), 0.8), np.uint8)
     density = optical_density(smooth, background_colour(picture))
-    stained = (density.max(2) - density.min(2) > STAINED_OD) & (smooth.max(2) > _BLACK)
-    stained &= ~_dilated(pen_mask(smooth), 2)
-    return clean_mask(stained, mpp, config)
+    return np.asarray((density.max(2) - density.min(2) > STAINED_OD) & _clear_of_ink(smooth))
+
+
+def above_otsu(picture: UInt8Array) -> BoolArray:
+    """Where the mean optical density exceeds Otsu's threshold (1979), itself at least `STAINED_OD`; no ink, no black.
+
+    Ink and black are left out of the histogram too, or they would decide the threshold.
+    """
+    smooth = np.asarray(cv2.GaussianBlur(picture, (0, 0), 0.8), np.uint8)
+    density = np.clip(optical_density(smooth, background_colour(picture)).mean(2), 0, 2)
+    clear = _clear_of_ink(smooth)
+    if not clear.any():
+        return clear
+    levels = np.asarray(np.rint(density * (255 / 2)), np.uint8)
+    threshold, _ = cv2.threshold(levels[clear], 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    return np.asarray((density > max(threshold * 2 / 255, STAINED_OD)) & clear)
+
+
+def of_stain_hue(picture: UInt8Array) -> BoolArray:
+    """Where HSV saturation, with the glass made white, is at least 18 of 255 and the hue is violet to brown."""
+    smooth = np.asarray(cv2.GaussianBlur(picture, (0, 0), 0.8), np.uint8)
+    white = np.minimum(smooth * (255 / background_colour(picture)), 255).astype(np.uint8)
+    hsv = cv2.cvtColor(white, cv2.COLOR_RGB2HSV)
+    hue = hsv[..., 0]
+    return np.asarray((hsv[..., 1] >= 18) & ((hue >= 120) | (hue <= 20)) & _clear_of_ink(smooth))
+
+
+_METHODS: dict[str, Callable[[UInt8Array], BoolArray]] = {
+    "specslide": stained,
+    "otsu": above_otsu,
+    "hsv": of_stain_hue,
+    "histoprep": histoprep.tissue,
+}
+
+
+def _clear_of_ink(picture: UInt8Array) -> BoolArray:
+    return np.asarray((picture.max(2) > _BLACK) & ~_dilated(pen_mask(picture), 2))
 
 
 def is_bright_field(picture: UInt8Array) -> bool:
@@ -83,22 +137,35 @@ def optical_density(picture: UInt8Array, background: NDArray[np.float64]) -> NDA
 def pen_mask(picture: UInt8Array) -> BoolArray:
     """Where coloured or black ink is, bool (h, w): green, cyan and blue hues, pure red, and dense neutral strokes.
 
-    Hues (OpenCV, 0-180) of haematoxylin and eosin lie between about 125 and 178.
+    Hues (OpenCV, 0-180) of haematoxylin and eosin lie between about 125 and 178, of DAB between 5 and 20. Ink of such
+    a hue is brighter than the stain is where it is as saturated (Beer-Lambert: both follow from the stain's amount).
     """
     hsv = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV)
     hue, saturation, value = hsv[..., 0], hsv[..., 1], hsv[..., 2]
     green_to_blue = (hue >= 30) & (hue <= 119) & (saturation > 60)
     pure_red = ((hue <= 8) | (hue >= 175)) & (saturation > 170) & (value > 120)
     dense_neutral = (value < 90) & (saturation < 60)
-    return np.asarray(green_to_blue | pure_red | dense_neutral)
+    yellow = (hue >= 20) & (hue < 30) & (saturation > 110) & (value > 150)
+    orange = (hue >= 5) & (hue < 20) & (saturation > 170) & (value > 180)
+    vivid = (saturation > 215) & (value > 110)  # magenta, purple
+    return np.asarray(green_to_blue | pure_red | dense_neutral | yellow | orange | vivid)
 
 
 def clean_mask(mask: BoolArray, mpp: float, config: TissueConfig) -> BoolArray:
-    """The mask without speckle: edges closed, small holes filled, small objects dropped."""
+    """The mask without speckle: edges closed, small holes filled, small objects dropped.
+
+    Holes are filled before speckle is opened away, or the thin walls of fat cells would go with it.
+    """
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
     closed = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, kernel)
-    opened = cv2.morphologyEx(closed, cv2.MORPH_OPEN, kernel[1:4, 1:4])
-    filled = ~_large_objects(opened == 0, config.max_hole_um2 / mpp**2)
+    filled = ~_large_objects(closed == 0, config.max_hole_um2 / mpp**2)
+    opened = cv2.morphologyEx(filled.astype(np.uint8), cv2.MORPH_OPEN, kernel[1:4, 1:4])
+    return sized(opened > 0, mpp, config)
+
+
+def sized(mask: BoolArray, mpp: float, config: TissueConfig) -> BoolArray:
+    """The mask with its small holes filled and its small objects dropped, by the areas of the settings."""
+    filled = ~_large_objects(~mask, config.max_hole_um2 / mpp**2)
     return _large_objects(filled, config.min_object_um2 / mpp**2)
 
 

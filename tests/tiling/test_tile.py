@@ -20,7 +20,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from pipeline.synthetic import make_slide, write_pyramid
-from tiling import Slide, TileStore, TilingConfig, tile_slide
+from tiling import Slide, TileStore, TilingConfig, TissueConfig, tile_slide
 from tiling.errors import ConfigError, InputError, OutputError, SlideError, StoreError
 from tiling.store import verify_store
 from tiling.tile import plan_tiles
@@ -337,3 +337,73 @@ def test_a_full_disk_inside_zarr_leaves_nothing(
 def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         TilingConfig.model_validate(wrong)
+
+
+# ------------------------------------------------------------------------------------------------- tissue and masks
+
+
+def test_the_mask_does_not_depend_on_the_pyramid(tmp_path: Path) -> None:
+    """One synthetic slide saved with one, two and four levels: at most 0.5% of the mask's pixels differ."""
+    picture = np.asarray(Image.open(make_slide_picture(tmp_path)).convert("RGB"), np.uint8)
+    plans = []
+    for levels in (1, 2, 4):
+        path = tmp_path / f"{levels}.tif"
+        write_pyramid(path, picture, mpp=0.5, levels=levels)
+        with Slide(path) as slide:
+            assert len(slide.levels) == levels
+            plans.append(plan_tiles(slide, TilingConfig(mpp=0.5, tile_px=64)))
+    first = plans[0]
+    assert 0.1 < first.mask.mean() < 0.9
+    for plan in plans[1:]:
+        assert (plan.mask != first.mask).mean() <= 0.005
+        assert len(set(zip(plan.x0, plan.y0, strict=True)) ^ set(zip(first.x0, first.y0, strict=True))) <= 0.01 * len(
+            first.x0
+        )
+
+
+def make_slide_picture(folder: Path) -> Path:
+    """Stained shapes of many sizes on glass, with texture and soft edges, as PNG."""
+    random = np.random.default_rng(5)
+    picture = np.full((1500, 2000, 3), 243, np.uint8)
+    for _ in range(25):
+        x, y, radius = random.integers(0, 2000), random.integers(0, 1500), int(random.integers(20, 260))
+        colour = [int(c) for c in np.array([222, 150, 185]) + random.integers(-25, 20, 3)]
+        cv2.circle(picture, (int(x), int(y)), radius, colour, -1, cv2.LINE_AA)
+    texture = cv2.GaussianBlur(random.normal(0, 40, picture.shape[:2]), (0, 0), 2)[..., None]
+    Image.fromarray(np.clip(picture + texture, 0, 255).astype(np.uint8)).save(folder / "picture.png")
+    return folder / "picture.png"
+
+
+MASK_FILES = ("geojson", "png", "tif")
+
+
+@pytest.mark.parametrize("ending", MASK_FILES)
+def test_a_mask_of_the_users_decides_the_tissue(ending: str, small_slide: Path, tmp_path: Path) -> None:
+    """The left half of the slide, whatever is on it; a speck of it is too small."""
+    mask = tmp_path / f"mask.{ending}"
+    if ending == "geojson":
+        shapes = [shapely.box(0, 0, 350, 520), shapely.box(600, 100, 640, 140)]
+        mask.write_text(shapely.to_geojson(shapely.MultiPolygon(shapes)).join(('{"type":"Feature","geometry":', "}")))
+    else:
+        picture = np.zeros((520, 700), np.uint8)
+        picture[:, :350], picture[100:140, 600:640] = 255, 255
+        assert cv2.imwrite(str(mask), picture)
+    config = TilingConfig(mpp=0.5, tile_px=50, tissue=TissueConfig(method="mask", min_object_um2=1000))
+    store = TileStore(tile_slide(small_slide, tmp_path / "out", config, tissue_file=mask).store)
+    assert set(store.x.tolist()) == set(range(0, 350, 50))
+    assert len(store) == 7 * 10, "only 20 of the last 50 pixels are on the slide"
+    mask.write_bytes(mask.read_bytes() + b" ")
+    with pytest.raises(StoreError, match="tissue_sha256"):
+        tile_slide(small_slide, tmp_path / "out", config, tissue_file=mask)
+
+
+def test_mask_method_and_mask_file_belong_together(small_slide: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="belong together"):
+        tile_slide(small_slide, tmp_path, TilingConfig(tissue=TissueConfig(method="mask")))
+    with pytest.raises(ConfigError, match="belong together"):
+        tile_slide(small_slide, tmp_path, TilingConfig(), tissue_file=small_slide)
+    (tmp_path / "mask.png").write_bytes(b"no picture")
+    config = TilingConfig(tissue=TissueConfig(method="mask"))
+    with pytest.raises(InputError, match="cannot be read as PNG"):
+        tile_slide(small_slide, tmp_path, config, tissue_file=tmp_path / "mask.png")
+    assert names(tmp_path) == ["mask.png"]

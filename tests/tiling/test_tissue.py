@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
+
 import cv2
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from tiling.tissue import (
+    Method,
     TissueConfig,
     background_colour,
     clean_mask,
@@ -88,7 +92,8 @@ def test_a_black_picture_has_no_tissue() -> None:
 
 PENS = {
     "green": (30, 150, 60), "blue": (30, 60, 200), "cyan": (40, 180, 210), "red": (220, 20, 25), "black": (25, 25, 28),
-    "dark green": (10, 90, 50), "navy": (20, 30, 110),
+    "dark green": (10, 90, 50), "navy": (20, 30, 110), "yellow": (250, 225, 40), "orange": (255, 130, 10),
+    "magenta": (235, 10, 140), "purple": (110, 15, 190),
 }  # fmt: skip
 
 
@@ -104,6 +109,91 @@ def test_pen_is_not_tissue(pen: str) -> None:
 @pytest.mark.parametrize("stain", STAINS)
 def test_stains_are_not_pen(stain: str) -> None:
     assert not pen_mask(np.full((4, 4, 3), STAINS[stain], np.uint8)).any()
+
+
+@pytest.mark.parametrize(
+    ("vector", "most"),
+    [((0.65, 0.70, 0.29), 2.0), ((0.07, 0.99, 0.11), 1.6), ((0.27, 0.57, 0.78), 2.0)],
+    ids=["haematoxylin", "eosin", "dab"],
+)
+def test_no_amount_of_a_stain_is_pen(vector: tuple[float, ...], most: float) -> None:
+    """Ruifrok and Johnston's vectors (2001), from nothing to a dense section's mean over 8 um."""
+    amounts = np.linspace(0, most, 60)[:, None]
+    colours = (np.exp(-amounts * np.array(vector)) * 245).astype(np.uint8)
+    assert not pen_mask(colours[None]).any()
+
+
+def test_printed_fiducials_are_not_tissue() -> None:
+    """Rows of black dots, a ring and text, drawn with soft edges and saved as JPEG."""
+    picture = slide(GLASS["white"], STAINS["eosin"])
+    for x in range(10, SIDE, 16):
+        cv2.circle(picture, (x, 8), 4, (28, 26, 30), -1, cv2.LINE_AA)
+        cv2.circle(picture, (x, SIDE - 9), 5, (70, 70, 74), 2, cv2.LINE_AA)
+    cv2.putText(picture, "A1-07", (4, 34), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (40, 40, 40), 1, cv2.LINE_AA)
+    printed = cv2.imdecode(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 80])[1], cv2.IMREAD_COLOR)
+    mask = tissue_mask(np.asarray(printed, np.uint8), MPP, TissueConfig())
+    assert mask[disc(56)].all()
+    assert not mask[~disc(65)].any()
+
+
+@pytest.mark.parametrize(("wall", "wall_um"), [((225, 150, 185), 3), ((232, 190, 210), 6)], ids=["stained", "pale"])
+def test_fat_is_tissue(wall: tuple[int, int, int], wall_um: int) -> None:
+    """Empty cells of 70 um between thin walls, seen at 8 um a pixel."""
+    fine = np.full((SIDE * 8, SIDE * 8, 3), GLASS["white"], np.uint8)
+    for x in range(320, 1281, 70):
+        cv2.line(fine, (x, 320), (x, 1280), wall, wall_um)
+        cv2.line(fine, (320, x), (1280, x), wall, wall_um)
+    picture = np.asarray(cv2.resize(fine, (SIDE, SIDE), interpolation=cv2.INTER_AREA), np.uint8)
+    mask = tissue_mask(picture, MPP, TissueConfig())
+    assert mask[44:156, 44:156].mean() > 0.97
+    assert not mask[:36].any()
+
+
+# --------------------------------------------------------------------------------------------------------- methods
+
+DETECTING: tuple[Method, ...] = ("specslide", "otsu", "hsv")
+
+
+@pytest.mark.parametrize("method", DETECTING)
+@pytest.mark.parametrize("stain", ["eosin", "haematoxylin", "dab"])
+@pytest.mark.parametrize("glass", GLASS)
+def test_every_method_finds_stained_tissue_and_no_border_or_ink(glass: str, stain: str, method: Method) -> None:
+    picture = slide(GLASS[glass], STAINS[stain])
+    picture[:14] = (12, 10, 14)
+    picture = np.asarray(cv2.line(picture, (10, 185), (190, 185), PENS["green"], 9), np.uint8)
+    mask = tissue_mask(picture, MPP, TissueConfig(method=method))
+    assert mask[disc(56)].all()
+    assert not mask[~disc(64)].any()
+
+
+@pytest.mark.parametrize("method", DETECTING)
+@pytest.mark.parametrize("glass", GLASS)
+def test_no_method_finds_tissue_on_bare_glass(glass: str, method: Method) -> None:
+    assert not tissue_mask(slide(GLASS[glass], None), MPP, TissueConfig(method=method)).any()
+
+
+@pytest.mark.parametrize("method", [*DETECTING, "histoprep"])
+def test_areas_apply_to_every_method(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "histoslice", ModuleType("histoslice"))
+    functions = ModuleType("histoslice.functional")
+    functions.__dict__["get_tissue_mask"] = lambda image, multiplier, sigma: (
+        1,
+        (image[..., 1] < 200).astype(np.uint8),
+    )
+    monkeypatch.setitem(sys.modules, "histoslice.functional", functions)
+    picture = slide(GLASS["white"], STAINS["eosin"])
+    cv2.circle(picture, (100, 100), 6, GLASS["white"], -1)
+    cv2.circle(picture, (20, 20), 6, STAINS["eosin"], -1)
+    small = {"min_object_um2": 0, "max_hole_um2": 0}
+    for config, there in ((TissueConfig(method=method), False), (TissueConfig(method=method, **small), True)):
+        mask = tissue_mask(picture, MPP, config)
+        assert mask[20, 20] == there
+        assert mask[100, 100] != there
+
+
+def test_a_mask_of_the_users_is_no_detection() -> None:
+    with pytest.raises(ValueError, match="mask detects nothing"):
+        tissue_mask(slide(GLASS["white"], None), MPP, TissueConfig(method="mask"))
 
 
 @pytest.mark.parametrize(("radius", "kept"), [(6, False), (14, True)])
@@ -161,8 +251,9 @@ def test_extreme_pictures_have_a_mask(shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [{"mask_mpp": 0}, {"mask_mpp": float("inf")}, {"mask_mpp": float("nan")}, {"mask_mpp": 1e9},
-     {"min_object_um2": -1}, {"max_hole_um2": float("nan")}, {"threshold": 3}],
+     {"min_object_um2": -1}, {"max_hole_um2": float("nan")}, {"threshold": 3},
+     {"method": "magic"}],
 )  # fmt: skip
-def test_wrong_settings_are_refused(wrong: dict[str, float]) -> None:
+def test_wrong_settings_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         TissueConfig.model_validate(wrong)

@@ -1,0 +1,65 @@
+"""HistoPrep's functions: a stand-in for the package, and the package itself where it is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from types import ModuleType
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tiling import histoprep
+from tiling.errors import ConfigError
+
+PACKAGES = ("histoslice", "histoprep")
+
+
+def picture() -> NDArray[np.uint8]:
+    glass = np.full((80, 80, 3), (244, 243, 245), np.uint8)
+    glass += np.random.default_rng(0).integers(0, 4, glass.shape, np.uint8)
+    return np.asarray(cv2.circle(glass, (40, 40), 20, (200, 120, 170), -1), np.uint8)
+
+
+@pytest.fixture(params=PACKAGES)
+def stand_in(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """One of the packages as a module that remembers what it was called with; the other is absent."""
+    for name in PACKAGES:
+        monkeypatch.setitem(sys.modules, name, None)
+        monkeypatch.setitem(sys.modules, f"{name}.functional", None)
+    functions = ModuleType(f"{request.param}.functional")
+    monkeypatch.setitem(sys.modules, request.param, ModuleType(request.param))
+    monkeypatch.setitem(sys.modules, functions.__name__, functions)
+    return functions
+
+
+def test_tissue_is_called_with_the_slide_readers_defaults(stand_in: ModuleType) -> None:
+    calls = []
+
+    def get_tissue_mask(image: NDArray[np.uint8], **options: float) -> tuple[int, NDArray[np.uint8]]:
+        calls.append(options)
+        return 200, (image[..., 1] < 200).astype(np.uint8)
+
+    stand_in.__dict__["get_tissue_mask"] = get_tissue_mask
+    mask = histoprep.tissue(picture())
+    assert calls == [{"multiplier": 1.05, "sigma": 0.0}]
+    assert mask.dtype == np.bool_
+    assert mask[40, 40]
+    assert not mask[0, 0]
+
+
+def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in PACKAGES:
+        monkeypatch.setitem(sys.modules, name, None)
+        monkeypatch.setitem(sys.modules, f"{name}.functional", None)
+    with pytest.raises(ConfigError, match=r"histoprep: is not installed; pip install 'specslide\[histoprep\]'"):
+        histoprep.tissue(picture())
+
+
+@pytest.mark.skipif(not any(map(importlib.util.find_spec, PACKAGES)), reason="lacks histoslice or histoprep")
+def test_the_real_detection() -> None:
+    mask = histoprep.tissue(picture())
+    yy, xx = np.mgrid[:80, :80]
+    np.testing.assert_array_equal(mask, (picture()[..., 1] < 180) & (np.hypot(xx - 40, yy - 40) < 22))

@@ -1,0 +1,39 @@
+"""HistoPrep's own functions on our pixels, from histoprep or its MIT fork histoslice, whichever is installed.
+
+The only importer of either; both keep the functions under the same names. The extra `specslide[histoprep]` brings
+histoslice.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiling.errors import ConfigError
+
+_PACKAGES = ("histoslice", "histoprep")
+_MULTIPLIER = 1.05
+"""What HistoPrep's SlideReader multiplies Otsu's threshold with by default."""
+
+
+def tissue(picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """HistoPrep's tissue detection on an RGB picture uint8 (h, w, 3), with its SlideReader's defaults: bool (h, w).
+
+    Grey levels below Otsu's threshold, so ink and black borders count as tissue. Raises ConfigError without the extra.
+    """
+    _, mask = _functions().get_tissue_mask(picture, multiplier=_MULTIPLIER, sigma=0.0)
+    return np.asarray(mask) > 0
+
+
+def _functions() -> Any:
+    """The module of HistoPrep's functions."""
+    for package in _PACKAGES:
+        try:
+            return importlib.import_module(f"{package}.functional")
+        except ModuleNotFoundError as error:
+            if error.name not in (package, f"{package}.functional"):
+                raise ConfigError(package, f"is installed without {error.name}", f"pip install {error.name}") from None
+    raise ConfigError("histoprep", "is not installed", "pip install 'specslide[histoprep]'")
