@@ -1,32 +1,33 @@
 """The tile store, version 1: one zarr v3 group a slide. The only importer of zarr, but for the codec it registers.
 
-Stores are written and checked with zarr-python; tiles are read back by `tiling.shards`. `DESIGN` of the format: README,
-"The tile store".
+zarr-python writes the metadata and the columns; the tiles' shards are packed and read by `tiling.shards`. `DESIGN` of
+the format: README, "The tile store".
 """
 
 from __future__ import annotations
 
+import json
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Literal, Self, cast
 
-import imagecodecs
 import numpy as np
 import zarr
 import zarr.codecs
 import zarr.errors
 import zarr.storage
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from tiling.codec import JpegCodec, TileCodec, decode_jpeg
+from tiling.codec import ZSTD_LEVEL, JpegCodec, TileCodec
 from tiling.errors import SpecslideError, StoreError
-from tiling.files import COMMIT, folder_faults, folder_hash, read_commit
+from tiling.files import COMMIT, canonical_json, folder_faults, folder_hash, read_commit
 from tiling.grid import Grid
-from tiling.shards import ShardReader
+from tiling.shards import ShardReader, crc32c, pack_shard, shard_path
 from tiling.versions import RESEARCH_USE
 
 UInt8Array = NDArray[np.uint8]
@@ -34,9 +35,10 @@ FloatColumn = NDArray[np.float32]
 
 FORMAT: Final = "specslide-tiles"
 VERSION: Final = 1
+# What pydantic and zarr-python raise for metadata that is not as it should be.
+_FORGED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, OSError)
 _SHARD_TILES = 256
 _SHARD_PIXEL_BYTES = 64 << 20  # a shard is held in memory while it is written: fewer tiles of a larger size
-_ZSTD_LEVEL = 5
 
 
 class SlideFacts(BaseModel):
@@ -89,29 +91,32 @@ class Columns:
     annotation: Mapping[str, FloatColumn] = field(default_factory=dict)
 
 
-def write_tiles(folder: Path, count: int, tile_px: int, codec: TileCodec, tiles: Iterable[UInt8Array]) -> None:
-    """Start a store in the empty `folder`: its group and the array `tiles`, from `count` tiles uint8 (T, T, 3).
+def write_tiles(folder: Path, tile_px: int, codec: TileCodec, encoded: Iterable[bytes]) -> int:
+    """Start a store in the empty `folder`: its group, and the arrays `tiles` and `crc32c` of encoded tiles.
 
-    Shards are written whole, one after the other. Raises OSError (disk full), ValueError if the count does not fit.
+    `encoded` gives the chunks in the order of the rows: what `codec.encode` makes of uint8 (T, T, 3), or for `source`
+    JPEG files of that size. Only one shard of them is in memory at a time. Returns their number. Raises OSError.
     """
+    tiles, per_shard = folder / "tiles", shard_tiles(tile_px)
+    checksums: list[int] = []
+    for number, chunks in enumerate(_batches(encoded, per_shard)):
+        path = shard_path(tiles, number)
+        path.parent.mkdir(parents=True)
+        path.write_bytes(pack_shard(chunks, per_shard))
+        checksums += [crc32c(chunk) for chunk in chunks]
     group = zarr.create_group(store=zarr.storage.LocalStore(folder), zarr_format=3)
-    per_shard = shard_tiles(tile_px)
-    array = group.create_array(
+    group.create_array(
         "tiles",
-        shape=(count, tile_px, tile_px, 3),
+        shape=(len(checksums), tile_px, tile_px, 3),
         chunks=(1, tile_px, tile_px, 3),
         shards=(per_shard, tile_px, tile_px, 3),
         dtype="uint8",
-        config={"write_empty_chunks": True},  # so that a chunk that is not there is damage, never a black tile
+        config={"write_empty_chunks": True},  # for others who write to it: a chunk that is not there is damage
         filters=None,
         **_tile_codecs(codec),
     )
-    written = 0
-    for block in _blocks(tiles, per_shard):
-        array[written : written + len(block)] = block
-        written += len(block)
-    if written != count:
-        raise ValueError(f"{written} tiles were given instead of {count}")
+    _write_array(group, "crc32c", np.array(checksums, np.uint32))
+    return len(checksums)
 
 
 def write_columns(
@@ -161,13 +166,14 @@ class TileStore:
             raise StoreError(self.path, what, "make it with `specslide tile`, --overwrite if it exists") from error
         self._check(name for name in self._files if name.endswith("zarr.json"))
         try:
-            self.attributes = StoreAttributes.model_validate(dict(self._group().attrs))
-        except (ValidationError, ValueError, KeyError) as error:
+            group = self._group()
+            self.attributes = StoreAttributes.model_validate(dict(group.attrs))
+            codec = TileCodec.parse(self.attributes.config["codec"])
+            self._count, per_shard = _tiles_layout(group["tiles"], self.grid.tile_px, codec)
+        except _FORGED as error:
             fix = "tile the slide again with this version of specslide"
             raise StoreError(self.path, f"is not a tile store of version {VERSION}", fix) from error
-        codec = TileCodec.parse(self.attributes.config["codec"])
-        decode = decode_jpeg if codec.jpeg_quality else self._decode_lossless
-        self._shards = ShardReader(self.path / "tiles", shard_tiles(self.grid.tile_px), decode)
+        self._shards = ShardReader(self.path / "tiles", per_shard, codec.decode)
 
     @classmethod
     def open(cls, path: Path | str) -> Self:
@@ -175,7 +181,7 @@ class TileStore:
         return cls(path)
 
     def __len__(self) -> int:
-        return len(self.x)
+        return self._count
 
     @property
     def slide(self) -> SlideFacts:
@@ -195,56 +201,81 @@ class TileStore:
     @cached_property
     def x(self) -> NDArray[np.int32]:
         """Left edges, level-0 pixels, int32 (N,)."""
-        return cast(NDArray[np.int32], self._read("x"))
+        return cast(NDArray[np.int32], self._read("x", np.int32))
 
     @cached_property
     def y(self) -> NDArray[np.int32]:
         """Upper edges, level-0 pixels, int32 (N,)."""
-        return cast(NDArray[np.int32], self._read("y"))
+        return cast(NDArray[np.int32], self._read("y", np.int32))
 
     @cached_property
     def tissue(self) -> FloatColumn:
         """Fraction of each tile that is tissue, float32 (N,)."""
-        return cast(FloatColumn, self._read("tissue"))
+        return cast(FloatColumn, self._read("tissue", np.float32))
 
     @cached_property
     def quality(self) -> dict[str, FloatColumn]:
         """Quality metrics by name, float32 (N,) each; see `tiling.quality`."""
-        return {name: self._read(f"quality/{name}") for name in self.attributes.quality}
+        return {name: self._read(f"quality/{name}", np.float32) for name in self.attributes.quality}
 
     @cached_property
     def annotations(self) -> dict[str, FloatColumn]:
         """Fraction of each tile under each class's annotation, float32 (N,) each."""
-        return {name: self._read(f"annotation/{name}") for name in self.attributes.annotation}
+        return {name: self._read(f"annotation/{name}", np.float32) for name in self.attributes.annotation}
 
     @cached_property
     def mask(self) -> NDArray[np.bool_]:
         """Tissue mask, bool (h, w); a pixel spans `attributes.mask_px0` level-0 pixels."""
-        return np.asarray(self._read("mask") > 0)
+        return np.asarray(self._read("mask", np.uint8, (-1, -1)) > 0)
 
     @cached_property
     def thumbnail(self) -> UInt8Array:
         """The slide in small, uint8 (h, w, 3); a pixel spans `attributes.thumbnail_px0` level-0 pixels."""
-        return cast(UInt8Array, self._read("thumbnail"))
+        return cast(UInt8Array, self._read("thumbnail", np.uint8, (-1, -1, 3)))
 
-    def read(self, rows: NDArray[np.integer] | slice) -> UInt8Array:
-        """The tiles of those rows, uint8 (n, T, T, 3), in the order asked for.
+    def read(self, rows: Sequence[int] | NDArray[np.integer] | slice) -> UInt8Array:
+        """The tiles of those rows, uint8 (n, T, T, 3), in the order asked for; rows may repeat.
 
         Raises IndexError for a row that does not exist, StoreError for a damaged one.
         """
-        wanted = np.arange(len(self))[rows]  # also resolves slices, and negative or absent rows as numpy does
+        # numpy resolves slices, and negative or absent rows
+        wanted = self._rows[rows if isinstance(rows, slice) else np.asarray(rows, None if len(rows) else np.intp)]
         out = np.empty((len(wanted), self.grid.tile_px, self.grid.tile_px, 3), np.uint8)
-        self._shards.read_into(wanted, out)
+        checksums = None if self._checksums is None else self._checksums[wanted].tolist()
+        self._shards.read_into(wanted.tolist(), out, checksums)
         return out
+
+    @cached_property
+    def _rows(self) -> NDArray[np.intp]:
+        return np.arange(self._count)
+
+    @cached_property
+    def _checksums(self) -> NDArray[np.uint32] | None:
+        """What tells that a tile is the one written as this row, uint32 (N,).
+
+        Without that column (it is not needed by version 1) every byte of the tiles is hashed instead, once.
+        """
+        if "crc32c/zarr.json" in self._files:
+            return cast(NDArray[np.uint32], self._read("crc32c", np.uint32))
+        self._check(name for name in self._files if name.startswith("tiles/"))
+        return None
 
     def _group(self) -> zarr.Group:
         return zarr.open_group(zarr.storage.LocalStore(self.path, read_only=True), mode="r")
 
-    def _read(self, name: str) -> Any:
+    def _read(self, name: str, dtype: type[np.generic], shape: tuple[int, ...] | None = None) -> Any:
+        """All of an array, its bytes checked; one value a tile, unless its shape is given, -1 for any length."""
         self._check(n for n in self._files if n.startswith(f"{name}/"))
-        array = self._group()[name]
-        assert isinstance(array, zarr.Array)
-        return np.asarray(array[...])
+        fix, shape = "tile the slide again with --overwrite", shape or (self._count,)
+        try:
+            array = cast(zarr.Array[Any], self._group()[name])
+            fits = len(shape) == array.ndim and all(m in (-1, n) for m, n in zip(shape, array.shape, strict=True))
+            if array.dtype != dtype or not fits:
+                what = f"is {array.dtype} {array.shape} instead of {np.dtype(dtype)} {shape}"
+                raise StoreError(self.path / name, what, fix)
+            return np.asarray(array[...])
+        except _FORGED as error:
+            raise StoreError(self.path / name, f"cannot be read ({type(error).__name__})", fix) from error
 
     def _check(self, names: Iterable[str]) -> None:
         """Raise StoreError unless those files are as they were written."""
@@ -252,31 +283,41 @@ class TileStore:
         if faults:
             raise StoreError(self.path, f"is damaged: {faults[0]}", "tile the slide again with --overwrite")
 
-    def _decode_lossless(self, data: memoryview) -> UInt8Array:
-        side = self.grid.tile_px
-        try:
-            raw = imagecodecs.zstd_decode(bytes(data))
-        except RuntimeError as error:  # imagecodecs' errors
-            raise ValueError(str(error)) from error
-        return np.frombuffer(raw, np.uint8).reshape(side, side, 3)
-
 
 def verify_store(path: Path) -> list[str]:
     """Everything wrong with a store, a sentence a fault; every byte is read. Empty if it is intact."""
-    faults = folder_faults(path)
-    if not faults:
-        try:
-            TileStore(path)
-        except StoreError as error:
-            return [str(error)]
-    return faults
+    if faults := folder_faults(path):
+        return faults
+    commit = (path / COMMIT).read_bytes()
+    if commit != canonical_json(json.loads(commit)).encode():  # white space too
+        return [f"{path / COMMIT}: its content was changed after it was written"]
+    try:
+        TileStore(path)
+    except StoreError as error:
+        return [str(error)]
+    return []
 
 
 def _tile_codecs(codec: TileCodec) -> dict[str, Any]:
+    """The zarr codecs of a tile's chunk, as `create_array` takes them."""
     checksum = zarr.codecs.Crc32cCodec()
-    if codec.jpeg_quality is not None:
-        return {"serializer": JpegCodec(codec.jpeg_quality), "compressors": [checksum]}
-    return {"compressors": [zarr.codecs.ZstdCodec(level=_ZSTD_LEVEL), checksum]}
+    if codec.kind == "lossless":
+        return {"compressors": [zarr.codecs.ZstdCodec(level=ZSTD_LEVEL), checksum]}
+    return {"serializer": JpegCodec(codec.quality, codec.subsampling), "compressors": [checksum]}
+
+
+def _tiles_layout(array: object, tile_px: int, codec: TileCodec) -> tuple[int, int]:
+    """(number of tiles, tiles in a shard) of the array `tiles`. Raises ValueError unless it is as version 1 has it."""
+    if not isinstance(array, zarr.Array) or array.shards is None:
+        raise ValueError("`tiles` is not an array with shards")
+    tile = (tile_px, tile_px, 3)
+    if array.dtype != np.uint8 or (array.shape[1:], array.chunks, array.shards[1:]) != (tile, (1, *tile), tile):
+        raise ValueError(f"`tiles` does not hold tiles of {tile_px} px")
+    bytes_codecs = [zarr.codecs.BytesCodec, zarr.codecs.ZstdCodec] if codec.kind == "lossless" else [JpegCodec]
+    found = [type(c) for c in (*array.filters, array.serializer, *array.compressors)]
+    if found != [*bytes_codecs, zarr.codecs.Crc32cCodec]:
+        raise ValueError(f"`tiles` is not encoded as {codec.kind}")
+    return array.shape[0], array.shards[0]
 
 
 def _write_array(group: zarr.Group, name: str, values: NDArray[Any]) -> None:
@@ -285,20 +326,15 @@ def _write_array(group: zarr.Group, name: str, values: NDArray[Any]) -> None:
         shape=values.shape,
         chunks=tuple(max(1, n) for n in values.shape),
         dtype=values.dtype,
-        compressors=[zarr.codecs.ZstdCodec(level=_ZSTD_LEVEL), zarr.codecs.Crc32cCodec()],
+        compressors=[zarr.codecs.ZstdCodec(level=ZSTD_LEVEL), zarr.codecs.Crc32cCodec()],
         filters=None,
         config={"write_empty_chunks": True},
     )
     array[...] = values
 
 
-def _blocks(tiles: Iterable[UInt8Array], size: int) -> Iterator[UInt8Array]:
-    """The tiles stacked in arrays of up to `size`."""
-    block: list[UInt8Array] = []
-    for tile in tiles:
-        block.append(tile)
-        if len(block) == size:
-            yield np.stack(block)
-            block = []
-    if block:
-        yield np.stack(block)
+def _batches(chunks: Iterable[bytes], size: int) -> Iterator[list[bytes]]:
+    """The chunks in lists of `size`, the last of which may be shorter."""
+    chunks = iter(chunks)
+    while batch := list(islice(chunks, size)):
+        yield batch

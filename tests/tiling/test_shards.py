@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
+import os
 import pickle
 import shutil
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import pytest
 import zarr
 from numpy.typing import NDArray
 
+import tiling.shards
+from tiling import TilingConfig, tile_slide
 from tiling.errors import StoreError
+from tiling.shards import ShardReader, pack_shard, shard_path
 from tiling.store import TileStore, shard_tiles, verify_store
 
 
@@ -38,11 +51,21 @@ def test_tiles_equal_zarr_python(finished: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "rows", [[], [0], [-1], [700, 3, 3, 256, 255], slice(250, 260), slice(None, None, -97), slice(5, 5)], ids=str
-)
+    "rows",
+    [[], [0], [-1], [700, 3, 3, 256, 255], (), (5, 1), range(0), range(250, 260), slice(250, 260), slice(5, 5),
+     slice(None, None, -97), np.array([], np.int64), np.array([7, 600], np.uint16), np.array([-1, -761], np.int32)],
+    ids=str,
+)  # fmt: skip
 def test_rows_are_those_of_numpy(finished: Path, rows: Any) -> None:
-    wanted = np.array(rows, dtype=np.int64) if isinstance(rows, list) else rows
-    np.testing.assert_array_equal(TileStore(finished).read(wanted), plain(finished)[wanted])
+    wanted = rows if isinstance(rows, slice) else np.array(rows, dtype=np.int64)
+    np.testing.assert_array_equal(TileStore(finished).read(rows), plain(finished)[wanted])
+
+
+def test_a_mask_and_fractions_are_no_rows_by_accident(finished: Path) -> None:
+    with pytest.raises(IndexError):
+        TileStore(finished).read(np.array([True, False]))
+    with pytest.raises(IndexError):
+        TileStore(finished).read([0.5])  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize("row", [100_000, -100_000])
@@ -121,16 +144,71 @@ def test_a_damaged_shard_is_an_error_that_names_it(copied: Path, damage: Callabl
     assert verify_store(copied)
 
 
-def test_swapped_shards_are_found_by_verification(copied: Path) -> None:
-    """Each is whole in itself, so only the hashes of commit.json tell."""
+def test_swapped_shards_are_refused(copied: Path) -> None:
+    """Each is whole in itself: the column of checksums tells at reading, the hashes of commit.json at verification."""
     first, second = shard_files(copied)[:2]
     spare = copied.parent / "spare"
     shutil.move(first, spare)
     shutil.move(second, first)
     shutil.move(spare, second)
+    store = TileStore(copied)
+    for file, row in ((first, 0), (second, 256)):
+        with pytest.raises(StoreError, match="is whole, but another tile") as caught:
+            store.read([row])
+        assert str(caught.value).startswith(f"{file}: is damaged: ")
     faults = verify_store(copied)
     assert len(faults) == 2
     assert {fault.split(": ")[0] for fault in faults} == {str(first), str(second)}
+
+
+def test_a_store_replaced_under_its_reader_gives_no_wrong_pixel(copied: Path, small_slide: Path) -> None:
+    """The reader has the first shard mapped, so it stays; the second is another store's now."""
+    store, expected = TileStore(copied), plain(copied)
+    store.read([0])
+    config = TilingConfig(mpp=0.5, tile_px=16, codec=store.attributes.config["codec"], overlap=0.5)
+    other = tile_slide(small_slide, copied.parent / "other", config).store
+    copied.rename(copied.parent / "before")
+    other.rename(copied)
+    np.testing.assert_array_equal(store.read([5, 0]), expected[[5, 0]])
+    with pytest.raises(StoreError, match="is whole, but another tile"):
+        store.read(range(256, 512))
+
+
+# A shard of two chunks with room for three, put together by hand from the zarr v3 specification.
+CHUNKS = (b"first", b"2nd")
+
+
+def by_hand() -> bytes:
+    bodies = b"".join(c + struct.pack("<I", google_crc32c.value(c)) for c in CHUNKS)
+    index = struct.pack("<6Q", 0, 9, 9, 7, 2**64 - 1, 2**64 - 1)
+    return bodies + index + struct.pack("<I", google_crc32c.value(index))
+
+
+def test_a_shard_is_as_the_specification_says() -> None:
+    assert pack_shard(CHUNKS, 3) == by_hand()
+    assert pack_shard([], 1) == struct.pack("<2QI", 2**64 - 1, 2**64 - 1, google_crc32c.value(b"\xff" * 16))
+
+
+INDEX = len(by_hand()) - 16 * 3 - 4
+
+
+@pytest.mark.parametrize("row", [0, 1])
+@pytest.mark.parametrize(
+    ("offset", "length"),
+    [(2**64 - 1, 9), (2**64 - 5, 9), (0, 2**64 - 1), (0, 10**6), (10**6, 9), (0, 0), (0, 4), (1, 9), (0, 8)],
+)
+def test_an_index_that_lies_is_refused(tmp_path: Path, row: int, offset: int, length: int) -> None:
+    """Its own checksum fits."""
+    data = bytearray(by_hand())
+    struct.pack_into("<2Q", data, INDEX + 16 * row, offset, length)
+    struct.pack_into("<I", data, len(data) - 4, google_crc32c.value(bytes(data[INDEX:-4])))
+    file = shard_path(tmp_path, 0)
+    file.parent.mkdir(parents=True)
+    file.write_bytes(data)
+    reader = ShardReader(tmp_path, 3, lambda chunk, tile: np.copyto(tile, chunk[:1]))
+    with pytest.raises(StoreError, match="is damaged") as caught:
+        reader.read_into([row], np.zeros((1, 1), np.uint8))
+    assert str(caught.value).startswith(f"{file}: ")
 
 
 # ------------------------------------------------------------------------------------------- threads and processes
@@ -178,10 +256,86 @@ def test_processes_share_it(finished: Path, method: str) -> None:
     queue.close()
 
 
-def test_only_so_many_shards_stay_mapped(finished: Path) -> None:
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # fork is what is tested
+def test_a_reader_forked_while_others_read_keeps_working(finished: Path) -> None:
+    """Nothing that another thread holds at that moment is missing in the child."""
+    expected = checksum(TileStore(finished))
+    for _ in range(10):
+        store, stop = TileStore(finished), threading.Event()
+        assert store.read([0]).any()  # zarr-python reads the column of checksums here; shards are mapped by threads
+        readers = [threading.Thread(target=keep_reading, args=(store, stop)) for _ in range(3)]
+        for reader in readers:
+            reader.start()
+        child = os.fork()
+        if not child:
+            os._exit(0 if checksum(store) == expected else 1)
+        assert ended(child) == 0
+        stop.set()
+        for reader in readers:
+            reader.join()
+
+
+def keep_reading(store: TileStore, stop: threading.Event) -> None:
+    while not stop.is_set():
+        store._shards._mapped.clear()
+        store.read([0, 256, 512])
+
+
+def ended(child: int) -> int:
+    """Its exit code; a child that hangs is killed."""
+    for _ in range(3000):
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return -signal.SIGKILL
+
+
+def test_only_so_many_shards_stay_mapped(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In all readers of the process together, the oldest first."""
+    monkeypatch.setattr(tiling.shards, "_MAPPED_SHARDS", 2)
+    monkeypatch.setattr(tiling.shards, "_recent", deque())
+    expected, stores = plain(finished), (TileStore(finished), TileStore(finished))
+    for number, row in ((0, 0), (1, 300), (0, 600), (0, 0), (1, 300), (1, 301)):
+        np.testing.assert_array_equal(stores[number].read([row])[0], expected[row])
+        assert sum(len(store._shards._mapped) for store in stores) <= 2
+    assert [list(store._shards._mapped) for store in stores] == [[0], [1]]
+
+
+def test_a_store_that_is_dropped_is_unmapped(finished: Path) -> None:
     store = TileStore(finished)
-    store._shards._keep = 1
-    expected = plain(finished)
-    for row in (0, 300, 0, 600):
-        np.testing.assert_array_equal(store.read(np.array([row]))[0], expected[row])
-        assert len(store._shards._mapped) == 1
+    tiles = store.read(slice(None))
+    assert mappings(finished) == len(shard_files(finished))
+    del store
+    gc.collect()
+    assert mappings(finished) == 0
+    np.testing.assert_array_equal(tiles, plain(finished))
+
+
+def mappings(store: Path) -> int:
+    return Path("/proc/self/maps").read_text().count(f"{store}/tiles/")
+
+
+# Opens every store of a folder with room for 64 descriptors and reads from each, forwards and backwards.
+_MANY = """
+import os, resource, sys
+from pathlib import Path
+from tiling import TileStore
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+stores = [TileStore(path) for path in sorted(Path(sys.argv[1]).iterdir())]
+sums = {int(store.read([0, 256, 700]).sum()) for store in stores + stores[::-1]}
+print(len(stores), *sums, len(os.listdir("/proc/self/fd")))
+"""
+
+
+def test_three_hundred_stores_need_few_descriptors(finished: Path, tmp_path: Path) -> None:
+    for number in range(300):
+        shutil.copytree(finished, tmp_path / str(number), copy_function=os.link)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", _MANY, tmp_path], capture_output=True, text=True, check=True
+    )
+    opened, total, descriptors = map(int, done.stdout.split())
+    assert (opened, total) == (300, int(plain(finished)[[0, 256, 700]].sum()))
+    assert descriptors < 32

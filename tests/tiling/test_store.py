@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from pipeline.synthetic import write_pyramid
 from tiling import Grid, TileStore, TilingConfig, tile_slide
 from tiling.codec import TileCodec, decode_jpeg, encode_jpeg
 from tiling.errors import StoreError
-from tiling.files import canonical_json, sha256_json
+from tiling.files import canonical_json, sha256_file, sha256_json
 from tiling.quality import METRICS
 from tiling.store import shard_tiles, verify_store, write_tiles
 
@@ -63,6 +65,7 @@ def test_every_array_is_what_the_design_says(finished: Path, codec: str) -> None
         assert facts.pop(name) == ["int32", [n], [n], None, ["bytes", *columns], []]
     for name in ("tissue", *(f"quality/{metric}" for metric in METRICS)):
         assert facts.pop(name) == ["float32", [n], [n], None, ["bytes", *columns], []]
+    assert facts.pop("crc32c") == ["uint32", [n], [n], None, ["bytes", *columns], []]
     assert facts == {}
 
 
@@ -117,24 +120,49 @@ def test_shards_hold_256_tiles_or_64_mib(tile_px: int, count: int) -> None:
     assert shard_tiles(tile_px) == count
 
 
-@pytest.mark.parametrize("count", [299, 301])
-def test_a_wrong_count_is_refused(tmp_path: Path, noise_tiles: NDArray[np.uint8], count: int) -> None:
-    with pytest.raises(ValueError, match=r".+"):
-        write_tiles(tmp_path / "a", count, 8, TileCodec.parse("lossless"), iter(noise_tiles))
-
-
-def test_black_tiles_are_stored_too(tmp_path: Path) -> None:
-    """A chunk that equals the fill value is written, so that a missing one is damage."""
-    write_tiles(tmp_path / "a", 3, 8, TileCodec.parse("lossless"), iter(np.zeros((3, 8, 8, 3), np.uint8)))
-    assert (tmp_path / "a" / "tiles" / "c" / "0" / "0" / "0" / "0").stat().st_size > 16 * 256 + 4
-
-
-def test_jpeg_tiles_are_the_jpegs(tmp_path: Path, noise_tiles: NDArray[np.uint8]) -> None:
-    write_tiles(tmp_path / "a", 300, 8, TileCodec.parse("jpeg:70"), iter(noise_tiles))
-    array = zarr.open_group(tmp_path / "a", mode="r")["tiles"]
+def array_of(folder: Path) -> NDArray[np.uint8]:
+    """The tiles as plain zarr-python reads them."""
+    array = zarr.open_group(folder, mode="r")["tiles"]
     assert isinstance(array, zarr.Array)
-    expected = np.stack([decode_jpeg(encode_jpeg(t, 70)) for t in noise_tiles])
-    np.testing.assert_array_equal(np.asarray(array[...]), expected)
+    return np.asarray(array[...], np.uint8)
+
+
+@pytest.mark.parametrize("count", [0, 1, 255, 256, 257, 512, 600])
+@pytest.mark.parametrize("name", ["lossless", "jpeg:70", "jpeg:70:420", "source"])
+def test_zarr_python_reads_what_was_written(tmp_path: Path, name: str, count: int) -> None:
+    """Bit for bit, black tiles (the fill value) and the last shard among them."""
+    codec, tiles = TileCodec.parse(name), np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), np.uint8)
+    tiles[1:3] = 0
+    chunks = [encode_jpeg(t, 60, "4:2:2") if name == "source" else codec.encode(t) for t in tiles]
+    assert write_tiles(tmp_path, 8, codec, iter(chunks)) == count
+    expected = tiles if name == "lossless" else [decode_jpeg(chunk) for chunk in chunks]
+    np.testing.assert_array_equal(array_of(tmp_path), np.reshape(expected, (count, 8, 8, 3)))
+    assert len(list((tmp_path / "tiles" / "c").glob("*/0/0/0"))) == -(-count // 256)
+
+
+def test_the_shards_are_those_zarr_python_writes(tmp_path: Path, noise_tiles: NDArray[np.uint8]) -> None:
+    codec = TileCodec.parse("jpeg:70")
+    write_tiles(tmp_path, 8, codec, map(codec.encode, noise_tiles))
+    ours = {p.relative_to(tmp_path): p.read_bytes() for p in (tmp_path / "tiles" / "c").glob("*/0/0/0")}
+    array = zarr.open_group(tmp_path, mode="r+")["tiles"]
+    assert isinstance(array, zarr.Array)
+    for path in ours:
+        (tmp_path / path).unlink()
+    array[...] = noise_tiles
+    assert {path: (tmp_path / path).read_bytes() for path in ours} == ours
+    assert len(ours) == 2
+
+
+def test_one_shard_is_held_at_a_time(tmp_path: Path) -> None:
+    """The first is on disk before the first chunk of the second is asked for; what comes before an error stays."""
+
+    def chunks() -> Iterator[bytes]:
+        yield from [encode_jpeg(np.zeros((8, 8, 3), np.uint8), 50)] * 256
+        assert (tmp_path / "tiles" / "c" / "0" / "0" / "0" / "0").exists()
+        raise StoreError("there", "it ends here")
+
+    with pytest.raises(StoreError, match="it ends here"):
+        write_tiles(tmp_path, 8, TileCodec.parse("source"), chunks())
 
 
 # -------------------------------------------------------------------------------------------------- edited stores
@@ -219,6 +247,219 @@ def test_a_forged_commit_is_one_sentence(copied: Path, forgery: str) -> None:
     if forgery != "no metadata listed":
         with pytest.raises(StoreError):
             TileStore(copied)
+
+
+def sealed(store: Path) -> None:
+    """Make the hashes of commit.json fit whatever is there now, as a forger would."""
+    edited_commit(
+        store,
+        lambda c: c["files"].update(
+            {n: {"sha256": sha256_file(store / n), "bytes": (store / n).stat().st_size} for n in c["files"]}
+        ),
+        sealed=True,
+    )
+
+
+def in_tiles(change: Callable[[dict[str, Any]], object]) -> Callable[[dict[str, Any]], object]:
+    """A change of the description of `tiles` that zarr-python goes by."""
+    return lambda group: change(group["consolidated_metadata"]["metadata"]["tiles"])
+
+
+LIES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "no attributes": lambda g: g.pop("attributes"),
+    "attributes are null": lambda g: g.update(attributes=None),
+    "no configuration": lambda g: g["attributes"].pop("config"),
+    "no codec": lambda g: g["attributes"]["config"].pop("codec"),
+    "codec is null": lambda g: g["attributes"]["config"].update(codec=None),
+    "unknown codec": lambda g: g["attributes"]["config"].update(codec="png"),
+    "codec of other stores": lambda g: g["attributes"]["config"].update(
+        codec="jpeg:90" if g["attributes"]["config"]["codec"] == "lossless" else "lossless"
+    ),
+    "another tile size": lambda g: g["attributes"]["grid"].update(tile_px=32),
+    "another version": lambda g: g["attributes"].update(version=2),
+    "not a group": lambda g: g.update(node_type="array"),
+    "no tiles": lambda g: g["consolidated_metadata"]["metadata"].pop("tiles"),
+    "tiles are a group": lambda g: g["consolidated_metadata"]["metadata"].update(
+        tiles={"zarr_format": 3, "node_type": "group", "attributes": {}}
+    ),
+    "tiles of 16 bits": in_tiles(lambda t: t.update(data_type="uint16")),
+    "tiles without shards": in_tiles(lambda t: t.update(codecs=[{"name": "bytes"}])),
+    "larger chunks": in_tiles(lambda t: t["codecs"][0]["configuration"].update(chunk_shape=[2, 16, 16, 3])),
+    "no checksums": in_tiles(lambda t: t["codecs"][0]["configuration"]["codecs"].pop()),
+    "codecs are null": in_tiles(lambda t: t.update(codecs=None)),
+    "no shape": in_tiles(lambda t: t.pop("shape")),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_forged_store_is_refused(copied: Path, lie: str) -> None:
+    """Its hashes fit, so that only what it says of itself can give it away: one sentence, no other exception."""
+    described = json.loads((copied / "zarr.json").read_text())
+    LIES[lie](described)
+    (copied / "zarr.json").write_text(json.dumps(described))
+    sealed(copied)
+    with pytest.raises(StoreError) as caught:
+        TileStore(copied)
+    assert str(caught.value).startswith(f"{copied}: ")
+    assert verify_store(copied) == [str(caught.value)]
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("x", {"shape": [5]}), ("x", {"shape": [2**40]}), ("tissue", {"data_type": "float64"}), ("y", {"codecs": []}),
+        ("mask", {"shape": [3]}), ("thumbnail", {"data_type": "int8"}), ("crc32c", {"shape": [7]}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_forged_column_is_refused(copied: Path, name: str, change: dict[str, Any]) -> None:
+    described = json.loads((copied / "zarr.json").read_text())
+    described["consolidated_metadata"]["metadata"][name].update(change)
+    (copied / "zarr.json").write_text(json.dumps(described))
+    sealed(copied)
+
+    def use() -> None:
+        store = TileStore(copied)
+        store.read([0])
+        getattr(store, name)
+
+    with pytest.raises(StoreError) as caught:
+        use()
+    where = str(caught.value).split(": ")[0]
+    assert where == str(copied / name) or (where == str(copied) and "is not a tile store" in str(caught.value))
+
+
+def test_a_store_without_the_checksum_column_is_still_read(copied: Path) -> None:
+    """Version 1 does without it: then the tiles are hashed before the first is read."""
+    expected = TileStore(copied).read(slice(None))
+    described = json.loads((copied / "zarr.json").read_text())
+    described["consolidated_metadata"]["metadata"].pop("crc32c")
+    (copied / "zarr.json").write_text(json.dumps(described))
+    shutil.rmtree(copied / "crc32c")
+    edited_commit(
+        copied, lambda c: [c["files"].pop(n) for n in list(c["files"]) if n.startswith("crc32c/")], sealed=True
+    )
+    sealed(copied)
+    assert verify_store(copied) == []
+    np.testing.assert_array_equal(TileStore(copied).read(slice(None)), expected)
+    swap(*(copied / "tiles" / "c" / number / "0" / "0" / "0" for number in "01"))
+    with pytest.raises(StoreError, match=r"tiles/c/0/0/0/0: (is .* bytes long|its content was changed)"):
+        TileStore(copied).read([0])
+
+
+def swap(one: Path, other: Path) -> None:
+    a, b = one.read_bytes(), other.read_bytes()
+    one.write_bytes(b)
+    other.write_bytes(a)
+
+
+# ------------------------------------------------------------------------------------------ three hundred damages
+
+
+def flip(store: Path, random: Random) -> list[Path]:
+    file, data = some_file(store, random)
+    data[random.randrange(len(data))] ^= 1 << random.randrange(8)
+    file.write_bytes(data)
+    return [file]
+
+
+def truncate(store: Path, random: Random) -> list[Path]:
+    file, data = some_file(store, random)
+    file.write_bytes(data[: random.choice([0, len(data) // 2, len(data) - 1])])
+    return [file]
+
+
+def lengthen(store: Path, random: Random) -> list[Path]:
+    file, data = some_file(store, random)
+    file.write_bytes(data + random.choice([b" ", b"\n", bytes(4096)]))
+    return [file]
+
+
+def blank(store: Path, random: Random) -> list[Path]:
+    file, data = some_file(store, random)
+    file.write_bytes(bytes(len(data)))
+    return [file]
+
+
+def delete(store: Path, random: Random) -> list[Path]:
+    file, _ = some_file(store, random)
+    file.unlink()
+    return [file]
+
+
+def swap_two(store: Path, random: Random) -> list[Path]:
+    file, data = some_file(store, random)
+    other = random.choice([p for p in files_of(store) if p.read_bytes() != data])
+    swap(file, other)
+    return [file, other]
+
+
+def swap_two_shards(store: Path, random: Random) -> list[Path]:
+    shards = random.sample(sorted((store / "tiles" / "c").glob("*/0/0/0")), 2)
+    swap(*shards)
+    return shards
+
+
+def edit_json(store: Path, random: Random) -> list[Path]:
+    """Another value somewhere, well-formed as before."""
+    file = random.choice([p for p in files_of(store) if p.suffix == ".json"])
+    document = json.loads(file.read_text())
+    place: Any = document
+    while True:
+        key = random.choice(list(place) if isinstance(place, dict) else range(len(place)))
+        if not isinstance(place[key], dict | list) or not place[key]:
+            break
+        place = place[key]
+    place[key] = place[key] + 1 if isinstance(place[key], int | float) else f"{place[key]}x"
+    file.write_text(json.dumps(document))
+    return [file]
+
+
+def add(store: Path, random: Random) -> list[Path]:
+    file = random.choice(files_of(store)).with_name(random.choice(["note.txt", ".hidden", "9"]))
+    file.write_bytes(b"x")
+    return [file]
+
+
+def files_of(store: Path) -> list[Path]:
+    return sorted(p for p in store.rglob("*") if p.is_file())
+
+
+def some_file(store: Path, random: Random) -> tuple[Path, bytearray]:
+    file = random.choice(files_of(store))
+    return file, bytearray(file.read_bytes())
+
+
+def restore(store: Path, intact: dict[Path, bytes]) -> None:
+    for added in set(files_of(store)) - intact.keys():
+        added.unlink()
+    for file, data in intact.items():
+        if not file.exists() or file.read_bytes() != data:
+            file.write_bytes(data)
+
+
+DAMAGES = (flip, flip, truncate, lengthen, blank, delete, swap_two, swap_two_shards, edit_json, add)
+
+
+def test_three_hundred_damaged_stores_are_found(copied: Path) -> None:
+    """All by verification, which names the file; and reading a damaged store is refused or gives the very pixels."""
+    expected, rows = TileStore(copied).read(slice(None)), np.arange(0, len(TileStore(copied)), 40)
+    intact = {file: file.read_bytes() for file in files_of(copied)}
+    found = refused = 0
+    for number in range(300):
+        damaged = DAMAGES[number % len(DAMAGES)](copied, Random(number))
+        found += any(fault.startswith(f"{file}: ") for fault in verify_store(copied) for file in damaged)
+        try:
+            np.testing.assert_array_equal(TileStore(copied).read(rows), expected[rows])
+        except StoreError as error:
+            refused += str(copied) in str(error)
+        restore(copied, intact)
+    assert verify_store(copied) == []
+    assert found == 300
+    assert refused > 100
+
+
+# -------------------------------------------------------------------------------------------------------- the rest
 
 
 def test_an_extra_file_is_named(copied: Path) -> None:

@@ -84,9 +84,9 @@ def make_store(tmp_path: Path) -> StoreMaker:
             tissue=np.ones(count, dtype=np.float32),
             annotation=fractions,
         )
-        final = tmp_path / "stores" / f"{slide_id}.zarr"
+        final, codec = tmp_path / "stores" / f"{slide_id}.zarr", TileCodec.parse("lossless")
         with claimed(final), new_folder(final) as partial:
-            write_tiles(partial, count, side, TileCodec.parse("lossless"), iter(tiles))
+            write_tiles(partial, side, codec, map(codec.encode, tiles))
             write_columns(partial, columns, np.ones((4, 4), dtype=bool), np.zeros((4, 4, 3), np.uint8), attributes)
         return final
 
