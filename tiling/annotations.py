@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tiling import labelimage
 from tiling.errors import InputError
+from tiling.files import sha256_file, sha256_json
 
 UNCLASSIFIED = "unclassified"
 _FARTHEST_PX = 1e9
@@ -41,6 +42,17 @@ def annotation_fractions(
     for name in fractions:
         _require_column(str(path), name)
     return fractions
+
+
+def annotation_hash(path: Path) -> str:
+    """SHA-256 of an annotation file, and of the class names that come with a label image. Raises InputError."""
+    try:
+        own = sha256_file(path)
+        names = path.with_suffix(labelimage.NAMES)
+        named = path.suffix.lower() in labelimage.SUFFIXES and names.exists()
+        return sha256_json([own, sha256_file(names)]) if named else own
+    except OSError as error:
+        raise InputError(path, f"cannot be read ({error.strerror})", "check the annotation's path") from error
 
 
 def annotation_mask(path: Path, size0: tuple[int, int], px0: float, shape: tuple[int, int]) -> NDArray[np.bool_]:

@@ -35,6 +35,8 @@ FloatColumn = NDArray[np.float32]
 
 FORMAT: Final = "specslide-tiles"
 VERSION: Final = 1
+ANNOTATION: Final = "annotation"
+"""Name of the group of annotation columns."""
 # What pydantic and zarr-python raise for metadata that is not as it should be.
 _FORGED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, OSError)
 _SHARD_TILES = 256
@@ -131,18 +133,24 @@ def write_columns(
     _write_array(group, "x", columns.x)
     _write_array(group, "y", columns.y)
     _write_array(group, "tissue", columns.tissue)
-    for kind, named in (("quality", columns.quality), ("annotation", columns.annotation)):
+    for kind, named in (("quality", columns.quality), (ANNOTATION, columns.annotation)):
         subgroup = group.create_group(kind)
         for name, values in named.items():
             _write_array(subgroup, name, values)
     _write_array(group, "mask", mask.astype(np.uint8))
     _write_array(group, "thumbnail", thumbnail)
     group.attrs.update(attributes.model_dump(mode="json"))
-    with warnings.catch_warnings():
-        # Consolidated metadata is an extension that zarr-python reads and others ignore. It lists the members, so
-        # that zarr-python need not look through the folder and stumble over commit.json.
-        warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
-        zarr.consolidate_metadata(group.store)
+    _consolidate(group)
+
+
+def write_annotations(folder: Path, annotation: Mapping[str, FloatColumn], attributes: StoreAttributes) -> None:
+    """Give the store in `folder`, which has no annotation columns yet, these (N,) and those attributes."""
+    group = zarr.open_group(zarr.storage.LocalStore(folder), mode="r+", use_consolidated=False)
+    columns = group.create_group(ANNOTATION)
+    for name, values in annotation.items():
+        _write_array(columns, name, values)
+    group.attrs.put(attributes.model_dump(mode="json"))
+    _consolidate(group)
 
 
 def shard_tiles(tile_px: int) -> int:
@@ -318,6 +326,14 @@ def _tiles_layout(array: object, tile_px: int, codec: TileCodec) -> tuple[int, i
     if found != [*bytes_codecs, zarr.codecs.Crc32cCodec]:
         raise ValueError(f"`tiles` is not encoded as {codec.kind}")
     return array.shape[0], array.shards[0]
+
+
+def _consolidate(group: zarr.Group) -> None:
+    with warnings.catch_warnings():
+        # Consolidated metadata is an extension that zarr-python reads and others ignore. It lists the members, so
+        # that zarr-python need not look through the folder and stumble over commit.json.
+        warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
+        zarr.consolidate_metadata(group.store)
 
 
 def _write_array(group: zarr.Group, name: str, values: NDArray[Any]) -> None:

@@ -12,11 +12,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tiling.annotations import annotation_fractions, annotation_mask
+from tiling.annotations import annotation_fractions, annotation_hash, annotation_mask
 from tiling.codec import TileCodec
 from tiling.config import TilingConfig
-from tiling.errors import ConfigError, InputError, StoreError
-from tiling.files import claimed, new_folder, sha256_file, sha256_json
+from tiling.errors import ConfigError, StoreError
+from tiling.files import claimed, new_folder, sha256_json
 from tiling.grid import Grid, box_mean, fit_grid
 from tiling.manifest import require_slide_id
 from tiling.preview import write_preview
@@ -87,8 +87,8 @@ def tile_slide(
         facts = slide_facts(slide, slide_id)
         inputs = config.model_dump(mode="json") | {
             "slide_mpp": slide_mpp,
-            "annotation_sha256": _hash(annotation),
-            "tissue_sha256": _hash(tissue_file),
+            "annotation_sha256": None if annotation is None else annotation_hash(annotation),
+            "tissue_sha256": None if tissue_file is None else annotation_hash(tissue_file),
         }
         standing = _standing(store_path, facts, inputs, overwrite)
         if standing is None:
@@ -216,13 +216,6 @@ class _Measured:
 
     def columns(self) -> dict[str, NDArray[np.float32]]:
         return {name: np.array([row[name] for row in self._rows], np.float32) for name in METRICS}
-
-
-def _hash(path: Path | None) -> str | None:
-    try:
-        return None if path is None else sha256_file(path)
-    except OSError as error:
-        raise InputError(str(path), f"cannot be read ({error.strerror})", "check the annotation's path") from error
 
 
 def _standing(path: Path, facts: SlideFacts, inputs: dict[str, object], overwrite: bool) -> TileStore | None:
