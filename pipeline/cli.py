@@ -89,6 +89,7 @@ def tile(
     min_tissue: Annotated[float, typer.Option(help="Least fraction of a tile that is tissue.")] = 0.5,
     mpp_tolerance: Annotated[float, typer.Option(help="Take a level whose scale is this close as it is.")] = 0.02,
     codec: Annotated[str, typer.Option(help="jpeg:Q (quality 1 to 100) or lossless.")] = "jpeg:90",
+    quality: Annotated[list[str] | None, typer.Option(help="Sets of columns: specslide (default), histoprep.")] = None,
     slide_mpp: SlideMpp = None,
     annotations: Annotated[
         Path | None, typer.Option(help="Folder of `<slide_id>` .geojson (QuPath), .xml (ASAP), .png or .tif (labels).")
@@ -117,6 +118,7 @@ def tile(
     settings = {
         "mpp": mpp, "tile_px": tile_px, "overlap": overlap, "min_tissue": min_tissue,
         "mpp_tolerance": mpp_tolerance, "codec": codec, "tissue": {"method": _tissue_method(tissue)},
+        "quality": quality or ["specslide"],
     }  # fmt: skip
     config = checked(TilingConfig, settings, "tile options")
     rows = _rows(slides, manifest)

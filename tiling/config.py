@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator
 
 from tiling.codec import TileCodec
+from tiling.quality import MetricSet
 from tiling.tissue import TissueConfig
 
 
@@ -28,6 +29,8 @@ class TilingConfig(BaseModel):
     codec: str = "jpeg:90"
     """`jpeg:Q` with quality Q from 1 to 100, or `lossless`."""
     tissue: TissueConfig = TissueConfig()
+    quality: Annotated[tuple[MetricSet, ...], Field(min_length=1)] = ("specslide",)
+    """Which sets of quality columns: `specslide`, and `histoprep` from the extra; see tiling.quality."""
 
     @field_validator("codec")
     @classmethod

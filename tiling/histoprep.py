@@ -7,6 +7,7 @@ histoslice.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,22 @@ def tissue(picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """
     _, mask = _functions().get_tissue_mask(picture, multiplier=_MULTIPLIER, sigma=0.0)
     return np.asarray(mask) > 0
+
+
+def tile_metrics(picture: NDArray[np.uint8]) -> Callable[[NDArray[np.uint8]], dict[str, float]]:
+    """What gives HistoPrep's metrics of a tile uint8 (h, w, 3), by its names: background, laplacian_std, gray_mean, ...
+
+    As its `save_regions(save_metrics=True)`: the tissue in a tile is what is darker than the threshold found on the
+    whole slide, here on the slide in small, `picture`. Raises ConfigError without the extra.
+    """
+    functions = _functions()
+    threshold, _ = functions.get_tissue_mask(picture, multiplier=_MULTIPLIER, sigma=0.0)
+
+    def measure(tile: NDArray[np.uint8]) -> dict[str, float]:
+        _, mask = functions.get_tissue_mask(tile, threshold=threshold)
+        return {name: float(value) for name, value in functions.get_image_metrics(tile, tissue_mask=mask).items()}
+
+    return measure
 
 
 def _functions() -> Any:

@@ -20,7 +20,7 @@ from tiling.files import claimed, new_folder, sha256_json
 from tiling.grid import Grid, box_mean, fit_grid
 from tiling.manifest import require_slide_id
 from tiling.preview import write_preview
-from tiling.quality import METRICS, quality
+from tiling.quality import Measure, measurer
 from tiling.slide import Slide, slide_name
 from tiling.store import Columns, SlideFacts, StoreAttributes, TileStore, verify_store, write_columns, write_tiles
 from tiling.tissue import sized, tissue_mask
@@ -168,7 +168,7 @@ def _write(
     progress: Progress | None,
 ) -> None:
     """Fill the folder of a store from its plan."""
-    measured = _Measured(progress or (lambda done, total: None), len(plan.x0))
+    measured = _Measured(measurer(config.quality, plan.thumbnail), progress or (lambda done, total: None), len(plan.x0))
     tiles = measured.watch(read_tiles(slide, plan.grid, plan.x0, plan.y0))
     codec = TileCodec.parse(config.codec)
     write_tiles(folder, config.tile_px, codec, map(codec.encode, tiles))
@@ -181,7 +181,7 @@ def _write(
         mpp=plan.grid.mpp,
         mask_px0=plan.mask_px0,
         thumbnail_px0=plan.thumbnail_px0,
-        quality=METRICS,
+        quality=measured.names,
         annotation=tuple(fractions),
         config=inputs,
         config_sha256=sha256_json(inputs),
@@ -204,18 +204,19 @@ _MAKERS = (
 class _Measured:
     """Measures tiles as they pass by."""
 
-    def __init__(self, progress: Progress, total: int) -> None:
-        self._progress, self._total = progress, total
+    def __init__(self, measure: Measure, progress: Progress, total: int) -> None:
+        self._measure, self._progress, self._total = measure, progress, total
+        self.names = tuple(measure(np.full((64, 64, 3), 255, np.uint8)))
         self._rows: list[dict[str, float]] = []
 
     def watch(self, tiles: Iterator[UInt8Array]) -> Iterator[UInt8Array]:
         for tile in tiles:
-            self._rows.append(quality(tile))
+            self._rows.append(self._measure(tile))
             self._progress(len(self._rows), self._total)
             yield tile
 
     def columns(self) -> dict[str, NDArray[np.float32]]:
-        return {name: np.array([row[name] for row in self._rows], np.float32) for name in METRICS}
+        return {name: np.array([row[name] for row in self._rows], np.float32) for name in self.names}
 
 
 def _standing(path: Path, facts: SlideFacts, inputs: dict[str, object], overwrite: bool) -> TileStore | None:

@@ -140,8 +140,7 @@ def pen_mask(picture: UInt8Array) -> BoolArray:
     Hues (OpenCV, 0-180) of haematoxylin and eosin lie between about 125 and 178, of DAB between 5 and 20. Ink of such
     a hue is brighter than the stain is where it is as saturated (Beer-Lambert: both follow from the stain's amount).
     """
-    hsv = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV)
-    hue, saturation, value = hsv[..., 0], hsv[..., 1], hsv[..., 2]
+    hue, saturation, value = cv2.split(cv2.cvtColor(picture, cv2.COLOR_RGB2HSV))
     green_to_blue = (hue >= 30) & (hue <= 119) & (saturation > 60)
     pure_red = ((hue <= 8) | (hue >= 175)) & (saturation > 170) & (value > 120)
     dense_neutral = (value < 90) & (saturation < 60)

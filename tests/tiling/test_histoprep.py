@@ -63,3 +63,16 @@ def test_the_real_detection() -> None:
     mask = histoprep.tissue(picture())
     yy, xx = np.mgrid[:80, :80]
     np.testing.assert_array_equal(mask, (picture()[..., 1] < 180) & (np.hypot(xx - 40, yy - 40) < 22))
+
+
+@pytest.mark.skipif(not any(map(importlib.util.find_spec, PACKAGES)), reason="lacks histoslice or histoprep")
+def test_the_real_metrics() -> None:
+    """Closed forms: shares of pixels, means, and the Laplacian's standard deviation."""
+    tile = picture()
+    found = histoprep.tile_metrics(tile)(tile)
+    grey = cv2.cvtColor(tile, cv2.COLOR_RGB2GRAY)
+    assert found["background"] == pytest.approx((~histoprep.tissue(tile)).mean(), abs=0.04), "blurred first"
+    assert found["laplacian_std"] == pytest.approx(cv2.Laplacian(grey, cv2.CV_64F).std(), rel=1e-4)
+    assert found["red_mean"] == pytest.approx(tile[..., 0].mean(), abs=0.5)
+    assert found["gray_q50"] == pytest.approx(np.median(grey[histoprep.tissue(tile)]), abs=1)
+    assert all(isinstance(value, float) for value in found.values())

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+from types import ModuleType
+
 import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tiling.quality import METRICS, quality
+from tiling import TileStore, TilingConfig, tile_slide
+from tiling.errors import ConfigError
+from tiling.quality import METRICS, measurer, quality, stain_amounts
 
 SIDE = 64
 U8 = NDArray[np.uint8]
@@ -62,6 +68,77 @@ def test_blur_lowers_the_focus() -> None:
     values = [quality(tile)["focus"] for tile in (sharp, *blurred)]
     assert values == sorted(values, reverse=True)
     assert values[0] > 100 * values[-1]
+
+
+@pytest.mark.parametrize(
+    ("colour", "expected"),
+    [
+        ((255, 255, 255), (0, 0, 0)),
+        ((220, 140, 180), (0.02809, 0.364307, 0.384727)),
+        ((110, 80, 150), (1.183184, 0.213261, 0.210316)),
+        ((150, 100, 60), (0.063903, 0, 1.854903)),
+        ((30, 30, 30), (2.589838, 0, 1.887432)),
+        ((200, 200, 120), (0, 0, 1.018096)),
+    ],
+)
+def test_stain_amounts_are_scikit_images(colour: tuple[int, int, int], expected: tuple[float, float, float]) -> None:
+    """skimage.color.rgb2hed of scikit-image, times -ln(1e-6): its unit."""
+    assert stain_amounts(flat(*colour)) == pytest.approx(expected, abs=2e-5)
+    assert stain_amounts(halves(colour, WHITE)) == pytest.approx([v / 2 for v in expected], abs=0.03)
+
+
+@pytest.mark.parametrize("stain", range(3))
+@pytest.mark.parametrize("amount", [0.1, 0.5, 1.0, 1.5])
+def test_a_pure_stain_is_found_alone(stain: int, amount: float) -> None:
+    """Beer-Lambert in closed form: exp(-amount * vector) of one stain gives that amount, to the rounding of 8 bits."""
+    vectors = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
+    colour = np.rint(255 * np.exp(-amount * vectors[stain])).astype(int)
+    expected = [amount if k == stain else 0.0 for k in range(3)]
+    assert stain_amounts(flat(*colour.tolist())) == pytest.approx(expected, abs=0.02)
+
+
+# ------------------------------------------------------------------------------------------------------------- sets
+
+
+@pytest.fixture
+def histoslice(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A stand-in for the package; the thresholds that its tissue detection was asked for."""
+    functions, asked = ModuleType("histoslice.functional"), []
+
+    def get_tissue_mask(image: U8, threshold: int = 77, **_: float) -> tuple[int, U8]:
+        asked.append(threshold)
+        return threshold, (image[..., 1] <= threshold).astype(np.uint8)
+
+    def get_image_metrics(image: U8, tissue_mask: U8) -> dict[str, float]:
+        return {"background": np.round((tissue_mask == 0).mean(), 3), "red_mean": image[..., 0].mean()}
+
+    functions.__dict__.update(get_tissue_mask=get_tissue_mask, get_image_metrics=get_image_metrics)
+    monkeypatch.setitem(sys.modules, "histoslice", ModuleType("histoslice"))
+    monkeypatch.setitem(sys.modules, "histoslice.functional", functions)
+    return asked
+
+
+def test_sets_of_columns(histoslice: list[int]) -> None:
+    both = measurer(("specslide", "histoprep"), flat(*PINK))(halves(PINK, BLACK))
+    assert tuple(both) == (*METRICS, "background", "red_mean")
+    assert (both["background"], both["red_mean"], both["black"]) == (0.5, 110, 0.5)
+    assert tuple(measurer(("histoprep",), flat(*PINK))(flat(*PINK))) == ("background", "red_mean")
+    assert set(histoslice) == {77}, "the threshold of the slide is used for every tile"
+
+
+def test_histopreps_columns_are_stored(histoslice: list[int], small_slide: Path, tmp_path: Path) -> None:
+    config = TilingConfig(mpp=0.5, tile_px=64, codec="lossless", quality=("histoprep", "specslide"))
+    store = TileStore(tile_slide(small_slide, tmp_path, config).store)
+    assert set(store.quality) == {*METRICS, "background", "red_mean"}
+    np.testing.assert_allclose(store.quality["red_mean"], store.read(slice(None))[..., 0].mean((1, 2)), rtol=1e-5)
+
+
+def test_histopreps_columns_need_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("histoslice", "histoprep"):
+        monkeypatch.setitem(sys.modules, name, None)
+        monkeypatch.setitem(sys.modules, f"{name}.functional", None)
+    with pytest.raises(ConfigError, match="is not installed; pip install"):
+        measurer(("histoprep",), flat(*PINK))
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 15, 17])
