@@ -56,7 +56,8 @@ class ShardReader:
 
     Shards are mapped and their indexes checked when they are first needed. A mapped file needs no descriptor, and all
     readers of a process together keep a bounded number mapped. Safe to share between threads and to fork at any
-    moment, for it has no lock: what two threads race for is only mapped twice. Pickles as its paths alone.
+    moment, for it has no lock: what two threads race for is only mapped twice. Pickles as its paths alone. A shard must
+    not be cut short in place while it is mapped (SIGBUS): finished stores are replaced, never written to.
     """
 
     def __init__(self, folder: Path, per_shard: int, decode: Decode) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -22,6 +23,8 @@ import zarr.errors
 import zarr.storage
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
+from zarr.abc.buffer import Buffer
+from zarr.buffer import cpu
 
 from tiling.codec import ZSTD_LEVEL, JpegCodec, TileCodec
 from tiling.errors import SpecslideError, StoreError
@@ -106,18 +109,18 @@ def write_tiles(folder: Path, tile_px: int, codec: TileCodec, encoded: Iterable[
         path.parent.mkdir(parents=True)
         path.write_bytes(pack_shard(chunks, per_shard))
         checksums += [crc32c(chunk) for chunk in chunks]
-    group = zarr.create_group(store=zarr.storage.LocalStore(folder), zarr_format=3)
-    group.create_array(
-        "tiles",
-        shape=(len(checksums), tile_px, tile_px, 3),
-        chunks=(1, tile_px, tile_px, 3),
-        shards=(per_shard, tile_px, tile_px, 3),
-        dtype="uint8",
-        config={"write_empty_chunks": True},  # for others who write to it: a chunk that is not there is damage
-        filters=None,
-        **_tile_codecs(codec),
-    )
-    _write_array(group, "crc32c", np.array(checksums, np.uint32))
+    with _group_of(folder) as group:
+        group.create_array(
+            "tiles",
+            shape=(len(checksums), tile_px, tile_px, 3),
+            chunks=(1, tile_px, tile_px, 3),
+            shards=(per_shard, tile_px, tile_px, 3),
+            dtype="uint8",
+            config={"write_empty_chunks": True},  # for others who write to it: a chunk that is not there is damage
+            filters=None,
+            **_tile_codecs(codec),
+        )
+        _write_array(group, "crc32c", np.array(checksums, np.uint32))
     return len(checksums)
 
 
@@ -129,28 +132,28 @@ def write_columns(
     attributes: StoreAttributes,
 ) -> None:
     """Finish the store in `folder`: columns, mask (h, w), thumbnail uint8 (h, w, 3), attributes."""
-    group = zarr.open_group(zarr.storage.LocalStore(folder), mode="r+")
-    _write_array(group, "x", columns.x)
-    _write_array(group, "y", columns.y)
-    _write_array(group, "tissue", columns.tissue)
-    for kind, named in (("quality", columns.quality), (ANNOTATION, columns.annotation)):
-        subgroup = group.create_group(kind)
-        for name, values in named.items():
-            _write_array(subgroup, name, values)
-    _write_array(group, "mask", mask.astype(np.uint8))
-    _write_array(group, "thumbnail", thumbnail)
-    group.attrs.update(attributes.model_dump(mode="json"))
-    _consolidate(group)
+    with _group_of(folder) as group:
+        _write_array(group, "x", columns.x)
+        _write_array(group, "y", columns.y)
+        _write_array(group, "tissue", columns.tissue)
+        for kind, named in (("quality", columns.quality), (ANNOTATION, columns.annotation)):
+            subgroup = group.create_group(kind)
+            for name, values in named.items():
+                _write_array(subgroup, name, values)
+        _write_array(group, "mask", mask.astype(np.uint8))
+        _write_array(group, "thumbnail", thumbnail)
+        group.attrs.update(attributes.model_dump(mode="json"))
+        _consolidate(group)
 
 
 def write_annotations(folder: Path, annotation: Mapping[str, FloatColumn], attributes: StoreAttributes) -> None:
     """Give the store in `folder`, which has no annotation columns yet, these (N,) and those attributes."""
-    group = zarr.open_group(zarr.storage.LocalStore(folder), mode="r+", use_consolidated=False)
-    columns = group.create_group(ANNOTATION)
-    for name, values in annotation.items():
-        _write_array(columns, name, values)
-    group.attrs.put(attributes.model_dump(mode="json"))
-    _consolidate(group)
+    with _group_of(folder) as group:
+        columns = group.create_group(ANNOTATION)
+        for name, values in annotation.items():
+            _write_array(columns, name, values)
+        group.attrs.put(attributes.model_dump(mode="json"))
+        _consolidate(group)
 
 
 def shard_tiles(tile_px: int) -> int:
@@ -246,16 +249,12 @@ class TileStore:
 
         Raises IndexError for a row that does not exist, StoreError for a damaged one.
         """
-        # numpy resolves slices, and negative or absent rows
-        wanted = self._rows[rows if isinstance(rows, slice) else np.asarray(rows, None if len(rows) else np.intp)]
+        index = rows if isinstance(rows, slice) else np.asarray(rows, None if len(rows) else np.intp)
+        wanted = np.arange(self._count)[index]  # numpy resolves slices, and negative or absent rows
         out = np.empty((len(wanted), self.grid.tile_px, self.grid.tile_px, 3), np.uint8)
         checksums = None if self._checksums is None else self._checksums[wanted].tolist()
         self._shards.read_into(wanted.tolist(), out, checksums)
         return out
-
-    @cached_property
-    def _rows(self) -> NDArray[np.intp]:
-        return np.arange(self._count)
 
     @cached_property
     def _checksums(self) -> NDArray[np.uint32] | None:
@@ -304,6 +303,22 @@ def verify_store(path: Path) -> list[str]:
     except StoreError as error:
         return [str(error)]
     return []
+
+
+@contextmanager
+def _group_of(folder: Path) -> Iterator[zarr.Group]:
+    """The group in `folder` as zarr-python has it in memory; what is new or changed is written to files at the end.
+
+    Given the folder itself, zarr-python would write in threads that go on after one of them has failed, and bring a
+    folder back that has been swept meanwhile. Raises OSError.
+    """
+    before = {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("zarr.json"))}
+    files: dict[str, Buffer] = {name: cpu.Buffer.from_bytes(data) for name, data in before.items()}
+    yield zarr.open_group(zarr.storage.MemoryStore(files), mode="a", zarr_format=3, use_consolidated=False)
+    for name, content in sorted(files.items()):
+        if (data := content.to_bytes()) != before.get(name):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(data)
 
 
 def _tile_codecs(codec: TileCodec) -> dict[str, Any]:
