@@ -4,8 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 DEMO   ?= demo-out
-# Several processes share the cores: threads spinning inside each would only fight (see DESIGN notes in README).
-export OMP_NUM_THREADS ?= 1
+# Parallel tests share the cores: threads spinning inside each process would only fight.
+test: export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test nightly check clean
 .DELETE_ON_ERROR:

@@ -16,6 +16,7 @@ from tiling.preview import nice_length
 from tiling.versions import RESEARCH_USE
 
 _HEIGHT_IN = 7.0
+_WIDTHS_IN = (3.2, 28.0)  # the least and the greatest: a strip of a slide must not make a giant of a picture
 _OPACITY = 0.55
 
 
@@ -23,7 +24,7 @@ def overlay_png(prediction: Prediction, truth: shapely.Geometry | None = None) -
     """The PNG's bytes; equal predictions give equal bytes. `truth` (level-0 pixels) is outlined where given."""
     picture, px0 = prediction.thumbnail, prediction.thumbnail_px0
     height, width = picture.shape[:2]
-    size_in = (max(3.2, _HEIGHT_IN * width / height) + 1.6, _HEIGHT_IN + 0.9)
+    size_in = (float(np.clip(_HEIGHT_IN * width / height, *_WIDTHS_IN)) + 1.6, _HEIGHT_IN + 0.9)
     figure = Figure(figsize=size_in, dpi=150, layout="constrained")
     axes = figure.add_subplot()
     axes.imshow(picture)
@@ -35,11 +36,11 @@ def overlay_png(prediction: Prediction, truth: shapely.Geometry | None = None) -
     bar = figure.colorbar(heat, ax=axes, shrink=0.8)
     if bar.solids is not None:
         bar.solids.set_alpha(1)
-    bar.set_label(f"probability of {prediction.classes[prediction.positive]}")
+    bar.set_label(f"probability of {prediction.classes[prediction.positive]}", parse_math=False)
     bar.ax.axhline(prediction.threshold, color="black", linewidth=1.5)
     _scale_bar(axes, width, height, prediction.slide.mpp * px0)
     axes.set_axis_off()
-    axes.set_title(_title(prediction), fontsize=9)
+    axes.set_title(_title(prediction), fontsize=9, parse_math=False)  # a name may hold dollar signs
     figure.supxlabel(RESEARCH_USE, fontsize=7, x=0.01, ha="left")
     out = io.BytesIO()
     figure.savefig(out, format="png", transparent=True, metadata={"Software": None})

@@ -117,7 +117,10 @@ def predict_slide(
 
 def is_store(path: Path) -> bool:
     """Whether a path is meant as a tile store rather than a slide."""
-    return path.name.rstrip("/").endswith(".zarr") or (path / "zarr.json").exists()
+    try:
+        return path.name.endswith(".zarr") or (path / "zarr.json").exists()
+    except OSError:  # a folder that may not be read: whoever opens it says so
+        return False
 
 
 def prediction_settings(source: Path, config: PredictConfig) -> dict[str, Any]:

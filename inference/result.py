@@ -18,6 +18,7 @@ from inference.tables import write_tables
 from tiling import Slide, TileStore
 from tiling.errors import OutputError
 from tiling.files import canonical_json, claimed, folder_faults, new_folder, sha256_json
+from tiling.manifest import require_slide_id
 from tiling.slide import slide_name
 from tiling.versions import RESEARCH_USE, software_versions
 from training import TileModel
@@ -57,10 +58,12 @@ def make_heatmap(
 
     The folder holds the tiles' probabilities (Parquet and CSV), the overlay picture, QuPath tile objects, and
     `slide.json` with scores and provenance. `truth` (level-0 pixels) is outlined in the picture. Raises as
-    `predict_slide`, and OutputError for a result made otherwise, unless `overwrite`.
+    `predict_slide`, ConfigError for an id that cannot name a folder, and OutputError for a result made otherwise,
+    unless `overwrite`.
     """
     path = Path(source)
     identity, slide_id = _identity(path, slide_id, slide_mpp)
+    require_slide_id(slide_id, path)  # it names the folder; a store may say anything
     key = sha256_json([identity, model.sha256, prediction_settings(path, config), None if truth is None else truth.wkt])
     folder = Path(out_dir) / slide_id
     with claimed(folder):
@@ -91,7 +94,7 @@ def _identity(path: Path, slide_id: str | None, slide_mpp: float | None) -> tupl
 
 
 def _reusable(folder: Path, key: str) -> HeatmapReport | None:
-    if folder_faults(folder):
+    if folder_faults(folder) or not (folder / SUMMARY).is_file():
         return None
     summary = json.loads((folder / SUMMARY).read_bytes())
     if summary["key"] != key:

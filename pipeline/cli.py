@@ -19,7 +19,10 @@ app = typer.Typer(
     help="Whole slides to tile stores, models and cancer heatmaps. For research use only.",
 )
 
-Slides = Annotated[list[Path] | None, typer.Argument(help="Slide files, or folders of one DICOM slide each.")]
+# readable=False: a slide that may not be read is a bad slide like any other, and must not stop the rest.
+Slides = Annotated[
+    list[Path] | None, typer.Argument(help="Slide files, or folders of one DICOM slide each.", readable=False)
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what was made otherwise or is damaged.")]
 SlideMpp = Annotated[
     float | None, typer.Option(min=0.001, help="Micrometres per pixel of the slides, where their files do not say.")
@@ -48,7 +51,7 @@ def _options(verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say 
 
 @app.command()
 def info(
-    slide: Annotated[Path, typer.Argument(help="A slide file, or the folder of a DICOM slide.")],
+    slide: Annotated[Path, typer.Argument(help="A slide file, or the folder of a DICOM slide.", readable=False)],
     slide_mpp: SlideMpp = None,
 ) -> None:
     """Size, levels, scale, vendor and compression of a slide, and whether it can be tiled.
@@ -110,10 +113,10 @@ def tile(
 
     `specslide tile --manifest slides.csv --annotations geojson --out stores --workers 8`
     """
-    from pipeline.config import checked
     from pipeline.engines import default_workers
     from pipeline.jobs import find_annotation, tile_all
     from tiling import TilingConfig
+    from tiling.settings import checked
 
     settings = {
         "mpp": mpp, "tile_px": tile_px, "overlap": overlap, "min_tissue": min_tissue,
@@ -226,7 +229,7 @@ def train(
 
 @app.command()
 def heatmap(
-    sources: Annotated[list[Path], typer.Argument(help="Slides, or tile stores (*.zarr).")],
+    sources: Annotated[list[Path], typer.Argument(help="Slides, or tile stores (*.zarr).", readable=False)],
     model: Annotated[Path, typer.Option(help="Model folder of a training run.")],
     out: Annotated[Path, typer.Option(help="Folder of the results, one folder a slide.")],
     overlap: Annotated[float, typer.Option(help="Fraction a tile shares with its neighbour, on slides.")] = 0.0,
@@ -245,8 +248,8 @@ def heatmap(
     `specslide heatmap stores/*.zarr --model run/model --out heatmaps`
     """
     from inference import PredictConfig, load_model
-    from pipeline.config import checked
     from pipeline.jobs import heatmap_all
+    from tiling.settings import checked
 
     settings = {"overlap": overlap, "min_tissue": min_tissue, "batch_size": batch_size, "where": where}
     config = checked(PredictConfig, settings, "heatmap options")
@@ -295,7 +298,9 @@ def run(study: Annotated[Path, typer.Argument(help="The study's YAML file.")]) -
 
 
 @app.command()
-def verify(paths: Annotated[list[Path], typer.Argument(help="Stores, model folders and heatmap folders.")]) -> None:
+def verify(
+    paths: Annotated[list[Path], typer.Argument(help="Stores, model folders and heatmap folders.", readable=False)],
+) -> None:
     """Check stores, models and results against the hashes they were written with; every byte is read.
 
     Example: `specslide verify stores/*.zarr run/model`
@@ -305,7 +310,10 @@ def verify(paths: Annotated[list[Path], typer.Argument(help="Stores, model folde
 
     found = Counter[str]()
     for path in paths:
-        faults = verify_store(path) if (path / "zarr.json").exists() else folder_faults(path)
+        try:
+            faults = verify_store(path) if (path / "zarr.json").exists() else folder_faults(path)
+        except PermissionError as error:
+            faults = [f"{path}: cannot be read ({error.strerror})"]
         for fault in faults:
             console.show_error(fault)
         found["intact" if not faults else "damaged"] += 1

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 from pipeline.console import progress_bar
 from pipeline.engines import Outcome, TileProgress, run_slides
 from tiling import TileReport, TilingConfig, tile_slide
-from tiling.errors import OutputError, SpecslideError
+from tiling.errors import InputError, OutputError, SpecslideError
 from tiling.files import output_error
 from tiling.manifest import ManifestRow
+from tiling.slide import slide_name
 
 if TYPE_CHECKING:  # imported when needed: workers that tile must not wait for torch
     from inference import HeatmapReport, PredictConfig
@@ -98,9 +99,13 @@ def heatmap_all(
     slide_mpp: float | None = None,
     overwrite: bool = False,
 ) -> tuple[list[HeatmapReport], dict[str, str]]:
-    """Heatmaps of slides or stores, one after the other on the model's device; and the reason for each that failed."""
+    """Heatmaps of slides or stores, one after the other on the model's device; and the reason for each that failed.
+
+    Raises InputError if two would have one name, OutputError if the folder `out` cannot be made or written.
+    """
     from inference import make_heatmap
 
+    _refuse_twins(sources)
     require_folder(out)
     reports, failed = [], {}
     with progress_bar() as bar:
@@ -117,3 +122,14 @@ def heatmap_all(
                 failed[str(source)] = str(error)
             bar.advance(shown)
     return reports, failed
+
+
+def _refuse_twins(sources: Sequence[Path]) -> None:
+    """Raise InputError if two slides or stores share one id: the second result would replace the first."""
+    seen: dict[str, Path] = {}
+    for source in sources:
+        name = source.name.removesuffix(".zarr") if source.name.endswith(".zarr") else slide_name(source)
+        if name in seen:
+            both = f"{seen[name]} and {source}"
+            raise InputError("the slides given", f"two have the id {name!r}: {both}", "give each once")
+        seen[name] = source

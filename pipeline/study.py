@@ -60,14 +60,15 @@ def run(study: StudyConfig | Path | str) -> StudyReport:
     require_folder(config.out)
     failed = _tile(rows, config)
     usable = [row for row in rows if row.slide_id not in failed]
-    model, trained = _train(config)
+    model, trained = _train(config, failed)
     heatmaps = []
     for row in _heatmap_rows(usable, config.heatmap, model):
         try:
             heatmaps.append(_heatmap(row, config, load_model(model)))
         except SpecslideError as error:
             failed[row.slide_id] = str(error)
-    test_auroc = _tile_auroc(config.out / "stores", heatmaps, load_model(model))
+    known = [report for report in heatmaps if report.slide_id in _with_truth(rows, config)]
+    test_auroc = _tile_auroc(config.out / "stores", known, load_model(model))
     report = StudyReport(config.out, model, tuple(heatmaps), failed, test_auroc, trained)
     _record(report, config)
     return report
@@ -80,9 +81,9 @@ def _tile(rows: list[ManifestRow], config: StudyConfig) -> dict[str, str]:
     return {outcome.job.slide_id: outcome.error for outcome in outcomes if outcome.error is not None}
 
 
-def _train(config: StudyConfig) -> tuple[Path, bool]:
+def _train(config: StudyConfig, failed: Mapping[str, str]) -> tuple[Path, bool]:
     """The model folder, and whether it was made now."""
-    samples = samples_from_stores(config.out / "stores", config.manifest, config.train)
+    samples = samples_from_stores(config.out / "stores", config.manifest, config.train, leave_out=failed)
     folder = config.out / "training" / "model"
     if folder.exists() and _trained_so(folder, training_key(samples, config.train)):
         log.info("%s: complete already", folder)
@@ -120,8 +121,13 @@ def _truth(row: ManifestRow, model: TileModel) -> shapely.Geometry | None:
     return read_geojson(row.annotation).get(model.info.positive_class)
 
 
+def _with_truth(rows: list[ManifestRow], config: StudyConfig) -> set[str]:
+    """The slides whose every tile is known: annotated ones, and those that need no annotation, being negative."""
+    return {row.slide_id for row in rows if row.annotation is not None or row.label == config.train.negative_class}
+
+
 def _tile_auroc(stores: Path, heatmaps: list[HeatmapReport], model: TileModel) -> float | None:
-    """AUROC of every predicted tile of annotated slides: positive if at least half of it is annotated so."""
+    """AUROC of every predicted tile of these slides: positive if at least half of it is annotated so."""
     positive = model.info.positive_class
     scores, labels = [], []
     for report in heatmaps:
@@ -146,10 +152,11 @@ def _fractions(store: TileStore, name: str) -> list[float]:
 def _record(report: StudyReport, config: StudyConfig) -> None:
     """Write study.json and the index page."""
     record = {
-        "config": config.model_dump(mode="json", exclude={"manifest", "out", "workers"}),
+        "config": config.model_dump(mode="json", exclude={"manifest", "out", "workers", "train"}),
         "slides": {r.slide_id: {"tiles": r.tiles, "scores": asdict(r.scores)} for r in report.heatmaps},
         "failed": dict(report.failed),
         "heatmap_tile_auroc": report.test_auroc,
+        "training": read_info(report.model).training,
         "model": read_info(report.model).hashes,
         "software": software_versions(),
         "notice": RESEARCH_USE,

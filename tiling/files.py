@@ -88,6 +88,8 @@ def new_folder(final: Path) -> Iterator[Path]:
     """
     partial, replaced = _partial(final), _replaced(final)
     try:
+        if final.exists() and not final.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(final))
         partial.mkdir()
         yield partial
         commit = {"version": COMMIT_VERSION, "files": _hash_files(partial)}

@@ -277,7 +277,7 @@ class _Part:
 
 def slide_name(path: Path) -> str:
     """The default slide id: the file's name without its endings; for DICOM the folder's, which is the slide."""
-    if path.is_dir():
+    if _is_folder(path):
         return path.resolve().name
     if path.suffix.lower() == ".dcm":
         return path.resolve().parent.name
@@ -286,6 +286,13 @@ def slide_name(path: Path) -> str:
         if ending and name.lower().endswith(ending.lower()):
             return name[: -len(ending)]
     return name
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # in a folder that may not be read: opening it says so
+        return False
 
 
 def slide_files(path: Path) -> list[Path]:

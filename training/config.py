@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from tiling.errors import ConfigError
+from tiling.settings import checked, read_settings
 from tiling.where import parse_where
 
 
@@ -107,29 +106,6 @@ def load_train_config(path: Path | None = None, overrides: Mapping[str, object] 
     Overrides that are None are ignored, as options nobody passed. Raises ConfigError naming the file and the key.
     """
     given = {key: value for key, value in (overrides or {}).items() if value is not None}
-    values = _read_yaml(path) if path else {}
-    try:
-        return TrainConfig.model_validate(values | given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = str(first["loc"][0]) if first["loc"] else first["type"]  # a clash of settings is typed by one of them
-        source = path if path and key not in given else "training configuration"
-        if first["type"] == "extra_forbidden":
-            known = ", ".join(TrainConfig.model_fields)
-            raise ConfigError(f"{source}: {key}", "is not a setting", f"the settings are {known}") from None
-        reason = first["msg"][:1].lower() + first["msg"][1:]
-        value = first["input"] if first["loc"] else (values | given)[key]
-        raise ConfigError(f"{source}: {key}", f"{value!r} is refused, {reason}", "correct the value") from None
-
-
-def _read_yaml(path: Path) -> dict[str, object]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        problem = getattr(error, "strerror", None) or getattr(error, "problem", None) or type(error).__name__
-        raise ConfigError(path, f"cannot be read as YAML ({problem})", "correct the file") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(path, "is not a list of settings", "write one 'key: value' a line")
-    return {str(key): value for key, value in values.items()}
+    values = read_settings(path) if path else {}
+    checked(TrainConfig, values, path)
+    return checked(TrainConfig, values | given, "training configuration")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -142,14 +142,18 @@ def samples_from_images(index: Path, config: TrainConfig, *, mpp: float | None =
     return _checked(samples, config, index)
 
 
-def samples_from_stores(stores: Path, manifest: Path, config: TrainConfig) -> Samples:
+def samples_from_stores(
+    stores: Path, manifest: Path, config: TrainConfig, *, leave_out: Collection[str] = ()
+) -> Samples:
     """The tiles of the stores `<stores>/<slide_id>.zarr` of a manifest's slides, labelled as `config.label_from` says.
 
-    Slides without a store, without tiles or without usable labels, and tiles between two classes, are left out, with
-    the reason and their number in the log. Raises InputError for stores of different tile size or scale, a slide
-    without the label it needs, and slides that cannot be split; StoreError for a damaged store.
+    The slides of `leave_out` do not count. Slides without a store, without tiles or without usable labels, and tiles
+    between two classes, are left out, with the reason and their number in the log. Raises InputError for stores of
+    different tile size or scale, a slide without the label it needs, and slides that cannot be split; StoreError for a
+    damaged store.
     """
-    slides = _open_slides(stores, read_manifest(manifest), manifest)
+    rows = [row for row in read_manifest(manifest) if row.slide_id not in leave_out]
+    slides = _open_slides(stores, rows, manifest)
     annotated = sorted({name for slide in slides for name in slide.store.annotations})
     by_annotation = config.label_from == "annotation" or (config.label_from == "auto" and bool(annotated))
     if by_annotation:

@@ -412,3 +412,12 @@ def test_nan_is_refused() -> None:
 def test_sha256_of_nothing(tmp_path: Path) -> None:
     (tmp_path / "a").touch()
     assert sha256_file(tmp_path / "a") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+def test_a_file_where_the_folder_belongs_is_refused_and_stays(tmp_path: Path) -> None:
+    final = tmp_path / "s.zarr"
+    final.write_text("mine")
+    with pytest.raises(OutputError, match="a file stands where a folder is needed"), claimed(final), new_folder(final):
+        raise AssertionError("not reached")
+    assert [p.name for p in tmp_path.iterdir()] == ["s.zarr"]
+    assert final.read_text() == "mine"

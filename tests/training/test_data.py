@@ -345,6 +345,8 @@ def test_stores_that_do_not_fit_together_are_refused(
     make_store("s3", random_tiles(8, 3), {"tumour": [0.0] * 8}, mpp=0.25)
     with pytest.raises(InputError, match="tile all slides alike"):
         samples_from_stores(stores, manifest, tiny)
+    without = samples_from_stores(stores, manifest, tiny, leave_out={"s3"})
+    assert "s3" not in set(without.slide_id.tolist())
 
 
 def test_other_store_faults_are_refused(make_store: MakeStore, write_table: WriteTable, tiny: TrainConfig) -> None:

@@ -1,0 +1,113 @@
+"""QuPath objects, read back by json and shapely."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from shapely.geometry import box, shape
+
+from inference.colours import class_colour
+from inference.geojson import called_class, write_geojson
+from inference.predict import Prediction
+from tests.inference.conftest import MakePrediction
+
+PLACES = [(0, 0), (64, 0), (128, 64)]
+
+
+def features_of(prediction: Prediction, folder: Path) -> list[dict[str, Any]]:
+    path = folder / "objects.geojson"
+    write_geojson(prediction, path)
+    document = json.loads(path.read_text(encoding="utf-8"))
+    assert document["type"] == "FeatureCollection"
+    assert set(document) == {"type", "features"}
+    features: list[dict[str, Any]] = document["features"]
+    return features
+
+
+def test_each_tile_is_its_box_on_the_grid(make_prediction: MakePrediction, tmp_path: Path) -> None:
+    features = features_of(make_prediction(PLACES, [0.1, 0.5, 0.9]), tmp_path)
+    assert len(features) == 3
+    for (x, y), feature in zip(PLACES, features, strict=True):
+        tile = shape(feature["geometry"])
+        assert tile.is_valid
+        assert tile.equals(box(x, y, x + 64, y + 64))
+        assert tile.area == 64 * 64
+
+
+def test_properties_are_qupaths(make_prediction: MakePrediction, tmp_path: Path) -> None:
+    features = features_of(make_prediction(PLACES[:2], [0.125, 0.75]), tmp_path)
+    assert [feature["properties"] for feature in features] == [
+        {
+            "objectType": "tile",
+            "classification": {"name": name, "color": list(class_colour(index))},
+            "measurements": {"prob_benign": 1 - p, "prob_tumour": p},
+            "isLocked": True,
+        }
+        for name, index, p in (("benign", 0, 0.125), ("tumour", 1, 0.75))
+    ]
+
+
+def test_ids_are_uuids_all_different_and_stable(make_prediction: MakePrediction, tmp_path: Path) -> None:
+    first = [f["id"] for f in features_of(make_prediction(PLACES, [0.1, 0.2, 0.3]), tmp_path)]
+    assert [str(UUID(one)) for one in first] == first
+    assert len(set(first)) == 3
+    assert [f["id"] for f in features_of(make_prediction(PLACES, [0.9, 0.8, 0.7]), tmp_path)] == first
+    base = make_prediction(PLACES, [0.1, 0.2, 0.3])
+    other = dataclasses.replace(base, slide=base.slide.model_copy(update={"sha256": "ef" * 32}))
+    assert not {f["id"] for f in features_of(other, tmp_path)} & set(first)
+
+
+def test_a_slide_without_tiles_is_an_empty_collection(make_prediction: MakePrediction, tmp_path: Path) -> None:
+    assert features_of(make_prediction([], []), tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["tumör", "癌 G3", 'a "quoted" \\ name', "line\nbreak"])
+def test_any_class_name_survives(make_prediction: MakePrediction, tmp_path: Path, name: str) -> None:
+    (feature,) = features_of(make_prediction([(0, 0)], [1.0], classes=("benign", name)), tmp_path)
+    assert feature["properties"]["classification"]["name"] == name
+    assert feature["properties"]["measurements"][f"prob_{name}"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "threshold", "called"),
+    [
+        ([0.2, 0.5, 0.3], 0.5, 1),  # at the threshold
+        ([0.2, 0.499, 0.301], 0.5, 2),  # below it the best other is called, although the positive one is likelier
+        ([0.6, 0.3, 0.1], 0.25, 1),  # a low threshold calls the positive one, although another is likelier
+        ([0.5, 0.0, 0.5], 0.1, 0),
+        ([0.0, 1.0, 0.0], 1.0, 1),
+        ([1.0, 0.0, 0.0], 0.0, 1),
+    ],
+)
+def test_the_threshold_decides_the_class(
+    make_prediction: MakePrediction, probabilities: list[float], threshold: float, called: int
+) -> None:
+    prediction = make_prediction(
+        [(0, 0)], [0.0], probabilities=np.array([probabilities], np.float32), classes=("a", "b", "c"),
+        threshold=threshold,
+    )  # fmt: skip
+    assert called_class(prediction).tolist() == [called]
+
+
+@given(st.lists(st.floats(0, 1, width=32), max_size=20))
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_measurements_are_the_probabilities(
+    make_prediction: MakePrediction, tmp_path: Path, positive: list[float]
+) -> None:
+    places = [(64 * i, 0) for i in range(len(positive))]
+    features = features_of(make_prediction(places, positive), tmp_path)
+    found = [f["properties"]["measurements"]["prob_tumour"] for f in features]
+    assert found == pytest.approx(positive, abs=1e-6)
+
+
+def test_a_probability_that_is_no_number_is_never_written(make_prediction: MakePrediction, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_geojson(make_prediction([(0, 0)], [float("nan")]), tmp_path / "objects.geojson")

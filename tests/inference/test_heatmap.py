@@ -1,0 +1,99 @@
+"""The map of tile values against a loop over its pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+from numpy.typing import NDArray
+
+from inference.heatmap import assemble
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int32]
+
+
+def painted(values: Floats, x0: Ints, y0: Ints, size0: int, px0: float, shape: tuple[int, int]) -> Floats:
+    """The oracle: every square painted pixel by pixel, then averaged."""
+    total, count = np.zeros(shape), np.zeros(shape)
+    for value, x, y in zip(values.tolist(), x0.tolist(), y0.tolist(), strict=True):
+        for row in range(round(y / px0), round((y + size0) / px0)):
+            for column in range(round(x / px0), round((x + size0) / px0)):
+                if 0 <= row < shape[0] and 0 <= column < shape[1]:
+                    total[row, column] += value
+                    count[row, column] += 1
+    with np.errstate(invalid="ignore"):
+        return np.asarray(total / count, np.float32)
+
+
+def assembled(squares: list[tuple[float, int, int]], size0: int, px0: float, shape: tuple[int, int]) -> Floats:
+    values, x0, y0 = (np.array([s[i] for s in squares]) for i in range(3))
+    return assemble(values.astype(np.float32), x0.astype(np.int32), y0.astype(np.int32), size0, px0, shape)
+
+
+@given(
+    squares=st.lists(st.tuples(st.floats(0, 1, width=32), st.integers(0, 90), st.integers(0, 90)), max_size=12),
+    size0=st.integers(1, 40),
+    px0=st.floats(1, 9),
+    shape=st.tuples(st.integers(1, 16), st.integers(1, 16)),
+)
+@settings(max_examples=150, deadline=None)
+def test_is_what_a_loop_paints(
+    squares: list[tuple[float, int, int]], size0: int, px0: float, shape: tuple[int, int]
+) -> None:
+    values, x0, y0 = (np.array([s[i] for s in squares]) for i in range(3))
+    expected = painted(values, x0, y0, size0, px0, shape)
+    found = assembled(squares, size0, px0, shape)
+    assert found.dtype == np.float32
+    assert_array_equal(np.isnan(found), np.isnan(expected))
+    assert_allclose(found, expected, atol=1e-6)
+
+
+@given(
+    columns=st.integers(1, 6),
+    rows=st.integers(1, 6),
+    size0=st.integers(8, 50),
+    px0=st.floats(1, 7),
+    seed=st.integers(0),
+)
+@settings(max_examples=60, deadline=None)
+def test_neighbours_leave_no_gap_and_share_no_pixel(columns: int, rows: int, size0: int, px0: float, seed: int) -> None:
+    """So a full grid covers every pixel, and each pixel shows the value of one tile, unmixed."""
+    y, x = np.divmod(np.arange(rows * columns, dtype=np.int32), np.int32(columns))
+    values = np.random.default_rng(seed).permutation(rows * columns).astype(np.float32)
+    shape = (int(rows * size0 / px0), int(columns * size0 / px0))
+    found = assemble(values, x * np.int32(size0), y * np.int32(size0), size0, px0, shape)
+    assert np.isin(found, values).all()
+
+
+def test_overlaps_are_averaged() -> None:
+    found = assembled([(0.2, 0, 0), (0.8, 2, 0)], 4, 1.0, (4, 6))
+    assert_allclose(found, np.tile(np.array([0.2, 0.2, 0.5, 0.5, 0.8, 0.8], np.float32), (4, 1)), rtol=1e-6)
+
+
+def test_nothing_lies_where_no_tile_does() -> None:
+    assert np.isnan(assembled([], 4, 1.0, (3, 5))).all()
+    found = assembled([(0.0, 2, 2)], 2, 1.0, (6, 6))
+    assert (found[2:4, 2:4] == 0).all()
+    assert np.isnan(found).sum() == 32
+
+
+@pytest.mark.parametrize(("x", "y", "covered"), [(4, 0, 8), (0, 4, 8), (4, 4, 4), (6, 0, 0), (0, 6, 0), (900, 900, 0)])
+def test_tiles_beyond_the_edge_are_cut(x: int, y: int, covered: int) -> None:
+    found = assembled([(0.7, x, y)], 4, 1.0, (6, 6))
+    assert np.isfinite(found).sum() == covered
+
+
+def test_far_corners_do_not_overflow() -> None:
+    last = np.iinfo(np.int32).max
+    assert np.isnan(assembled([(1.0, last, last)], 512, 1.0, (4, 4))).all()
+
+
+def test_many_summed_tiles_leave_no_rounding() -> None:
+    """Sums run over the whole map: a tile of 0 behind a thousand others is still 0, not 1e-8."""
+    squares = [(0.1, 4 * i, 0) for i in range(1000)] + [(0.0, 4000, 0)]
+    found = assembled(squares, 4, 1.0, (4, 4004))
+    assert_allclose(found[:, :4000], 0.1, rtol=1e-6)
+    assert_allclose(found[:, 4000:], 0, atol=1e-12)

@@ -1,0 +1,69 @@
+"""Imports run one way, and the command line does not wait for torch."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ORDER = ("tiling", "training", "inference", "pipeline")  # each may import those before it
+
+
+def imported(module: Path) -> set[str]:
+    """The top-level packages that a module imports anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: imports are absolute here"
+            names.add((node.module or "").split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("package", ORDER)
+def test_imports_run_one_way(package: str) -> None:
+    modules = sorted((ROOT / package).rglob("*.py"))
+    assert modules
+    later = set(ORDER[ORDER.index(package) + 1 :]) | {"tests"}
+    assert {module.name: found for module in modules if (found := imported(module) & later)} == {}
+
+
+@pytest.mark.parametrize(
+    ("library", "home"),
+    [("zarr", {"tiling/store.py", "tiling/codec.py"}), ("openslide", {"tiling"}), ("urllib", {"pipeline"})],
+)
+def test_thin_edges_are_touched_by_one_module(library: str, home: set[str]) -> None:
+    modules = [module for package in ORDER for module in (ROOT / package).rglob("*.py")]
+    users = {module.relative_to(ROOT) for module in modules if library in imported(module)}
+    assert users
+    assert all(str(user) in home or user.parts[0] in home for user in users)
+
+
+def loads(code: str, library: str) -> bool:
+    """Whether a fresh Python that runs the code has the library loaded."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; import sys; print({library!r} in sys.modules)"],
+        capture_output=True, text=True, cwd=ROOT, timeout=120, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    return done.stdout.splitlines()[-1] == "True"
+
+
+@pytest.mark.parametrize(
+    "module", ["tiling", "pipeline", "pipeline.cli", "pipeline.jobs", "pipeline.engines", "tiling.settings"]
+)
+def test_torch_is_not_waited_for(module: str) -> None:
+    assert loads(f"import {module}", "cv2" if module.startswith("tiling") else "pathlib"), "the probe works"
+    assert not loads(f"import {module}", "torch")
+
+
+def test_tiling_from_the_command_line_never_loads_torch(small_slide: Path, tmp_path: Path) -> None:
+    arguments = ["specslide", "tile", str(small_slide), "--out", str(tmp_path / "stores"), "--workers", "1"]
+    run = f"import sys; sys.argv = {arguments!r}; import pipeline.cli as c; c.app(standalone_mode=False)"
+    assert not loads(run, "torch")
+    assert (tmp_path / "stores" / "small.zarr" / "commit.json").exists()
