@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -29,6 +31,16 @@ def small_slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("slides") / "small.tif"
     write_pyramid(path, picture, mpp=0.5, levels=2)
     return path
+
+
+@contextmanager
+def ram_folder(otherwise: Path) -> Iterator[Path]:
+    """A folder in memory, where the system has such a thing: hundreds of jobs, and none waits for a disk."""
+    if not Path("/dev/shm").is_dir():
+        yield otherwise
+        return
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session", params=["lossless", "jpeg:90"])

@@ -313,20 +313,6 @@ def test_a_full_disk_leaves_nothing(
     assert names(tmp_path) == []
 
 
-def test_a_full_disk_inside_zarr_leaves_nothing(
-    small_slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whatever zarr-python makes of the error, it comes out as the one sentence."""
-
-    def full(*_args: object, **_kwargs: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr("zarr.storage._local._put", full)
-    with pytest.raises(OutputError, match="No space left on device"):
-        tile_slide(small_slide, tmp_path, FAST)
-    assert names(tmp_path) == []
-
-
 @pytest.mark.parametrize(
     "wrong",
     [{"overlap": 1.0}, {"overlap": -0.1}, {"mpp": 0}, {"mpp": float("inf")}, {"mpp": float("nan")}, {"tile_px": 0},
