@@ -20,6 +20,9 @@ app = typer.Typer(
 )
 
 # readable=False: a slide that may not be read is a bad slide like any other, and must not stop the rest.
+imports = typer.Typer(no_args_is_help=True, help="What other tools have made, as tile stores.")
+app.add_typer(imports, name="import")
+
 Slides = Annotated[
     list[Path] | None, typer.Argument(help="Slide files, or folders of one DICOM slide each.", readable=False)
 ]
@@ -91,8 +94,11 @@ def tile(
     overlap: Annotated[float, typer.Option(help="Fraction a tile shares with its neighbour, 0 to below 1.")] = 0.0,
     min_tissue: Annotated[float, typer.Option(help="Least fraction of a tile that is tissue.")] = 0.5,
     mpp_tolerance: Annotated[float, typer.Option(help="Take a level whose scale is this close as it is.")] = 0.02,
-    codec: Annotated[str, typer.Option(help="jpeg:Q (quality 1 to 100) or lossless.")] = "jpeg:90",
+    codec: Annotated[str, typer.Option(help="jpeg:Q (quality 1 to 100), jpeg:Q:420, lossless, or source.")] = "jpeg:90",
     quality: Annotated[list[str] | None, typer.Option(help="Sets of columns: specslide (default), histoprep.")] = None,
+    max_bad_tiles: Annotated[
+        float, typer.Option(help="Fraction of tiles that may be undecodable and left out.")
+    ] = 0.01,
     slide_mpp: SlideMpp = None,
     annotations: Annotated[
         Path | None, typer.Option(help="Folder of `<slide_id>` .geojson (QuPath), .xml (ASAP), .png or .tif (labels).")
@@ -120,7 +126,7 @@ def tile(
 
     settings = {
         "mpp": mpp, "tile_px": tile_px, "overlap": overlap, "min_tissue": min_tissue,
-        "mpp_tolerance": mpp_tolerance, "codec": codec, "tissue": {"method": _tissue_method(tissue)},
+        "mpp_tolerance": mpp_tolerance, "codec": codec, "max_bad_tiles": max_bad_tiles, "tissue": {"method": _tissue_method(tissue)},
         "quality": quality or ["specslide"],
     }  # fmt: skip
     config = checked(TilingConfig, settings, "tile options")
@@ -136,7 +142,7 @@ def tile(
     )
     _show_outcomes(
         f"stores in {out}",
-        [(o.job.slide_id, f"{o.result.tiles} tiles", "kept" if o.result.reused else "made") if o.result
+        [(o.job.slide_id, _tiles_made(o.result), "kept" if o.result.reused else "made") if o.result
          else (o.job.slide_id, "", o.error or "") for o in outcomes],
         {o.job.slide_id for o in outcomes if o.error is not None},
     )  # fmt: skip
@@ -173,6 +179,33 @@ def label(
             rows.append((slide_id, "", str(error)))
             failed.add(slide_id)
     _show_outcomes(f"classes of {len(stores)} stores", rows, failed)
+
+
+@imports.command()
+def histoprep(
+    folders: Annotated[list[Path], typer.Argument(help="Output folders of HistoPrep or histoslice, one a slide.")],
+    out: Annotated[Path, typer.Option(help="Folder of the stores.")],
+    mpp: Annotated[float, typer.Option(min=0.001, max=1000, help="Micrometres per pixel of the saved tiles.")],
+    overwrite: Overwrite = False,
+) -> None:
+    """Make tile stores of HistoPrep's output: its tiles as they are, and its metrics as quality columns.
+
+    Example: `specslide import histoprep output/slide_1 --out stores --mpp 0.5`
+    """
+    from pipeline.jobs import require_folder
+    from tiling.histoprep_folder import import_histoprep
+
+    require_folder(out)
+    rows, failed = [], set()
+    for folder in folders:
+        name = folder.resolve().name
+        try:
+            report = import_histoprep(folder, out, mpp=mpp, overwrite=overwrite)
+            rows.append((name, f"{report.tiles} tiles", "kept" if report.reused else "made"))
+        except SpecslideError as error:
+            rows.append((name, "", str(error)))
+            failed.add(name)
+    _show_outcomes(f"stores in {out}", rows, failed)
 
 
 @app.command()
@@ -378,6 +411,11 @@ def _tissue_files(path: Path, rows: list[Any]) -> dict[str, Path]:
     if len(rows) > 1:
         raise InputError(path, f"is one mask for {len(rows)} slides", "pass a folder of masks named by slide_id")
     return {rows[0].slide_id: path}
+
+
+def _tiles_made(report: Any) -> str:
+    bad = f", {len(report.bad)} left out that cannot be decoded" if report.bad else ""
+    return f"{report.tiles} tiles{bad}"
 
 
 def _scores(scores: Any) -> str:

@@ -40,7 +40,7 @@ def annotation_fractions(
     else:
         fractions = {name: area_fractions(shape, x0, y0, tile_px0) for name, shape in read_polygons(path).items()}
     for name in fractions:
-        _require_column(str(path), name)
+        require_column(str(path), name)
     return fractions
 
 
@@ -145,7 +145,7 @@ class _AsapShapes:
             return
         name = attributes.get("PartOfGroup", "None").strip()
         name = UNCLASSIFIED if name in ("", "None") else name
-        _require_column(self._where(), name)
+        require_column(self._where(), name)
         points = np.array(self._points)
         if not (np.abs(points) <= _FARTHEST_PX).all():
             raise InputError(self._where(), "has coordinates that lie on no slide", "draw it again in ASAP")
@@ -253,10 +253,11 @@ def _class_name(where: str, feature: dict[str, Any]) -> str:
             name = ": ".join(names)  # QuPath's derived classes
         case _:
             return UNCLASSIFIED
-    return _require_column(where, name)
+    return require_column(where, name)
 
 
-def _require_column(where: str, name: str) -> str:
+def require_column(where: str, name: str) -> str:
+    """The name itself, if an array can be called so. Raises InputError, naming `where` it stands."""
     if not _names_column(name):
         raise InputError(where, f"has the class {name!r}, which cannot name a column", "rename the class")
     return name
