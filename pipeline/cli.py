@@ -126,8 +126,8 @@ def tile(
 
     settings = {
         "mpp": mpp, "tile_px": tile_px, "overlap": overlap, "min_tissue": min_tissue,
-        "mpp_tolerance": mpp_tolerance, "codec": codec, "max_bad_tiles": max_bad_tiles, "tissue": {"method": _tissue_method(tissue)},
-        "quality": quality or ["specslide"],
+        "mpp_tolerance": mpp_tolerance, "codec": codec, "max_bad_tiles": max_bad_tiles,
+        "tissue": {"method": _tissue_method(tissue)}, "quality": quality or ["specslide"],
     }  # fmt: skip
     config = checked(TilingConfig, settings, "tile options")
     rows = _rows(slides, manifest)

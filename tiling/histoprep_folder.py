@@ -56,7 +56,7 @@ class _Folder:
     images: tuple[Path, ...]
     metrics: dict[str, NDArray[np.float32]]
     sha256: str
-    """Of the metadata."""
+    """Of the metadata, and of the pictures' sizes: the same metadata comes with pictures of another quality."""
 
     @property
     def size0(self) -> tuple[int, int]:
@@ -83,7 +83,7 @@ def import_histoprep(
     tiles = _read_folder(folder)
     inputs = {
         "imported": "histoprep",
-        "metadata_sha256": tiles.sha256,
+        "folder_sha256": tiles.sha256,
         "mpp": mpp,
         "codec": "source" if tiles.is_jpeg else "lossless",
         "annotation_sha256": None,
@@ -206,6 +206,7 @@ def _read_folder(folder: Path) -> _Folder:
     x, y = x[order], y[order]
     stride = _stride(folder / "properties.json", side0)
     _require_places(path, x, y, side0, stride)
+    images = tuple(_image(folder / "tiles", a, b, side0) for a, b in zip(x.tolist(), y.tolist(), strict=True))
     names = [name for name in table.column_names if name not in (*_PLACE, *_PATHS)]
     metrics = {require_column(str(path), name): _metric(table, name) for name in names if _is_number(table, name)}
     return _Folder(
@@ -213,9 +214,9 @@ def _read_folder(folder: Path) -> _Folder:
         y0=y.astype(np.int32),
         tile_px0=side0,
         stride_px0=stride,
-        images=tuple(_image(folder / "tiles", a, b, side0) for a, b in zip(x.tolist(), y.tolist(), strict=True)),
+        images=images,
         metrics={name: values[order] for name, values in metrics.items()},
-        sha256=sha256,
+        sha256=sha256_json([sha256, [[image.name, image.stat().st_size] for image in images]]),
     )
 
 

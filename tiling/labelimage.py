@@ -29,14 +29,15 @@ def read_label_image(path: Path, size0: tuple[int, int]) -> Labels:
     """The values of a label image, unsigned or signed integers or bool (h, w).
 
     It may be of any size with the aspect ratio of the slide, `size0` level-0 pixels. A PNG with a palette gives its
-    indices; of a pyramid TIFF the finest level below 400 megapixels is taken; a colour picture counts where any channel
-    is above 0. Raises InputError.
+    indices; of a pyramid TIFF the finest level below 400 megapixels is taken; RGB is taken where it is grey. Raises
+    InputError, also for a picture in colour: it is a photograph or a preview.
     """
     labels = _read_tiff(path) if path.suffix.lower() in _TIFF else _read_png(path)
-    if labels.ndim == 3 and labels.shape[2] in (3, 4):
-        labels = (labels[..., :3] != 0).any(2)
+    if labels.ndim == 3 and labels.shape[2] in (3, 4) and (labels[..., :3] == labels[..., :1]).all():
+        labels = labels[..., 0]
     if labels.ndim != 2 or labels.size == 0 or labels.dtype.kind not in "uib":
-        raise InputError(path, f"is no picture of integers ({labels.dtype}, {labels.shape})", "save one class a value")
+        what = f"is no picture of one integer a pixel ({labels.dtype}, {labels.shape})"
+        raise InputError(path, what, "save one grey level a class")
     height, width = labels.shape
     shown, expected = width / height, size0[0] / size0[1]
     # A picture of few pixels cannot have the exact ratio: its sides are whole numbers.

@@ -97,6 +97,10 @@ def test_the_same_folder_again_and_another(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"was made otherwise; .*--overwrite"):
         import_histoprep(folder, tmp_path / "stores", mpp=2.0)
     assert TileStore(first.store).content_hash == before
+    tile = folder / "tiles" / "x0_y0_w512_h512.jpeg"
+    PIL.Image.fromarray(tiles()[1]).save(tile, quality=95)
+    with pytest.raises(StoreError, match="was made otherwise"):
+        import_histoprep(folder, tmp_path / "stores", mpp=4.0)
     import_histoprep(folder, tmp_path / "stores", mpp=2.0, overwrite=True)
     assert TileStore(first.store).grid.mpp == 2.0
 
@@ -121,7 +125,7 @@ def rewritten(folder: Path, **columns: object) -> None:
         ({"x": [0, 0, 0, 0], "y": [0, 0, 384, 768]}, "two tiles at one place"),
         ({"x": [1152, 0, 384, 0]}, r"x1152_y0_w512_h512\.jpeg: does not exist"),
         ({"a/b": [1, 2, 3, 4]}, "cannot name a column"),
-        (dict.fromkeys(COLUMNS, []), "of whole numbers"),
+        ({name: [] for name in COLUMNS}, "of whole numbers"),
         (dict.fromkeys(COLUMNS, pyarrow.array([], pyarrow.int64())), "has no tiles"),
     ],
 )  # fmt: skip

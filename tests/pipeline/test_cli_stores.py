@@ -1,0 +1,79 @@
+"""The commands that look at and change finished stores."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from pipeline.cli import _tissue_files, _tissue_method, app
+from pipeline.synthetic import write_pyramid
+from tiling import TileStore, TilingConfig, tile_slide
+from tiling.errors import ConfigError, InputError
+from tiling.manifest import slide_row
+from tiling.store import verify_store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    picture = np.full((320, 400, 3), 244, np.uint8)
+    cv2.circle(picture, (200, 160), 140, (222, 140, 180), -1)
+    write_pyramid(tmp_path / "disc.tif", picture, mpp=0.5, levels=1)
+    config = TilingConfig(mpp=0.5, tile_px=32, codec="lossless", min_tissue=0.1)
+    return tile_slide(tmp_path / "disc.tif", tmp_path, config).store
+
+
+def test_tiles_counts_and_draws_what_is_kept(store: Path, tmp_path: Path) -> None:
+    where, preview = "x < 200 and white < 0.5", tmp_path / "kept.png"
+    done = CliRunner().invoke(app, ["tiles", str(store), "--where", where, "--preview", str(preview)])
+    opened = TileStore(store)
+    kept = ((opened.x < 200) & (opened.quality["white"] < 0.5)).sum()
+    assert done.exit_code == 0
+    assert f"{kept} of {len(opened)} tiles kept" in done.output
+    assert 0 < kept < len(opened)
+    assert preview.read_bytes()[:4] == b"\x89PNG"
+    refused = CliRunner().invoke(app, ["tiles", str(store), "--where", "focus >"])
+    assert isinstance(refused.exception, ConfigError)
+
+
+def test_label_gives_annotations_and_reports_each_store(store: Path, tmp_path: Path) -> None:
+    ring = [[100, 100], [300, 100], [300, 300], [100, 300], [100, 100]]
+    feature = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}}
+    (tmp_path / "disc.geojson").write_text(json.dumps([feature]))
+    done = CliRunner().invoke(app, ["label", str(store), "--annotations", str(tmp_path)])
+    assert (done.exit_code, "unclassified" in done.output) == (0, True)
+    assert list(TileStore(store).annotations) == ["unclassified"]
+    assert verify_store(store) == []
+    (tmp_path / "disc.geojson").rename(tmp_path / "other.geojson")
+    failed = CliRunner().invoke(app, ["label", str(store), "--annotations", str(tmp_path)])
+    assert (failed.exit_code, "FAILED" in failed.output) == (1, True)
+
+
+def test_import_goes_on_after_a_bad_folder(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    done = CliRunner().invoke(
+        app, ["import", "histoprep", str(tmp_path / "empty"), "--out", str(tmp_path / "out"), "--mpp", "0.5"]
+    )
+    assert done.exit_code == 1
+    assert "1 of 1 slides failed" in done.output
+
+
+def test_what_tissue_names(tmp_path: Path) -> None:
+    assert _tissue_method("otsu") == "otsu"
+    assert _tissue_method(str(tmp_path)) == "mask"
+    with pytest.raises(ConfigError, match="use specslide, otsu, hsv, histoprep, or the path of a mask"):
+        _tissue_method("magic")
+
+
+def test_masks_are_found_by_slide(tmp_path: Path) -> None:
+    rows = [slide_row(tmp_path / name) for name in ("a.svs", "b.svs")]
+    (tmp_path / "a.png").touch()
+    with pytest.raises(InputError, match="holds no mask of b"):
+        _tissue_files(tmp_path, rows)
+    with pytest.raises(InputError, match="is one mask for 2 slides"):
+        _tissue_files(tmp_path / "a.png", rows)
+    assert _tissue_files(tmp_path, rows[:1]) == _tissue_files(tmp_path / "a.png", rows[:1]) == {"a": tmp_path / "a.png"}
