@@ -103,7 +103,15 @@ def half_written(out: Path) -> bool:
     return any(p.name.endswith((".partial", ".replaced")) for p in out.iterdir()) if out.exists() else False
 
 
-@pytest.mark.parametrize(("mode", "kills"), [("fresh", 12), ("overwrite", 8)])
+@pytest.mark.parametrize(
+    ("mode", "kills"),
+    [
+        ("fresh", 12),
+        ("overwrite", 8),
+        pytest.param("fresh", 60, marks=pytest.mark.nightly),
+        pytest.param("overwrite", 40, marks=pytest.mark.nightly),
+    ],
+)
 def test_killed_at_any_time(small_slide: Path, tmp_path: Path, file_hashes: FileHashes, mode: str, kills: int) -> None:
     out, mid_write, hits = tmp_path / "out", 0, 0
     seconds = finish(small_slide, tmp_path / "undisturbed", mode)
