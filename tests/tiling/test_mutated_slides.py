@@ -110,7 +110,7 @@ class Worker:
         return process
 
     def tile(self, slide: Path, out: Path) -> dict[str, Any]:
-        """What the worker says of that slide; {"died": code} if it died of it, {"hung": seconds} if it takes too long."""
+        """What the worker says of that slide; {"died": code} if it died of it, {"hung": seconds} if it is too slow."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
