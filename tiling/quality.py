@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import cv2
 import cv2.typing
@@ -39,7 +39,7 @@ def quality(tile: NDArray[np.uint8]) -> dict[str, float]:
         "focus": cv2.norm(laplacian, cv2.NORM_L2SQR) / laplacian.size - cv2.mean(laplacian)[0] ** 2,
         "white": _share(cv2.inRange(small, (226, 226, 226), (255, 255, 255))),
         "black": _share(cv2.inRange(small, (0, 0, 0), (29, 29, 29))),
-        "pen": float(pen_mask(small).mean()),
+        "pen": _share(pen_mask(small)),
         "saturation": cv2.mean(cv2.cvtColor(small, cv2.COLOR_RGB2HSV))[1] / 255,
         "haematoxylin": haematoxylin,
         "eosin": eosin,
@@ -56,6 +56,11 @@ def stain_amounts(picture: NDArray[np.uint8]) -> tuple[float, float, float]:
     amounts = cv2.transform(cv2.LUT(picture, _DENSITY), _AMOUNTS.T)
     haematoxylin, eosin, dab, _ = cv2.mean(np.maximum(amounts, 0))
     return haematoxylin, eosin, dab
+
+
+def no_quality(tile: NDArray[np.uint8]) -> dict[str, float]:
+    """No metric at all: for tiles that are copied without being decoded."""
+    return {}
 
 
 def measurer(sets: Sequence[MetricSet], picture: NDArray[np.uint8]) -> Measure:
@@ -75,5 +80,5 @@ def _halved(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(cv2.resize(picture, half, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _share(marked: cv2.typing.MatLike) -> float:
-    return cv2.countNonZero(marked) / marked.size
+def _share(marked: NDArray[Any] | cv2.typing.MatLike) -> float:
+    return np.count_nonzero(marked) / marked.size

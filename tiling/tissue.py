@@ -8,7 +8,7 @@ background whatever their brightness; ink has hues and densities that haematoxyl
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Final, Literal, get_args
 
 import cv2
 import numpy as np
@@ -140,14 +140,27 @@ def pen_mask(picture: UInt8Array) -> BoolArray:
     Hues (OpenCV, 0-180) of haematoxylin and eosin lie between about 125 and 178, of DAB between 5 and 20. Ink of such
     a hue is brighter than the stain is where it is as saturated (Beer-Lambert: both follow from the stain's amount).
     """
-    hue, saturation, value = cv2.split(cv2.cvtColor(picture, cv2.COLOR_RGB2HSV))
-    green_to_blue = (hue >= 30) & (hue <= 119) & (saturation > 60)
-    pure_red = ((hue <= 8) | (hue >= 175)) & (saturation > 170) & (value > 120)
-    dense_neutral = (value < 90) & (saturation < 60)
-    yellow = (hue >= 20) & (hue < 30) & (saturation > 110) & (value > 150)
-    orange = (hue >= 5) & (hue < 20) & (saturation > 170) & (value > 180)
-    vivid = (saturation > 215) & (value > 110)  # magenta, purple
-    return np.asarray(green_to_blue | pure_red | dense_neutral | yellow | orange | vivid)
+    hue, saturation, value = cv2.split(cv2.LUT(cv2.cvtColor(picture, cv2.COLOR_RGB2HSV), _IN_BOX))
+    return np.asarray(cv2.bitwise_and(cv2.bitwise_and(hue, saturation), value), np.bool_)
+
+
+_INK: Final = np.array(
+    [
+        [(30, 119), (61, 255), (0, 255)],  # green, cyan, blue
+        [(0, 8), (171, 255), (121, 255)],  # pure red
+        [(175, 180), (171, 255), (121, 255)],
+        [(0, 180), (0, 59), (0, 89)],  # dense neutral
+        [(20, 29), (111, 255), (151, 255)],  # yellow
+        [(5, 19), (171, 255), (181, 255)],  # orange
+        [(0, 180), (216, 255), (111, 255)],  # magenta, purple
+    ]
+)
+"""Boxes of ink in (hue, saturation, value), least and most: (7, 3, 2)."""
+_LEVELS: Final = np.arange(256)[:, None, None]
+_IN_BOX: Final = np.packbits(
+    (_LEVELS >= _INK[..., 0].T) & (_LEVELS <= _INK[..., 1].T), axis=2, bitorder="little"
+).reshape(1, 256, 3)
+"""For each level of each channel, one bit a box: a pixel is ink where a bit is set in all three channels."""
 
 
 def clean_mask(mask: BoolArray, mpp: float, config: TissueConfig) -> BoolArray:
@@ -156,7 +169,8 @@ def clean_mask(mask: BoolArray, mpp: float, config: TissueConfig) -> BoolArray:
     Holes are filled before speckle is opened away, or the thin walls of fat cells would go with it.
     """
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
-    closed = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, kernel)
+    framed = np.pad(mask.astype(np.uint8), 4)  # or tissue near the edge would be joined to it, and cut off the glass
+    closed = cv2.morphologyEx(framed, cv2.MORPH_CLOSE, kernel)[4:-4, 4:-4]
     filled = ~_large_objects(closed == 0, config.max_hole_um2 / mpp**2)
     opened = cv2.morphologyEx(filled.astype(np.uint8), cv2.MORPH_OPEN, kernel[1:4, 1:4])
     return sized(opened > 0, mpp, config)
