@@ -37,6 +37,8 @@ class PredictConfig(BaseModel):
     """Least fraction of a tile that must be tissue."""
     mpp_tolerance: float = Field(0.02, ge=0, lt=0.5)
     """How far a scale may be from the model's and be taken as it is."""
+    max_bad_tiles: float = Field(0.01, ge=0, le=1)
+    """Fraction of a slide's tiles that may be passed over because they cannot be decoded."""
     batch_size: PositiveInt = 64
     """Tiles that the model sees at once; changes the speed, not the result."""
     where: str | None = None
@@ -99,12 +101,12 @@ def predict_slide(
         else:
             slide = stack.enter_context(Slide(path, mpp=slide_mpp))
             tiles = _from_slide(slide, slide_id or slide_name(path), model, config)
-        probabilities = _predict(tiles, model, progress or (lambda done, total: None))
+        predicted, probabilities = _predict(tiles, model, progress or (lambda done, total: None))
     return Prediction(
         slide=tiles.slide,
         grid=tiles.grid,
-        x0=tiles.x0,
-        y0=tiles.y0,
+        x0=tiles.x0[predicted],
+        y0=tiles.y0[predicted],
         probabilities=probabilities,
         classes=model.info.classes,
         positive=model.info.positive,
@@ -125,7 +127,9 @@ def is_store(path: Path) -> bool:
 
 def prediction_settings(source: Path, config: PredictConfig) -> dict[str, Any]:
     """The settings that decide the prediction of that source; a store's tiles are chosen already."""
-    deciding = {"min_tissue", "where"} if is_store(source) else {"overlap", "min_tissue", "mpp_tolerance"}
+    deciding = (
+        {"min_tissue", "where"} if is_store(source) else {"overlap", "min_tissue", "mpp_tolerance", "max_bad_tiles"}
+    )
     return config.model_dump(include=deciding, exclude_none=True)
 
 
@@ -137,7 +141,8 @@ class _Tiles:
     y0: NDArray[np.int32]
     thumbnail: UInt8Array
     thumbnail_px0: float
-    batches: Iterator[UInt8Array]
+    batches: Iterator[tuple[NDArray[np.intp], UInt8Array]]
+    """Indices of tiles and their pixels; a tile that cannot be decoded is passed over."""
     settings: dict[str, Any]
 
 
@@ -155,7 +160,7 @@ def _from_slide(slide: Slide, slide_id: str, model: TileModel, config: PredictCo
         mpp_tolerance=config.mpp_tolerance,
     )
     plan = plan_tiles(slide, tiling)
-    pixels = read_tiles(slide, plan.grid, plan.x0, plan.y0)
+    pixels = read_tiles(slide, plan.grid, plan.x0, plan.y0, config.max_bad_tiles)
     return _Tiles(
         slide=slide_facts(slide, slide_id),
         grid=plan.grid,
@@ -163,7 +168,7 @@ def _from_slide(slide: Slide, slide_id: str, model: TileModel, config: PredictCo
         y0=plan.y0,
         thumbnail=plan.thumbnail,
         thumbnail_px0=plan.thumbnail_px0,
-        batches=(np.stack(batch) for batch in _batched(pixels, config.batch_size)),
+        batches=_batched(pixels, config.batch_size),
         settings=prediction_settings(slide.path, config),
     )
 
@@ -185,7 +190,7 @@ def _from_store(store: TileStore, model: TileModel, config: PredictConfig) -> _T
         y0=store.y[rows],
         thumbnail=store.thumbnail,
         thumbnail_px0=store.attributes.thumbnail_px0,
-        batches=(store.read(rows[i : i + config.batch_size]) for i in range(0, len(rows), config.batch_size)),
+        batches=((np.arange(i, i + len(part)), store.read(part)) for i, part in _slices(rows, config.batch_size)),
         settings=prediction_settings(store.path, config) | {"store_sha256": store.content_hash},
     )
 
@@ -200,18 +205,22 @@ def model_mpp(model: TileModel) -> float:
     return model.info.mpp
 
 
-def _predict(tiles: _Tiles, model: TileModel, progress: Progress) -> NDArray[np.float32]:
-    done, total = 0, len(tiles.x0)
+def _predict(tiles: _Tiles, model: TileModel, progress: Progress) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """Indices of the tiles predicted, (N,), and their probabilities, (N, C)."""
+    total = len(tiles.x0)
+    predicted = np.zeros(total, np.bool_)
     probabilities = np.empty((total, len(model.info.classes)), np.float32)
-    for batch in tiles.batches:
-        probabilities[done : done + len(batch)] = model.predict(batch)
-        done += len(batch)
-        progress(done, total)
-    if not np.isfinite(probabilities).all():
-        row = int(np.flatnonzero(~np.isfinite(probabilities).all(1))[0])
+    for rows, pixels in tiles.batches:
+        probabilities[rows] = model.predict(pixels)
+        predicted[rows] = True
+        progress(int(rows[-1]) + 1, total)
+    done = np.flatnonzero(predicted)
+    finite = np.isfinite(probabilities[done]).all(1)
+    if not finite.all():
+        row = done[~finite][0]
         where = f"{tiles.slide.slide_id}, tile at x {tiles.x0[row]}, y {tiles.y0[row]}"
         raise ModelError(where, "the model gives no finite probability", "check the model's training")
-    return probabilities
+    return done, probabilities[done]
 
 
 def _provenance(model: TileModel, settings: dict[str, Any]) -> dict[str, Any]:
@@ -225,6 +234,10 @@ def _provenance(model: TileModel, settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _batched(tiles: Iterator[UInt8Array], size: int) -> Iterator[list[UInt8Array]]:
+def _batched(tiles: Iterator[tuple[int, UInt8Array]], size: int) -> Iterator[tuple[NDArray[np.intp], UInt8Array]]:
     while batch := list(islice(tiles, size)):
-        yield batch
+        yield np.array([index for index, _ in batch]), np.stack([tile for _, tile in batch])
+
+
+def _slices(rows: NDArray[np.intp], size: int) -> Iterator[tuple[int, NDArray[np.intp]]]:
+    return ((start, rows[start : start + size]) for start in range(0, len(rows), size))

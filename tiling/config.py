@@ -27,7 +27,9 @@ class TilingConfig(BaseModel):
     mpp_tolerance: Annotated[float, Field(ge=0, lt=0.5)] = 0.02
     """A pyramid level whose scale is that close is taken as it is, and the true mpp recorded."""
     codec: str = "jpeg:90"
-    """`jpeg:Q` with quality Q from 1 to 100, or `lossless`."""
+    """`jpeg:Q` with quality Q from 1 to 100, `jpeg:Q:420`, `lossless`, or `source`, the slide's own streams copied."""
+    max_bad_tiles: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Fraction of the tiles that may be left out because they cannot be decoded; above it the slide fails."""
     tissue: TissueConfig = TissueConfig()
     quality: Annotated[tuple[MetricSet, ...], Field(min_length=1)] = ("specslide",)
     """Which sets of quality columns: `specslide`, and `histoprep` from the extra; see tiling.quality."""

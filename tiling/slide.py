@@ -38,7 +38,7 @@ _READ_PX = 4096  # longest side of one read: bounds memory at any slide size
 _WHITE = 255
 _DENOMS: tuple[ScaleDenom, ...] = (8, 4, 2, 1)
 _LEAST_PART_PX = 16  # a damaged part of an overview is looked at again in quarters, down to this side
-_MAX_OVERVIEW_FAILURES = 200
+_MAX_OVERVIEW_FAILURES = 1000
 # What tifffile and imagecodecs raise for damaged files; imagecodecs' errors are RuntimeErrors.
 _TIFF_DAMAGE = (
     tifffile.TiffFileError, ValueError, LookupError, TypeError, ArithmeticError, AttributeError, RuntimeError,
@@ -170,10 +170,11 @@ class Slide:
             part = waiting.pop()
             try:
                 picture[part.rows, part.columns] = self._read_part(level, part.x0, part.y0, part.size0, part.size)
-            except SlideError:
+            except SlideError as error:
                 failures += 1
                 if failures > _MAX_OVERVIEW_FAILURES:
-                    raise
+                    fix = "copy or scan the slide again"
+                    raise SlideError(self.path, "is damaged or incomplete in too many places", fix) from error
                 self.reopen()
                 if max(part.size) <= _LEAST_PART_PX:
                     unreadable[part.rows, part.columns] = True
@@ -185,6 +186,20 @@ class Slide:
         """Open the slide's file again: after one damaged tile OpenSlide refuses every further read."""
         self._reader.close()
         self._reader = _open(self.path)
+
+    def exact_downsample(self, level: int) -> float:
+        """Level-0 pixels per pixel of the level; whole where rounding of the level's size is all that hides it."""
+        return self._downsamples[level]
+
+    def native_tile_px(self, level: int) -> tuple[int, int] | None:
+        """Width and height of the level's own JPEG tiles, its pixels; None if it has none that can be copied."""
+        return None if self._fast is None else self._fast.tile_px(level)
+
+    def native_stream(self, level: int, column: int, row: int) -> bytes | None:
+        """One of the level's own tiles as a JPEG file, not decoded; None if it is left out. Raises SlideError."""
+        if self._fast is None:
+            raise SlideError(self.path, "has no JPEG tiles that can be copied", "use --codec jpeg:90 or lossless")
+        return self._fast.stream(level, column, row)
 
     def _level_for(self, size0: tuple[int, int], size: tuple[int, int]) -> int:
         return max(i for i, lv in enumerate(self.levels) if i == 0 or _covers(lv, size0, size))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -15,12 +16,12 @@ from numpy.typing import NDArray
 from tiling.annotations import annotation_fractions, annotation_hash, annotation_mask
 from tiling.codec import TileCodec
 from tiling.config import TilingConfig
-from tiling.errors import ConfigError, StoreError
+from tiling.errors import ConfigError, SlideError, StoreError
 from tiling.files import claimed, new_folder, sha256_json
 from tiling.grid import Grid, box_mean, fit_grid
 from tiling.manifest import require_slide_id
 from tiling.preview import write_preview
-from tiling.quality import Measure, measurer
+from tiling.quality import Measure, measurer, no_quality
 from tiling.slide import Slide, slide_name
 from tiling.store import Columns, SlideFacts, StoreAttributes, TileStore, verify_store, write_columns, write_tiles
 from tiling.tissue import sized, tissue_mask
@@ -29,6 +30,7 @@ from tiling.versions import software_versions
 log = logging.getLogger(__name__)
 
 UInt8Array = NDArray[np.uint8]
+Tile = TypeVar("Tile")
 Progress = Callable[[int, int], None]
 """Called with (tiles done, tiles in all)."""
 
@@ -45,6 +47,8 @@ class TileReport:
     tiles: int
     reused: bool
     """Whether the store was there already, complete and made the same way."""
+    bad: tuple[tuple[int, int], ...] = ()
+    """Corners (x0, y0), level-0 pixels, of the tiles left out because they cannot be decoded."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,11 @@ class Plan:
     mask_px0: float
     thumbnail: UInt8Array
     thumbnail_px0: float
+
+    def only(self, rows: Sequence[int] | NDArray[Any]) -> Plan:
+        """The plan with those of its tiles, in their order."""
+        chosen = np.asarray(rows, np.intp)
+        return replace(self, x0=self.x0[chosen], y0=self.y0[chosen], tissue=self.tissue[chosen])
 
 
 def tile_slide(
@@ -99,7 +108,7 @@ def tile_slide(
         store = TileStore(store_path) if standing is None else standing
         if not preview_path.exists():
             write_preview(store, preview_path)
-    return TileReport(slide_id, store_path, len(store), standing is not None)
+    return TileReport(slide_id, store_path, len(store), standing is not None, store.attributes.bad_tiles)
 
 
 def plan_tiles(slide: Slide, config: TilingConfig, tissue_file: Path | None = None) -> Plan:
@@ -136,11 +145,78 @@ def plan_tiles(slide: Slide, config: TilingConfig, tissue_file: Path | None = No
     return Plan(grid, x0[kept], y0[kept], tissue[kept], mask, mask_px0, thumbnail, mask_px0 / times)
 
 
-def read_tiles(slide: Slide, grid: Grid, x0: NDArray[np.int32], y0: NDArray[np.int32]) -> Iterator[UInt8Array]:
-    """The tiles with those corners, one after the other, uint8 (tile_px, tile_px, 3). Raises SlideError."""
+def read_tiles(
+    slide: Slide, grid: Grid, x0: NDArray[np.int32], y0: NDArray[np.int32], max_bad: float
+) -> Iterator[tuple[int, UInt8Array]]:
+    """The tiles with those corners, one after the other: (index, uint8 (tile_px, tile_px, 3)).
+
+    A tile that cannot be decoded is named in the log and left out. Raises SlideError when they are more than the
+    fraction `max_bad` of all.
+    """
     size0, size = (grid.tile_px0, grid.tile_px0), (grid.tile_px, grid.tile_px)
-    for x, y in zip(x0.tolist(), y0.tolist(), strict=True):
-        yield slide.read_scaled(x, y, size0, size)
+    return _good_tiles(slide, x0, y0, max_bad, lambda x, y: slide.read_scaled(x, y, size0, size))
+
+
+def copy_tiles(
+    slide: Slide, grid: Grid, x0: NDArray[np.int32], y0: NDArray[np.int32], max_bad: float
+) -> Iterator[tuple[int, bytes]]:
+    """The slide's own JPEG streams of the tiles with those corners, not decoded: (index, JPEG file).
+
+    As `read_tiles`. Raises ConfigError, naming the settings that would do, if the grid's tiles are not the slide's own.
+    """
+    level = _own_tiles_level(slide, grid)
+
+    def copy(x: int, y: int) -> bytes:
+        stream = slide.native_stream(level, x // grid.tile_px0, y // grid.tile_px0)
+        if stream is None:
+            raise SlideError(slide.path, "leaves out the tile", "use another codec")
+        return stream
+
+    return _good_tiles(slide, x0, y0, max_bad, copy)
+
+
+def _inside(plan: Plan) -> NDArray[np.intp]:
+    """The tiles that lie wholly on the slide: a stream copied from its edge would bring the scanner's padding along."""
+    side, grid = plan.grid.tile_px0, plan.grid
+    inside = np.flatnonzero((plan.x0 + side <= grid.width0) & (plan.y0 + side <= grid.height0))
+    if len(inside) < len(plan.x0):
+        log.warning(
+            "%d tiles at the slide's edge are left out: `source` copies whole tiles", len(plan.x0) - len(inside)
+        )
+    return inside
+
+
+def _own_tiles_level(slide: Slide, grid: Grid) -> int:
+    """The level whose native tiles are the grid's. Raises ConfigError."""
+    native = [(i, slide.exact_downsample(i), slide.native_tile_px(i)) for i in range(len(slide.levels))]
+    square = [(i, down, size[0]) for i, down, size in native if size is not None and size[0] == size[1]]
+    for level, down, side in square:
+        if (grid.tile_px, grid.tile_px0, grid.stride_px0) == (side, side * down, side * down):
+            return level
+    if not square:
+        fix = "use --codec jpeg:90 or lossless"
+        raise ConfigError(f"{slide.path}: codec", "`source` copies JPEG tiles, and the slide has none to copy", fix)
+    choices = " or ".join(f"--tile-px {side} --mpp {slide.mpp * down:g}" for _, down, side in square)
+    what = "`source` copies the slide's own tiles, and the tiles asked for are others"
+    raise ConfigError(f"{slide.path}: codec", what, f"pass --overlap 0 and {choices}")
+
+
+def _good_tiles(
+    slide: Slide, x0: NDArray[np.int32], y0: NDArray[np.int32], max_bad: float, get: Callable[[int, int], Tile]
+) -> Iterator[tuple[int, Tile]]:
+    bad = 0
+    for index, (x, y) in enumerate(zip(x0.tolist(), y0.tolist(), strict=True)):
+        try:
+            tile = get(x, y)
+        except SlideError as error:
+            bad += 1
+            if bad > max_bad * len(x0):
+                what = f"has too many tiles that cannot be decoded, {bad} so far, the last at x {x}, y {y}"
+                raise SlideError(slide.path, what, "copy or scan the slide again, or raise --max-bad-tiles") from error
+            log.warning("%s: the tile at x %d, y %d is left out, it cannot be decoded", slide.path, x, y)
+            slide.reopen()
+            continue
+        yield index, tile
 
 
 def slide_facts(slide: Slide, slide_id: str) -> SlideFacts:
@@ -168,10 +244,17 @@ def _write(
     progress: Progress | None,
 ) -> None:
     """Fill the folder of a store from its plan."""
-    measured = _Measured(measurer(config.quality, plan.thumbnail), progress or (lambda done, total: None), len(plan.x0))
-    tiles = measured.watch(read_tiles(slide, plan.grid, plan.x0, plan.y0))
     codec = TileCodec.parse(config.codec)
-    write_tiles(folder, config.tile_px, codec, map(codec.encode, tiles))
+    copied = codec.kind == "source"
+    if copied:
+        plan = plan.only(_inside(plan))
+    measure = no_quality if copied else measurer(config.quality, plan.thumbnail)
+    measured = _Measured(measure, progress or (lambda done, total: None), len(plan.x0))
+    wanted = (slide, plan.grid, plan.x0, plan.y0, config.max_bad_tiles)
+    read = copy_tiles if copied else read_tiles
+    write_tiles(folder, config.tile_px, codec, measured.encoded(read(*wanted), codec))
+    bad = [(x, y) for x, y in np.stack([plan.x0, plan.y0], 1)[measured.missing()].tolist()]
+    plan = plan.only(measured.kept)
     size0, tile_px0 = (slide.width, slide.height), plan.grid.tile_px0
     fractions = annotation_fractions(annotation, size0, plan.x0, plan.y0, tile_px0) if annotation else {}
     columns = Columns(plan.x0, plan.y0, plan.tissue, measured.columns(), fractions)
@@ -182,6 +265,7 @@ def _write(
         mask_px0=plan.mask_px0,
         thumbnail_px0=plan.thumbnail_px0,
         quality=measured.names,
+        bad_tiles=tuple(bad),
         annotation=tuple(fractions),
         config=inputs,
         config_sha256=sha256_json(inputs),
@@ -206,14 +290,23 @@ class _Measured:
 
     def __init__(self, measure: Measure, progress: Progress, total: int) -> None:
         self._measure, self._progress, self._total = measure, progress, total
+        self.kept: list[int] = []
         self.names = tuple(measure(np.full((64, 64, 3), 255, np.uint8)))
         self._rows: list[dict[str, float]] = []
 
-    def watch(self, tiles: Iterator[UInt8Array]) -> Iterator[UInt8Array]:
-        for tile in tiles:
-            self._rows.append(self._measure(tile))
-            self._progress(len(self._rows), self._total)
-            yield tile
+    def encoded(
+        self, tiles: Iterator[tuple[int, UInt8Array]] | Iterator[tuple[int, bytes]], codec: TileCodec
+    ) -> Iterator[bytes]:
+        """The tiles as bytes: pixels measured and encoded, copied streams as they are."""
+        for index, tile in tiles:
+            if not isinstance(tile, bytes):
+                self._rows.append(self._measure(tile))
+            self.kept.append(index)
+            self._progress(index + 1, self._total)
+            yield tile if isinstance(tile, bytes) else codec.encode(tile)
+
+    def missing(self) -> list[int]:
+        return sorted(set(range(self._total)) - set(self.kept))
 
     def columns(self) -> dict[str, NDArray[np.float32]]:
         return {name: np.array([row[name] for row in self._rows], np.float32) for name in self.names}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -89,7 +90,8 @@ def test_a_finer_slide_is_resampled(tmp_path: Path, model: TileModel) -> None:
     places = by_place(found)
     assert len(places) > 80
     small = [cv2.resize(opened(path, x, y, 64), (32, 32), interpolation=cv2.INTER_AREA) for x, y in places]
-    assert_allclose(found.probabilities, model.predict(np.asarray(small, np.uint8)), atol=1e-6)
+    # Halved in the DCT domain: near OpenSlide plus area resize, not equal to it.
+    assert_allclose(found.probabilities, model.predict(np.asarray(small, np.uint8)), atol=2e-3)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 1000])
@@ -219,13 +221,13 @@ def test_stores_are_told_from_slides(tmp_path: Path, store: Path, slide: Path) -
 def read_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The longest side of every read of a slide from now on; overviews are read in blocks of 96."""
     sizes: list[int] = []
-    plain: Callable[..., NDArray[np.uint8]] = Slide.read_region
+    plain: Callable[..., NDArray[np.uint8]] = Slide._read_part
 
-    def read(self: Slide, x0: int, y0: int, level: int, width: int, height: int) -> NDArray[np.uint8]:
-        sizes.append(max(width, height))
-        return plain(self, x0, y0, level, width, height)
+    def read(self: Slide, level: int, x0: int, y0: int, size0: tuple[int, int], *rest: Any) -> NDArray[np.uint8]:
+        sizes.append(max(size0))
+        return plain(self, level, x0, y0, size0, *rest)
 
-    monkeypatch.setattr(Slide, "read_region", read)
+    monkeypatch.setattr(Slide, "_read_part", read)
     monkeypatch.setattr(tiling.slide, "_READ_PX", 96)
     return sizes
 

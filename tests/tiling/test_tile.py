@@ -15,6 +15,7 @@ import openslide
 import pytest
 import shapely
 import tifffile
+import zarr
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
@@ -294,7 +295,7 @@ def test_a_slide_that_breaks_halfway_leaves_nothing(small_slide: Path, tmp_path:
     """The middle of the file is gone, its directory and its first tiles are not."""
     data = bytearray(small_slide.read_bytes())
     (tmp_path / "s.tif").write_bytes(data[: len(data) // 3] + bytes(len(data) // 3) + data[2 * (len(data) // 3) :])
-    with pytest.raises(SlideError, match="is damaged or incomplete"):
+    with pytest.raises(SlideError, match="too many"):
         tile_slide(tmp_path / "s.tif", tmp_path / "out", FAST)
     assert not (tmp_path / "out").exists() or names(tmp_path / "out") == []
 
@@ -393,3 +394,95 @@ def test_mask_method_and_mask_file_belong_together(small_slide: Path, tmp_path: 
     with pytest.raises(InputError, match="cannot be read as PNG"):
         tile_slide(small_slide, tmp_path, config, tissue_file=tmp_path / "mask.png")
     assert names(tmp_path) == ["mask.png"]
+
+
+# ------------------------------------------------------------------------------------- bad tiles and copied streams
+
+
+def stained_slide(path: Path, side: int = 2048) -> Path:
+    """A slide that is tissue all over, of 256 px JPEG tiles at 0.5 mpp."""
+    random = np.random.default_rng(3)
+    picture = np.empty((side, side, 3), np.uint8)
+    picture[:] = (200, 120, 170)
+    picture[::7] = (140, 80, 150)
+    picture += random.integers(0, 12, picture.shape, dtype=np.uint8)
+    write_pyramid(path, picture, mpp=0.5, levels=1)
+    return path
+
+
+def damage_tile(path: Path, index: int) -> None:
+    """Overwrite the middle of one native tile of level 0."""
+    with tifffile.TiffFile(path) as tiff:
+        page: Any = tiff.pages[0]
+        offset, size = page.dataoffsets[index], page.databytecounts[index]
+    data = bytearray(path.read_bytes())
+    data[offset : offset + size] = bytes(size)
+    path.write_bytes(data)
+
+
+WHOLE = TilingConfig(mpp=0.5, tile_px=256, codec="lossless", min_tissue=0.1)
+
+
+def test_a_damaged_tile_is_left_out_and_named(tmp_path: Path) -> None:
+    good, bad = stained_slide(tmp_path / "good.tif"), stained_slide(tmp_path / "bad.tif")
+    damage_tile(bad, 19)  # column 3, row 2 of 8 x 8
+    report = tile_slide(bad, tmp_path / "out", WHOLE.model_copy(update={"max_bad_tiles": 0.02}))
+    whole = TileStore(tile_slide(good, tmp_path / "out", WHOLE).store)
+    store = TileStore(report.store)
+    assert report.bad == store.attributes.bad_tiles == ((768, 512),)
+    assert len(store) == len(whole) - 1 == 63
+    kept = np.flatnonzero(~((whole.x == 768) & (whole.y == 512)))
+    np.testing.assert_array_equal(store.read(range(63)), whole.read(kept))
+    np.testing.assert_array_equal(store.quality["focus"], whole.quality["focus"][kept])
+
+
+def test_too_many_damaged_tiles_fail_the_slide(tmp_path: Path) -> None:
+    path = stained_slide(tmp_path / "bad.tif")
+    damage_tile(path, 19)
+    with pytest.raises(SlideError, match=r"too many tiles that cannot be decoded.*--max-bad-tiles"):
+        tile_slide(path, tmp_path / "out", WHOLE)
+    assert names(tmp_path / "out") == []
+
+
+def test_source_copies_the_streams_of_the_slide(tmp_path: Path) -> None:
+    path = stained_slide(tmp_path / "s.tif", side=2048)
+    copied = TileStore(tile_slide(path, tmp_path / "copied", WHOLE.model_copy(update={"codec": "source"})).store)
+    decoded = TileStore(tile_slide(path, tmp_path / "decoded", WHOLE).store)
+    np.testing.assert_array_equal(copied.read(slice(None)), decoded.read(slice(None)))
+    group = zarr.open_group(copied.path, mode="r")
+    tiles = group["tiles"]
+    assert isinstance(tiles, zarr.Array)
+    np.testing.assert_array_equal(tiles[:], decoded.read(slice(None)))
+    assert copied.quality == {}
+
+
+def test_source_leaves_out_tiles_cut_by_the_edge(svs: Path, tmp_path: Path) -> None:
+    config = TilingConfig(mpp=0.499, tile_px=240, codec="source", min_tissue=0.01)
+    store = TileStore(tile_slide(svs, tmp_path, config).store)
+    assert len(store) > 30
+    assert (store.x + 240).max() <= 2220
+    assert (store.y + 240).max() <= 2967
+    with openslide.OpenSlide(str(svs)) as slide:
+        for row in range(0, len(store), 5):
+            region = slide.read_region((int(store.x[row]), int(store.y[row])), 0, (240, 240)).convert("RGB")
+            np.testing.assert_array_equal(store.read([row])[0], np.asarray(region))
+
+
+@pytest.mark.parametrize(
+    ("change", "advice"),
+    [
+        ({"tile_px": 128}, "--tile-px 256 --mpp 0.5"),
+        ({"mpp": 1.0}, "--tile-px 256 --mpp 0.5"),
+        ({"overlap": 0.5}, "--overlap 0"),
+    ],
+)
+def test_source_says_which_settings_align(tmp_path: Path, change: dict[str, object], advice: str) -> None:
+    path = stained_slide(tmp_path / "s.tif", side=1024)
+    with pytest.raises(ConfigError, match=advice):
+        tile_slide(path, tmp_path / "out", WHOLE.model_copy(update={"codec": "source", **change}))
+    assert names(tmp_path / "out") == []
+
+
+def test_source_needs_jpeg_tiles(dicom: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none to copy.*--codec jpeg:90"):
+        tile_slide(dicom, tmp_path, TilingConfig(mpp=0.499, tile_px=240, codec="source"))
