@@ -244,14 +244,19 @@ class TileStore:
         """The slide in small, uint8 (h, w, 3); a pixel spans `attributes.thumbnail_px0` level-0 pixels."""
         return cast(UInt8Array, self._read("thumbnail", np.uint8, (-1, -1, 3)))
 
-    def read(self, rows: Sequence[int] | NDArray[np.integer] | slice) -> UInt8Array:
+    def read(self, rows: Sequence[int] | NDArray[np.integer] | slice, out: UInt8Array | None = None) -> UInt8Array:
         """The tiles of those rows, uint8 (n, T, T, 3), in the order asked for; rows may repeat.
 
-        Raises IndexError for a row that does not exist, StoreError for a damaged one.
+        With `out`, contiguous and of that shape, they are decoded into it: fresh memory costs a tenth of the time.
+        Raises IndexError for a row that does not exist, ValueError for an `out` that does not fit, and StoreError for a
+        damaged tile; then `out` is to be thrown away.
         """
         index = rows if isinstance(rows, slice) else np.asarray(rows, None if len(rows) else np.intp)
         wanted = np.arange(self._count)[index]  # numpy resolves slices, and negative or absent rows
-        out = np.empty((len(wanted), self.grid.tile_px, self.grid.tile_px, 3), np.uint8)
+        shape = (len(wanted), self.grid.tile_px, self.grid.tile_px, 3)
+        out = np.empty(shape, np.uint8) if out is None else out
+        if out.dtype != np.uint8 or out.shape != shape or not out.flags.c_contiguous:
+            raise ValueError(f"`out` is {out.dtype} {out.shape} instead of a contiguous uint8 {shape}")
         checksums = None if self._checksums is None else self._checksums[wanted].tolist()
         self._shards.read_into(wanted.tolist(), out, checksums)
         return out

@@ -58,11 +58,18 @@ def decode_only(jpegs: list[bytes], rows: Rows) -> None:
         simplejpeg.decode_jpeg(jpegs[row], "RGB", fastdct=False, fastupsample=False)
 
 
-def speedup(read: Callable[[Rows], object], batches: list[Rows]) -> float:
+def speedup(read: Callable[[Rows], object], batches: list[Rows], *, two_first: bool) -> float:
     """Time of one thread over that of two."""
-    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(2) as two:
-        alone, together = (seconds(lambda pool=pool: list(pool.map(read, batches))) for pool in (one, two))
-        return alone / together
+
+    def read_and_drop(rows: Rows) -> None:
+        read(rows)
+
+    def timed(threads: int) -> float:
+        with ThreadPoolExecutor(threads) as pool:
+            return seconds(lambda: list(pool.map(read_and_drop, batches)))
+
+    times = {threads: timed(threads) for threads in ((2, 1) if two_first else (1, 2))}
+    return times[1] / times[2]
 
 
 def one_by_one(array: zarr.Array[Any], rows: Rows) -> None:
@@ -72,21 +79,30 @@ def one_by_one(array: zarr.Array[Any], rows: Rows) -> None:
 
 def against_decoding(store: TileStore, rounds: int, random: np.random.Generator) -> str:
     jpegs, times = chunks(store), []
+    memory = np.empty((BATCH, store.grid.tile_px, store.grid.tile_px, 3), np.uint8)
     for _ in range(rounds):
         rows = random.integers(0, len(store), BATCH)
-        store.read(rows)
-        times.append((seconds(store.read, rows), seconds(decode_only, jpegs, rows)))
-    ratio = statistics.median(floor / ours for ours, floor in times)
-    ours, floor = (BATCH / statistics.median(column) for column in zip(*times, strict=True))
-    return f"TileStore.read {ours:.0f}, decode alone {floor:.0f} tiles/s; read/decode {ratio:.2f} ({rounds} rounds)"
+        store.read(rows, memory)
+        fresh, reused, floor = (
+            seconds(store.read, rows),
+            seconds(store.read, rows, memory),
+            seconds(decode_only, jpegs, rows),
+        )
+        times.append((fresh, floor, floor / fresh, floor / reused))
+    fresh, floor, ratio, ratio_reused = (statistics.median(column) for column in zip(*times, strict=True))
+    return (
+        f"TileStore.read {BATCH / fresh:.0f}, decode alone {BATCH / floor:.0f} tiles/s; read/decode {ratio:.2f}, "
+        f"into memory that is reused {ratio_reused:.2f} ({rounds} rounds)"
+    )
 
 
 def against_threads(store: TileStore, rounds: int, random: np.random.Generator) -> str:
     """With bare decoding as a control: it cannot gain more than the cores that others leave free."""
     jpegs, ratios = chunks(store), []
-    for _ in range(rounds):
+    for number in range(rounds):
         batches = [random.integers(0, len(store), BATCH) for _ in range(4)]
-        ratios.append((speedup(store.read, batches), speedup(partial(decode_only, jpegs), batches)))
+        ways = (store.read, partial(decode_only, jpegs))
+        ratios.append([speedup(way, batches, two_first=number % 2 == 1) for way in ways])
     ours, control = (statistics.median(column) for column in zip(*ratios, strict=True))
     return f"two threads/one {ours:.2f}, of decode alone {control:.2f} ({rounds} rounds of 4 batches)"
 

@@ -53,7 +53,7 @@ def test_tiles_equal_zarr_python(finished: Path) -> None:
 @pytest.mark.parametrize(
     "rows",
     [[], [0], [-1], [700, 3, 3, 256, 255], (), (5, 1), range(0), range(250, 260), slice(250, 260), slice(5, 5),
-     slice(None, None, -97), np.array([], np.int64), np.array([7, 600], np.uint16), np.array([-1, -761], np.int32)],
+     slice(None, None, -97), np.array([], np.int64), np.array([7, 600], np.uint16), np.array([-1, -700], np.int32)],
     ids=str,
 )  # fmt: skip
 def test_rows_are_those_of_numpy(finished: Path, rows: Any) -> None:
@@ -66,6 +66,25 @@ def test_a_mask_and_fractions_are_no_rows_by_accident(finished: Path) -> None:
         TileStore(finished).read(np.array([True, False]))
     with pytest.raises(IndexError):
         TileStore(finished).read([0.5])  # type: ignore[list-item]
+
+
+def test_tiles_are_read_into_memory_that_is_given(finished: Path) -> None:
+    store, memory = TileStore(finished), np.zeros((5, 16, 16, 3), np.uint8)
+    assert store.read([700, 3, 3], memory[1:4]).base is memory
+    np.testing.assert_array_equal(memory[1:4], plain(finished)[[700, 3, 3]])
+    assert not memory[[0, 4]].any()
+
+
+@pytest.mark.parametrize(
+    "out",
+    [np.zeros((2, 16, 16, 3), np.uint8), np.zeros((1, 16, 16, 4), np.uint8), np.zeros((1, 16, 16, 3), np.int8),
+     np.zeros((1, 16, 32, 3), np.uint8)[:, :, ::2], np.zeros((1, 16, 16, 6), np.uint8)[..., ::2]],
+    ids=lambda out: f"{out.dtype} {out.shape}",
+)  # fmt: skip
+def test_memory_that_does_not_fit_is_refused(finished: Path, out: NDArray[np.uint8]) -> None:
+    with pytest.raises(ValueError, match="instead of a contiguous uint8"):
+        TileStore(finished).read([0], out)
+    assert not out.any()
 
 
 @pytest.mark.parametrize("row", [100_000, -100_000])
