@@ -78,6 +78,8 @@ class StoreAttributes(BaseModel):
     """Level-0 pixels spanned by one pixel of `thumbnail`."""
     quality: tuple[str, ...]
     annotation: tuple[str, ...]
+    bad_tiles: tuple[tuple[int, int], ...] = ()
+    """Corners (x0, y0), level-0 pixels, of tiles left out because the slide cannot be decoded there."""
     config: dict[str, Any]
     """The whole tiling configuration, with the slide's given mpp and the hash of its annotation file."""
     config_sha256: str
