@@ -35,7 +35,7 @@ LIMIT_S = 20
 MEMORY = 4 << 30  # bytes of address space
 APERIO = "Aperio Image Library v11.2.1 \r\n480x400 [0,0 480x400] (128x128) JPEG/RGB Q=85|AppMag = 20|MPP = 0.5"
 
-# Reads "slide <tab> folder" lines and answers with one JSON line each: the error, or how the store compares.
+# Reads lines of slide, folder and max_bad_tiles; answers each with a JSON line: the error, or how the store compares.
 _WORKER = """
 import json, os, resource, sys, traceback
 import numpy as np, openslide, tifffile
@@ -47,7 +47,6 @@ from tiling.errors import SpecslideError
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]), int(sys.argv[1])))
 os.fsync = lambda fd: None
 tiling.tile.write_preview = lambda store, path: None
-CONFIG = TilingConfig(mpp=0.5, tile_px=128, min_tissue=0.1, codec="lossless")
 
 def openslide_tiles(path, corners, size):
     slide = openslide.OpenSlide(str(path))
@@ -64,14 +63,29 @@ def openslide_tiles(path, corners, size):
     slide.close()
 
 def tifffile_tiles(path, corners, size):
-    whole = tifffile.imread(path)
-    whole = np.pad(whole, ((0, size), (0, size), (0, 0)), constant_values=255)
-    for x, y in corners:
-        yield whole[y : y + size, x : x + size]
+    with tifffile.TiffFile(path) as tiff:
+        page = tiff.series[0].levels[0].pages[0]
+        height, width = page.imagelength, page.imagewidth
+        whole = np.full((height + size, width + size, 3), 255, np.int16)
+        for index, (offset, length) in enumerate(zip(page.dataoffsets, page.databytecounts)):
+            row, column = divmod(index, page.chunked[1])
+            y, x = row * page.chunks[0], column * page.chunks[1]
+            block = whole[y : min(y + page.chunks[0], height), x : min(x + page.chunks[1], width)]
+            tiff.filehandle.seek(offset)
+            data = tiff.filehandle.read(length)
+            try:
+                if length:
+                    segment = page.decode(data, index, jpegtables=page.jpegtables)[0]
+                    block[:] = segment[0, : block.shape[0], : block.shape[1]]
+            except Exception:
+                block[:] = -1  # no tile may show it
+        for x, y in corners:
+            yield whole[y : y + size, x : x + size]
 
-def work(path, out):
+def work(path, out, max_bad_tiles):
+    config = TilingConfig(mpp=0.5, tile_px=128, min_tissue=0.1, codec="lossless", max_bad_tiles=max_bad_tiles)
     try:
-        store = TileStore(tile_slide(path, out, CONFIG).store)
+        store = TileStore(tile_slide(path, out, config).store)
     except SpecslideError as error:
         return {"error": str(error)}
     if store.grid.tile_px0 != store.grid.tile_px:
@@ -84,9 +98,9 @@ def work(path, out):
 
 print("ready", flush=True)
 for line in sys.stdin:
-    path, out = line.rstrip("\\n").split("\\t")
+    path, out, max_bad_tiles = line.rstrip("\\n").split("\\t")
     try:
-        answer = work(Path(path), Path(out))
+        answer = work(Path(path), Path(out), float(max_bad_tiles))
     except Exception:
         answer = {"mistake": traceback.format_exc()}
     print(json.dumps(answer), flush=True)
@@ -109,12 +123,12 @@ class Worker:
         assert process.stdout.readline() == "ready\n"
         return process
 
-    def tile(self, slide: Path, out: Path) -> dict[str, Any]:
+    def tile(self, slide: Path, out: Path, max_bad_tiles: float) -> dict[str, Any]:
         """What the worker says of that slide; {"died": code} if it died of it, {"hung": seconds} if it is too slow."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
-        stdin.write(f"{slide}\t{out}\n")
+        stdin.write(f"{slide}\t{out}\t{max_bad_tiles}\n")
         stdin.flush()
         if not select.select([stdout], [], [], LIMIT_S)[0]:
             self.close()
@@ -256,7 +270,7 @@ def check_mutants(kind: str, dicom: Path | None, tmp_path: Path, seeds: range) -
             slide = folder / name
             slide.parent.mkdir(parents=True)
             slide.write_bytes(data if seed < 0 else mutated(data, header, random.Random(seed)))
-            answer = process.tile(slide, folder / "out")
+            answer = process.tile(slide, folder / "out", (seed + 1) % 2)  # none may be left out, or any
             where = f"mutant {seed} of {kind}: {answer}"
             if seed < 0:
                 assert answer.get("compared", 0) >= 9, where
