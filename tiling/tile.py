@@ -35,6 +35,7 @@ Progress = Callable[[int, int], None]
 """Called with (tiles done, tiles in all)."""
 
 _THUMBNAIL_PX = 2048  # about the longest side of the stored thumbnail, where the mask is coarser
+_LARGEST_MASK_PX = 1 << 28  # at 8 micrometres a pixel, 13 cm squared
 _STORE_SUFFIX = ".zarr"
 
 
@@ -116,17 +117,12 @@ def plan_tiles(slide: Slide, config: TilingConfig, tissue_file: Path | None = No
     if (config.tissue.method == "mask") != (tissue_file is not None):
         fix = "pass both, or neither: --tissue FILE does"
         raise ConfigError("tissue", "the method mask and a file with the mask belong together", fix)
-    grid = fit_grid(
-        (slide.width, slide.height),
-        slide.mpp,
-        tuple(level.downsample for level in slide.levels),
-        mpp=config.mpp,
-        tile_px=config.tile_px,
-        overlap=config.overlap,
-        mpp_tolerance=config.mpp_tolerance,
-    )
+    grid = _fitted(slide, config)
     mask_px0 = max(1.0, config.tissue.mask_mpp / slide.mpp)
     width, height = math.ceil(slide.width / mask_px0), math.ceil(slide.height / mask_px0)
+    if width * height > _LARGEST_MASK_PX:
+        what = f"claims {slide.width} x {slide.height} px at {slide.mpp:g} micrometres, more than any glass slide holds"
+        raise SlideError(slide.path, what, "check its scale and pass --slide-mpp, or copy the slide again")
     # The thumbnail is a whole number of times finer than the mask, so that one read of the slide serves both.
     size0 = (round(width * mask_px0), round(height * mask_px0))
     times = max(1, min(int(mask_px0), _THUMBNAIL_PX // max(width, height)))
@@ -143,6 +139,21 @@ def plan_tiles(slide: Slide, config: TilingConfig, tissue_file: Path | None = No
     tissue = box_mean(mask, mask_px0, x0, y0, grid.tile_px0)
     kept = (tissue > 0) & (tissue >= config.min_tissue)
     return Plan(grid, x0[kept], y0[kept], tissue[kept], mask, mask_px0, thumbnail, mask_px0 / times)
+
+
+def _fitted(slide: Slide, config: TilingConfig) -> Grid:
+    try:
+        return fit_grid(
+            (slide.width, slide.height),
+            slide.mpp,
+            tuple(level.downsample for level in slide.levels),
+            mpp=config.mpp,
+            tile_px=config.tile_px,
+            overlap=config.overlap,
+            mpp_tolerance=config.mpp_tolerance,
+        )
+    except ConfigError as error:
+        raise ConfigError(f"{slide.path}: {error.where}", error.what, error.fix) from None
 
 
 def read_tiles(

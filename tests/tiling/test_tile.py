@@ -486,3 +486,17 @@ def test_source_says_which_settings_align(tmp_path: Path, change: dict[str, obje
 def test_source_needs_jpeg_tiles(dicom: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none to copy.*--codec jpeg:90"):
         tile_slide(dicom, tmp_path, TilingConfig(mpp=0.499, tile_px=240, codec="source"))
+
+
+def test_a_scale_too_fine_names_the_slide(small_slide: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"mpp: 0\.1 is finer than the slide's own") as caught:
+        tile_slide(small_slide, tmp_path, FAST.model_copy(update={"mpp": 0.1}))
+    assert str(small_slide) in str(caught.value)
+
+
+def test_a_slide_larger_than_glass_is_refused(
+    small_slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tiling.tile._LARGEST_MASK_PX", 10)
+    with pytest.raises(SlideError, match="more than any glass slide holds"):
+        tile_slide(small_slide, tmp_path, FAST)
