@@ -86,7 +86,7 @@ def test_the_summary_says_what_it_was_made_from(made: HeatmapReport, slide: Path
         "backbone": "test_resnet",
         "model_mpp": 0.5,
         "model_tile_px": 32,
-        "settings": {"overlap": 0.0, "min_tissue": 0.5, "mpp_tolerance": 0.02},
+        "settings": {"overlap": 0.0, "min_tissue": 0.5, "mpp_tolerance": 0.02, "max_bad_tiles": 0.01},
     }
     assert {"python", "specslide", "torch", "timm"} <= set(record["software"])
     assert "research use only" in record["notice"]
