@@ -6,6 +6,7 @@ import io
 
 import numpy as np
 import shapely
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -65,13 +66,13 @@ def _title(prediction: Prediction) -> str:
     return f"{prediction.slide.slide_id}\n{made['backbone']}, model {made['model_sha256'][:8]}, {tiles}"
 
 
-def _scale_bar(axes: object, width: int, height: int, mpp: float) -> None:
+def _scale_bar(axes: Axes, width: int, height: int, mpp: float) -> None:
     length_um = nice_length(width * mpp / 4)
     text = f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um:g} µm"
     x, y, bar = 0.03 * width, 0.965 * height, length_um / mpp
-    axes.plot([x, x + bar], [y, y], color="white", linewidth=6, solid_capstyle="butt")  # type: ignore[attr-defined]
-    axes.plot([x, x + bar], [y, y], color="black", linewidth=3, solid_capstyle="butt")  # type: ignore[attr-defined]
-    label = axes.text(x, y - 0.012 * height, text, fontsize=9, va="bottom")  # type: ignore[attr-defined]
+    axes.plot([x, x + bar], [y, y], color="white", linewidth=6, solid_capstyle="butt")
+    axes.plot([x, x + bar], [y, y], color="black", linewidth=3, solid_capstyle="butt")
+    label = axes.text(x, y - 0.012 * height, text, fontsize=9, va="bottom")
     label.set_bbox({"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1.5})
 
 

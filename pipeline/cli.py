@@ -86,8 +86,8 @@ def info(
 
 @app.command()
 def tile(
+    out: Annotated[Path, typer.Option(help="Folder of the stores.")],
     slides: Slides = None,
-    out: Annotated[Path, typer.Option(help="Folder of the stores.")] = ...,  # type: ignore[assignment]
     manifest: Annotated[Path | None, typer.Option(help="Table of slides (CSV or Parquet) instead of SLIDES.")] = None,
     mpp: Annotated[float, typer.Option(help="Micrometres per pixel of the tiles.")] = 0.5,
     tile_px: Annotated[int, typer.Option(help="Side of a tile, pixels.")] = 256,
