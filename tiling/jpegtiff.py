@@ -53,7 +53,7 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {_DHT, 0xC8, 0xCC}  # SOF0..SOF15
 _PLAIN_FRAMES = (0xC0, 0xC1)  # baseline and extended sequential Huffman
 _APPLICATION = frozenset(range(0xE0, 0xF0)) | {_COM}
 # What tifffile raises for damaged files.
-_TIFF_DAMAGE = (
+TIFF_DAMAGE = (
     tifffile.TiffFileError,
     ValueError,
     LookupError,
@@ -133,7 +133,7 @@ def open_jpeg_levels(path: Path, levels: Sequence[LevelSize], *, cache_bytes: in
     except _NotUnderstoodError as reason:
         _log.debug("%s: not read as a tiled JPEG TIFF: %s", path, reason)
         return None
-    except _TIFF_DAMAGE as error:
+    except TIFF_DAMAGE as error:
         _log.debug("%s: not read as a tiled JPEG TIFF: %s", path, type(error).__name__)  # its text may quote the file
         return None
     return JpegLevels(path, found, cache_bytes)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import struct
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from numpy.typing import NDArray
 
 from tiling.errors import SlideError
 from tiling.files import sha256_file, sha256_json
-from tiling.jpegtiff import JpegLevels, ScaleDenom, open_jpeg_levels
+from tiling.jpegtiff import TIFF_DAMAGE, JpegLevels, ScaleDenom, open_jpeg_levels
 
 UInt8Array = NDArray[np.uint8]
 
@@ -39,11 +38,7 @@ _WHITE = 255
 _DENOMS: tuple[ScaleDenom, ...] = (8, 4, 2, 1)
 _LEAST_PART_PX = 16  # a damaged part of an overview is looked at again in quarters, down to this side
 _MAX_OVERVIEW_FAILURES = 1000
-# What tifffile and imagecodecs raise for damaged files; imagecodecs' errors are RuntimeErrors.
-_TIFF_DAMAGE = (
-    tifffile.TiffFileError, ValueError, LookupError, TypeError, ArithmeticError, AttributeError, RuntimeError,
-    struct.error, ElementTree.ParseError,
-)  # fmt: skip
+_DAMAGE = (*TIFF_DAMAGE, RuntimeError, ElementTree.ParseError)  # RuntimeError: what imagecodecs raises
 _DICOM_COMPRESSION = {  # by transfer syntax, DICOM PS3.6
     "1.2.840.10008.1.2": "NONE", "1.2.840.10008.1.2.1": "NONE", "1.2.840.10008.1.2.4.50": "JPEG",
     "1.2.840.10008.1.2.4.80": "JPEGLS", "1.2.840.10008.1.2.4.81": "JPEGLS", "1.2.840.10008.1.2.4.90": "JPEG2000",
@@ -243,7 +238,7 @@ class Slide:
         try:
             with _entry_file(self.path).open("rb") as f, tifffile.TiffFile(f) as tiff:
                 return tifffile.COMPRESSION(tiff.pages[0].compression).name.replace("APERIO_", "").split("_LOSSY")[0]
-        except (OSError, *_TIFF_DAMAGE):
+        except (OSError, *_DAMAGE):
             return "unknown"
 
 
@@ -399,7 +394,7 @@ def _is_ome(entry: Path) -> bool:
     try:
         with entry.open("rb") as f, tifffile.TiffFile(f) as tiff:
             return bool(tiff.is_ome)
-    except _TIFF_DAMAGE:
+    except _DAMAGE:
         return False
 
 
@@ -467,14 +462,14 @@ class _TiffReader:
         self._file = entry.open("rb")
         try:
             self._tiff = tifffile.TiffFile(self._file)
-        except _TIFF_DAMAGE as error:
+        except _DAMAGE as error:
             self._file.close()
             raise SlideError(path, "is not a slide that can be read", "pass a whole-slide image") from error
         try:
             self._pages = _rgb_pages(path, self._tiff)
             self.vendor = "ome-tiff" if self._tiff.is_ome else "tiff"
             self.mpp_xy = _ome_mpp(self._tiff.ome_metadata) if self._tiff.is_ome else _tiff_mpp(self._pages[0])
-        except _TIFF_DAMAGE as error:
+        except _DAMAGE as error:
             self.close()
             raise SlideError(
                 path, f"is damaged or incomplete ({type(error).__name__})", "copy the slide again"
@@ -527,7 +522,7 @@ class _TiffReader:
             if len(data) < size:
                 raise ValueError("the file ends too early")
             segment, _, shape = page.decode(data, index, jpegtables=page.jpegtables)
-        except (OSError, *_TIFF_DAMAGE) as error:
+        except (OSError, *_DAMAGE) as error:
             raise SlideError(
                 self._path, f"is damaged or incomplete ({type(error).__name__})", "copy the slide again"
             ) from error
