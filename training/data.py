@@ -216,6 +216,8 @@ class Batch(NamedTuple):
     """uint8 (B, T, T, 3)"""
     labels: torch.Tensor
     """int64 (B,)"""
+    indices: torch.Tensor
+    """int64 (B,): which of the samples they are."""
 
 
 class Tiles(Dataset[Batch]):
@@ -240,7 +242,8 @@ class Tiles(Dataset[Batch]):
     def __getitems__(self, positions: list[int]) -> Batch:
         """The batch at these positions; the loader calls this instead of `__getitem__`."""
         chosen = self.indices[positions]
-        return Batch(torch.from_numpy(self._read(chosen)), torch.from_numpy(self.samples.label[chosen]))
+        tiles, labels = self._read(chosen), self.samples.label[chosen]
+        return Batch(torch.from_numpy(tiles), torch.from_numpy(labels), torch.from_numpy(chosen))
 
 
 class Shuffled(Sampler[int]):

@@ -290,7 +290,8 @@ def test_batches_of_stores_are_the_stores_own_tiles(
         return read(store, rows)
 
     monkeypatch.setattr(TileStore, "read", counted)
-    tiles, labels = Tiles(samples, indices, 16).__getitems__(list(range(20)))
+    tiles, labels, named = Tiles(samples, indices, 16).__getitems__(list(range(20)))
+    assert named.tolist() == indices[:20].tolist()
     assert sum(reads) == 20
     assert len(reads) == len(np.unique(samples.source[indices[:20]])), "one read a store"
     for tile, label, i in zip(tiles.numpy(), labels.tolist(), indices[:20], strict=True):
