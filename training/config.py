@@ -49,10 +49,20 @@ class TrainConfig(BaseModel):
     """Decides the split, the weights of a new head, the order of tiles and the augmentation."""
 
     # the data
+    group: Literal["case", "site"] = "case"
+    """What is split as a whole: a case with all its slides, or a site with all its cases. Splits that the data brings
+    are checked for it too."""
     val_fraction: float = Field(0.15, gt=0, lt=1)
-    """Share of the cases for validation, where the data brings no split of its own."""
+    """Share of the cases (or sites) for validation, where the data brings no split of its own."""
     test_fraction: float = Field(0.2, ge=0, lt=1)
-    """Share of the cases for testing, where the data brings no split of its own; 0 does without a test."""
+    """Share of the cases (or sites) for testing, where the data brings no split of its own; 0 does without a test. Of
+    no account with `folds`."""
+    folds: int | None = Field(None, ge=2, le=1000)
+    """Cross-validation: the cases (or sites) are dealt into so many folds, by seed alone, and one of them is the test.
+    Of the others, `val_fraction` of all cases validate. Over all rounds each case is tested once, by a model that was
+    neither trained on it nor chosen by it. None: one split by `test_fraction`."""
+    fold: int = Field(0, ge=0)
+    """Which of the folds is the test, from 0; a run is one round, so train once for each."""
     classes: tuple[str, ...] | None = Field(None, min_length=2)
     """Names of the classes in their order. None: those of the data, `negative_class` first, then by name."""
     positive_class: str | None = None
@@ -69,6 +79,11 @@ class TrainConfig(BaseModel):
     """A tile is negative if no annotated fraction exceeds this; tiles between the two are left out."""
     max_tiles_per_slide: int | None = Field(None, ge=1)
     """At most this many tiles of a slide, drawn at random under the seed. None: all."""
+    balance: tuple[Literal["class", "slide", "case", "site"], ...] = ()
+    """What training tiles are drawn evenly over, in any combination: each class equally often, in it each site, in that
+    each case, in that each slide. Empty: each tile once an epoch. The law: training.samplers."""
+    tiles_per_epoch: int | None = Field(None, ge=1, le=1_000_000_000)
+    """Training tiles drawn an epoch. None: as many as there are."""
     where: str | None = None
     """Which tiles of the stores, by their columns: `focus > 20 and pen < 0.05`; see tiling.where. None: all."""
 
@@ -95,6 +110,14 @@ class TrainConfig(BaseModel):
     def _settings_fit_together(self) -> Self:
         if self.val_fraction + self.test_fraction >= 1:
             raise PydanticCustomError("val_fraction", "with test_fraction it leaves no case to train on")
+        if self.folds is None and self.fold:
+            raise PydanticCustomError("fold", "it needs folds, the number of them")
+        if self.folds is not None and self.fold >= self.folds:
+            raise PydanticCustomError("fold", "the folds count from 0, so it must be less than folds")
+        if self.folds is not None and self.val_fraction + 1 / self.folds >= 1:
+            raise PydanticCustomError("val_fraction", "with a fold for testing it leaves no case to train on")
+        if len(set(self.balance)) < len(self.balance):
+            raise PydanticCustomError("balance", "a level is named twice")
         if self.classes and len(set(self.classes)) < len(self.classes):
             raise PydanticCustomError("classes", "a class is named twice")
         return self
