@@ -36,12 +36,15 @@ WhereOption = Annotated[
 
 
 def main() -> None:
-    """Run the command line; whatever the user can mend ends in one sentence and exit code 1."""
+    """Run the command line; whatever the user can mend ends in one sentence and exit code 1.
+
+    A training that a signal has stopped ends with 75 (EX_TEMPFAIL): its state is saved, the same command goes on.
+    """
     try:
         app()
     except SpecslideError as error:
         console.show_error(str(error))
-        sys.exit(1)
+        sys.exit(error.exit_code)
     except OSError as error:
         console.show_error(f"{error.filename or 'the file system'}: {error.strerror or error}")
         sys.exit(1)
