@@ -97,12 +97,15 @@ class Samples:
         return {name: columns[name][indices] for name in names}
 
 
-def samples_from_images(index: Path, config: TrainConfig, *, mpp: float | None = None) -> Samples:
+def samples_from_images(
+    index: Path, config: TrainConfig, *, mpp: float | None = None, to_train: bool = True
+) -> Samples:
     """The images of a CSV or Parquet table with the columns `path` and `label`.
 
     Optional columns: `case_id` (else each image is its own case, which is said in the log), `slide_id`, `split`,
     `site`, `scanner`. Paths are relative to the table's folder. `mpp` is the images' scale, needed to use the model on
-    slides. Raises InputError naming the row for a missing label, image or case, naming both for one picture that is in
+    slides. Not `to_train`, the data need not serve for training, and the split is "" where they bring none. Raises
+    InputError naming the row for a missing label, image or case, naming both for one picture that is in
     two splits or of two classes, and for a table that cannot be split.
     """
     if config.where is not None:
@@ -141,16 +144,22 @@ def samples_from_images(index: Path, config: TrainConfig, *, mpp: float | None =
         site=np.array([row.site for row in rows]),
         scanner=np.array([row.scanner for row in rows]),
     )
-    return _checked(_split(samples, config, index), config, index)
+    return _checked(split_samples(samples, config, index), config, index) if to_train else _as_given(samples, index)
 
 
 def samples_from_stores(
-    stores: Path, manifest: Path, config: TrainConfig, *, leave_out: Collection[str] = ()
+    stores: Path,
+    manifest: Path,
+    config: TrainConfig,
+    *,
+    leave_out: Collection[str] = (),
+    to_train: bool = True,
 ) -> Samples:
     """The tiles of the stores `<stores>/<slide_id>.zarr` of a manifest's slides, labelled as `config.label_from` says.
 
-    The slides of `leave_out` do not count. Slides without a store, without tiles or without usable labels, and tiles
-    between two classes, are left out, with the reason and their number in the log. Raises InputError for stores of
+    The slides of `leave_out` do not count; for `to_train` see `samples_from_images`. Slides without a store, without
+    tiles or without usable labels, and tiles between two classes, are left out, with the reason and their number in the
+    log. Raises InputError for stores of
     different tile size or scale, one slide under two names, a slide without the label it needs, and slides that cannot
     be split; StoreError for a damaged store.
     """
@@ -170,7 +179,39 @@ def samples_from_stores(
     kept = [(slide, label) for slide, label in zip(slides, tables, strict=True) if (label >= 0).any()]
     if not kept:
         raise InputError(manifest, "gives no labelled tile", "see the reasons in the log")
-    return _join_slides(kept, classes, config, manifest)
+    samples = _join_slides(kept, classes, config)
+    if not to_train:
+        return _as_given(samples, manifest)
+    return _checked(split_samples(samples, config, manifest), config, manifest)
+
+
+def split_samples(samples: Samples, config: TrainConfig, where: Path) -> Samples:
+    """The samples in the splits that the data gives, or in made ones where it gives none.
+
+    Made splits keep together what shares a case, a picture or, if sites are split, a site.
+    """
+    if (samples.split != "").any():
+        if config.folds is not None:
+            what = "gives splits of its own, which cross-validation would replace"
+            raise InputError(where, what, "drop the column split, or train without folds")
+        return replace(samples, split=parse_splits(samples.split.tolist(), where))
+    ties = (samples.case_id, samples.content())
+    if config.group == "site":
+        _require_sites(samples, "they are split by site", where)
+        unit = joined(samples.site, *ties)
+    else:
+        unit = joined(*ties)
+    if config.folds is None:
+        fractions = {"val_fraction": config.val_fraction, "test_fraction": config.test_fraction}
+        return replace(samples, split=split_units(unit, samples.label, **fractions, seed=config.seed))
+    units = len(np.unique(unit))
+    if units < config.folds:
+        what = f"{units} {config.group}s cannot make {config.folds} folds"
+        raise InputError(where, what, f"use at most {units} folds, or add {config.group}s")
+    split = split_by_fold(
+        unit, samples.label, folds=config.folds, fold=config.fold, val_fraction=config.val_fraction, seed=config.seed
+    )
+    return replace(samples, split=split)
 
 
 def annotation_labels(
@@ -307,9 +348,7 @@ def _filtered(slide: _StoredSlide, labels: Ints, config: TrainConfig) -> Ints:
     return np.where(kept, labels, -1)
 
 
-def _join_slides(
-    slides: Sequence[tuple[_StoredSlide, Ints]], classes: tuple[str, ...], config: TrainConfig, manifest: Path
-) -> Samples:
+def _join_slides(slides: Sequence[tuple[_StoredSlide, Ints]], classes: tuple[str, ...], config: TrainConfig) -> Samples:
     rows = [_capped(np.flatnonzero(label >= 0), slide.row.slide_id, config) for slide, label in slides]
     counts = [len(r) for r in rows]
     manifest_rows = [slide.row for slide, _ in slides]
@@ -321,7 +360,7 @@ def _join_slides(
     def gather(columns: Iterable[NDArray[Any]]) -> Ints:
         return np.concatenate([c[r] for c, r in zip(columns, rows, strict=True)]).astype(np.int64)
 
-    samples = Samples(
+    return Samples(
         kind="stores",
         classes=classes,
         sources=tuple(slide.path for slide, _ in slides),
@@ -340,7 +379,6 @@ def _join_slides(
         site=spread(row.site for row in manifest_rows),
         scanner=spread(row.scanner for row in manifest_rows),
     )
-    return _checked(_split(samples, config, manifest), config, manifest)
 
 
 def _capped(rows: Ints, slide_id: str, config: TrainConfig) -> Ints:
@@ -374,33 +412,11 @@ def _class_index(name: str, classes: tuple[str, ...], where: str) -> int:
     return classes.index(name)
 
 
-def _split(samples: Samples, config: TrainConfig, where: Path) -> Samples:
-    """The samples in the splits that the data gives, or in made ones where it gives none.
-
-    Made splits keep together what shares a case, a picture or, if sites are split, a site.
-    """
-    if (samples.split != "").any():
-        if config.folds is not None:
-            what = "gives splits of its own, which cross-validation would replace"
-            raise InputError(where, what, "drop the column split, or train without folds")
-        return replace(samples, split=parse_splits(samples.split.tolist(), where))
-    ties = (samples.case_id, samples.content())
-    if config.group == "site":
-        _require_sites(samples, "they are split by site", where)
-        unit = joined(samples.site, *ties)
-    else:
-        unit = joined(*ties)
-    if config.folds is None:
-        fractions = {"val_fraction": config.val_fraction, "test_fraction": config.test_fraction}
-        return replace(samples, split=split_units(unit, samples.label, **fractions, seed=config.seed))
-    units = len(np.unique(unit))
-    if units < config.folds:
-        what = f"{units} {config.group}s cannot make {config.folds} folds"
-        raise InputError(where, what, f"use at most {units} folds, or add {config.group}s")
-    split = split_by_fold(
-        unit, samples.label, folds=config.folds, fold=config.fold, val_fraction=config.val_fraction, seed=config.seed
-    )
-    return replace(samples, split=split)
+def _as_given(samples: Samples, where: Path) -> Samples:
+    """The samples in the splits that the data gives, "" where it gives none."""
+    if not (samples.split != "").any():
+        return samples
+    return replace(samples, split=parse_splits(samples.split.tolist(), where))
 
 
 def _checked(samples: Samples, config: TrainConfig, where: Path) -> Samples:
