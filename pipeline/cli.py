@@ -232,16 +232,24 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Decides split, order and augmentation.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that load tiles.")] = None,
     where: WhereOption = None,
+    freeze: Annotated[bool | None, typer.Option("--freeze", help="Train the head alone: a linear probe.")] = None,
+    devices: Annotated[
+        int | None, typer.Option(help="Processes, one a GPU; default 1, or as torchrun or srun started them.")
+    ] = None,
+    logger: Annotated[list[str] | None, typer.Option(help="tensorboard, mlflow or wandb, beside a CSV.")] = None,
 ) -> None:
     """Train a tile classifier, regularised by spectral decoupling, from tile stores or from a table of images.
 
     Cases are split, never tiles. The run folder gets the model, metrics with intervals, and a learning curve.
+    SIGTERM or SIGUSR1 saves the state and ends with exit code 75; the same command goes on, also after a kill.
 
     Examples:
 
     `specslide train --stores stores --manifest slides.csv --out run`
 
     `specslide train --images index.csv --out run --mpp 4 --epochs 7 --seed 0`
+
+    `srun --ntasks-per-node=4 specslide train --config train.yaml --images index.csv --out run --logger tensorboard`
     """
     from training import load_train_config, samples_from_images, samples_from_stores
     from training import train as verb
@@ -249,7 +257,8 @@ def train(
     options = {
         "backbone": backbone, "weights": weights, "input_px": input_px, "sd_lambda": sd_lambda,
         "weight_decay": weight_decay, "learning_rate": learning_rate, "epochs": epochs, "batch_size": batch_size,
-        "seed": seed, "workers": workers, "where": where,
+        "seed": seed, "workers": workers, "where": where, "freeze": freeze, "devices": devices,
+        "loggers": logger or None,
     }  # fmt: skip
     settings = load_train_config(config, options)
     if images is not None and stores is None:
@@ -259,6 +268,8 @@ def train(
     else:
         raise ConfigError("train options", "name no data", "pass --stores with --manifest, or --images")
     result = verb(samples, out, settings)
+    if result.rank > 0:
+        return
     rows = [(split, name, interval) for split, metrics in result.metrics.items() for name, interval in metrics.items()]
     console.show_table(f"model in {result.model}", ("split", "metric", "value (95% interval over cases)"), rows)
 

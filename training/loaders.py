@@ -46,7 +46,10 @@ class TrainBatches(Sampler[list[int]]):
 
 def train_batches(samples: Samples, config: TrainConfig, world: int = 1) -> TrainBatches:
     """The batches of the training split. Raises ConfigError if a batch cannot be shared out evenly."""
-    batches = TrainBatches(Shuffled(len(samples.where("train")), config.seed), config.batch_size, world)
+    chosen = samples.where("train")
+    levels = samples.levels(config.balance, chosen)
+    order = Shuffled(len(chosen), config.seed, draws=config.tiles_per_epoch, levels=levels)
+    batches = TrainBatches(order, config.batch_size, world)
     if batches.batch_size % world:
         what = f"a batch of {batches.batch_size} tiles cannot be shared out evenly among {world} processes"
         raise ConfigError("batch_size", what, f"pass a multiple of {world}, and no more than the training tiles")

@@ -207,6 +207,8 @@ def make_classifier(backbone: str, classes: int, input_px: int | None, tile_px: 
     not know, a hub that cannot be reached and an input size the backbone refuses.
     """
     own = find_architecture(backbone)
+    if not own.settings.get("classifier"):
+        raise ConfigError("backbone", f"{backbone} is no classifier: it has no head", "use another of timm's models")
     side = input_side(backbone, input_px, tile_px)
     network: Any = _make_backbone(own, classes, side)
     network.reset_classifier(classes)  # EfficientNets start heads of few classes so wide that the first logits explode
@@ -339,7 +341,7 @@ def find_architecture(backbone: str) -> Architecture:
     Raises ConfigError for a name timm does not know, and a hub that cannot be reached.
     """
     if backbone.startswith(HUB):
-        return _hub_architecture(backbone)
+        return find_hub_architecture(backbone)
     known: Any = timm.is_model(backbone) and timm.get_pretrained_cfg(backbone)
     if not known:
         close = timm.list_models(f"*{backbone.split('_')[0].rstrip('0123456789')}*")[:3]
@@ -349,7 +351,8 @@ def find_architecture(backbone: str) -> Architecture:
 
 
 @cache
-def _hub_architecture(backbone: str) -> Architecture:
+def find_hub_architecture(backbone: str) -> Architecture:
+    """The architecture of an `hf-hub:` name; asked for once. Raises ConfigError."""
     try:
         found, name, args = timm.models.load_model_config_from_hf(backbone.removeprefix(HUB))
     except _HUB_ERRORS as error:
