@@ -66,6 +66,9 @@ class TrainConfig(BaseModel):
     augment: Literal["none", "light", "stain", "strong"] = "light"
     """What is done to each training tile: "light": flips, right angles, small crops, mild changes of colour; "stain":
     those, and more or less of each stain; "strong": 2 to 4 operations of StrongAugment. See training.augment."""
+    stain_norm: Literal["none", "macenko", "reinhard"] = "none"
+    """Make each tile's staining that of the typical training tile, in training and in prediction; needs the extra
+    specslide[stain]. See training.stain."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Decides the split, the weights of a new head, the order of tiles and the augmentation."""
 

@@ -30,6 +30,7 @@ from torch.nn import functional
 
 from tiling.errors import ConfigError, ModelError, OutputError, SpecslideError
 from tiling.files import canonical_json, claimed, folder_faults, folder_hash, new_folder, sha256_file
+from training.stain import StainTarget, missing_package, normalise
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,8 @@ class TileClassifier(nn.Module):
     """A timm backbone from stored tiles to logits.
 
     Called with uint8 tiles (B, T, T, 3) of any T it returns logits (B, C). Tiles of another side than `input_px` are
-    resized bilinearly, with antialiasing; then mean and standard deviation, given for [0, 1], are taken off.
+    resized bilinearly, with antialiasing; then mean and standard deviation, given for [0, 1], are taken off. Where
+    `stain` is set, the tiles' staining is made that one first.
     """
 
     mean: Tensor
@@ -72,6 +74,7 @@ class TileClassifier(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.frozen = False
+        self.stain: StainTarget | None = None
 
     def freeze(self) -> None:
         """Train the head alone from now on: nothing else gets a gradient, and all norms keep their statistics."""
@@ -94,6 +97,8 @@ class TileClassifier(nn.Module):
         """Tiles uint8 (B, T, T, 3) -> float32 (B, 3, input_px, input_px) in [0, 1]: what augmentations act on."""
         if tiles.dtype != torch.uint8 or tiles.ndim != 4 or tiles.shape[-1] != 3:
             raise ValueError(f"tiles must be uint8 (B, T, T, 3), not {tiles.dtype} {tuple(tiles.shape)}")
+        if self.stain is not None:
+            tiles = normalise(tiles, self.stain)
         pixels = tiles.permute(0, 3, 1, 2).float() / 255
         if pixels.shape[-2:] == (self.input_px, self.input_px):
             return pixels
@@ -155,6 +160,8 @@ class ModelInfo(BaseModel):
     """Per channel, for pixels in [0, 1]."""
     std: tuple[float, float, float]
     """Per channel, for pixels in [0, 1]."""
+    stain_norm: StainTarget | None = None
+    """The staining that each tile is given first; None: its own."""
     mpp: float | None = Field(gt=0)
     """Micrometres per pixel of the tiles it was trained on; None if unknown."""
     tile_px: int = Field(gt=0)
@@ -293,7 +300,8 @@ def save_model(folder: Path, network: TileClassifier, info: ModelInfo, card: str
 def load_model(folder: Path | str, device: str | torch.device = "cpu") -> TileModel:
     """The model of a folder, in evaluation mode on `device`, after every byte of the folder was checked.
 
-    Raises ModelError for a folder that is missing, incomplete, changed, or whose weights do not fit its backbone.
+    Raises ModelError for a folder that is missing, incomplete, changed, or whose weights do not fit its backbone, and
+    for a model that normalises stains where the package for it is not installed.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -302,6 +310,8 @@ def load_model(folder: Path | str, device: str | torch.device = "cpu") -> TileMo
     if faults:
         raise ModelError(folder, f"is damaged: {faults[0]}", "copy it again from where it was made, or train again")
     info = read_info(folder)
+    if info.stain_norm is not None and (fix := missing_package()) is not None:
+        raise ModelError(folder, "it normalises stains with the package torchstain, which is missing", fix)
     try:
         network = TileClassifier(
             _make_backbone(_architecture_of(info), len(info.classes), info.input_px), info.input_px, info.mean, info.std
@@ -310,6 +320,7 @@ def load_model(folder: Path | str, device: str | torch.device = "cpu") -> TileMo
     except (ConfigError, RuntimeError, OSError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(folder, f"its weights do not fit its backbone ({reason})", "train again") from None
+    network.stain = info.stain_norm
     place = torch.device(device)
     return TileModel(network.eval().to(place), info, folder_hash(folder), place)
 

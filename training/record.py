@@ -58,6 +58,7 @@ def describe(
         input_px=network.input_px,
         mean=mean,
         std=std,
+        stain_norm=network.stain,
         mpp=samples.mpp,
         tile_px=read_px(samples, config),
         temperature=calibration.temperature,

@@ -25,6 +25,7 @@ from tiling.files import canonical_json, claimed, output_error, sha256_file, sha
 from training.card import model_card
 from training.checkpoints import Checkpoints
 from training.config import TrainConfig
+from training.data import Tiles
 from training.devices import is_own_child, make_fabric, settled
 from training.figures import learning_curve
 from training.fit import Training
@@ -37,10 +38,14 @@ from training.record import MACHINE_SETTINGS, Calibration, describe, metric_reco
 from training.samples import Samples
 from training.signals import listening
 from training.splits import SPLITS
+from training.stain import StainTarget, stain_target
 
 __all__ = ["TrainResult", "parameter_groups", "rate_at", "train", "training_key"]
 
 log = logging.getLogger(__name__)
+
+STAIN_TILES = 128
+"""As many training tiles decide the staining that all tiles are given."""
 
 Floats = NDArray[np.float64]
 
@@ -131,12 +136,24 @@ def _start(samples: Samples, config: TrainConfig, fabric: Fabric) -> tuple[TileC
         raise ConfigError("sd_gamma", what, f"pass one for each of {', '.join(samples.classes)}")
     network = make_classifier(config.backbone, classes, config.input_px, read_px(samples, config))
     origin = load_weights(network, config.backbone, config.weights)
+    network.stain = _stain(samples, config)
     log.info(
         "%s from %s weights sees %d px, on %d x %s; %d tiles of %d cases",
         config.backbone, origin, network.input_px, fabric.world_size, fabric.device, len(samples),
         len(np.unique(samples.case_id)),
     )  # fmt: skip
     return network, origin
+
+
+def _stain(samples: Samples, config: TrainConfig) -> StainTarget | None:
+    """The staining that tiles are given, from a few training tiles that the seed draws."""
+    if config.stain_norm == "none":
+        return None
+    training = samples.where("train")
+    count = min(STAIN_TILES, len(training))
+    drawn = np.sort(np.random.default_rng(config.seed).choice(training, count, replace=False))
+    tiles = Tiles(samples, drawn, read_px(samples, config)).__getitems__(list(range(count))).tiles
+    return stain_target(config.stain_norm, tiles)
 
 
 def _logits(training: Training, samples: Samples, split: str, config: TrainConfig) -> NDArray[np.float32]:
