@@ -45,7 +45,7 @@ from training.signals import Stop
 log = logging.getLogger(__name__)
 
 TERMS = ("train_loss", "train_ce", "train_sd", "train_logit_norm")
-_SHOWN_SLIDES = 5
+_SHOWN_SLIDES = 100
 
 
 @dataclass
