@@ -35,11 +35,13 @@ STAINS = np.array([[0.56, 0.72, 0.41], [0.22, 0.80, 0.56]])
 
 
 def amounts(haematoxylin: float, eosin: float, seed: int = 0) -> NDArray[np.float64]:
-    """Soft fields of two stains, each from none to those amounts, (48, 48, 2)."""
+    """Soft fields of two stains, each from none to those amounts and alone in a quarter, (48, 48, 2)."""
     random = np.random.default_rng(seed)
     fields = [cv2.GaussianBlur(random.normal(size=(48, 48)), (0, 0), 3) for _ in range(2)]
     scaled = [most * (f - f.min()) / np.ptp(f) for most, f in zip((haematoxylin, eosin), fields, strict=True)]
-    return np.stack(scaled, axis=-1)
+    fields_of = np.stack(scaled, axis=-1)
+    fields_of[:12, :, 1] = fields_of[36:, :, 0] = 0
+    return fields_of
 
 
 def stained(haematoxylin: float, eosin: float, seed: int = 0) -> NDArray[np.uint8]:
@@ -83,12 +85,13 @@ def test_macenko_finds_the_stains_that_were_painted_and_brings_their_amounts_to_
     found = stain_target("macenko", painted[:1])
     assert isinstance(found, MacenkoTarget)
     for vector, own in ((found.haematoxylin, STAINS[0]), (found.eosin, STAINS[1])):
-        assert np.dot(vector, own) > 0.99
-    assert found.amounts == pytest.approx(np.quantile(amounts(1.5, 1.4).reshape(-1, 2), 0.99, axis=0).tolist(), rel=0.2)
+        assert np.dot(vector, own) > 0.9999
+    quantiles = np.quantile(amounts(1.5, 1.4), 0.99, axis=(0, 1))
+    assert found.amounts == pytest.approx(quantiles.tolist(), rel=0.02)
     out = normalise(painted, found).int()
     assert (painted[0].int() - painted[1]).abs().float().mean() > 15
     assert (out[0] - out[1]).abs().float().mean() < 3
-    assert (out[0] - painted[0].int()).abs().float().mean() < 1, "what has the target's staining keeps it"
+    assert (out[0] - painted[0].int()).abs().max() <= 2, "what has the target's staining keeps it"
 
 
 def test_reinhard_brings_means_and_spreads_to_the_target(tiles: torch.Tensor) -> None:
