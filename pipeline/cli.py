@@ -230,7 +230,16 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="Passes over the training tiles.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Tiles a step.")] = None,
     seed: Annotated[int | None, typer.Option(help="Decides split, order and augmentation.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that load tiles.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that load tiles; default 0, on a GPU one a core.")
+    ] = None,
+    group: Annotated[str | None, typer.Option(help="Split by case (default) or by site.")] = None,
+    folds: Annotated[int | None, typer.Option(help="Cross-validation: so many folds, each in turn the test.")] = None,
+    fold: Annotated[int | None, typer.Option(help="Which fold is the test of this run, from 0.")] = None,
+    balance: Annotated[
+        list[str] | None, typer.Option(help="Draw evenly over class, site, case or slide; may be repeated.")
+    ] = None,
+    tiles_per_epoch: Annotated[int | None, typer.Option(help="Training tiles drawn an epoch; default: all.")] = None,
     where: WhereOption = None,
     freeze: Annotated[bool | None, typer.Option("--freeze", help="Train the head alone: a linear probe.")] = None,
     devices: Annotated[
@@ -249,6 +258,8 @@ def train(
 
     `specslide train --images index.csv --out run --mpp 4 --epochs 7 --seed 0`
 
+    `specslide train --images index.csv --out run/fold2 --group site --folds 5 --fold 2 --balance class --balance slide`
+
     `srun --ntasks-per-node=4 specslide train --config train.yaml --images index.csv --out run --logger tensorboard`
     """
     from training import load_train_config, samples_from_images, samples_from_stores
@@ -258,6 +269,7 @@ def train(
         "backbone": backbone, "weights": weights, "input_px": input_px, "sd_lambda": sd_lambda,
         "weight_decay": weight_decay, "learning_rate": learning_rate, "epochs": epochs, "batch_size": batch_size,
         "seed": seed, "workers": workers, "where": where, "freeze": freeze, "devices": devices,
+        "group": group, "folds": folds, "fold": fold, "balance": balance or None, "tiles_per_epoch": tiles_per_epoch,
         "loggers": logger or None,
     }  # fmt: skip
     settings = load_train_config(config, options)

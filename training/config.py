@@ -112,8 +112,9 @@ class TrainConfig(BaseModel):
     """Which tiles of the stores, by their columns: `focus > 20 and pen < 0.05`; see tiling.where. None: all."""
 
     # the machine
-    workers: int = Field(0, ge=0, le=256)
-    """Processes that load tiles; 0 loads them in the main one."""
+    workers: int | None = Field(None, ge=0, le=256)
+    """Processes that load tiles for each that trains; 0 loads them in that one itself. None: 0 on a CPU, which computes
+    far longer on a tile than it takes to decode it; on a GPU all cores but one, at most 16."""
     threads: int | None = Field(None, ge=1, le=1024)
     """Threads torch computes with on a CPU. None: as torch and OMP_NUM_THREADS decide."""
     devices: int | None = Field(None, ge=1, le=1024)

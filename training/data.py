@@ -5,6 +5,7 @@ Knows nothing of models and never opens a slide.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ __all__ = [  # also what of the rooms beside this one is used together with it
     "Tiles",
     "annotation_labels",
     "as_it_is",
+    "loader_workers",
     "read_image",
     "samples_from_images",
     "samples_from_stores",
@@ -80,6 +82,20 @@ def as_it_is(batch: Any) -> Any:
     return batch
 
 
+def loader_workers(workers: int | None, device: str, processes: int = 1) -> int:
+    """Processes that load tiles beside each of the `processes` that train on a machine, on a `device` of that type.
+
+    Unless told otherwise: none on a CPU, which computes on a tile a hundred times as long as it takes to decode it, so
+    that a loader beside it would only take a core away; on a GPU the cores there are but one, at most 16.
+    """
+    if workers is not None:
+        return workers
+    if device == "cpu":
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(16, cores // processes - 1))
+
+
 def read_image(path: Path, side: int) -> Pixels:
     """A picture file as RGB uint8 (side, side, 3); grey ones get three equal channels, deeper ones eight bits.
 
@@ -115,7 +131,7 @@ class _StoreReader:
         for s in np.unique(source):
             places = np.flatnonzero(source == s)
             places = places[np.argsort(row[places], kind="stable")]  # in the order of the file
-            tiles[places] = self._store(int(s)).read(row[places])
+            self._store(int(s)).read(row[places], tiles, places)
         return tiles
 
     def _store(self, source: int) -> TileStore:

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from tiling.errors import ConfigError
 from training.config import TrainConfig
-from training.data import Batch, Tiles, as_it_is
+from training.data import Batch, Tiles, as_it_is, loader_workers
 from training.model import input_side
 from training.samplers import Shuffled, global_batches
 from training.samples import Samples
@@ -89,12 +89,14 @@ def read_px(samples: Samples, config: TrainConfig) -> int:
 def _loader(
     tiles: Tiles, batches: Sampler[list[int]] | list[list[int]], config: TrainConfig, fabric: Fabric
 ) -> DataLoader[Batch]:
+    beside = min(fabric.world_size, max(1, torch.cuda.device_count()))  # a process a GPU of this machine
+    workers = loader_workers(config.workers, fabric.device.type, beside)
     return DataLoader(
         tiles,
         batch_sampler=batches,
         generator=torch.Generator(),  # the loader's own draws, which depend on its workers, touch no other's
-        num_workers=config.workers,
-        persistent_workers=config.workers > 0,
+        num_workers=workers,
+        persistent_workers=workers > 0,
         pin_memory=fabric.device.type == "cuda",
         collate_fn=as_it_is,
     )

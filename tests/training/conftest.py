@@ -66,11 +66,12 @@ def make_store(tmp_path: Path) -> StoreMaker:
         tiles: NDArray[np.uint8],
         annotation: Mapping[str, Sequence[float]] | None = None,
         mpp: float = 0.5,
+        sha256: str | None = None,
     ) -> Path:
         count, side = tiles.shape[:2]
         fractions = {name: np.array(values, dtype=np.float32) for name, values in (annotation or {}).items()}
         slide = SlideFacts(
-            slide_id=slide_id, sha256=slide_id, width=4 * side, height=4 * side, mpp=mpp, vendor="test",
+            slide_id=slide_id, sha256=sha256 or slide_id, width=4 * side, height=4 * side, mpp=mpp, vendor="test",
             objective_power=None, level_downsamples=(1.0,),
         )  # fmt: skip
         attributes = StoreAttributes(

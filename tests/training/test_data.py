@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -7,13 +8,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from tiling import TileStore
 from tiling.errors import InputError
-from training import TrainConfig, samples_from_stores
-from training.data import Tiles, as_it_is, read_image
+from training import TrainConfig, samples_from_images, samples_from_stores
+from training.data import Batch, Tiles, as_it_is, loader_workers, read_image
+from training.samplers import Shuffled
 
 Cohort = Callable[..., tuple[Path, Path]]
 RandomTiles = Callable[[int, int], NDArray[np.uint8]]
@@ -60,9 +63,11 @@ def test_batches_of_stores_are_the_stores_own_tiles(
     reads: list[int] = []
     read = TileStore.read
 
-    def counted(store: TileStore, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def counted(
+        store: TileStore, rows: NDArray[np.int64], out: NDArray[np.uint8], places: NDArray[np.int64]
+    ) -> NDArray[np.uint8]:
         reads.append(len(rows))
-        return read(store, rows)
+        return read(store, rows, out, places)
 
     monkeypatch.setattr(TileStore, "read", counted)
     tiles, labels, named = Tiles(samples, indices, 16).__getitems__(list(range(20)))
@@ -74,13 +79,57 @@ def test_batches_of_stores_are_the_stores_own_tiles(
         assert label == samples.label[i]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_workers_deliver_the_same_batches(workers: int, cohort: Cohort, tiny: TrainConfig) -> None:
-    stores, manifest = cohort()
-    samples = samples_from_stores(stores, manifest, tiny)
-    dataset = pickle.loads(pickle.dumps(Tiles(samples, np.arange(len(samples)), 16)))  # noqa: S301 - our own
-    loader = DataLoader(dataset, batch_size=5, num_workers=workers, collate_fn=as_it_is)
-    tiles = np.concatenate([batch.tiles.numpy() for batch in loader])
-    np.testing.assert_array_equal(
-        tiles, Tiles(samples, np.arange(len(samples)), 16).__getitems__(list(range(42))).tiles
-    )
+@pytest.mark.parametrize("kind", ["stores", "images"])
+def test_any_number_of_workers_delivers_the_same_batches(
+    kind: str, cohort: Cohort, image_table: Path, tiny: TrainConfig
+) -> None:
+    """Tiles, labels and indices of two epochs of balanced draws are alike."""
+    samples = samples_from_stores(*cohort(), tiny) if kind == "stores" else samples_from_images(image_table, tiny)
+    indices = samples.where("train")
+    dataset = pickle.loads(pickle.dumps(Tiles(samples, indices, samples.tile_px)))  # noqa: S301 - our own
+
+    def batches(workers: int) -> list[Batch]:
+        sampler = Shuffled(len(indices), seed=5, draws=22, levels=samples.levels(["class", "slide"], indices))
+        loader = DataLoader(
+            dataset, batch_size=5, sampler=sampler, num_workers=workers, persistent_workers=workers > 0,
+            collate_fn=as_it_is,
+        )  # fmt: skip
+        found = []
+        for epoch in (0, 1):
+            sampler.set_epoch(epoch)
+            found += list(loader)
+        return found
+
+    alone = batches(0)
+    assert [len(batch.labels) for batch in alone] == [5, 5, 5, 5, 2] * 2
+    assert alone[0].indices.tolist() != alone[5].indices.tolist()
+    for batch in alone:
+        assert (batch.tiles.dtype, batch.labels.dtype, batch.indices.dtype) == (torch.uint8, torch.int64, torch.int64)
+        assert batch.labels.tolist() == samples.label[batch.indices].tolist()
+        assert set(samples.split[batch.indices]) == {"train"}
+    for workers in (1, 2):
+        for a, b in zip(alone, batches(workers), strict=True):
+            assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_in_order_tiles_are_the_whole_store(cohort: Cohort, tiny: TrainConfig) -> None:
+    samples = samples_from_stores(*cohort(annotated=False), tiny)
+    tiles = Tiles(samples, np.arange(len(samples)), 16)
+    assert len(tiles) == 48
+    expected = np.concatenate([TileStore(path).read(slice(None)) for path in samples.sources])
+    np.testing.assert_array_equal(tiles.__getitems__(list(range(48))).tiles, expected)
+    one = tiles[17]
+    assert one.indices.tolist() == [17]
+    np.testing.assert_array_equal(one.tiles, expected[17:18])
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "processes", "workers"),
+    [(None, "cpu", 1, 0), (0, "cuda", 1, 0), (3, "cpu", 1, 3), (None, "cuda", 1, 16), (None, "cuda", 4, 9),
+     (None, "cuda", 64, 1)],
+)  # fmt: skip
+def test_workers_by_device(
+    asked: int | None, device: str, processes: int, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(40)), raising=False)
+    assert loader_workers(asked, device, processes) == workers

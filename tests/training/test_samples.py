@@ -10,8 +10,9 @@ import PIL.Image
 import pytest
 from numpy.typing import NDArray
 
+from tiling import TileStore
 from tiling.errors import ConfigError, InputError
-from training import Samples, TrainConfig, samples_from_images, samples_from_stores, training_key
+from training import Samples, TrainConfig, load_train_config, samples_from_images, samples_from_stores, training_key
 from training.data import Tiles
 from training.samples import annotation_labels
 from training.splits import SPLITS
@@ -263,3 +264,135 @@ def test_where_is_refused_for_images_and_parsed_at_once(image_table: Path, tiny:
         samples_from_images(image_table, tiny.model_copy(update={"where": "x > 1"}))
     with pytest.raises(ConfigError, match="position 4"):
         TrainConfig(where="x >")
+
+
+# --- sites, folds, leaks ---
+
+
+def write_pictures(table: Path, values: Sequence[int]) -> None:
+    for number, value in enumerate(values):
+        picture(table.parent / f"{number}.png", value)
+
+
+def sited(write_table: WriteTable, count: int = 12) -> Path:
+    """Pictures of `count` cases at three sites in turn; case 0 was at two of them."""
+    rows = [(f"{i}.png", f"case{i}", f"site{i % 3}", "xy"[i // 3 % 2]) for i in range(count)]
+    table = write_table([("path", "case_id", "site", "label"), *rows, (f"{count}.png", "case0", "site3", "x")])
+    write_pictures(table, range(count + 1))
+    return table
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_sites_are_split_as_a_whole(seed: int, write_table: WriteTable, tiny: TrainConfig) -> None:
+    by_site = tiny.model_copy(update={"group": "site", "seed": seed})
+    samples = samples_from_images(sited(write_table), by_site)
+    splits = {str(s): set(samples.split[samples.site == s].tolist()) for s in np.unique(samples.site)}
+    assert all(len(found) == 1 for found in splits.values())
+    assert splits["site0"] == splits["site3"], "a case was at both"
+    assert {found.pop() for found in splits.values()} == set(SPLITS)
+
+
+def test_sites_that_are_missing_or_too_few_are_refused(
+    image_table: Path, write_table: WriteTable, tiny: TrainConfig
+) -> None:
+    with pytest.raises(InputError, match=r"'images/0\.png' has no site, but they are split by site"):
+        samples_from_images(image_table, tiny.model_copy(update={"group": "site"}))
+    with pytest.raises(InputError, match="has no site, but sampling is balanced over sites"):
+        samples_from_images(image_table, tiny.model_copy(update={"balance": ("class", "site")}))
+    rows = [(f"{i}.png", f"s{i % 2}", "xy"[i // 2 % 2]) for i in range(8)]
+    table = write_table([("path", "site", "label"), *rows])
+    write_pictures(table, range(8))
+    with pytest.raises(InputError, match="the test split is empty: there are 2 sites in all; add sites"):
+        samples_from_images(table, tiny.model_copy(update={"group": "site"}))
+
+
+def test_folds_test_each_case_once(image_table: Path, tiny: TrainConfig) -> None:
+    tested: list[str] = []
+    for fold in range(4):
+        samples = samples_from_images(image_table, tiny.model_copy(update={"folds": 4, "fold": fold}))
+        cases = {split: set(samples.case_id[samples.where(split)].tolist()) for split in SPLITS}
+        assert [len(cases[split]) for split in SPLITS] == [6, 3, 3]
+        assert not cases["train"] & cases["val"] | cases["train"] & cases["test"] | cases["val"] & cases["test"]
+        tested += sorted(cases["test"])
+    assert sorted(tested) == sorted(f"case{i}" for i in range(12))
+
+
+def test_folds_that_cannot_be_are_refused(image_table: Path, write_table: WriteTable, tiny: TrainConfig) -> None:
+    with pytest.raises(InputError, match="12 cases cannot make 13 folds; use at most 12 folds"):
+        samples_from_images(image_table, tiny.model_copy(update={"folds": 13}))
+    table = write_table([("path", "label", "split"), *((f"{i}.png", "xy"[i % 2], SPLITS[i // 2]) for i in range(6))])
+    write_pictures(table, range(6))
+    samples_from_images(table, tiny)
+    with pytest.raises(InputError, match="gives splits of its own, which cross-validation would replace"):
+        samples_from_images(table, tiny.model_copy(update={"folds": 3}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"fold": 1}, "fold"),
+        ({"folds": 3, "fold": 3}, "fold"),
+        ({"folds": 1}, "folds"),
+        ({"folds": 2, "val_fraction": 0.5}, "val_fraction"),
+        ({"group": "slide"}, "group"),
+        ({"balance": ["class", "class"]}, "balance"),
+        ({"balance": "class"}, "balance"),
+        ({"balance": ["scanner"]}, "balance"),
+        ({"tiles_per_epoch": 0}, "tiles_per_epoch"),
+        ({"workers": -1}, "workers"),
+    ],
+)
+def test_bad_data_settings_name_the_key(changes: dict[str, object], key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_train_config(None, changes)
+    assert caught.value.where.startswith(f"training configuration: {key}")
+
+
+def test_given_splits_are_checked_for_sites_where_those_are_split(write_table: WriteTable, tiny: TrainConfig) -> None:
+    rows = [(f"{i}.png", f"site{i % 3}", "xy"[i % 2], SPLITS[i // 4]) for i in range(12)]
+    table = write_table([("path", "site", "label", "split"), *rows])
+    write_pictures(table, range(12))
+    assert len(samples_from_images(table, tiny)) == 12
+    with pytest.raises(InputError, match="the site 'site0' is in two splits; put all tiles of a site into one split"):
+        samples_from_images(table, tiny.model_copy(update={"group": "site"}))
+
+
+def test_one_picture_in_two_splits_is_refused_and_both_are_named(write_table: WriteTable, tiny: TrainConfig) -> None:
+    rows = [(f"{i}.png", f"case{i}", "xy"[i % 2], SPLITS[i // 2]) for i in range(6)]
+    table = write_table([("path", "case_id", "label", "split"), *rows])
+    write_pictures(table, [0, 1, 2, 3, 2, 5])  # 2 and 4 are alike
+    with pytest.raises(InputError, match=r"2\.png and .*4\.png are the same picture, one is val and the other test"):
+        samples_from_images(table, tiny)
+    write_pictures(table, [0, 0, 2, 3, 4, 5])  # 0 and 1 are alike, in one split, but of two classes
+    with pytest.raises(InputError, match=r"0\.png and .*1\.png are the same picture, one is 'x' and the other 'y'"):
+        samples_from_images(table, tiny)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_made_splits_keep_one_picture_on_one_side(seed: int, write_table: WriteTable, tiny: TrainConfig) -> None:
+    rows = [(f"{i}.png", f"case{i // 2}", "xy"[i // 2 % 2]) for i in range(16)]
+    table = write_table([("path", "case_id", "label"), *rows])
+    write_pictures(table, [*range(8), 0, *range(9, 16)])  # 0 and 8 are alike
+    samples = samples_from_images(table, tiny.model_copy(update={"seed": seed}))
+    assert samples.split[0] == samples.split[8], "case0 and case4 hold the same picture"
+
+
+def test_one_slide_under_two_names_is_refused(cohort: Cohort, tiny: TrainConfig, make_store: MakeStore) -> None:
+    stores, manifest = cohort()
+    slide = TileStore(stores / "s1.zarr").slide
+    make_store("s4", TileStore(stores / "s4.zarr").read(slice(None)), {"tumour": [0.0] * 8}, sha256=slide.sha256)
+    with pytest.raises(InputError, match=r"the slides 's1' and 's4' are one and the same \(equal SHA-256\)"):
+        samples_from_stores(stores, manifest, tiny)
+    assert len(np.unique(samples_from_stores(stores, manifest, tiny, leave_out={"s1"}).slide_id)) == 5
+
+
+def test_levels_are_what_sampling_is_balanced_over(write_table: WriteTable, tiny: TrainConfig) -> None:
+    samples = samples_from_images(sited(write_table), tiny)
+    chosen = np.array([3, 0, 12])
+    levels = samples.levels(["site", "class", "case", "slide"], chosen)
+    assert {name: values.tolist() for name, values in levels.items()} == {
+        "site": ["site0", "site0", "site3"],
+        "class": [1, 0, 0],
+        "case": ["case3", "case0", "case0"],
+        "slide": ["3.png", "0.png", "12.png"],
+    }
