@@ -20,7 +20,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -47,7 +47,7 @@ from training.samples import Samples
 from training.shortcut import TESTS, VALIDATION, Run, RunRecord, ShortcutConfig, as_grid, planned
 from training.splits import SPLITS, joined, split_units
 from training.stain import StainTarget, missing_package, normalise, stain_target
-from training.study_report import examples_picture, study_figure, study_markdown, study_table
+from training.study_report import Line, chosen_lines, examples_picture, study_figure, study_markdown, study_table
 
 log = logging.getLogger(__name__)
 
@@ -89,8 +89,8 @@ def study_shortcut(
     *,
     workers: int = 1,
     progress: Progress | None = None,
-) -> Sequence[RunRecord]:
-    """Train and test every method under every seed, and write the files listed above into `out`.
+) -> list[Line]:
+    """Train and test every method under every seed, and write the files listed above into `out`; a line a method.
 
     Each seed splits the cases anew; splits that the data brings are not used. Runs that `out` holds are not repeated.
     `workers` processes of one thread each share the runs; their number changes no figure but the seconds. Raises
@@ -111,6 +111,8 @@ def study_shortcut(
         records = {run: record for run, record in found.items() if record}
         missing = {run: key for run, key in keys.items() if run not in records}
         log.info("%d runs, of which %d are there already", len(keys), len(records))
+        if progress:
+            progress(len(records), len(keys))
         write_file(out / "examples.png", examples_picture(*_examples(data, config), data.classes, config))
         for run, record in _trained(missing, data, config, workers):
             write_file(_path(out, record.key), canonical_json(record.model_dump(mode="json")))
@@ -121,7 +123,7 @@ def study_shortcut(
         write_file(out / "study.csv", study_table(grid))
         write_file(out / "study.md", study_markdown(grid, config, data.classes))
         write_file(out / "study.png", study_figure(grid, config))
-    return [records[run] for run in keys]
+    return chosen_lines(grid)
 
 
 def read_tiles(samples: Samples, config: ShortcutConfig) -> TileSet:
@@ -223,7 +225,7 @@ def _logits(network: TileClassifier, tiles: Tensor) -> Floats:
     """float64 (n, 2) of tiles uint8 (n, T, T, 3)."""
     network.eval()
     with torch.inference_mode():
-        return np.asarray(torch.cat([network(part) for part in tiles.split(AT_ONCE)]).double().numpy())
+        return np.asarray(torch.cat([network(part) for part in torch.split(tiles, AT_ONCE)]).double().numpy())
 
 
 def _metrics(logits: Floats, label: Ints, weights: Floats | None = None) -> dict[str, float]:
@@ -255,14 +257,14 @@ def _confounded(data: TileSet, split: dict[str, Ints], name: str, run: Run, conf
 
 def _normalised(tiles: Tensor, target: StainTarget | None) -> Tensor:
     """The tiles with the target's staining, each once rather than in every epoch; None leaves them as they are."""
-    return tiles if target is None else torch.cat([normalise(part, target) for part in tiles.split(AT_ONCE)])
+    return tiles if target is None else torch.cat([normalise(part, target) for part in torch.split(tiles, AT_ONCE)])
 
 
 def _examples(data: TileSet, config: ShortcutConfig) -> tuple[Pixels, Pixels]:
     """Tiles of both classes, the same number of each, unchanged and with the confounder: uint8 (2, k, T, T, 3) each."""
-    first = [np.flatnonzero(data.label == c)[:EXAMPLES] for c in (0, 1)]
-    count = min(map(len, first))
-    tiles = [data.tiles[indices[:count]] for indices in first]
+    of_class = [np.flatnonzero(data.label == c) for c in (0, 1)]
+    count = min(EXAMPLES, *map(len, of_class))
+    tiles = [data.tiles[indices[:: len(indices) // count][:count]] for indices in of_class]
     return np.stack(tiles), np.stack([changed(part, config.confounder, config.amount) for part in tiles])
 
 

@@ -68,6 +68,13 @@ class Line:
         """The metric over seeds."""
         return t_interval(self.values(test, metric))
 
+    def gain(self, test: str) -> str:
+        """The gain with its sign and interval, "-" where there is none."""
+        gain = self.gains.get(test)
+        if gain is None:
+            return "-"
+        return f"{gain.mean:+.3f}" + ("" if np.isnan(gain.low) else f" ({gain.low:+.3f} to {gain.high:+.3f})")
+
     @property
     def seconds(self) -> float:
         """Mean CPU time of a training."""
@@ -122,22 +129,22 @@ def study_table(grid: Grid) -> str:
 def study_markdown(grid: Grid, config: ShortcutConfig, classes: Sequence[str]) -> str:
     """The study as Markdown: what was done, the methods as chosen, and the whole grid."""
     amount, unit = amount_of(config.confounder, config.amount), CONFOUNDERS[config.confounder].unit
-    heads = ["as in training", "unconfounded", "clean", "reversed"]
+    heads = [NAMES[test] for test in TESTS]
     chosen = [
-        [line.method, _choices(line), *(str(line.estimate(test)) for test in TESTS), _gain(line, "unconfounded"),
+        [line.method, _choices(line), *(str(line.estimate(test)) for test in TESTS), line.gain("unconfounded"),
          f"{line.seconds:.1f}"]
         for line in chosen_lines(grid)
     ]  # fmt: skip
     whole = [
         [line.method, str(line.setting), str(line.chosen.total()), f"{line.estimate(VALIDATION, 'log_loss').mean:.3f}",
-         *(f"{line.estimate(test).mean:.3f}" for test in TESTS), _gain(line, "unconfounded"), _gain(line, "reversed")]
+         *(f"{line.estimate(test).mean:.3f}" for test in TESTS), line.gain("unconfounded"), line.gain("reversed")]
         for line in fixed_lines(grid)
     ]  # fmt: skip
     gain = "gain over weight decay, unconfounded"
     late = f" Spectral decoupling sets in after {config.sd_start:.0%} of the steps." if config.sd_start else ""
     return f"""# Shortcut study: {config.confounder}
 
-{RESEARCH_USE.capitalize().rstrip(".")}. {_plural(config.seeds, "seed")}, each with its own split by case.
+{RESEARCH_USE} {_plural(config.seeds, "seed")}, each with its own split by case.
 
 In training and validation a tile carries the confounder ({config.confounder}, {amount:g}: {unit}) exactly if it is
 {classes[1]}, with probability {config.strength:g}. Tested on the same tiles with the confounder as in training, at
@@ -240,14 +247,6 @@ def _cells(estimate: Estimate | None) -> list[str]:
 
 def _choices(line: Line) -> str:
     return "; ".join(f"{setting} ({count})" for setting, count in sorted(line.chosen.items()))
-
-
-def _gain(line: Line, test: str) -> str:
-    gain = line.gains.get(test)
-    if gain is None:
-        return "-"
-    span = "" if np.isnan(gain.low) else f" ({gain.low:+.3f} to {gain.high:+.3f})"
-    return f"{gain.mean:+.3f}{span}"
 
 
 def _plural(count: int, noun: str) -> str:
