@@ -139,6 +139,19 @@ class MetricSummary(BaseModel):
     """Resamples without a class the metric needs."""
 
 
+class GroupSummary(BaseModel):
+    """The metrics of the tiles of one site or scanner."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    split: str
+    column: Literal["site", "scanner"]
+    name: str
+    cases: int
+    tiles: int
+    metrics: dict[str, MetricSummary]
+
+
 class ModelInfo(BaseModel):
     """Everything but the weights: what is needed to use a model, and how it came to be."""
 
@@ -178,6 +191,10 @@ class ModelInfo(BaseModel):
     """By split."""
     metrics: dict[str, dict[str, MetricSummary]]
     """By split and metric."""
+    ece_before: dict[str, MetricSummary] = {}
+    """By split, the ECE of the logits not divided by the temperature; {} in models of earlier versions."""
+    groups: tuple[GroupSummary, ...] = ()
+    """Metrics by site and scanner, where known."""
     hashes: dict[str, str]
     """SHA-256 of the weights file, and the identities of the training data and run."""
     software: dict[str, str]

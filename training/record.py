@@ -15,7 +15,7 @@ from tiling.versions import RESEARCH_USE, software_versions
 from training.config import TrainConfig
 from training.loaders import read_px
 from training.metrics import Interval
-from training.model import MetricSummary, ModelInfo, SplitSummary, TileClassifier, find_architecture
+from training.model import GroupSummary, MetricSummary, ModelInfo, SplitSummary, TileClassifier, find_architecture
 from training.samples import Samples
 from training.splits import SPLITS
 
@@ -46,6 +46,8 @@ def describe(
     metrics: Mapping[str, Mapping[str, Interval]],
     best_epoch: int,
     key: str,
+    ece_before: Mapping[str, Interval],
+    groups: Sequence[GroupSummary],
 ) -> ModelInfo:
     """The record of a trained network; `origin` names its first weights, `key` is the run's training key."""
     mean, std = (cast(tuple[float, float, float], tuple(b.flatten().tolist())) for b in (network.mean, network.std))
@@ -71,6 +73,8 @@ def describe(
             split: {name: MetricSummary(**asdict(value)) for name, value in of_split.items()}
             for split, of_split in metrics.items()
         },
+        ece_before={split: MetricSummary(**asdict(value)) for split, value in ece_before.items()},
+        groups=tuple(groups),
         hashes={"data": samples.identity(), "training": key},
         software=software_versions(*_SOFTWARE),
     )

@@ -3,6 +3,7 @@
 out/log/metrics.csv       losses and validation metrics by epoch     out/metrics.json     metrics with intervals
 out/learning_curve.png                                                out/split.csv        the split of each case
 out/predictions.csv       probabilities of validation and test tiles  out/model/           published last
+out/pictures/             <split>_performance.png, <split>_gallery.png of validation and test
 out/checkpoints/          the state of a run that was stopped; gone when the model is there
 """
 
@@ -13,6 +14,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +29,12 @@ from training.checkpoints import Checkpoints
 from training.config import TrainConfig
 from training.data import Tiles
 from training.devices import is_own_child, make_fabric, settled
-from training.figures import learning_curve
+from training.evaluate import group_summaries, predictions_of, write_pictures
+from training.figures import Predictions, learning_curve
 from training.fit import Training
 from training.loaders import eval_loader, read_px, train_batches
 from training.logs import make_loggers, require_loggers
-from training.metrics import Interval, choose_threshold, evaluate, fit_temperature, softmax
+from training.metrics import Interval, bootstrap_interval, choose_threshold, ece, evaluate, fit_temperature, softmax
 from training.model import TileClassifier, load_weights, make_classifier, save_model
 from training.optim import parameter_groups, rate_at
 from training.record import MACHINE_SETTINGS, Calibration, describe, metric_record, prediction_table, split_table
@@ -57,7 +60,7 @@ class TrainResult:
     model: Path
     """The model folder."""
     metrics: dict[str, dict[str, Interval]]
-    """By split ("val", "test") and metric ("auroc", "balanced_accuracy", "log_loss", "ece")."""
+    """By split ("val", "test") and metric, as named in training.metrics.METRIC_NAMES."""
     best_epoch: int
     """From 1."""
     temperature: float
@@ -99,11 +102,22 @@ def train(samples: Samples, out: Path, config: TrainConfig | None = None) -> Tra
             probabilities = {split: softmax(z, calibration.temperature) for split, z in logits.items() if len(z)}
             metrics = {split: _measure(p, samples, split, calibration, config) for split, p in probabilities.items()}
             key, best_epoch = sha256_json(identity), progress.best_epoch
-            info = describe(network, origin, samples, config, calibration, metrics, best_epoch, key)
+            before = {split: _ece_before(z, samples, split, config) for split, z in logits.items() if len(z)}
+            judged = {split: _judged(p, samples, split, calibration, config) for split, p in probabilities.items()}
+            resamples, seed = config.bootstrap_resamples, config.seed
+            groups = [
+                group
+                for split, (tiles, predicted) in judged.items()
+                for group in group_summaries(split, tiles, predicted, resamples=resamples, seed=seed)
+            ]
+            info = describe(network, origin, samples, config, calibration, metrics, best_epoch, key, before, groups)
             if fabric.is_global_zero:
                 for logger in logs:
                     logger.finalize("success")
                 write_file(out / "learning_curve.png", learning_curve(progress.history, best_epoch))
+                for split, (tiles, predicted) in judged.items():
+                    folder = out / "pictures"
+                    write_pictures(folder, split, tiles, predicted, metrics[split], resamples=resamples, seed=seed)
                 write_file(out / "split.csv", split_table(samples))
                 write_file(out / "predictions.csv", prediction_table(samples, probabilities))
                 write_file(out / "metrics.json", canonical_json(metric_record(info)))
@@ -188,6 +202,25 @@ def _measure(
     )
 
 
+def _ece_before(logits: NDArray[np.float32], samples: Samples, split: str, config: TrainConfig) -> Interval:
+    """The split's ECE without the temperature."""
+    chosen = samples.where(split)
+    return bootstrap_interval(
+        partial(ece, softmax(logits), samples.label[chosen]),
+        samples.case_id[chosen],
+        resamples=config.bootstrap_resamples,
+        seed=config.seed,
+    )
+
+
+def _judged(
+    probabilities: Floats, samples: Samples, split: str, calibration: Calibration, config: TrainConfig
+) -> tuple[Tiles, Predictions]:
+    """The tiles of a split and what the model says of them."""
+    tiles = Tiles(samples, samples.where(split), read_px(samples, config))
+    return tiles, predictions_of(tiles, probabilities, calibration.threshold, calibration.positive)
+
+
 @contextmanager
 def _claimed(out: Path, checkpoints: Checkpoints, fabric: Fabric) -> Iterator[None]:
     """Hold the right to write `out`, for the first process; the others wait until it has, and write nothing."""
@@ -216,7 +249,7 @@ def _code_for_launchers() -> Iterator[None]:
 def _sweep(out: Path) -> None:
     """Remove what an earlier run left, its model first, so that an old model never stands beside new figures."""
     try:
-        for name in ("model",):
+        for name in ("model", "pictures"):
             if (out / name).exists():
                 shutil.rmtree(out / name)
         if not (out / "checkpoints" / "last.ckpt").exists() and (out / "log").exists():

@@ -21,7 +21,7 @@ from training.data import Shuffled, read_image
 from training.model import make_classifier
 from training.train import parameter_groups, rate_at
 
-RESULTS = ["learning_curve.png", "metrics.json", "predictions.csv", "split.csv"]
+RESULTS = ["learning_curve.png", "metrics.json", "pictures", "predictions.csv", "split.csv"]
 
 
 def files_of(out: Path) -> dict[str, bytes]:
