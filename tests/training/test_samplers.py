@@ -60,7 +60,7 @@ def test_siblings_differ_by_one_draw_at_most(rows: Rows, draws: int, seed: int) 
 
 def test_the_rest_is_drawn_fairly() -> None:
     """Five draws over a table that they do not divide: over many epochs each tile's mean is what the law says."""
-    rows = [(0, 0), (0, 0), (0, 1), (1, 0), (1, 0), (1, 0), (2, 5)]
+    rows: Rows = [(0, 0), (0, 0), (0, 1), (1, 0), (1, 0), (1, 0), (2, 5)]
     epochs, draws = 5000, 5
     total = np.zeros(len(rows))
     for epoch in range(epochs):
