@@ -287,6 +287,119 @@ def train(
 
 
 @app.command()
+def evaluate(
+    models: Annotated[list[Path], typer.Argument(help="A model folder, or two to compare on the same tiles.")],
+    out: Annotated[Path, typer.Option(help="Folder of the figures and pictures.")],
+    stores: Annotated[Path | None, typer.Option(help="Folder of tile stores; needs --manifest.")] = None,
+    manifest: Annotated[Path | None, typer.Option(help="Table of the stores' slides.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Table of labelled images: path, label, case_id.")] = None,
+    mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel of the images; else the model's.")] = None,
+    split: Annotated[str, typer.Option(help="train, val, test, or all for data the model never saw.")] = "test",
+    by: Annotated[list[str] | None, typer.Option(help="Groups: site, scanner or case; may be repeated.")] = None,
+    where: WhereOption = None,
+    resamples: Annotated[int, typer.Option(min=0, max=100_000, help="Resamples of cases behind each interval.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the resamples.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Tiles the model sees at once.")] = 256,
+) -> None:
+    """Test a model on labelled tiles, or compare two: metrics with intervals over cases, by group, and pictures.
+
+    The split is the data's own, or the one that training made of the same data. DIR gets evaluation.json,
+    evaluation.md, predictions.csv and the pictures.
+
+    Examples:
+
+    `specslide evaluate run/model --images index.csv --out test`
+
+    `specslide evaluate erm/model sd/model --stores stores --manifest other.csv --split all --by scanner --out test`
+    """
+    from training import load_model, load_train_config
+    from training.devices import device_of
+    from training.evaluate import choose_tiles, evaluate_models, labelled_tiles
+    from training.metrics import METRIC_NAMES
+
+    device = device_of(load_train_config())
+    loaded = [load_model(folder, device) for folder in models]
+    data = {"images": images, "stores": stores, "manifest": manifest}
+    samples = labelled_tiles(loaded[0].info, **data, mpp=mpp, where=where)
+    chosen = choose_tiles(samples, split, manifest or images or Path())
+    with console.progress_bar("tiles") as bar:
+        shown = bar.add_task("evaluation", total=len(models) * len(chosen), tiles="")
+        found = evaluate_models(
+            loaded, samples, chosen, out, split=split, by=by or (), resamples=resamples, seed=seed,
+            batch_size=batch_size, progress=lambda done, total: bar.update(shown, completed=done, total=total),
+        )  # fmt: skip
+    results: dict[str, Any] = {model.name: model.overall.metrics for model in found.models}
+    results |= {"B minus A": found.differences} if found.differences else {}
+    rows = [(label, *(result[name] for result in results.values())) for name, label in METRIC_NAMES.items()]
+    columns = ("metric", *results)
+    console.show_table(f"{len(chosen):,} tiles of the split {split}, in {out}", columns, rows)
+
+
+@studies.command()
+def shortcut(
+    out: Annotated[Path, typer.Option(help="Folder of the study.")],
+    images: Annotated[Path | None, typer.Option(help="Table of labelled images: path, label, case_id.")] = None,
+    stores: Annotated[Path | None, typer.Option(help="Folder of tile stores; needs --manifest.")] = None,
+    manifest: Annotated[Path | None, typer.Option(help="Table of the stores' slides.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings; options override it.")] = None,
+    confounder: Annotated[str | None, typer.Option(help="sharpness (default), brightness, hue or marker.")] = None,
+    amount: Annotated[float | None, typer.Option(help="How strong the change is, in the confounder's unit.")] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="How often it agrees with the label: 1 always, 0.5 by chance.")
+    ] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(help="Of erm, weight_decay, sd, sd+weight_decay, stain_norm, strong, sd+strong; commas between."),
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="Paired repetitions; default 10.")] = None,
+    lambdas: Annotated[str | None, typer.Option(help="Grid of spectral decoupling, commas between.")] = None,
+    weight_decays: Annotated[str | None, typer.Option(help="Grid of weight decay, commas between.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of each training.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Any timm model; default test_resnet, a very small one.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes, one thread each; default: one a core.")] = None,
+) -> None:
+    """Whether networks learn more than a shortcut: something that follows the label in training, and not in the tests.
+
+    Each seed splits the cases anew. Lambda and weight decay are chosen on validation with the shortcut in it, and the
+    whole grid is shown. The folder gets study.md, study.csv, study.png and examples.png. Interrupted at any time, the
+    same command goes on.
+
+    Examples:
+
+    `specslide study shortcut --images index.csv --confounder sharpness --strength 0.95 --out study`
+
+    `specslide study shortcut --stores stores --manifest slides.csv --methods weight_decay,sd --seeds 5 --out study`
+    """
+    from pipeline.engines import default_workers
+    from training import TrainConfig, samples_from_images, samples_from_stores
+    from training.shortcut import TESTS, load_shortcut_config
+    from training.study import study_shortcut
+    from training.study_report import NAMES
+
+    options = {
+        "confounder": confounder, "amount": amount, "strength": strength, "methods": _listed(methods), "seeds": seeds,
+        "sd_lambdas": _listed(lambdas), "weight_decays": _listed(weight_decays), "epochs": epochs,
+        "backbone": backbone,
+    }  # fmt: skip
+    settings = load_shortcut_config(config, options)
+    if images is not None and stores is None:
+        samples = samples_from_images(images, TrainConfig())
+    elif stores is not None and manifest is not None and images is None:
+        samples = samples_from_stores(stores, manifest, TrainConfig())
+    else:
+        raise ConfigError("study options", "name no data", "pass --images, or --stores with --manifest")
+    with console.progress_bar("networks") as bar:
+        task = bar.add_task("training", total=None, tiles="")
+        lines = study_shortcut(
+            samples, out, settings, workers=workers or default_workers(),
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )  # fmt: skip
+    rows = [(line.method, *(line.estimate(t) for t in TESTS), line.gain("unconfounded")) for line in lines]
+    head = ("method", *(NAMES[test] for test in TESTS), "gain over weight decay, unconfounded")
+    console.show_table(f"balanced accuracy; study in {out}", head, rows)
+
+
+@app.command()
 def heatmap(
     sources: Annotated[list[Path], typer.Argument(help="Slides, or tile stores (*.zarr).", readable=False)],
     model: Annotated[Path, typer.Option(help="Model folder of a training run.")],
