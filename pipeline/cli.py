@@ -22,6 +22,8 @@ app = typer.Typer(
 # readable=False: a slide that may not be read is a bad slide like any other, and must not stop the rest.
 imports = typer.Typer(no_args_is_help=True, help="What other tools have made, as tile stores.")
 app.add_typer(imports, name="import")
+studies = typer.Typer(no_args_is_help=True, help="Studies of what networks learn.")
+app.add_typer(studies, name="study")
 
 Slides = Annotated[
     list[Path] | None, typer.Argument(help="Slide files, or folders of one DICOM slide each.", readable=False)
