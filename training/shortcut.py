@@ -51,6 +51,9 @@ class ShortcutConfig(BaseModel):
     sd_start: float = Field(0.0, ge=0, lt=1)
     """Share of the steps that are plain cross-entropy before spectral decoupling sets in."""
 
+    tolerance: float = Field(0.02, ge=0, le=0.5)
+    """How much validation AUROC the second rule of choice gives away for regularisation; see `choose`."""
+
     # how each network is trained
     backbone: str = "test_resnet"
     """timm name. The default is the smallest ResNet of timm, for hundreds of runs on two cores."""
@@ -171,7 +174,19 @@ def as_grid(records: Mapping[Run, RunRecord], config: ShortcutConfig) -> Grid:
     }
 
 
-def choose(by_setting: Mapping[Setting, Sequence[RunRecord]]) -> list[Setting]:
-    """The setting that each seed chooses: the least log loss on its in-distribution validation, the first of equals."""
+def choose(by_setting: Mapping[Setting, Sequence[RunRecord]], tolerance: float | None = None) -> list[Setting]:
+    """The setting of each seed, by its in-distribution validation alone.
+
+    With a tolerance, the strongest regularisation (the largest lambda, then the largest weight decay) whose AUROC is at
+    most that much below the best; None takes the least log loss, and the first of equals.
+    """
     seeds = len(next(iter(by_setting.values())))
-    return [min(by_setting, key=lambda s: by_setting[s][seed].metrics[VALIDATION]["log_loss"]) for seed in range(seeds)]
+    chosen = []
+    for seed in range(seeds):
+        seen = {setting: records[seed].metrics[VALIDATION] for setting, records in by_setting.items()}
+        if tolerance is None:
+            chosen.append(min(seen, key=lambda setting: seen[setting]["log_loss"]))
+        else:
+            enough = max(metrics["auroc"] for metrics in seen.values()) - tolerance
+            chosen.append(max(setting for setting, metrics in seen.items() if metrics["auroc"] >= enough))
+    return chosen

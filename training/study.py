@@ -5,7 +5,8 @@ seeds and tested on the same tiles in four ways: the confounder as in training (
 ("unconfounded"), nowhere ("clean"), and following the other class ("reversed"). Tests take both versions of each tile,
 weighted by how probable they are, so that no draw of the confounder adds noise. A seed decides the split by case, which
 training tiles carry the confounder, the first weights and the order of the batches, the same for every method: they are
-paired. Classes are drawn equally often, so the likelier one is called, without a threshold.
+paired. Classes are drawn equally often, so the likelier one is called, without a threshold. Lambda and weight decay are
+chosen on the confounded validation, by two rules (`training.shortcut.choose`), and shown beside the whole grid.
 
 The training loop is a dozen lines of its own: hundreds of short runs on tiles that lie in memory need none of the
 loaders, logs, checkpoints and model folders of `train`, and would pay for them many times over. Network, loss, groups
@@ -64,7 +65,7 @@ LARGEST = 2**32
 WARMUP = 0.1
 AT_ONCE = 256
 EXAMPLES = 8
-_STUDY_ONLY = {"methods", "seeds", "sd_lambdas", "weight_decays"}  # they decide which runs there are, not one of them
+_STUDY_ONLY = {"methods", "seeds", "sd_lambdas", "weight_decays", "tolerance"}  # they decide nothing of a single run
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def study_shortcut(
             if progress:
                 progress(len(records), len(keys))
         grid = as_grid(records, config)
-        write_file(out / "study.csv", study_table(grid))
+        write_file(out / "study.csv", study_table(grid, config.tolerance))
         write_file(out / "study.md", study_markdown(grid, config, data.classes))
         write_file(out / "study.png", study_figure(grid, config))
     return chosen_lines(grid)

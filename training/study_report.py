@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -90,94 +91,133 @@ def t_interval(values: NDArray[np.float64]) -> Estimate:
     return Estimate(mean, mean - half, mean + half)
 
 
-def chosen_lines(grid: Grid) -> list[Line]:
-    """A line a method, each seed with the setting it chose."""
-    baseline = _chosen(grid, BASELINE) if BASELINE in grid else None
+def chosen_lines(grid: Grid, tolerance: float | None = None) -> list[Line]:
+    """A line a method, each seed with the setting it chose; see `training.shortcut.choose` for the two rules."""
+    baseline = _chosen(grid, BASELINE, tolerance) if BASELINE in grid else None
     lines = []
     for method, by_setting in grid.items():
-        records = _chosen(grid, method)
-        counts = Counter(choose(by_setting))
-        lines.append(Line(method, None, counts, records, _gains(records, baseline)))
+        records = _chosen(grid, method, tolerance)
+        lines.append(Line(method, None, Counter(choose(by_setting, tolerance)), records, _gains(records, baseline)))
     return lines
 
 
 def fixed_lines(grid: Grid) -> list[Line]:
-    """A line for each method and setting of its grid; `chosen` counts the seeds that chose it."""
+    """A line for each method and setting of its grid; `chosen` counts the seeds where its log loss is the least."""
     baseline = _chosen(grid, BASELINE) if BASELINE in grid else None
     return [
-        Line(method, setting, Counter(s for s in choose(by_setting) if s == setting), tuple(records),
-             _gains(records, baseline))
+        Line(
+            method, setting, Counter(s for s in choose(by_setting) if s == setting), tuple(records),
+            _gains(records, baseline),
+        )
         for method, by_setting in grid.items() for setting, records in by_setting.items()
     ]  # fmt: skip
 
 
-def study_table(grid: Grid) -> str:
-    """CSV: a row a method as chosen, then one for every setting of the grid, with mean and interval of everything."""
+def study_table(grid: Grid, tolerance: float) -> str:
+    """CSV: a row a method as chosen by each rule, then one for every setting, with mean and interval of everything."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     spans = [f"{test}_{metric}" for test in TESTS for metric in ("balanced_accuracy", "auroc")]
-    spans += [f"{VALIDATION}_log_loss", f"{VALIDATION}_balanced_accuracy", *(f"gain_{test}" for test in TESTS)]
-    head = ["method", "sd_lambda", "weight_decay", "seeds", "seeds_that_chose_it", "cpu_seconds_a_run"]
+    spans += [f"{VALIDATION}_{metric}" for metric in ("log_loss", "auroc", "balanced_accuracy")]
+    spans += [f"gain_{test}" for test in TESTS]
+    head = ["rule", "method", "sd_lambda", "weight_decay", "seeds", "seeds_that_chose_it", "cpu_seconds_a_run"]
     writer.writerow([*head, *(f"{name}{part}" for name in spans for part in ("", "_low", "_high"))])
-    for line in [*chosen_lines(grid), *fixed_lines(grid)]:
-        setting = ("chosen", "chosen") if line.setting is None else tuple(f"{value:g}" for value in line.setting)
-        row = [line.method, *setting, len(line.records), line.chosen.total(), f"{line.seconds:.3f}"]
-        writer.writerow([*row, *(cell for estimate in _estimates(line) for cell in _cells(estimate))])
+    for rule, lines in (
+        ("best", chosen_lines(grid)), ("strongest", chosen_lines(grid, tolerance)), ("fixed", fixed_lines(grid)),
+    ):  # fmt: skip
+        for line in lines:
+            setting = ("", "") if line.setting is None else tuple(f"{value:g}" for value in line.setting)
+            row = [rule, line.method, *setting, len(line.records), line.chosen.total(), f"{line.seconds:.3f}"]
+            writer.writerow([*row, *(cell for estimate in _estimates(line) for cell in _cells(estimate))])
     return text.getvalue()
 
 
 def study_markdown(grid: Grid, config: ShortcutConfig, classes: Sequence[str]) -> str:
-    """The study as Markdown: what was done, the methods as chosen, and the whole grid."""
+    """The study as Markdown: what was done, the methods as chosen by each rule, and the whole grid."""
     amount, unit = amount_of(config.confounder, config.amount), CONFOUNDERS[config.confounder].unit
     heads = [NAMES[test] for test in TESTS]
-    chosen = [
-        [line.method, _choices(line), *(str(line.estimate(test)) for test in TESTS), line.gain("unconfounded"),
-         f"{line.seconds:.1f}"]
-        for line in chosen_lines(grid)
-    ]  # fmt: skip
+    gain = "gain over weight decay, unconfounded"
     whole = [
         [line.method, str(line.setting), str(line.chosen.total()), f"{line.estimate(VALIDATION, 'log_loss').mean:.3f}",
-         *(f"{line.estimate(test).mean:.3f}" for test in TESTS), line.gain("unconfounded"), line.gain("reversed")]
+         f"{line.estimate(VALIDATION, 'auroc').mean:.3f}", *(f"{line.estimate(test).mean:.3f}" for test in TESTS),
+         line.gain("unconfounded"), line.gain("reversed")]
         for line in fixed_lines(grid)
     ]  # fmt: skip
-    gain = "gain over weight decay, unconfounded"
+
+    def chosen(tolerance: float | None) -> str:
+        head = ["method", "chosen (seeds)", *heads, gain, "CPU s a run"]
+        rows = [
+            [line.method, _choices(line), *(str(line.estimate(test)) for test in TESTS), line.gain("unconfounded"),
+             f"{line.seconds:.1f}"]
+            for line in chosen_lines(grid, tolerance)
+        ]  # fmt: skip
+        return _markdown(head, rows)
+
     late = f" Spectral decoupling sets in after {config.sd_start:.0%} of the steps." if config.sd_start else ""
     return f"""# Shortcut study: {config.confounder}
 
 {RESEARCH_USE} {_plural(config.seeds, "seed")}, each with its own split by case.
 
-In training and validation a tile carries the confounder ({config.confounder}, {amount:g}: {unit}) exactly if it is
+In training and validation a tile carries the confounder ({config.confounder} {amount:g}: {unit}) exactly if it is
 {classes[1]}, with probability {config.strength:g}. Tested on the same tiles with the confounder as in training, at
-random, on none ("clean"), and following the other class ("reversed"). {config.backbone} from random weights, all
-classes drawn equally often, {_plural(config.epochs, "epoch")}, batches of {config.batch_size}.{late}
+random (unconfounded), on none (clean), and following the other class (reversed). {config.backbone} from random weights,
+both classes drawn equally often, {_plural(config.epochs, "epoch")}, batches of {config.batch_size}, learning rate
+{config.learning_rate:g}.{late}
 
-## Methods
+Balanced accuracy, mean and 95% t interval over seeds; gains are paired by seed. The seeds split the same cases, so the
+intervals tell nothing of other cases.
 
-Balanced accuracy, mean and 95% t interval over seeds. What a method leaves open was chosen for each seed by the
-log loss of its validation, confounded like the training. Gains are paired by seed.
+## Chosen for the best validation
 
-{_markdown(["method", "chosen (seeds)", *heads, gain, "CPU s a run"], chosen)}
+What a method leaves open was chosen for each seed by the log loss of its validation, which is confounded like the
+training.
+
+{chosen(None)}
+
+## Chosen for the strongest regularisation that costs little there
+
+The largest lambda, then weight decay, whose validation AUROC is at most {config.tolerance:g} below the method's best.
+
+{chosen(config.tolerance)}
 
 ## The whole grid
 
-Balanced accuracy, mean over seeds; gains against the weight decay that each seed chose.
+Gains against the weight decay that each seed chose for the best validation.
 
-{_markdown(["method", "setting", "seeds that chose it", "validation log loss", *heads, gain, "reversed"], whole)}
+{
+        _markdown(
+            [
+                "method",
+                "setting",
+                "seeds where it is best",
+                "validation log loss",
+                "validation AUROC",
+                *heads,
+                gain,
+                "reversed",
+            ],
+            whole,
+        )
+    }
 """
 
 
 def study_figure(grid: Grid, config: ShortcutConfig) -> bytes:
-    """PNG: the methods as chosen to the left, and what lambda and weight decay do by themselves to the right."""
+    """PNG: the methods as chosen by each rule, and what lambda and weight decay do by themselves."""
     sweeps = [method for method in ("sd", "weight_decay") if len(grid.get(method, ())) > 1]
-    figure = Figure(figsize=(6.5 + 3.2 * len(sweeps), 4.2), layout="constrained")
-    widths = [1.9, *(1.0 for _ in sweeps)]
-    first, *rest = np.atleast_1d(figure.subplots(1, len(widths), sharey=True, width_ratios=widths))
-    lines = chosen_lines(grid)
-    for shift, test in zip(np.linspace(-0.24, 0.24, len(TESTS)), TESTS, strict=True):
-        estimates = [line.estimate(test) for line in lines]
-        _draw(first, np.arange(len(lines)) + shift, estimates, test, line="none")
-    first.set_xticks(range(len(lines)), [line.method.replace("_", " ").replace("+", " +\n") for line in lines])
-    first.set(title="Settings chosen on validation", ylabel="balanced accuracy", ylim=(0, 1))
+    rules = {"Best on validation": None, f"Strongest within {config.tolerance:g} AUROC": config.tolerance}
+    wide = 1.0 + 0.85 * len(grid)
+    widths = [wide] * len(rules) + [3.0] * len(sweeps)
+    figure = Figure(figsize=(1 + sum(widths), 4.2), layout="constrained")
+    every = list(figure.subplots(1, len(widths), sharey=True, width_ratios=widths))
+    first, rest = every[0], every[len(rules) :]
+    for axes, (title, tolerance) in zip(every, rules.items(), strict=False):
+        lines = chosen_lines(grid, tolerance)
+        for shift, test in zip(np.linspace(-0.24, 0.24, len(TESTS)), TESTS, strict=True):
+            _draw(axes, np.arange(len(lines)) + shift, [line.estimate(test) for line in lines], test, line="none")
+        axes.set_xticks(range(len(lines)), [re.sub("[_+]", "\n", line.method) for line in lines])
+        axes.set_title(title)
+    first.set(ylabel="balanced accuracy", ylim=(0, 1))
     for axes, method in zip(rest, sweeps, strict=True):
         settings = sorted(grid[method])
         strengths = [max(setting) for setting in settings]
@@ -185,7 +225,7 @@ def study_figure(grid: Grid, config: ShortcutConfig) -> bytes:
             values = [[r.metrics[test]["balanced_accuracy"] for r in grid[method][setting]] for setting in settings]
             _draw(axes, strengths, [t_interval(np.array(v)) for v in values], test, line="-")
         axes.set(xscale="log", xlabel="lambda" if method == "sd" else "weight decay", title=method.replace("_", " "))
-    for axes in (first, *rest):
+    for axes in every:
         axes.axhline(0.5, color="0.6", linewidth=0.8, linestyle=":")
         axes.grid(axis="y", color="0.92")
         axes.set_axisbelow(True)
@@ -214,9 +254,9 @@ def examples_picture(unchanged: Pixels, changed: Pixels, classes: Sequence[str],
     return _png(figure)
 
 
-def _chosen(grid: Grid, method: str) -> tuple[RunRecord, ...]:
+def _chosen(grid: Grid, method: str, tolerance: float | None = None) -> tuple[RunRecord, ...]:
     by_setting = grid[method]
-    return tuple(by_setting[setting][seed] for seed, setting in enumerate(choose(by_setting)))
+    return tuple(by_setting[setting][seed] for seed, setting in enumerate(choose(by_setting, tolerance)))
 
 
 def _gains(records: Sequence[RunRecord], baseline: Sequence[RunRecord] | None) -> dict[str, Estimate]:
@@ -235,6 +275,7 @@ def _estimates(line: Line) -> Iterator[Estimate | None]:
         for metric in ("balanced_accuracy", "auroc"):
             yield line.estimate(test, metric)
     yield line.estimate(VALIDATION, "log_loss")
+    yield line.estimate(VALIDATION, "auroc")
     yield line.estimate(VALIDATION)
     for test in TESTS:
         yield line.gains.get(test)

@@ -97,7 +97,8 @@ def test_the_mark_is_a_square_of_ink_in_a_corner(share: float, side: int, tiles:
 @pytest.mark.parametrize(
     ("confounder", "amount", "named"),
     [
-        ("blur", None, "sharpness"), ("", None, "marker"), ("sharpness", 0.0, "0.2 to 20"), ("sharpness", -1.0, "sigma"),
+        ("blur", None, "sharpness"), ("", None, "marker"), ("sharpness", 0.0, "0.2 to 20"),
+        ("sharpness", -1.0, "sigma"),
         ("sharpness", float("nan"), "sigma"), ("brightness", -1.0, "-0.9 to 2"), ("brightness", 0.0, "not 0"),
         ("hue", 181.0, "degrees"), ("marker", 0.6, "share"), ("marker", float("inf"), "0.5"),
     ],
