@@ -57,7 +57,10 @@ def _tensorboard(folder: Path) -> Logger:
 
 
 def _mlflow(folder: Path) -> Logger:
-    return MLFlowLogger("specslide", tracking_uri=os.environ.get("MLFLOW_TRACKING_URI"), save_dir=str(folder))
+    server = os.environ.get("MLFLOW_TRACKING_URI")
+    if server is None:
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow 3 would rather have a database
+    return MLFlowLogger("specslide", tracking_uri=server, save_dir=str(folder))
 
 
 def _wandb(folder: Path) -> Logger:
