@@ -554,6 +554,11 @@ def _tissue_files(path: Path, rows: list[Any]) -> dict[str, Path]:
     return {rows[0].slide_id: path}
 
 
+def _listed(text: str | None) -> list[str] | None:
+    """The parts between commas."""
+    return None if text is None else [part.strip() for part in text.split(",")]
+
+
 def _tiles_made(report: Any) -> str:
     bad = f", {len(report.bad)} left out that cannot be decoded" if report.bad else ""
     return f"{report.tiles} tiles{bad}"

@@ -31,7 +31,7 @@ class ShortcutConfig(BaseModel):
     """What follows the label; see training.confound."""
     amount: float | None = Field(None, allow_inf_nan=False)
     """How strong the change is, in the confounder's own unit. None: its usual amount."""
-    strength: float = Field(0.9, ge=0, le=1)
+    strength: float = Field(0.95, ge=0, le=1)
     """The probability that a tile carries the confounder exactly if it is positive: 1 is a perfect shortcut, 0.5
     none."""
     methods: tuple[
@@ -42,9 +42,9 @@ class ShortcutConfig(BaseModel):
     """Seeds 0, 1, ...: each its own split, confounding, first weights and order of batches."""
 
     # the grid
-    sd_lambdas: tuple[Positive, ...] = Field((0.01, 0.1, 1.0, 5.0, 20.0), min_length=1)
+    sd_lambdas: tuple[Positive, ...] = Field((0.01, 1.0, 5.0, 20.0, 50.0), min_length=1)
     """Lambdas of spectral decoupling to choose from, for the reduction "sum"; see training.losses."""
-    weight_decays: tuple[Positive, ...] = Field((0.01, 0.1, 1.0), min_length=1)
+    weight_decays: tuple[Positive, ...] = Field((0.1, 1.0, 10.0), min_length=1)
     """Weight decays of AdamW to choose from."""
     stain_norm: Literal["macenko", "reinhard"] = "macenko"
     """How the method "stain_norm" makes the tiles' staining that of the typical training tile; see training.stain."""
@@ -59,7 +59,7 @@ class ShortcutConfig(BaseModel):
     """timm name. The default is the smallest ResNet of timm, for hundreds of runs on two cores."""
     input_px: int | None = Field(None, ge=16, le=4096)
     """Side of the picture the backbone sees, pixels. None: the tile's own, so that nothing is resampled."""
-    learning_rate: float = Field(1e-3, gt=0, le=10)
+    learning_rate: float = Field(3e-3, gt=0, le=10)
     """Peak of AdamW's learning rate, reached over a tenth of the steps and followed by a cosine down to 0."""
     epochs: int = Field(6, ge=1, le=10_000)
     """Epochs; each draws as many tiles of every class as the rarer one has."""

@@ -352,7 +352,7 @@ def test_the_markdown_says_what_was_done(grid: Grid) -> None:
     config = ShortcutConfig(methods=("weight_decay", "sd"), sd_lambdas=(1, 5), weight_decays=(0.1,), seeds=3)
     text = study_markdown(grid, config, ("benign", "cancer"))
     for part in (
-        "or research use only", "probability 0.9", "exactly if it is\ncancer", "| sd | lambda 5 (3) | 0.753",
+        "or research use only", "probability 0.95", "exactly if it is\ncancer", "| sd | lambda 5 (3) | 0.753",
         "| sd | lambda 1 (1); lambda 5 (2) | 0.653", "+0.133", "| sd | lambda 5 | 2 | 0.200 | 0.800 |",
     ):  # fmt: skip
         assert part in text
