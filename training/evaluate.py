@@ -114,8 +114,8 @@ def evaluate_models(
     names = ("model",) if len(models) == 1 else ("A", "B")
     columns = {column: _column(samples, chosen, column) for column in by}
     for model in models:
-        _require_fit(model.info, models[0].info, samples)
-    notes = [note for name, model in zip(names, models, strict=True) for note in _leaks(name, model, samples, chosen)]
+        require_fit(model.info, models[0].info, samples)
+    notes = [note for name, model in zip(names, models, strict=True) for note in leaks(name, model, samples, chosen)]
     for note in notes:
         log.warning("%s", note)
     with claimed(out / "evaluation"):
@@ -246,20 +246,20 @@ def _as_trained(samples: Samples, info: ModelInfo, config: TrainConfig) -> Sampl
     return split if split.identity() == info.hashes.get("data") else None
 
 
-def _require_fit(info: ModelInfo, first: ModelInfo, samples: Samples) -> None:
-    """Raise ModelError for a second model that cannot be compared with the first on these tiles."""
+def require_fit(info: ModelInfo, first: ModelInfo, samples: Samples, name: str = "the second model") -> None:
+    """Raise ModelError for a further model that cannot be compared with the first on these tiles."""
     if set(info.classes) != set(first.classes) or info.positive_class != first.positive_class:
         a, b = (f"{', '.join(i.classes)} (positive {i.positive_class})" for i in (first, info))
-        raise ModelError("the second model", f"has other classes: {b}, not {a}", "compare models of the same classes")
+        raise ModelError(name, f"has other classes: {b}, not {a}", "compare models of the same classes")
     if info.mpp is not None and first.mpp is not None and abs(info.mpp / first.mpp - 1) > MPP_TOLERANCE:
         what = f"is for {info.mpp:.4g} µm/px, the first for {first.mpp:.4g}"
-        raise ModelError("the second model", what, "compare models of the same scale")
+        raise ModelError(name, what, "compare models of the same scale")
     if samples.kind == "stores" and info.tile_px != samples.tile_px:
         what = f"is for tiles of {info.tile_px} px, these are of {samples.tile_px}"
-        raise ModelError("the second model", what, "compare models of the same tile size")
+        raise ModelError(name, what, "compare models of the same tile size")
 
 
-def _leaks(name: str, model: TileModel, samples: Samples, chosen: Ints) -> list[str]:
+def leaks(name: str, model: TileModel, samples: Samples, chosen: Ints) -> list[str]:
     """A warning if some of the tiles are known to have been used to make the model."""
     config, unsplit = _data_settings(model.info), replace(samples, split=np.full(len(samples), ""))
     trained = _as_trained(samples, model.info, config) or _as_trained(unsplit, model.info, config)

@@ -80,6 +80,17 @@ class GalleryRow:
     """(n,)."""
 
 
+@dataclass(frozen=True)
+class ShiftPanel:
+    """What is drawn of one shift."""
+
+    title: str
+    ticks: Sequence[tuple[float, str]]
+    """Strengths, and what they mean."""
+    curves: Mapping[str, Sequence[tuple[float, Interval]]]
+    """By model: strengths, and the metric there."""
+
+
 def learning_curve(history: Sequence[Mapping[str, float]], best_epoch: int) -> bytes:
     """PNG of a run's history: losses of training and validation to the left, validation AUROC to the right.
 
@@ -195,6 +206,30 @@ def comparison(differences: Mapping[str, Difference], title: str) -> bytes:
     return _png(figure)
 
 
+def shift_curves(panels: Sequence[ShiftPanel], metric: str, chance: float, title: str) -> bytes:
+    """PNG with a plot a shift: a metric against the shift's strength, a line and a band of intervals a model."""
+    columns = min(4, len(panels) + 1)
+    rows = -(-(len(panels) + 1) // columns)  # one place is the legend's
+    figure = Figure(figsize=(3.2 * columns, 0.6 + 2.5 * rows), layout="constrained")
+    figure.suptitle(_plain(title, 110))
+    places = figure.subplots(rows, columns, sharey=True, squeeze=False).flatten()
+    for axes, panel in zip(places, panels, strict=False):
+        for number, (name, curve) in enumerate(panel.curves.items()):
+            _draw_curve(axes, curve, name, number)
+        axes.axhline(chance, color="0.6", linewidth=1, linestyle=(0, (1, 2)), zorder=0)
+        axes.axvline(0, color="0.8", linewidth=1, zorder=0)
+        axes.set_title(panel.title, fontsize="medium")
+        axes.set_xticks([at for at, _ in panel.ticks], [text for _, text in panel.ticks], fontsize="small")
+        _tidy(axes)
+    for axes in places[::columns]:
+        axes.set_ylabel(METRIC_NAMES.get(metric, metric))
+    for axes in places[len(panels) :]:
+        axes.axis("off")
+    handles, labels = places[0].get_legend_handles_labels()
+    places[-1].legend(handles, labels, loc="center", frameon=False, title=f"dotted line: {chance:.3g}, chance")
+    return _png(figure)
+
+
 def _draw_roc(axes: Axes, predictions: Predictions, resamples: int, seed: int) -> None:
     for curve, (c, name) in enumerate(_curves(predictions)):
         scores, positive = predictions.probabilities[:, c], predictions.labels == c
@@ -226,6 +261,18 @@ def _draw_precision(axes: Axes, predictions: Predictions, resamples: int, seed: 
     axes.set(xlabel="recall", ylabel="precision", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.legend(frameon=False, fontsize="small", loc="lower left")
     _tidy(axes)
+
+
+def _draw_curve(axes: Axes, curve: Sequence[tuple[float, Interval]], name: str, number: int) -> None:
+    """Values with the band of their intervals; where one is undefined the line is broken."""
+    colour, style = COLOURS[number % len(COLOURS)], STYLES[number % len(STYLES)]
+    strengths = [strength for strength, _ in curve]
+    value, low, high = (
+        [float("nan") if getattr(at, part) is None else getattr(at, part) for _, at in curve]
+        for part in ("value", "low", "high")
+    )
+    axes.fill_between(strengths, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes.plot(strengths, value, style, color=colour, marker="os^Dv"[number % 5], markersize=3.5, label=_plain(name, 24))
 
 
 def _draw_band(axes: Axes, predictions: Predictions, curve: Any, number: int, resamples: int, seed: int) -> None:
