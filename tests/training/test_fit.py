@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from sklearn.utils.class_weight import compute_class_weight
 from torch import Generator, Tensor, nn
 
 from tiling.errors import ConfigError, Interrupted, ModelError
@@ -27,6 +28,7 @@ from training import fit as fit_module
 from training.augment import AUGMENTATIONS
 from training.fit import Training
 from training.loaders import TrainBatches
+from training.optim import average_into
 from training.samplers import Shuffled
 
 EVERYTHING: dict[str, object] = {
@@ -231,10 +233,9 @@ def test_the_average_is_what_is_validated_and_saved(
     image_table: Path, tiny: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     states: list[dict[str, Tensor]] = []
-    move = fit_module.average_into
 
     def recorded(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
-        move(average, network, decay, step)
+        average_into(average, network, decay, step)
         assert (decay, step) == (0.9, len(states))
         states.append({name.removeprefix("backbone."): value.clone() for name, value in average.state_dict().items()})
 
@@ -384,3 +385,39 @@ def test_a_run_says_that_it_goes_on(
     with caplog.at_level(logging.INFO):
         train(samples, tmp_path / "run", tiny)
     assert "goes on after step 2 of 6" in caplog.text
+
+
+def test_each_term_and_the_norm_are_logged_as_means_over_the_samples(
+    image_table: Path, tiny: TrainConfig, tmp_path: Path
+) -> None:
+    config = changed(tiny, sd_lambda=0.4)
+    train(samples_from_images(image_table, config), tmp_path / "sd", config)
+    for row in history_of(tmp_path / "sd"):
+        assert row["train_loss"] == pytest.approx(row["train_ce"] + row["train_sd"])
+        assert row["train_sd"] == pytest.approx(0.4 / 2 * row["train_logit_norm"] ** 2, rel=1e-5)
+    plain = changed(config, sd_lambda=0.0, epochs=1)
+    train(samples_from_images(image_table, plain), tmp_path / "erm", plain)
+    (row,) = history_of(tmp_path / "erm")
+    assert (row["train_sd"], row["train_loss"]) == (0.0, row["train_ce"])
+    assert row["train_logit_norm"] > 0
+
+
+def test_class_weights_are_those_of_the_training_split(image_table: Path, tiny: TrainConfig) -> None:
+    table = image_table.read_text().splitlines()
+    image_table.write_text("\n".join([*table[:20], *(line for line in table[20:] if "dark" in line)]) + "\n")
+    samples = samples_from_images(image_table, tiny)
+    labels = samples.label[samples.where("train")]
+    expected = compute_class_weight("balanced", classes=np.arange(2), y=labels)
+    assert expected[0] > expected[1]
+    assert fit_module._class_weights(samples, changed(tiny, class_weights="balanced")) == pytest.approx(expected)
+    assert fit_module._class_weights(samples, tiny) is None
+
+
+def test_a_budget_of_tiles_is_an_epoch(image_table: Path, tiny: TrainConfig, tmp_path: Path) -> None:
+    config = changed(tiny, tiles_per_epoch=40, balance=("class", "case"), epochs=1, checkpoint_steps=1)
+    samples = samples_from_images(image_table, config)
+    steps: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Training, "_save", lambda training: steps.append(training.progress.step))
+        train(samples, tmp_path / "run", config)
+    assert steps == [1, 2, 3, 4, 5], "40 tiles of the 24 there are, in batches of 8"

@@ -5,6 +5,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -293,7 +294,7 @@ def test_what_is_no_classifier_is_refused() -> None:
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A hub on this disk: `hf-hub:lab/tiny` is a test_vit with layer scale, as pathology models have it."""
-    network = timm.create_model("test_vit", num_classes=0, init_values=0.5)
+    network: Any = timm.create_model("test_vit", num_classes=0, init_values=0.5)
     config = network.pretrained_cfg | {"num_classes": 0, "mean": (0.7, 0.6, 0.5), "std": (0.2, 0.2, 0.2)}
     record = {"architecture": "test_vit", "pretrained_cfg": config, "model_args": {"init_values": 0.5}}
     folder = tmp_path / "hub" / "lab" / "tiny"
@@ -327,7 +328,7 @@ def test_backbones_of_a_hub_need_it_for_training_alone(
     assert classifier.mean.flatten().tolist() == pytest.approx([0.7, 0.6, 0.5])
 
     own_settings = find_architecture("hf-hub:lab/tiny")
-    changes = {"backbone": own_settings.name, "backbone_args": dict(own_settings.args)}
+    changes: dict[str, object] = {"backbone": own_settings.name, "backbone_args": dict(own_settings.args)}
     changes |= {"mean": (0.7, 0.6, 0.5), "std": (0.2, 0.2, 0.2)}
     info = info_of(classifier).model_copy(update=changes)
     save_model(tmp_path / "model", classifier, info, "card")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from typing import Any
 
 import pytest
 import timm
@@ -18,17 +19,18 @@ from training.optim import average_into, gradient_norm, parameter_groups, rate_a
 @pytest.mark.parametrize("backbone", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"])
 def test_each_layer_learns_slower_than_the_next(backbone: str) -> None:
     network = make_classifier(backbone, 2, None, 64)
+    inner: Any = network.backbone
     groups = parameter_groups(network, 0.05, layer_decay=0.5)
-    layer_of = group_parameters(network.backbone, network.backbone.group_matcher(coarse=False), reverse=True)
+    layer_of = group_parameters(inner, inner.group_matcher(coarse=False), reverse=True)
     last = max(layer_of.values())
     scale_of = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
     decay_of = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
-    parameters = dict(network.backbone.named_parameters())
+    parameters = dict(inner.named_parameters())
     assert len(scale_of) == len(parameters), "each parameter is in one group"
     for name, parameter in parameters.items():
         assert scale_of[id(parameter)] == pytest.approx(0.5 ** (last - layer_of[name]))
         assert decay_of[id(parameter)] == (0.05 if parameter.ndim > 1 else 0.0)
-    head = next(p for name, p in parameters.items() if name.startswith(network.backbone.pretrained_cfg["classifier"]))
+    head = next(p for name, p in parameters.items() if name.startswith(inner.pretrained_cfg["classifier"]))
     assert scale_of[id(head)] == 1.0
 
 

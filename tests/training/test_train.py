@@ -61,7 +61,7 @@ def test_training_learns_and_leaves_a_complete_result(image_table: Path, tiny: T
     assert logged >= {"train_ce", "train_sd", "train_logit_norm", "val_log_loss", "val_auroc"}
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, 1, 2])
 def test_same_seed_gives_the_same_bytes(image_table: Path, tiny: TrainConfig, tmp_path: Path, workers: int) -> None:
     train(samples_from_images(image_table, tiny), tmp_path / "a", tiny)
     torch.rand(7)  # what happened before must not matter

@@ -11,9 +11,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from tiling.errors import ConfigError, Interrupted, ModelError
 from training import TrainConfig, samples_from_images, train
 from training.augment import AUGMENTATIONS
+from training.data import Batch
 from training.fit import Training
 
 SETTINGS: dict[str, Any] = {
@@ -33,10 +36,10 @@ def main(index: Path, out: Path) -> None:
 
     step = Training._step
 
-    def stopped(training: Training, batch: Any) -> Any:
-        if training.progress.step == 3 and rank == 1:  # the one that does not write is asked
+    def stopped(self: Training, batch: Batch) -> Tensor:
+        if self.progress.step == 3 and rank == 1:  # the one that does not write is asked
             os.kill(os.getpid(), signal.SIGUSR1)
-        return step(training, batch)
+        return step(self, batch)
 
     Training._step = stopped  # type: ignore[method-assign]
     try:
