@@ -105,8 +105,8 @@ def samples_from_images(
     Optional columns: `case_id` (else each image is its own case, which is said in the log), `slide_id`, `split`,
     `site`, `scanner`. Paths are relative to the table's folder. `mpp` is the images' scale, needed to use the model on
     slides. Not `to_train`, the data need not serve for training, and the split is "" where they bring none. Raises
-    InputError naming the row for a missing label, image or case, naming both for one picture that is in
-    two splits or of two classes, and for a table that cannot be split.
+    InputError naming the row for a missing label, image or case, naming both for one picture that is in two splits or
+    of two classes, and for a table that cannot be split.
     """
     if config.where is not None:
         raise ConfigError("where", "chooses by the columns of tile stores, images have none", "leave it out")
@@ -117,6 +117,7 @@ def samples_from_images(
     for row in rows:
         if not row.case_id:
             raise InputError(row.where, "has no case_id, although other rows have one", "give every image its case")
+    rows = _capped_images(rows, config)
     classes = _class_names(config, {row.label for row in rows})
     label = np.array([_class_index(row.label, classes, row.where) for row in rows])
     case_id = np.array([row.case_id for row in rows])
@@ -159,9 +160,8 @@ def samples_from_stores(
 
     The slides of `leave_out` do not count; for `to_train` see `samples_from_images`. Slides without a store, without
     tiles or without usable labels, and tiles between two classes, are left out, with the reason and their number in the
-    log. Raises InputError for stores of
-    different tile size or scale, one slide under two names, a slide without the label it needs, and slides that cannot
-    be split; StoreError for a damaged store.
+    log. Raises InputError for stores of different tile size or scale, one slide under two names, a slide without the
+    label it needs, and slides that cannot be split; StoreError for a damaged store.
     """
     rows = [row for row in read_manifest(manifest) if row.slide_id not in leave_out]
     slides = _open_slides(stores, rows, manifest)
@@ -388,6 +388,15 @@ def _capped(rows: Ints, slide_id: str, config: TrainConfig) -> Ints:
         return rows
     name = int.from_bytes(hashlib.sha256(slide_id.encode()).digest()[:8])
     return np.sort(np.random.default_rng([config.seed, name]).choice(rows, limit, replace=False))
+
+
+def _capped_images(rows: list[_ImageRow], config: TrainConfig) -> list[_ImageRow]:
+    """At most `max_tiles_per_slide` rows of each slide, in their order."""
+    of_slide: dict[str, list[int]] = {}
+    for number, row in enumerate(rows):
+        of_slide.setdefault(row.slide_id, []).append(number)
+    kept = [_capped(np.array(numbers), slide_id, config) for slide_id, numbers in of_slide.items()]
+    return [rows[number] for number in np.sort(np.concatenate(kept)).tolist()]
 
 
 def _slide_label(row: ManifestRow, manifest: Path) -> str:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -197,6 +198,16 @@ def test_tiles_of_a_slide_can_be_capped(cohort: Cohort, tiny: TrainConfig) -> No
     assert rows(99, 0) == rows(99, 1)
 
 
+def test_images_of_a_slide_can_be_capped(write_table: WriteTable, tiny: TrainConfig) -> None:
+    rows = [(f"{i}.png", "xy"[i // 2 % 2], f"slide{i % 2}", f"case{i // 2}", SPLITS[i // 4 % 3]) for i in range(24)]
+    table = write_table([("path", "label", "slide_id", "case_id", "split"), *rows])
+    write_pictures(table, range(24))
+    capped = samples_from_images(table, tiny.model_copy(update={"max_tiles_per_slide": 11}))
+    assert np.unique(capped.slide_id, return_counts=True)[1].tolist() == [11, 11]
+    places = [int(path.stem) for path in capped.sources]
+    assert places == sorted(places)
+
+
 def test_stores_that_do_not_fit_together_are_refused(
     cohort: Cohort, random_tiles: RandomTiles, make_store: MakeStore, tiny: TrainConfig
 ) -> None:
@@ -236,6 +247,13 @@ def test_key_changes_with_all_that_matters_and_nothing_else(
     picture(tmp_path / "images" / "5.png", 7)
     changed.append(key())
     assert len({first, *changed}) == 1 + len(changed)
+
+
+def test_identity_tells_what_sampling_goes_by(image_table: Path, tiny: TrainConfig) -> None:
+    samples = samples_from_images(image_table, tiny)
+    elsewhere = {name: np.repeat("other", len(samples)) for name in ("slide_id", "site", "case_id", "split")}
+    changed = {name: replace(samples, **{name: values}).identity() for name, values in elsewhere.items()}
+    assert len({samples.identity(), *changed.values()}) == 5
 
 
 def test_samples_are_frozen(image_table: Path, tiny: TrainConfig) -> None:
