@@ -59,7 +59,7 @@ class ShortcutConfig(BaseModel):
     """timm name. The default is the smallest ResNet of timm, for hundreds of runs on two cores."""
     input_px: int | None = Field(None, ge=16, le=4096)
     """Side of the picture the backbone sees, pixels. None: the tile's own, so that nothing is resampled."""
-    learning_rate: float = Field(3e-3, gt=0, le=10)
+    learning_rate: float = Field(1e-2, gt=0, le=10)
     """Peak of AdamW's learning rate, reached over a tenth of the steps and followed by a cosine down to 0."""
     epochs: int = Field(6, ge=1, le=10_000)
     """Epochs; each draws as many tiles of every class as the rarer one has."""
