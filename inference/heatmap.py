@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import numpy as np
+import scipy.sparse
 from numpy.typing import NDArray
+
+Weights = Literal["flat", "tent"]
 
 
 def assemble(
@@ -13,13 +18,18 @@ def assemble(
     size0: int,
     px0: float,
     shape: tuple[int, int],
+    weights: Weights = "flat",
 ) -> NDArray[np.float32]:
     """The map of tile values, float32 `shape` (h, w), NaN where no tile lies; overlapping tiles are averaged.
 
     `values` (N,) belong to squares with corners (x0, y0) and side `size0`, level-0 pixels; a pixel of the map spans
     `px0` level-0 pixels, from the slide's corner. A square's edges are rounded to whole pixels of the map, so that
-    neighbours neither overlap nor leave a gap.
+    neighbours neither overlap nor leave a gap. Where squares overlap, "flat" gives each the same weight, and "tent" the
+    product of a pixel's distances from the square's nearer vertical and nearer horizontal edge: tiles that overlap by
+    half are interpolated bilinearly between their centres. A pixel under one square shows its value either way.
     """
+    if weights == "tent":
+        return _tent(values, x0, y0, size0, px0, shape)
     left, right = _edges(x0, size0, px0, shape[1])
     top, bottom = _edges(y0, size0, px0, shape[0])
     total, count = np.zeros((2, shape[0] + 1, shape[1] + 1))
@@ -37,3 +47,39 @@ def assemble(
 def _edges(start0: NDArray[np.int32], size0: int, px0: float, limit: int) -> tuple[NDArray[np.int64], ...]:
     ends = (start0, start0.astype(np.int64) + size0)
     return tuple(np.clip(np.round(end / px0).astype(np.int64), 0, limit) for end in ends)
+
+
+def _tent(
+    values: NDArray[np.float32],
+    x0: NDArray[np.int32],
+    y0: NDArray[np.int32],
+    size0: int,
+    px0: float,
+    shape: tuple[int, int],
+) -> NDArray[np.float32]:
+    """A square's weights are the outer product of one tent down and one across, so the map is three sparse matrices:
+    tents of the rows of squares, the squares' values, tents of their columns. Weights are whole numbers, so that a
+    value weighted and divided again is itself."""
+    ys, row = np.unique(y0, return_inverse=True)
+    xs, column = np.unique(x0, return_inverse=True)
+    down, across = _tents(ys, size0, px0, shape[0]), _tents(xs, size0, px0, shape[1])
+
+    def spread(amounts: NDArray[np.float64]) -> NDArray[np.float64]:
+        squares = scipy.sparse.csr_array((amounts, (row, column)), (len(ys), len(xs)))
+        return np.asarray((down.T @ squares @ across).toarray())
+
+    total, weight = spread(values.astype(np.float64)), spread(np.ones(len(values)))
+    covered = weight > 0
+    return np.where(covered, total / np.where(covered, weight, 1), np.nan).astype(np.float32)
+
+
+def _tents(start0: NDArray[np.int32], size0: int, px0: float, limit: int) -> Any:
+    """Sparse (starts, limit): each pixel's distance from the nearer end of the stretch, in half pixels; 0 outside."""
+    first, last = (np.round(end / px0).astype(np.int64) for end in (start0, start0.astype(np.int64) + size0))
+    length = last - first
+    square = np.repeat(np.arange(len(first)), length)
+    place = np.arange(len(square)) - np.repeat(np.cumsum(length) - length, length)
+    tent = np.minimum(2 * place + 1, 2 * (length[square] - place) - 1)
+    pixel = first[square] + place
+    seen = (pixel >= 0) & (pixel < limit)
+    return scipy.sparse.csr_array((tent[seen].astype(np.float64), (square[seen], pixel[seen])), (len(first), limit))

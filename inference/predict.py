@@ -1,20 +1,30 @@
-"""The verb: a slide or a store, and a model, become the probabilities of its tiles."""
+"""The verb: a slide or a store, and a model, become the probabilities of its tiles.
+
+Threads read and decode ahead of the model, through a bounded queue: a slide is never in memory as a whole.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
-from itertools import islice
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 
+from inference.backends import Backend, Halving, Precision, Predict, auto_batch_size, choose_backend, uses_bf16
+from inference.ensemble import Ensemble, averaged, entropy, members, orientations
+from inference.readahead import Batch, Batches, read_ahead, regrouped
 from tiling import Grid, Slide, TileStore, TilingConfig
-from tiling.errors import ConfigError, ModelError
+from tiling.annotations import annotation_hash, area_fractions, read_polygons
+from tiling.errors import ConfigError, InputError, ModelError, SlideError
 from tiling.slide import slide_name
 from tiling.store import SlideFacts
 from tiling.tile import plan_tiles, read_tiles, slide_facts
@@ -22,8 +32,13 @@ from tiling.where import parse_where, rows_where
 from training import TileModel
 
 UInt8Array = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+Rows = NDArray[np.intp]
 Progress = Callable[[int, int], None]
 """Called with (tiles done, tiles in all)."""
+
+_MOST_READERS = 8
+_BATCHES_AHEAD = 2  # beside those that the readers are at
 
 
 class PredictConfig(BaseModel):
@@ -39,10 +54,19 @@ class PredictConfig(BaseModel):
     """How far a scale may be from the model's and be taken as it is."""
     max_bad_tiles: float = Field(0.01, ge=0, le=1)
     """Fraction of a slide's tiles that may be passed over because they cannot be decoded."""
-    batch_size: PositiveInt = 64
-    """Tiles that the model sees at once; changes the speed, not the result."""
     where: str | None = None
     """Which tiles of a store, by its columns: `focus > 20 and pen < 0.05`; see tiling.where."""
+    tta: bool = False
+    """Test-time augmentation: the mean over all eight orientations of each tile, at eight times the cost."""
+    batch_size: PositiveInt | None = None
+    """Tiles that the model sees at once, halved where they do not fit in memory; changes the speed, not the result.
+    None, or "auto": as the device and the size of the model's input call for."""
+    readers: PositiveInt | None = None
+    """Threads that read and decode; changes the speed, not the result. None: 1, for a model on a GPU up to 8."""
+    backend: Backend = "torch"
+    """What computes: torch; onnx, ONNX Runtime on a CPU; or auto, the faster on a short probe. They agree to 1e-4."""
+    precision: Precision = "auto"
+    """bf16, 32 bits, or auto: bf16 where the hardware computes in it."""
 
     @field_validator("where")
     @classmethod
@@ -50,6 +74,11 @@ class PredictConfig(BaseModel):
         if where is not None:
             parse_where(where)
         return where
+
+    @field_validator("batch_size", mode="before")
+    @classmethod
+    def _found(cls, batch_size: object) -> object:
+        return None if batch_size == "auto" else batch_size
 
 
 @dataclass(frozen=True)
@@ -75,45 +104,65 @@ class Prediction:
     """Level-0 pixels spanned by one pixel of the thumbnail."""
     provenance: dict[str, Any]
     """What it was made from and with."""
+    columns: Mapping[str, Floats] = field(default_factory=dict)
+    """What else is known of each tile, float32 (N,) by name: `entropy` (nats), see inference.ensemble; and `spread`,
+    the standard deviation of the positive class's probability over models and orientations, where there are several."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Tiles of the grid that were not predicted, by the first reason that holds: `no_tissue`, `filtered`,
+    `outside_roi`, `undecodable`."""
 
 
 def predict_slide(
     source: Path | str,
-    model: TileModel,
+    model: TileModel | Ensemble,
     config: PredictConfig = PredictConfig(),  # noqa: B008 - frozen
     *,
     slide_id: str | None = None,
     slide_mpp: float | None = None,
+    roi: Path | None = None,
     progress: Progress | None = None,
 ) -> Prediction:
-    """Predict every tissue tile of a slide, or of a tile store (a folder `*.zarr`).
+    """Predict every tissue tile of a slide, or of a tile store (a folder `*.zarr`), with one model or several.
 
     A slide finer than the model's scale is resampled while it is read, tile by tile: it is never in memory as a whole.
-    `slide_mpp` (micrometres per level-0 pixel) overrides the file's own scale. Raises ModelError where scales do
-    not fit and nothing can be resampled; SlideError, StoreError, and ConfigError for `config.where` with a slide.
+    `slide_mpp` (micrometres per level-0 pixel) overrides the file's own scale. `roi` is a GeoJSON or ASAP XML file;
+    tiles that lie outside all its polygons are left out. Raises ModelError where scales do not fit and nothing can be
+    resampled, and for a model that gives no finite probability, naming the tile; SlideError, StoreError, InputError
+    for `roi`, and ConfigError for `config.where` with a slide and what this machine cannot do.
     """
     path = Path(source)
     if config.where is not None and not is_store(path):
         raise ConfigError("where", "chooses by the columns of a tile store", f"tile {path.name} first, pass the store")
+    region = None if roi is None else read_region_of_interest(roi)
+    settings = prediction_settings(path, config, roi)
+    asked = _Asked.of(model, config)
     with ExitStack() as stack:
         if is_store(path):
-            tiles = _from_store(TileStore(path), model, config)
+            store = TileStore(path)
+            tiles = _from_store(store, asked, config, region)
+            settings |= {"store_sha256": store.content_hash}
         else:
-            slide = stack.enter_context(Slide(path, mpp=slide_mpp))
-            tiles = _from_slide(slide, slide_id or slide_name(path), model, config)
-        predicted, probabilities = _predict(tiles, model, progress or (lambda done, total: None))
+
+            def opened() -> Slide:
+                return stack.enter_context(Slide(path, mpp=slide_mpp))
+
+            tiles = _from_slide(opened, slide_id or slide_name(path), asked, config, region)
+        predicted, probabilities, spread = _predict(tiles, asked, progress or (lambda done, total: None))
+    first = asked.models[0].info
     return Prediction(
         slide=tiles.slide,
         grid=tiles.grid,
         x0=tiles.x0[predicted],
         y0=tiles.y0[predicted],
         probabilities=probabilities,
-        classes=model.info.classes,
-        positive=model.info.positive,
-        threshold=model.info.threshold,
+        classes=first.classes,
+        positive=first.positive,
+        threshold=asked.threshold,
         thumbnail=tiles.thumbnail,
         thumbnail_px0=tiles.thumbnail_px0,
-        provenance=_provenance(model, tiles.settings),
+        provenance=_provenance(model, asked, settings),
+        columns={"entropy": entropy(probabilities)} | ({} if spread is None else {"spread": spread}),
+        left_out=tiles.left_out | {"undecodable": tiles.left_out["undecodable"] + len(tiles.x0) - len(predicted)},
     )
 
 
@@ -125,12 +174,64 @@ def is_store(path: Path) -> bool:
         return False
 
 
-def prediction_settings(source: Path, config: PredictConfig) -> dict[str, Any]:
-    """The settings that decide the prediction of that source; a store's tiles are chosen already."""
+def prediction_settings(source: Path, config: PredictConfig, roi: Path | None = None) -> dict[str, Any]:
+    """The settings that decide the prediction of that source; a store's tiles are chosen already.
+
+    Raises InputError if the file `roi` cannot be read.
+    """
     deciding = (
         {"min_tissue", "where"} if is_store(source) else {"overlap", "min_tissue", "mpp_tolerance", "max_bad_tiles"}
     )
-    return config.model_dump(include=deciding, exclude_none=True)
+    settings = config.model_dump(include=deciding, exclude_none=True)
+    settings |= config.model_dump(include={"tta", "backend", "precision"}, exclude_defaults=True)
+    return settings | ({} if roi is None else {"roi_sha256": annotation_hash(roi)})
+
+
+def read_region_of_interest(path: Path) -> shapely.Geometry:
+    """The union of all polygons of a GeoJSON or ASAP XML file, level-0 pixels. Raises InputError if it has no area."""
+    region = shapely.union_all(list(read_polygons(path).values()))
+    if region.area == 0:
+        raise InputError(path, "marks no area", "draw the region of interest as a polygon")
+    return region
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The models that are asked, and how."""
+
+    models: tuple[TileModel, ...]
+    predictors: tuple[Predict, ...]
+    backends: tuple[str, ...]
+    bf16: bool
+    tta: bool
+    batch_size: int
+    readers: int
+
+    @classmethod
+    def of(cls, model: TileModel | Ensemble, config: PredictConfig) -> _Asked:
+        models = members(model)
+        backends, predictors = zip(*(choose_backend(m, config.backend, config.precision) for m in models), strict=True)
+        cores = os.cpu_count() or 1
+        on_gpu = any(m.device.type != "cpu" for m in models)
+        return cls(
+            models=models,
+            predictors=tuple(Halving(predict) for predict in predictors),
+            backends=backends,
+            bf16=any(uses_bf16(m.device, config.precision) for m in models),
+            tta=config.tta,
+            batch_size=config.batch_size or min(auto_batch_size(m) for m in models),
+            readers=config.readers or (max(1, min(_MOST_READERS, cores - 1)) if on_gpu else 1),
+        )
+
+    @property
+    def threshold(self) -> float:
+        return float(np.mean([model.info.threshold for model in self.models]))
+
+    def answers(self, tiles: UInt8Array) -> tuple[Floats, Floats | None]:
+        """The mean over models and orientations (B, C), and the positive class's standard deviation (B,) over them."""
+        views = list(orientations(tiles)) if self.tta else [tiles]  # views of one array, not copies
+        answers = (predict(view) for predict in self.predictors for view in views)
+        return averaged(answers, self.models[0].info.positive)
 
 
 @dataclass(frozen=True)
@@ -141,13 +242,17 @@ class _Tiles:
     y0: NDArray[np.int32]
     thumbnail: UInt8Array
     thumbnail_px0: float
-    batches: Iterator[tuple[NDArray[np.intp], UInt8Array]]
+    batches: Batches
     """Indices of tiles and their pixels; a tile that cannot be decoded is passed over."""
-    settings: dict[str, Any]
+    left_out: dict[str, int]
+    """Tiles of the grid that are not among these; see `Prediction.left_out`."""
 
 
-def _from_slide(slide: Slide, slide_id: str, model: TileModel, config: PredictConfig) -> _Tiles:
-    mpp = model_mpp(model)
+def _from_slide(
+    opened: Callable[[], Slide], slide_id: str, asked: _Asked, config: PredictConfig, region: shapely.Geometry | None
+) -> _Tiles:
+    model = asked.models[0]
+    slide, mpp = opened(), model_mpp(model)
     if slide.mpp > mpp * (1 + config.mpp_tolerance):
         fix = f"use a model of {slide.mpp:g} or coarser: specslide tile --mpp {slide.mpp:g}, then train on those stores"
         what = f"has {slide.mpp:g} micrometres a pixel, too coarse for the model's {mpp:g}"
@@ -160,7 +265,23 @@ def _from_slide(slide: Slide, slide_id: str, model: TileModel, config: PredictCo
         mpp_tolerance=config.mpp_tolerance,
     )
     plan = plan_tiles(slide, tiling)
-    pixels = read_tiles(slide, plan.grid, plan.x0, plan.y0, config.max_bad_tiles)
+    whole, plan = len(plan.x0), plan.only(np.flatnonzero(_inside(region, plan.x0, plan.y0, plan.grid)))
+    left_out = {
+        "no_tissue": plan.grid.rows * plan.grid.columns - whole,
+        "outside_roi": whole - len(plan.x0),
+        "undecodable": 0,
+    }
+    handles = _Handles(slide, opened)
+
+    def read(rows: Rows) -> Batch:
+        with handles.borrowed() as handle:
+            found = list(read_tiles(handle, plan.grid, plan.x0[rows], plan.y0[rows], max_bad=1.0))
+        side, good = plan.grid.tile_px, [index for index, _ in found]
+        pixels = np.array([tile for _, tile in found], np.uint8).reshape(len(found), side, side, 3)
+        return rows[good], pixels
+
+    wanted = _slices(len(plan.x0), asked.batch_size)
+    batches = _read(read, wanted, asked.readers)
     return _Tiles(
         slide=slide_facts(slide, slide_id),
         grid=plan.grid,
@@ -168,12 +289,13 @@ def _from_slide(slide: Slide, slide_id: str, model: TileModel, config: PredictCo
         y0=plan.y0,
         thumbnail=plan.thumbnail,
         thumbnail_px0=plan.thumbnail_px0,
-        batches=_batched(pixels, config.batch_size),
-        settings=prediction_settings(slide.path, config),
+        batches=regrouped(_few_bad(batches, wanted, config.max_bad_tiles, slide.path), asked.batch_size),
+        left_out=left_out,
     )
 
 
-def _from_store(store: TileStore, model: TileModel, config: PredictConfig) -> _Tiles:
+def _from_store(store: TileStore, asked: _Asked, config: PredictConfig, region: shapely.Geometry | None) -> _Tiles:
+    model = asked.models[0]
     mpp, tile_px = model_mpp(model), model.info.tile_px
     fits = abs(store.grid.mpp / mpp - 1) <= config.mpp_tolerance and store.grid.tile_px == tile_px
     if not fits:
@@ -182,7 +304,17 @@ def _from_store(store: TileStore, model: TileModel, config: PredictConfig) -> _T
         )
         fix = f"pass the slide itself, which is resampled, or tile it with --mpp {mpp:g} --tile-px {tile_px}"
         raise ModelError(store.path, what, fix)
-    rows = np.flatnonzero((store.tissue >= config.min_tissue) & rows_where(store, config.where))
+    tissue = store.tissue >= config.min_tissue
+    chosen = tissue & rows_where(store, config.where)
+    rows = np.flatnonzero(chosen & _inside(region, store.x, store.y, store.grid))
+    bad = len(store.attributes.bad_tiles)
+    left_out = {
+        "no_tissue": store.grid.rows * store.grid.columns - bad - int(tissue.sum()),
+        "filtered": int(tissue.sum() - chosen.sum()),
+        "outside_roi": int(chosen.sum()) - len(rows),
+        "undecodable": bad,
+    }
+    wanted = _slices(len(rows), asked.batch_size)
     return _Tiles(
         slide=store.slide,
         grid=store.grid,
@@ -190,9 +322,53 @@ def _from_store(store: TileStore, model: TileModel, config: PredictConfig) -> _T
         y0=store.y[rows],
         thumbnail=store.thumbnail,
         thumbnail_px0=store.attributes.thumbnail_px0,
-        batches=((np.arange(i, i + len(part)), store.read(part)) for i, part in _slices(rows, config.batch_size)),
-        settings=prediction_settings(store.path, config) | {"store_sha256": store.content_hash},
+        batches=_read(lambda part: (part, store.read(rows[part])), wanted, asked.readers),
+        left_out=left_out,
     )
+
+
+class _Handles:
+    """A slide's open handles, one for each thread that reads: none is used by two at once."""
+
+    def __init__(self, first: Slide, opened: Callable[[], Slide]) -> None:
+        self._idle: SimpleQueue[Slide] = SimpleQueue()
+        self._idle.put(first)
+        self._opened = opened
+
+    @contextmanager
+    def borrowed(self) -> Iterator[Slide]:
+        try:
+            slide = self._idle.get_nowait()
+        except Empty:
+            slide = self._opened()
+        try:
+            yield slide
+        finally:
+            self._idle.put(slide)
+
+
+def _read(read: Callable[[Rows], Batch], wanted: Sequence[Rows], readers: int) -> Batches:
+    """The batches of tiles with those indices, in order, read by threads ahead of their use."""
+    return read_ahead((partial(read, rows) for rows in wanted), readers, readers + _BATCHES_AHEAD)
+
+
+def _few_bad(batches: Batches, wanted: Sequence[Rows], max_bad: float, path: Path) -> Batches:
+    """The batches themselves. Raises SlideError when more than the fraction `max_bad` of all tiles is missing."""
+    bad, total = 0, sum(map(len, wanted))
+    with closing(batches):
+        for rows, batch in zip(wanted, batches, strict=True):
+            bad += len(rows) - len(batch[0])
+            if bad > max_bad * total:
+                what = f"has too many tiles that cannot be decoded, {bad} of the first {rows[-1] + 1}"
+                raise SlideError(path, what, "copy or scan the slide again, or raise max_bad_tiles")
+            yield batch
+
+
+def _inside(
+    region: shapely.Geometry | None, x0: NDArray[np.int32], y0: NDArray[np.int32], grid: Grid
+) -> NDArray[np.bool_]:
+    """Which tiles lie in the region, at least in part, bool (N,); all of them without one."""
+    return np.ones(len(x0), np.bool_) if region is None else area_fractions(region, x0, y0, grid.tile_px0) > 0
 
 
 def model_mpp(model: TileModel) -> float:
@@ -205,39 +381,47 @@ def model_mpp(model: TileModel) -> float:
     return model.info.mpp
 
 
-def _predict(tiles: _Tiles, model: TileModel, progress: Progress) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """Indices of the tiles predicted, (N,), and their probabilities, (N, C)."""
+def _predict(tiles: _Tiles, asked: _Asked, progress: Progress) -> tuple[Rows, Floats, Floats | None]:
+    """Indices of the tiles predicted, (N,), their probabilities, (N, C), and the spread, (N,), if there is one."""
     total = len(tiles.x0)
     predicted = np.zeros(total, np.bool_)
-    probabilities = np.empty((total, len(model.info.classes)), np.float32)
-    for rows, pixels in tiles.batches:
-        probabilities[rows] = model.predict(pixels)
-        predicted[rows] = True
-        progress(int(rows[-1]) + 1, total)
+    probabilities = np.empty((total, len(asked.models[0].info.classes)), np.float32)
+    spread = np.zeros(total, np.float32) if asked.tta or asked.models[1:] else None
+    with closing(tiles.batches):
+        for rows, pixels in tiles.batches:
+            probabilities[rows], deviation = asked.answers(pixels)
+            finite = np.isfinite(probabilities[rows]).all(1)
+            if not finite.all():
+                row = rows[~finite][0]
+                where = f"{tiles.slide.slide_id}, tile at x {tiles.x0[row]}, y {tiles.y0[row]}"
+                raise ModelError(where, "the model gives no finite probability", "check the model's training")
+            if spread is not None and deviation is not None:
+                spread[rows] = deviation
+            predicted[rows] = True
+            progress(int(rows[-1]) + 1, total)
     done = np.flatnonzero(predicted)
-    finite = np.isfinite(probabilities[done]).all(1)
-    if not finite.all():
-        row = done[~finite][0]
-        where = f"{tiles.slide.slide_id}, tile at x {tiles.x0[row]}, y {tiles.y0[row]}"
-        raise ModelError(where, "the model gives no finite probability", "check the model's training")
-    return done, probabilities[done]
+    return done, probabilities[done], None if spread is None else spread[done]
 
 
-def _provenance(model: TileModel, settings: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "model_sha256": model.sha256,
-        "weights_sha256": model.info.hashes["weights.safetensors"],
-        "backbone": model.info.backbone,
-        "model_mpp": model.info.mpp,
-        "model_tile_px": model.info.tile_px,
-        "settings": settings,
-    }
+def _provenance(model: TileModel | Ensemble, asked: _Asked, settings: dict[str, Any]) -> dict[str, Any]:
+    facts = [
+        {
+            "model_sha256": m.sha256,
+            "weights_sha256": m.info.hashes["weights.safetensors"],
+            "backbone": m.info.backbone,
+            "model_mpp": m.info.mpp,
+            "model_tile_px": m.info.tile_px,
+        }
+        for m in asked.models
+    ]
+    made = facts[0]
+    if len(facts) > 1:
+        names = " + ".join(sorted({str(fact["backbone"]) for fact in facts}))
+        made = made | {"model_sha256": model.sha256, "backbone": f"{len(facts)} models, {names}", "models": facts}
+        del made["weights_sha256"]
+    used = {"backend": "onnx"} if "onnx" in asked.backends else {}
+    return made | used | ({"precision": "bf16"} if asked.bf16 else {}) | {"settings": settings}
 
 
-def _batched(tiles: Iterator[tuple[int, UInt8Array]], size: int) -> Iterator[tuple[NDArray[np.intp], UInt8Array]]:
-    while batch := list(islice(tiles, size)):
-        yield np.array([index for index, _ in batch]), np.stack([tile for _, tile in batch])
-
-
-def _slices(rows: NDArray[np.intp], size: int) -> Iterator[tuple[int, NDArray[np.intp]]]:
-    return ((start, rows[start : start + size]) for start in range(0, len(rows), size))
+def _slices(count: int, size: int) -> list[Rows]:
+    return [np.arange(start, min(start + size, count)) for start in range(0, count, size)]

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
-from hypothesis import given
+import scipy.ndimage
+import shapely
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
 
-from inference.aggregate import SlideScores, slide_scores
+from inference import aggregate
+from inference.aggregate import SlideScores, areas_mm2, noisy_or, region_areas, slide_scores, top_mean
+from inference.heatmap import assemble
+from tiling import Grid
 
 RAMP = [i / 100 for i in range(100)]
 
@@ -52,3 +61,113 @@ def test_order_does_not_matter_and_scores_are_ordered(values: list[float], thres
     assert scores.mean <= scores.top5_mean + 1e-12
     assert scores.top5_mean <= max(values)
     assert scores.fraction_above_threshold == pytest.approx(sum(v >= threshold for v in values) / len(values))
+
+
+# ---------------------------------------------------------------------------------------- percentile and noisy-or
+
+
+@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=60))
+def test_percentile_is_numpys_and_top_mean_a_sort(values: list[float]) -> None:
+    p = np.array(values, np.float32)
+    assert slide_scores(p, 0.5).percentile95 == pytest.approx(np.quantile(p.astype(float), 0.95), abs=1e-9)
+    for fraction in (0.01, 0.3, 1.0):
+        count = max(1, int(np.ceil(fraction * len(values))))
+        assert top_mean(p, fraction) == pytest.approx(np.mean(sorted(p.astype(float))[::-1][:count]), abs=1e-9)
+
+
+@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=60))
+def test_noisy_or_is_the_product(values: list[float]) -> None:
+    assert noisy_or(np.array(values, np.float32)) == pytest.approx(1 - np.prod(1 - np.array(values)), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("values", "found"), [([1.0, 0.3], 1.0), ([0.0, 0.0], 0.0), ([0.5, 0.5], 0.75), ([2.0**-40] * 4, 2.0**-38)]
+)
+def test_noisy_or_of_the_sure_and_of_the_tiny(values: list[float], found: float) -> None:
+    assert noisy_or(np.array(values, np.float32)) == pytest.approx(found, rel=1e-9, abs=0)
+
+
+# ------------------------------------------------------------------------------------------------------- areas
+
+
+@given(arrays(np.bool_, st.tuples(st.integers(1, 12), st.integers(1, 12))), st.integers(0, 2**31))
+@settings(max_examples=80, deadline=None)
+def test_regions_are_scipys(above: NDArray[np.bool_], seed: int) -> None:
+    areas = np.random.default_rng(seed).random(above.shape)
+    labels, count = scipy.ndimage.label(above, np.ones((3, 3)))
+    parts = scipy.ndimage.sum_labels(areas, labels, range(1, count + 1))
+    assert region_areas(above, areas) == pytest.approx((areas[above].sum(), max(parts, default=0.0)), abs=1e-9)
+
+
+def grid_of(width: int, height: int, tile: int, stride: int, mpp: float = 0.5) -> Grid:
+    return Grid(width0=width, height0=height, slide_mpp=mpp, tile_px=tile, tile_px0=tile, stride_px0=stride)
+
+
+@given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 15), st.integers(0, 15), st.integers(0, 2**31))
+@settings(max_examples=80, deadline=None)
+def test_areas_without_overlap_are_those_of_the_squares(
+    columns: int, rows: int, cut_x: int, cut_y: int, seed: int
+) -> None:
+    """The oracle is shapely: the union of the tiles above the threshold, cut at the slide's edge."""
+    side, mpp = 16, 0.25
+    grid = grid_of(columns * side - cut_x, rows * side - cut_y, side, side, mpp)
+    random = np.random.default_rng(seed)
+    x0, y0 = grid.corners()
+    kept = random.random(len(x0)) < 0.8
+    x0, y0 = x0[kept], y0[kept]
+    p = random.random(len(x0)).astype(np.float32)
+    high = p >= 0.5
+    squares = shapely.box(x0[high], y0[high], x0[high] + side, y0[high] + side)
+    slide = shapely.box(0, 0, grid.width0, grid.height0)
+    union = shapely.intersection(shapely.union_all(squares), slide)
+    per_px = (mpp / 1000) ** 2
+    area, largest = areas_mm2(p, 0.5, x0, y0, grid)
+    assert area == pytest.approx(union.area * per_px, abs=1e-12)
+    # Tiles that touch at a corner are one region: a little wider, they overlap.
+    parts = shapely.get_parts(shapely.union_all(shapely.buffer(squares, 1e-3, cap_style="square", join_style="mitre")))
+    sizes = [shapely.intersection(part, union).area * per_px for part in parts]
+    assert largest == pytest.approx(max(sizes, default=0.0), abs=1e-12)
+
+
+def test_a_known_slide_in_square_millimetres() -> None:
+    """Tiles of 1 mm: two that touch at a corner, one alone, one below the threshold."""
+    grid = grid_of(5000, 2000, 1000, 1000, mpp=1.0)
+    x0, y0 = np.array([0, 1000, 4000, 3000], np.int32), np.array([0, 1000, 0, 1000], np.int32)
+    p = np.array([0.5, 0.9, 0.8, 0.49], np.float32)
+    assert areas_mm2(p, 0.5, x0, y0, grid) == pytest.approx((3.0, 2.0))
+    scores = slide_scores(p, 0.5, areas_mm2(p, 0.5, x0, y0, grid))
+    assert (scores.area_above_mm2, scores.largest_region_mm2) == pytest.approx((3.0, 2.0))
+    assert slide_scores(p, 0.5).area_above_mm2 is None
+
+
+def test_overlapping_tiles_are_not_counted_twice() -> None:
+    grid = grid_of(96, 96, 32, 16, mpp=1000.0)  # a pixel is a square millimetre
+    x0, y0 = grid.corners()
+    everything = areas_mm2(np.ones(len(x0), np.float32), 0.5, x0, y0, grid)
+    assert everything == pytest.approx((96**2, 96**2))
+    nothing = areas_mm2(np.zeros(len(x0), np.float32), 0.5, x0, y0, grid)
+    assert nothing == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(("tile", "stride"), [(256, 256), (256, 128), (256, 179), (24, 7)])
+def test_the_map_of_a_giant_slide_stays_small(monkeypatch: pytest.MonkeyPatch, tile: int, stride: int) -> None:
+    """300,000 px squared would be 90 gigapixels; a block of tiles on it is measured to the map's pixels."""
+    shapes: list[tuple[int, int]] = []
+
+    def watched(*arguments: Any) -> NDArray[np.float32]:
+        shapes.append(arguments[5])
+        return assemble(*arguments)
+
+    monkeypatch.setattr(aggregate, "assemble", watched)
+    grid = grid_of(300_000, 300_000, tile, stride, mpp=1000.0)
+    y0, x0 = np.divmod(np.arange(200 * 200, dtype=np.int32), np.int32(200)) * np.int32(stride) + np.int32(31 * stride)
+    area, largest = areas_mm2(np.ones(len(x0), np.float32), 0.5, x0, y0, grid)
+    assert shapes[0][0] * shapes[0][1] <= 2048**2
+    side = 199 * stride + tile
+    map_px0 = 300_000 / 2048
+    assert (side - map_px0) ** 2 <= area == largest <= (side + map_px0) ** 2
+
+
+def test_no_tiles_have_no_area() -> None:
+    none = np.empty(0, np.int32)
+    assert areas_mm2(np.empty(0, np.float32), 0.5, none, none, grid_of(100, 50, 32, 32)) == (0.0, 0.0)

@@ -97,3 +97,75 @@ def test_many_summed_tiles_leave_no_rounding() -> None:
     found = assembled(squares, 4, 1.0, (4, 4004))
     assert_allclose(found[:, :4000], 0.1, rtol=1e-6)
     assert_allclose(found[:, 4000:], 0, atol=1e-12)
+
+
+# ------------------------------------------------------------------------------------------------- tent weights
+
+
+def tented(values: Floats, x0: Ints, y0: Ints, size0: int, px0: float, shape: tuple[int, int]) -> Floats:
+    """The oracle: every square painted pixel by pixel, weighted by the distances from its edges."""
+    total, weight = np.zeros(shape), np.zeros(shape)
+    for value, x, y in zip(values.tolist(), x0.tolist(), y0.tolist(), strict=True):
+        top, bottom, left, right = (round(end / px0) for end in (y, y + size0, x, x + size0))
+        for row in range(top, bottom):
+            for column in range(left, right):
+                if 0 <= row < shape[0] and 0 <= column < shape[1]:
+                    down = min(row + 0.5 - top, bottom - row - 0.5)
+                    across = min(column + 0.5 - left, right - column - 0.5)
+                    total[row, column] += down * across * value
+                    weight[row, column] += down * across
+    with np.errstate(invalid="ignore"):
+        return np.asarray(total / weight, np.float32)
+
+
+def with_tents(squares: list[tuple[float, int, int]], size0: int, px0: float, shape: tuple[int, int]) -> Floats:
+    values, x0, y0 = (np.array([s[i] for s in squares]) for i in range(3))
+    return assemble(values.astype(np.float32), x0.astype(np.int32), y0.astype(np.int32), size0, px0, shape, "tent")
+
+
+@given(
+    squares=st.lists(st.tuples(st.floats(0, 1, width=32), st.integers(0, 90), st.integers(0, 90)), max_size=12),
+    size0=st.integers(1, 40),
+    px0=st.floats(1, 9),
+    shape=st.tuples(st.integers(1, 16), st.integers(1, 16)),
+)
+@settings(max_examples=150, deadline=None)
+def test_tents_are_what_a_loop_paints(
+    squares: list[tuple[float, int, int]], size0: int, px0: float, shape: tuple[int, int]
+) -> None:
+    values, x0, y0 = (np.array([s[i] for s in squares]) for i in range(3))
+    expected = tented(values, x0, y0, size0, px0, shape)
+    found = with_tents(squares, size0, px0, shape)
+    assert found.dtype == np.float32
+    assert_array_equal(np.isnan(found), np.isnan(expected))
+    assert_allclose(found, expected, atol=1e-6)
+
+
+def test_half_overlapping_tents_interpolate_between_the_centres() -> None:
+    """The closed form: tents of neighbours sum to one, so what they average is bilinear between tile centres."""
+    columns, rows, size = 5, 4, 16
+    values = np.random.default_rng(0).random((rows, columns)).astype(np.float32)
+    squares = [(float(values[r, c]), c * size // 2, r * size // 2) for r in range(rows) for c in range(columns)]
+    found = with_tents(squares, size, 1.0, ((rows + 1) * size // 2, (columns + 1) * size // 2))
+    at_x, at_y = np.arange(found.shape[1]) + 0.5, np.arange(found.shape[0]) + 0.5
+    centres_x, centres_y = (size / 2 * (np.arange(n) + 1) for n in (columns, rows))
+    across = np.stack([np.interp(at_x, centres_x, row) for row in values])
+    expected = np.stack([np.interp(at_y, centres_y, column) for column in across.T], 1)
+    assert_allclose(found, expected, atol=1e-6)
+
+
+@given(columns=st.integers(1, 6), size0=st.integers(8, 50), px0=st.floats(1, 7), seed=st.integers(0))
+@settings(max_examples=40, deadline=None)
+def test_without_overlap_tents_change_nothing(columns: int, size0: int, px0: float, seed: int) -> None:
+    """To the last bit: a value weighted and divided by its weight is itself."""
+    y, x = np.divmod(np.arange(columns**2, dtype=np.int32), np.int32(columns))
+    values = np.random.default_rng(seed).random(columns**2).astype(np.float32)
+    places = (x * np.int32(size0), y * np.int32(size0), size0, px0, (int(columns * size0 / px0),) * 2)
+    assert_allclose(assemble(values, *places, "tent"), assemble(values, *places), atol=1e-6)
+    assert np.isin(assemble(values, *places, "tent"), values).all()
+
+
+def test_a_tent_of_nothing_is_nothing_and_far_corners_do_not_overflow() -> None:
+    assert np.isnan(with_tents([], 4, 1.0, (3, 5))).all()
+    last = np.iinfo(np.int32).max
+    assert np.isnan(with_tents([(1.0, last, last)], 512, 1.0, (4, 4))).all()

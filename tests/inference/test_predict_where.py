@@ -9,6 +9,7 @@ from typing import cast
 import cv2
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from inference.predict import PredictConfig, predict_slide, prediction_settings
@@ -22,10 +23,11 @@ class Redness:
     """Stands for a model: the probability is the mean of the red channel."""
 
     info = SimpleNamespace(
-        classes=("no", "yes"), positive=1, threshold=0.5, mpp=0.5, tile_px=32, backbone="none",
+        classes=("no", "yes"), positive=1, threshold=0.5, mpp=0.5, tile_px=32, input_px=32, backbone="none",
         hashes={"weights.safetensors": "0"},
     )  # fmt: skip
     sha256 = "0"
+    device = torch.device("cpu")
 
     def predict(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
         red = tiles[..., 0].mean((1, 2)) / 255

@@ -1,0 +1,243 @@
+"""How a model's probabilities are computed: by torch on the model's device, or by ONNX Runtime on a CPU.
+
+Tiles go to the device as uint8 and are normalised there. A batch that does not fit in memory is halved.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from tiling.errors import ConfigError, ModelError
+from training import TileModel
+from training.model import TileClassifier
+
+log = logging.getLogger(__name__)
+
+UInt8Array = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+Predict = Callable[[UInt8Array], Floats]
+"""Tiles uint8 (B, T, T, 3) -> class probabilities float32 (B, C)."""
+Backend = Literal["torch", "onnx", "auto"]
+Precision = Literal["auto", "32", "bf16"]
+
+AGREEMENT = 1e-4
+"""How far a probability of ONNX Runtime's may be from torch's."""
+_INSTALL = "pip install 'specslide[onnx]', or use --backend torch"
+_PROBE_TILES, _PROBE_ROUNDS = 8, 3
+_OPSET = 18
+# Input pixels of a batch, and most tiles: about 1 GiB of activations of a small network on a CPU, where larger batches
+# gain nothing; on a GPU enough to keep it busy, and halved where it has less memory.
+_AUTO_PIXELS = {"cpu": (1 << 20, 64), "cuda": (1 << 24, 512)}
+
+
+def auto_batch_size(model: TileModel) -> int:
+    """Tiles to show a model at once: a power of two that its device and the size of its input decide, nothing else.
+
+    It is not timed, so that equal inputs give equal bytes. Too large a one is halved; see `Halving`.
+    """
+    pixels, most = _AUTO_PIXELS.get(model.device.type, _AUTO_PIXELS["cpu"])
+    fitting = pixels // max(model.info.input_px, model.info.tile_px) ** 2
+    return 1 << (max(1, min(fitting, most)).bit_length() - 1)
+
+
+def choose_backend(model: TileModel, backend: Backend, precision: Precision) -> tuple[str, Predict]:
+    """Which backend computes, "torch" or "onnx", and its function.
+
+    "auto" takes ONNX Runtime where it is installed, the model is on a CPU, and a few made-up tiles show it to be faster
+    and equal to torch. Raises ConfigError for what this machine or installation cannot do, and ModelError for a model
+    that ONNX Runtime computes otherwise.
+    """
+    plain = torch_predict(model, precision)
+    if backend == "torch":
+        return "torch", plain
+    missing = find_spec("onnxruntime") is None or find_spec("onnx") is None
+    if model.device.type != "cpu" or missing:
+        if backend == "auto":
+            return "torch", plain
+        if missing:
+            raise ConfigError("backend", "ONNX Runtime is not installed", _INSTALL)
+        raise ConfigError("backend", "ONNX Runtime computes on the CPU", "use --backend torch, or --device cpu")
+    chosen = _chosen_onnx(model.network, model.info.temperature, model.info.tile_px, backend)
+    return ("torch", plain) if chosen is None else ("onnx", chosen)
+
+
+@lru_cache(maxsize=4)  # a cohort's slides share what took seconds to make
+def _chosen_onnx(network: TileClassifier, temperature: float, tile_px: int, backend: Backend) -> Predict | None:
+    """ONNX Runtime's prediction if it is wanted, or with "auto" faster; None: torch. Raises ModelError."""
+    tiles = np.random.default_rng(0).integers(0, 256, (_PROBE_TILES, tile_px, tile_px, 3), np.uint8)
+
+    def plain(tiles: UInt8Array) -> Floats:
+        with torch.inference_mode():
+            return _softmax(network(torch.from_numpy(tiles)), temperature)
+
+    try:
+        other = onnx_predict(network, temperature)
+        difference = float(np.abs(other(tiles) - plain(tiles)).max())
+        if not difference <= AGREEMENT:  # NaN too
+            raise ModelError("the model", f"ONNX Runtime is {difference:.2g} from torch", "use --backend torch")
+    except ModelError as error:
+        if backend == "onnx":
+            raise
+        log.warning("%s: torch is used", error)
+        return None
+    name = "onnx" if backend == "onnx" else fastest({"onnx": other, "torch": plain}, tiles)
+    log.info("backend: %s", name)
+    return other if name == "onnx" else None
+
+
+def fastest(
+    candidates: Mapping[str, Predict], tiles: UInt8Array, clock: Callable[[], float] = time.perf_counter
+) -> str:
+    """The name of the candidate with the shortest of a few rounds over the tiles; they take turns."""
+    seconds = dict.fromkeys(candidates, float("inf"))
+    for _ in range(_PROBE_ROUNDS):
+        for name, predict in candidates.items():
+            start = clock()
+            predict(tiles)
+            seconds[name] = min(seconds[name], clock() - start)
+    return min(seconds, key=lambda name: seconds[name])
+
+
+def uses_bf16(device: torch.device, precision: Precision) -> bool:
+    """Whether a network computes in bf16: where the hardware does. Imitated, it is far slower than 32 bits.
+
+    Raises ConfigError where it is asked for and cannot be done.
+    """
+    able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if precision == "bf16" and not able:
+        raise ConfigError("precision", "bf16 needs a GPU that computes in it", "use 32 or auto")
+    return able and precision != "32"
+
+
+def torch_predict(model: TileModel, precision: Precision) -> Predict:
+    """The model's own prediction, in bf16 where that is meant; logits and softmax are float32 then too."""
+    if not uses_bf16(model.device, precision):
+        return model.predict
+
+    def predict(tiles: UInt8Array) -> Floats:
+        with torch.autocast("cuda", torch.bfloat16):
+            return model.predict(tiles)
+
+    return predict
+
+
+def onnx_predict(network: TileClassifier, temperature: float) -> Predict:
+    """The prediction of a network on the CPU by ONNX Runtime, with as many threads as torch has.
+
+    Only the backbone is ONNX's: tiles are resized, and stains normalised, by the code that training used. Raises
+    ModelError for a network it cannot take.
+    """
+    import onnxruntime  # an extra
+    from onnxruntime.capi import onnxruntime_pybind11_state as ort  # its errors share no base but Exception
+
+    refused = (ort.Fail, ort.InvalidArgument, ort.InvalidGraph, ort.NotImplemented, ort.RuntimeException)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # readers need the cores too
+    options.log_severity_level = 3
+    try:
+        graph = onnx_graph(network)
+        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except (*refused, RuntimeError, ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError("the model", f"cannot be turned into ONNX ({reason})", "use --backend torch") from None
+
+    def predict(tiles: UInt8Array) -> Floats:
+        with torch.inference_mode():
+            pixels = network.pixels(torch.from_numpy(np.ascontiguousarray(tiles)))
+            try:
+                (logits,) = session.run(["logits"], {"pixels": np.ascontiguousarray(pixels.numpy())})
+            except ort.RuntimeException as error:  # such as a batch that does not fit in memory
+                raise RuntimeError(str(error)) from None
+            return _softmax(torch.from_numpy(logits), temperature)
+
+    return predict
+
+
+def onnx_graph(network: TileClassifier) -> bytes:
+    """The classifier from pixels float32 (B, 3, input_px, input_px) in [0, 1] to logits (B, C), as an ONNX model.
+
+    Made by torch's TorchScript exporter: the one that is based on torch.export takes thirty times as long, and gives
+    the same graph. Raises torch.onnx.OnnxExporterError, RuntimeError and others for networks that it does not know.
+    """
+    out = io.BytesIO()
+    example = torch.zeros(2, 3, network.input_px, network.input_px)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # of deprecation, and of every constant in a network
+        torch.onnx.export(
+            _Logits(network).eval(), (example,), out, input_names=["pixels"], output_names=["logits"],
+            dynamic_axes={"pixels": {0: "batch"}, "logits": {0: "batch"}}, opset_version=_OPSET, dynamo=False,
+        )  # fmt: skip
+    return out.getvalue()
+
+
+class _Logits(nn.Module):
+    def __init__(self, network: TileClassifier) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.network.logits(pixels)
+
+
+class Halving:
+    """A prediction whose batches are halved, from now on, when one does not fit in the device's memory.
+
+    Tiles do not see each other, so the results are those of the whole batch. Raises ModelError if a single tile does
+    not fit.
+    """
+
+    def __init__(self, predict: Predict) -> None:
+        self._predict = predict
+        self.largest: int | None = None
+        """Tiles that are known to fit; None while nothing has failed."""
+
+    def __call__(self, tiles: UInt8Array) -> Floats:
+        """Class probabilities float32 (B, C) of tiles uint8 (B, T, T, 3), B at least 1."""
+        parts: list[Floats] = []
+        start = 0
+        while start < len(tiles):
+            part = tiles[start : start + (self.largest or len(tiles))]
+            found = self._tried(part)
+            if found is None:
+                self.largest = len(part) // 2
+                log.warning("%d tiles at once do not fit in memory, going on with %d", len(part), self.largest)
+            else:
+                parts.append(found)
+                start += len(part)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _tried(self, tiles: UInt8Array) -> Floats | None:
+        try:
+            return self._predict(tiles)
+        except (MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            if len(tiles) == 1:
+                fix = "close what else uses the memory, or use --device cpu"
+                raise ModelError("the model", "does not fit in the device's memory with a single tile", fix) from None
+        # Only now is the error gone, and with it what its frames held.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return None
+
+
+def _out_of_memory(error: Exception) -> bool:
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or "allocate memory" in str(error)  # torch's allocator on a CPU has no type of its own
+
+
+def _softmax(logits: Tensor, temperature: float) -> Floats:
+    return np.asarray(torch.softmax(logits / temperature, dim=1).numpy())

@@ -1,0 +1,99 @@
+"""Several models, or several views of a tile, as one: mean and spread of what they say. Torch is not needed for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiling.errors import ModelError
+from tiling.files import sha256_json
+from training import TileModel
+
+UInt8Array = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Models of the same classes and of the same tiles that are asked together; see `make_ensemble`."""
+
+    models: tuple[TileModel, ...]
+
+    @cached_property
+    def sha256(self) -> str:
+        """One hash of all models, whatever their order."""
+        return sha256_json(sorted(model.sha256 for model in self.models))
+
+
+def make_ensemble(models: Sequence[TileModel]) -> TileModel | Ensemble:
+    """One model as itself, several as an ensemble. Raises ModelError for models that cannot be averaged.
+
+    They must name the same classes in the same order, call the same one positive, and be of tiles of the same side and
+    scale (within 2%). The first one's tiles are the ensemble's, and the mean of their thresholds its threshold.
+    """
+    first, *others = models
+    for number, model in enumerate(others, start=2):
+        for what, theirs, ours in (
+            ("the classes", model.info.classes, first.info.classes),
+            ("the positive class", model.info.positive_class, first.info.positive_class),
+            ("tiles of side, in px,", model.info.tile_px, first.info.tile_px),
+        ):
+            if theirs != ours:
+                raise _misfit(number, model, f"has {what} {_said(theirs)}, and the first one {_said(ours)}")
+        if not _close(model.info.mpp, first.info.mpp):
+            what = f"was trained at {model.info.mpp} micrometres a pixel, and the first one at {first.info.mpp}"
+            raise _misfit(number, model, what)
+    if len({model.sha256 for model in models}) < len(models):
+        raise ModelError("the ensemble", "holds one model twice", "name each once")
+    return Ensemble(tuple(models)) if others else first
+
+
+def members(model: TileModel | Ensemble) -> tuple[TileModel, ...]:
+    """The models behind it; of a single model, itself."""
+    return model.models if isinstance(model, Ensemble) else (model,)
+
+
+def orientations(tiles: UInt8Array) -> Iterator[UInt8Array]:
+    """Tiles uint8 (B, T, T, 3) in all eight orientations, as they are first: four rotations, each also mirrored."""
+    for mirrored in (tiles, tiles[:, :, ::-1]):
+        for turns in range(4):
+            yield np.rot90(mirrored, turns, axes=(1, 2))
+
+
+def averaged(answers: Iterable[Floats], positive: int) -> tuple[Floats, Floats | None]:
+    """The mean of probabilities (B, C), and the standard deviation of the positive class's, float32 (B,).
+
+    The deviation is the population's (divided by the number of answers). A single answer is itself, and has none.
+    """
+    stack = np.stack(list(answers))  # (A, B, C)
+    if len(stack) == 1:
+        return stack[0], None
+    exact = stack.astype(np.float64)
+    return exact.mean(0).astype(np.float32), exact[..., positive].std(0).astype(np.float32)
+
+
+def entropy(probabilities: Floats) -> Floats:
+    """The predictive entropy of probabilities (N, C) in nats, float32 (N,): 0 for a sure answer, ln C for none at all.
+
+    -sum p ln p over the classes (Shannon 1948), with 0 ln 0 = 0.
+    """
+    p = probabilities.astype(np.float64)
+    terms = np.where(p > 0, -p * np.log(np.where(p > 0, p, 1)), 0)
+    return np.asarray(terms.sum(1), np.float32)
+
+
+def _close(mpp: float | None, other: float | None) -> bool:
+    return mpp == other or (mpp is not None and other is not None and abs(mpp / other - 1) <= 0.02)
+
+
+def _misfit(number: int, model: TileModel, what: str) -> ModelError:
+    where = f"model {number} of the ensemble ({model.info.backbone}, {model.sha256[:8]})"
+    return ModelError(where, what, "put models of the same classes and tiles together")
+
+
+def _said(value: object) -> str:
+    return ", ".join(value) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,212 @@
+"""Batches that do not fit, the choice of a backend, and ONNX Runtime against torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from inference import backends
+from inference.backends import AGREEMENT, Halving, auto_batch_size, choose_backend, fastest, onnx_predict, uses_bf16
+from tests.inference.conftest import MakeModel
+from tiling.errors import ConfigError, ModelError
+from training import TileModel, load_model
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+def some_tiles(count: int, side: int = 32) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8)
+
+
+@dataclass
+class Small:
+    """A device on which only so many tiles fit; what it says of a tile is the mean of its red channel."""
+
+    fits: int
+    error: Exception = field(default_factory=lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"))
+    asked: list[int] = field(default_factory=list)
+
+    def __call__(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self.asked.append(len(tiles))
+        if len(tiles) > self.fits:
+            raise self.error
+        red = tiles[..., 0].mean((1, 2)) / 255
+        return np.stack([1 - red, red], 1).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("fits", "asked"),
+    [(20, [13]), (13, [13]), (12, [13, 6, 6, 1]), (4, [13, 6, 3, 3, 3, 3, 1]), (1, [13, 6, 3, *[1] * 13])],
+)
+def test_batches_are_halved_until_they_fit_with_the_same_results(fits: int, asked: list[int]) -> None:
+    tiles, small = some_tiles(13), Small(fits)
+    np.testing.assert_array_equal(Halving(small)(tiles), Small(99)(tiles))
+    assert small.asked == asked
+
+
+def test_what_fitted_is_remembered() -> None:
+    tiles, small = some_tiles(8), Small(3)
+    halving = Halving(small)
+    halving(tiles)
+    small.asked.clear()
+    np.testing.assert_array_equal(halving(tiles), Small(99)(tiles))
+    assert halving.largest == 2
+    assert small.asked == [2, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("x"),
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer of size 9"),
+    ],
+)
+def test_memory_runs_out_in_several_words(error: Exception) -> None:
+    assert Halving(Small(2, error))(some_tiles(5)).shape == (5, 2)
+
+
+def test_a_tile_that_does_not_fit_alone_is_an_error() -> None:
+    with pytest.raises(ModelError, match=r"not fit in the device's memory with a single tile.*--device cpu"):
+        Halving(Small(0))(some_tiles(4))
+
+
+def test_other_errors_are_not_taken_for_it() -> None:
+    small = Small(2, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="mat1"):
+        Halving(small)(some_tiles(4))
+    assert small.asked == [4]
+
+
+@pytest.mark.parametrize(
+    ("device", "side", "tiles"),
+    [(CPU, 32, 64), (CPU, 256, 16), (CPU, 224, 16), (CPU, 1024, 1), (CPU, 4096, 1), (GPU, 256, 256), (GPU, 96, 512)],
+)
+def test_the_batch_size_is_found_from_device_and_side(
+    model: TileModel, device: torch.device, side: int, tiles: int
+) -> None:
+    info = model.info.model_copy(update={"input_px": side, "tile_px": 32})
+    assert auto_batch_size(replace(model, info=info, device=device)) == tiles
+
+
+# ------------------------------------------------------------------------------------------------------ precision
+
+
+@pytest.mark.parametrize(
+    ("able", "precision", "found"),
+    [(True, "auto", True), (True, "32", False), (True, "bf16", True), (False, "auto", False)],
+)
+def test_bf16_where_the_hardware_computes_in_it(
+    monkeypatch: pytest.MonkeyPatch, able: bool, precision: Any, found: bool
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: able)
+    assert uses_bf16(GPU, precision) is found
+    assert not uses_bf16(CPU, "auto")
+
+
+def test_bf16_is_refused_where_it_is_imitated() -> None:
+    with pytest.raises(ConfigError, match="bf16 needs a GPU"):
+        uses_bf16(CPU, "bf16")
+
+
+# -------------------------------------------------------------------------------------------------- ONNX Runtime
+
+
+def test_torch_is_the_models_own_prediction(model: TileModel) -> None:
+    name, predict = choose_backend(model, "torch", "auto")
+    tiles = some_tiles(3)
+    assert name == "torch"
+    np.testing.assert_array_equal(predict(tiles), model.predict(tiles))
+
+
+@pytest.mark.parametrize(("tile_px", "temperature"), [(32, 1.0), (50, 2.5)])
+def test_onnx_is_equal_to_torch_for_any_batch(make_model: MakeModel, tile_px: int, temperature: float) -> None:
+    pytest.importorskip("onnxruntime")
+    model = load_model(make_model(tile_px=tile_px, temperature=temperature))
+    predict = onnx_predict(model.network, temperature)
+    for count in (1, 2, 7):
+        tiles = some_tiles(count, tile_px)
+        found = predict(tiles)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, model.predict(tiles), atol=AGREEMENT, rtol=0)
+        assert found[:, 1].std() > 0 or count == 1
+
+
+def test_onnx_is_chosen_when_asked_for(model: TileModel) -> None:
+    pytest.importorskip("onnxruntime")
+    name, predict = choose_backend(model, "onnx", "auto")
+    assert name == "onnx"
+    np.testing.assert_allclose(predict(some_tiles(3)), model.predict(some_tiles(3)), atol=AGREEMENT, rtol=0)
+    assert choose_backend(model, "onnx", "auto")[1] is predict, "made once for all slides"
+
+
+@pytest.mark.parametrize("seconds", [{"onnx": 1.0, "torch": 2.0}, {"onnx": 3.0, "torch": 2.0}])
+def test_the_faster_one_is_chosen(seconds: dict[str, float]) -> None:
+    now = [0.0]
+
+    def taking(time: float) -> Any:
+        def predict(tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+            now[0] += time
+            return np.zeros((len(tiles), 2), np.float32)
+
+        return predict
+
+    found = fastest({name: taking(time) for name, time in seconds.items()}, some_tiles(1), lambda: now[0])
+    assert found == min(seconds, key=lambda name: seconds[name])
+
+
+@pytest.mark.parametrize("faster", ["onnx", "torch"])
+def test_auto_takes_the_faster_one(monkeypatch: pytest.MonkeyPatch, make_model: MakeModel, faster: str) -> None:
+    pytest.importorskip("onnxruntime")
+    model = load_model(make_model())
+    monkeypatch.setattr(backends, "fastest", lambda candidates, tiles: faster)
+    name, predict = choose_backend(model, "auto", "auto")
+    assert name == faster
+    np.testing.assert_allclose(predict(some_tiles(3)), model.predict(some_tiles(3)), atol=AGREEMENT, rtol=0)
+
+
+def test_a_wrong_onnx_is_seen(
+    monkeypatch: pytest.MonkeyPatch, make_model: MakeModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("onnxruntime")
+    model = load_model(make_model())
+    other = load_model(make_model("other", seed=5))
+    monkeypatch.setattr(backends, "onnx_predict", lambda network, temperature: lambda tiles: 1 - other.predict(tiles))
+    with pytest.raises(ModelError, match=r"ONNX Runtime is .* from torch; use --backend torch"):
+        choose_backend(model, "onnx", "auto")
+    assert choose_backend(model, "auto", "auto")[0] == "torch"
+    assert "torch is used" in caplog.text
+
+
+@pytest.mark.parametrize("absent", ["onnx", "onnxruntime"])
+def test_without_the_extra_auto_is_torch_and_onnx_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, model: TileModel, absent: str
+) -> None:
+    monkeypatch.setattr(backends, "find_spec", lambda name: None if name == absent else object())
+    assert choose_backend(model, "auto", "auto")[0] == "torch"
+    with pytest.raises(ConfigError, match=r"not installed; pip install 'specslide\[onnx\]'"):
+        choose_backend(model, "onnx", "auto")
+
+
+def test_onnx_is_for_the_cpu(monkeypatch: pytest.MonkeyPatch, model: TileModel) -> None:
+    monkeypatch.setattr(backends, "find_spec", lambda name: object())
+    on_gpu = replace(model, device=GPU)
+    assert choose_backend(on_gpu, "auto", "32")[0] == "torch"
+    with pytest.raises(ConfigError, match="--backend torch, or --device cpu"):
+        choose_backend(on_gpu, "onnx", "32")
+
+
+@pytest.mark.gpu
+def test_bf16_on_a_gpu_is_near_32_bits(make_model: MakeModel) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    model = load_model(make_model(), "cuda")
+    tiles = some_tiles(16)
+    low, full = (choose_backend(model, "torch", precision)[1](tiles) for precision in ("bf16", "32"))
+    np.testing.assert_allclose(low, full, atol=0.02)
