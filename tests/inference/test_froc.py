@@ -96,7 +96,9 @@ def test_no_lesion_on_a_coarse_slide_and_nothing_drawn() -> None:
 # ---------------------------------------------------------------------------------------------------- detections
 
 
-def find(values: Sequence[Sequence[float]], separation_um: float = 0, side: int = 64) -> list[tuple[float, float, float]]:
+def find(
+    values: Sequence[Sequence[float]], separation_um: float = 0, side: int = 64
+) -> list[tuple[float, float, float]]:
     """Detections on a full grid of tiles at 1 µm a pixel: (probability, column, row)."""
     p = np.array(values, np.float32)
     y, x = np.indices(p.shape)
@@ -129,9 +131,7 @@ def test_detections_against_brute_force(seed: int, count: int, separation_um: fl
     random = np.random.default_rng(seed)
     places = np.unique(random.integers(0, 12, (count, 2)), axis=0).astype(np.int32) * 32
     p = random.integers(0, 6, len(places)) / 5
-    found = detect(
-        p, places[:, 0], places[:, 1], tile_px0=64, stride_px0=32, mpp=MPP, separation_um=separation_um
-    )
+    found = detect(p, places[:, 0], places[:, 1], tile_px0=64, stride_px0=32, mpp=MPP, separation_um=separation_um)
     left, expected = list(range(len(places))), []
     while left:
         best = max(left, key=lambda i: (p[i], -i))
@@ -147,9 +147,7 @@ def test_detections_against_brute_force(seed: int, count: int, separation_um: fl
 def test_what_a_detection_is_worth() -> None:
     lesions = drawn(disc(500, 500, 400), disc(1500, 1500, 400), disc(2500, 500, 100))
     assert sorted(lesions.counted.tolist()) == [False, True, True]
-    hits = hits_of(
-        at((0.9, 500, 500), (0.8, 550, 500), (0.7, 2500, 500), (0.6, 1000, 2500), (0.3, 500, 730)), lesions
-    )
+    hits = hits_of(at((0.9, 500, 500), (0.8, 550, 500), (0.7, 2500, 500), (0.6, 1000, 2500), (0.3, 500, 730)), lesions)
     assert hits.found.tolist() == [0.9, 0.0], "the best of two; isolated cells are neither right nor wrong"
     assert hits.false.tolist() == [0.6], "730 is outside as drawn, 30 µm away, and inside as widened"
 
