@@ -1,4 +1,8 @@
-"""The heatmap laid over the slide's thumbnail, with colour bar and scale bar, as PNG with a transparent background."""
+"""The heatmap as PNG with a transparent background: over the slide's thumbnail, or by itself.
+
+Both have a colour bar from 0 to 1, a scale bar and the outline of what is at or above the threshold, and name the model
+and the tiles.
+"""
 
 from __future__ import annotations
 
@@ -8,38 +12,67 @@ import numpy as np
 import shapely
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
 from inference.colours import HEATMAP
 from inference.heatmap import assemble
 from inference.predict import Prediction
+from inference.probability_map import printable, probability_map
+from inference.regions import find_regions, rings_of
 from tiling.preview import nice_length
 from tiling.versions import RESEARCH_USE
 
 _HEIGHT_IN = 7.0
 _WIDTHS_IN = (3.2, 28.0)  # the least and the greatest: a strip of a slide must not make a giant of a picture
 _OPACITY = 0.55
+_FRAME = "0.5"
 
 
 def overlay_png(prediction: Prediction, truth: shapely.Geometry | None = None) -> bytes:
     """The PNG's bytes; equal predictions give equal bytes. `truth` (level-0 pixels) is outlined where given."""
-    picture, px0 = prediction.thumbnail, prediction.thumbnail_px0
-    height, width = picture.shape[:2]
-    size_in = (float(np.clip(_HEIGHT_IN * width / height, *_WIDTHS_IN)) + 1.6, _HEIGHT_IN + 0.9)
-    figure = Figure(figsize=size_in, dpi=150, layout="constrained")
-    axes = figure.add_subplot()
-    axes.imshow(picture)
+    figure, axes = _figure(prediction)
+    axes.imshow(prediction.thumbnail)
     heat = axes.imshow(heatmap_of(prediction), cmap=HEATMAP, vmin=0, vmax=1, alpha=_OPACITY, interpolation="nearest")
     if truth is not None and not truth.is_empty:
-        for ring in _rings(truth):
-            axes.plot(*(ring / px0).T, color="black", linewidth=2.6)
-            axes.plot(*(ring / px0).T, color="white", linewidth=1.2)
+        for ring in rings_of(truth):
+            _outline(axes, ring / prediction.thumbnail_px0 - 0.5, "white")
+    return _finished(figure, axes, heat, prediction)
+
+
+def heatmap_png(prediction: Prediction) -> bytes:
+    """The PNG's bytes of the heatmap without the slide; equal predictions give equal bytes."""
+    figure, axes = _figure(prediction)
+    found = probability_map(prediction)
+    height, width = prediction.thumbnail.shape[:2]
+    bottom, right = (side * found.px0 / prediction.thumbnail_px0 - 0.5 for side in found.values.shape)
+    heat = axes.imshow(
+        found.values, cmap=HEATMAP, vmin=0, vmax=1, interpolation="nearest", extent=(-0.5, right, bottom, -0.5)
+    )
+    axes.set_xlim(-0.5, width - 0.5)
+    axes.set_ylim(height - 0.5, -0.5)
+    axes.plot(*_frame(width, height), color=_FRAME, linewidth=0.8, clip_on=False)
+    return _finished(figure, axes, heat, prediction)
+
+
+def _figure(prediction: Prediction) -> tuple[Figure, Axes]:
+    height, width = prediction.thumbnail.shape[:2]
+    size_in = (float(np.clip(_HEIGHT_IN * width / height, *_WIDTHS_IN)) + 1.6, _HEIGHT_IN + 0.9)
+    figure = Figure(figsize=size_in, dpi=150, layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _finished(figure: Figure, axes: Axes, heat: AxesImage, prediction: Prediction) -> bytes:
+    """The picture with all that explains it."""
+    height, width = prediction.thumbnail.shape[:2]
+    _threshold_outline(axes, prediction)
     bar = figure.colorbar(heat, ax=axes, shrink=0.8)
     if bar.solids is not None:
         bar.solids.set_alpha(1)
-    bar.set_label(f"probability of {prediction.classes[prediction.positive]}", parse_math=False)
+    name = printable(prediction.classes[prediction.positive])
+    bar.set_label(f"probability of {name}; black line: threshold {prediction.threshold:.3g}", parse_math=False)
     bar.ax.axhline(prediction.threshold, color="black", linewidth=1.5)
-    _scale_bar(axes, width, height, prediction.slide.mpp * px0)
+    _scale_bar(axes, width, height, prediction.slide.mpp * prediction.thumbnail_px0)
     axes.set_axis_off()
     axes.set_title(_title(prediction), fontsize=9, parse_math=False)  # a name may hold dollar signs
     figure.supxlabel(RESEARCH_USE, fontsize=7, x=0.01, ha="left")
@@ -57,13 +90,35 @@ def heatmap_of(prediction: Prediction) -> NDArray[np.float32]:
         prediction.grid.tile_px0,
         prediction.thumbnail_px0,
         prediction.thumbnail.shape[:2],
+        "tent",
     )
+
+
+def _threshold_outline(axes: Axes, prediction: Prediction) -> None:
+    """Outline what is at or above the threshold, pixel by pixel of the map."""
+    found, slide = probability_map(prediction), prediction.slide
+    size0 = (slide.width, slide.height)
+    above = find_regions(found.values, found.px0, slide.mpp, size0, threshold=prediction.threshold)
+    for ring in rings_of(shapely.MultiPolygon(above)):
+        _outline(axes, ring / prediction.thumbnail_px0 - 0.5, "black")
+
+
+def _outline(axes: Axes, ring: NDArray[np.float64], colour: str) -> None:
+    """A ring in pixels of the picture, in a colour that an edge of the other one sets off from any ground."""
+    other = "black" if colour == "white" else "white"
+    axes.plot(*ring.T, color=other, linewidth=2.4)
+    axes.plot(*ring.T, color=colour, linewidth=1.2)
+
+
+def _frame(width: int, height: int) -> tuple[list[float], list[float]]:
+    right, bottom = width - 0.5, height - 0.5
+    return [-0.5, right, right, -0.5, -0.5], [-0.5, -0.5, bottom, bottom, -0.5]
 
 
 def _title(prediction: Prediction) -> str:
     grid, made = prediction.grid, prediction.provenance
     tiles = f"{len(prediction.x0)} tiles of {grid.tile_px} px at {grid.mpp:.3g} µm/px"
-    return f"{prediction.slide.slide_id}\n{made['backbone']}, model {made['model_sha256'][:8]}, {tiles}"
+    return f"{printable(prediction.slide.slide_id)}\n{made['backbone']}, model {made['model_sha256'][:8]}, {tiles}"
 
 
 def _scale_bar(axes: Axes, width: int, height: int, mpp: float) -> None:
@@ -74,8 +129,3 @@ def _scale_bar(axes: Axes, width: int, height: int, mpp: float) -> None:
     axes.plot([x, x + bar], [y, y], color="black", linewidth=3, solid_capstyle="butt")
     label = axes.text(x, y - 0.012 * height, text, fontsize=9, va="bottom")
     label.set_bbox({"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1.5})
-
-
-def _rings(geometry: shapely.Geometry) -> list[NDArray[np.float64]]:
-    parts = [part for part in shapely.get_parts(geometry) if part.geom_type == "Polygon"]
-    return [np.asarray(ring.coords) for part in parts for ring in (part.exterior, *part.interiors)]
