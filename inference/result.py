@@ -11,6 +11,7 @@ from typing import Any
 import shapely
 
 from inference.aggregate import SlideScores, slide_scores
+from inference.formats import OutputConfig, write_outputs
 from inference.geojson import write_geojson
 from inference.overlay import overlay_png
 from inference.predict import PredictConfig, Prediction, Progress, is_store, predict_slide, prediction_settings
@@ -51,20 +52,25 @@ def make_heatmap(
     slide_id: str | None = None,
     slide_mpp: float | None = None,
     truth: shapely.Geometry | None = None,
+    outputs: OutputConfig = OutputConfig(),  # noqa: B008 - frozen
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> HeatmapReport:
     """Predict a slide or store and write `<out_dir>/<slide_id>/`; nothing, if it is there already.
 
     The folder holds the tiles' probabilities (Parquet and CSV), the overlay picture, QuPath tile objects, and
-    `slide.json` with scores and provenance. `truth` (level-0 pixels) is outlined in the picture. Raises as
+    `slide.json` with scores and provenance. `truth` (level-0 pixels) is outlined in the picture; `outputs` names
+    further formats. Raises as
     `predict_slide`, ConfigError for an id that cannot name a folder, and OutputError for a result made otherwise,
     unless `overwrite`.
     """
     path = Path(source)
     identity, slide_id = _identity(path, slide_id, slide_mpp)
     require_slide_id(slide_id, path)  # it names the folder; a store may say anything
-    key = sha256_json([identity, model.sha256, prediction_settings(path, config), None if truth is None else truth.wkt])
+    key = sha256_json(
+        [identity, model.sha256, prediction_settings(path, config), None if truth is None else truth.wkt]
+        + ([outputs.model_dump(mode="json")] if outputs.formats else [])
+    )
     folder = Path(out_dir) / slide_id
     with claimed(folder):
         if folder.exists():
@@ -79,6 +85,7 @@ def make_heatmap(
         with new_folder(folder) as partial:
             write_tables(prediction, partial / TABLE, partial / TABLE_CSV)
             write_geojson(prediction, partial / OBJECTS)
+            write_outputs(prediction, outputs, partial)
             (partial / OVERLAY).write_bytes(overlay_png(prediction, truth))
             (partial / SUMMARY).write_text(canonical_json(_summary(prediction, scores, key)), encoding="utf-8")
     return HeatmapReport(slide_id, folder, len(prediction.x0), scores, False)

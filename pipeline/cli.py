@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -471,6 +471,17 @@ def heatmap(
     slide_mpp: SlideMpp = None,
     batch_size: Annotated[int, typer.Option(help="Tiles the model sees at once.")] = 64,
     where: WhereOption = None,
+    formats: Annotated[
+        str | None,
+        typer.Option(help="Further files: png, geojson (regions), ometiff, omezarr, asap (regions); commas between."),
+    ] = None,
+    region_threshold: Annotated[
+        float | None, typer.Option(help="Regions are where the probability is at least this; default: the model's.")
+    ] = None,
+    min_region_um2: Annotated[float, typer.Option(help="Leave out smaller regions, square micrometres.")] = 0.0,
+    region_smoothing_um: Annotated[
+        float | None, typer.Option(help="Radius that outlines are smoothed by; default: a quarter of a tile, 0: none.")
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Heatmaps of slides, or of stores: predictions, overlay picture, QuPath objects and scores.
@@ -480,16 +491,52 @@ def heatmap(
     `specslide heatmap slide.svs --model run/model --out heatmaps`
 
     `specslide heatmap stores/*.zarr --model run/model --out heatmaps`
+
+    `specslide heatmap slide.svs --model run/model --out heatmaps --formats geojson,ometiff --min-region-um2 1e5`
     """
     from inference import PredictConfig, load_model
+    from inference.formats import OutputConfig
     from pipeline.jobs import heatmap_all
     from tiling.settings import checked
 
     settings = {"overlap": overlap, "min_tissue": min_tissue, "batch_size": batch_size, "where": where}
     config = checked(PredictConfig, settings, "heatmap options")
-    reports, failed = heatmap_all(sources, load_model(model), out, config, slide_mpp=slide_mpp, overwrite=overwrite)
+    wanted = {
+        "formats": _listed(formats) or (), "region_threshold": region_threshold, "min_region_um2": min_region_um2,
+        "region_smoothing_um": region_smoothing_um,
+    }  # fmt: skip
+    outputs = checked(OutputConfig, wanted, "heatmap options")
+    reports, failed = heatmap_all(
+        sources, load_model(model), out, config, slide_mpp=slide_mpp, outputs=outputs, overwrite=overwrite
+    )
     rows = [(r.slide_id, f"{r.tiles} tiles, {_scores(r.scores)}", "kept" if r.reused else "made") for r in reports]
     _show_outcomes(f"heatmaps in {out}", [*rows, *((name, "", reason) for name, reason in failed.items())], set(failed))
+
+
+@app.command("export-model")
+def export_model(
+    run: Annotated[Path, typer.Argument(help="Folder of a training run, or its model folder.")],
+    to: Annotated[Literal["onnx", "torchscript", "wsinfer"], typer.Option(help="What reads it.")],
+    out: Annotated[Path, typer.Option(help="Folder of the export.")],
+    overwrite: Overwrite = False,
+) -> None:
+    """A trained model for other programs, checked against torch: ONNX, TorchScript, or WSInfer's folder.
+
+    WSInfer's folder runs in the wsinfer command and in QuPath's WSInfer extension. The temperature is folded in.
+
+    Examples:
+
+    `specslide export-model run --to onnx --out exported/onnx`
+
+    `specslide export-model run --to wsinfer --out exported/wsinfer`, then
+    `wsinfer run --config exported/wsinfer/config.json --model-path exported/wsinfer/torchscript_model.pt ...`
+    """
+    from inference import load_model
+    from inference.export_model import export_model as verb
+
+    inner = run / "model"
+    report = verb(load_model(inner if inner.is_dir() else run), to, out, overwrite=overwrite)
+    console.say(f"{report.file}, at most {report.difference:.1e} from torch")
 
 
 @app.command()

@@ -19,6 +19,7 @@ from tiling.slide import slide_name
 
 if TYPE_CHECKING:  # imported when needed: workers that tile must not wait for torch
     from inference import HeatmapReport, PredictConfig
+    from inference.formats import OutputConfig
     from training import TileModel
 
 
@@ -97,6 +98,7 @@ def heatmap_all(
     config: PredictConfig,
     *,
     slide_mpp: float | None = None,
+    outputs: OutputConfig | None = None,
     overwrite: bool = False,
 ) -> tuple[list[HeatmapReport], dict[str, str]]:
     """Heatmaps of slides or stores, one after the other on the model's device; and the reason for each that failed.
@@ -104,6 +106,7 @@ def heatmap_all(
     Raises InputError if two would have one name, OutputError if the folder `out` cannot be made or written.
     """
     from inference import make_heatmap
+    from inference.formats import OutputConfig
 
     _refuse_twins(sources)
     require_folder(out)
@@ -115,6 +118,7 @@ def heatmap_all(
                 reports.append(
                     make_heatmap(
                         source, model, out, config, slide_mpp=slide_mpp, overwrite=overwrite,
+                        outputs=outputs or OutputConfig(),
                         progress=lambda done, total: bar.update(shown, tiles=f"{done:,} of {total:,} tiles"),
                     )
                 )  # fmt: skip
