@@ -1,18 +1,26 @@
-"""The page that shows a study: an HTML index beside its results, opening without a network."""
+"""The pages that show a study, or a folder of heatmaps: an HTML index beside the results, opening without a network."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from tiling.files import write_file
 from tiling.versions import RESEARCH_USE
 
+INDEX = "index.html"
+_SUMMARY, _REPORT, _OVERLAY = "slide.json", "report.html", "overlay.png"
+_FORMAT = "specslide-heatmap"
+
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #1a1a1a; }
+:root { color-scheme: light; }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #1a1a1a;
+ background: #fff; overflow-wrap: anywhere; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 table { border-collapse: collapse; } th, td { padding: .25rem .8rem; text-align: left; border-bottom: 1px solid #ddd; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); gap: 1.2rem; }
@@ -27,6 +35,8 @@ class Picture:
 
     path: Path
     caption: str
+    opens: Path | None = None
+    """None: the picture itself."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +55,78 @@ def write_page(path: Path, title: str, sections: Iterable[Section]) -> None:
     body = "\n".join(_section(section, path.parent) for section in sections)
     write_file(
         path,
-        f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{escape(title)}</title>'
+        '<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'
         f"<style>{_STYLE}</style></head>\n<body>\n<h1>{escape(title)}</h1>\n"
         f'<p class="notice">{escape(RESEARCH_USE)}</p>\n{body}\n</body>\n</html>\n',
     )
+
+
+@dataclass(frozen=True)
+class Link:
+    """A cell of a table that opens a file."""
+
+    path: Path
+    text: str
+
+
+def write_cohort_index(folder: Path, failed: Mapping[str, str]) -> None:
+    """Write `index.html` of a folder of heatmaps: every result in it, whenever it was made, and what failed now.
+
+    The most suspicious slide comes first, those without tiles last. `failed` are reasons by slide. Nothing is written
+    where there is no result. Raises OutputError.
+    """
+    found = sorted(_results(folder), key=lambda r: (-_top(r[1]), r[0].name))
+    if not found:
+        return
+    rows = tuple(_cohort_row(result, summary) for result, summary in found)
+    pictures = tuple(
+        Picture(result / _OVERLAY, f"{result.name}: heatmap of {summary['positive_class']}", _report_of(result))
+        for result, summary in found
+    )
+    text = (
+        f"{len(rows):,} slides, the most suspicious first. Each opens its report. A score is the model's and no "
+        "diagnosis: top 5% is the mean probability of the most suspicious 5% of the tiles."
+    )
+    columns = ("slide", "class", "tiles", "top 5%", "mean", "share called", "threshold", "model")
+    sections = [Section("Slides", text, columns, rows)]
+    if failed:
+        sections.append(Section("Not analysed", columns=("slide", "reason"), rows=tuple(failed.items())))
+    write_page(folder / INDEX, "specslide: heatmaps", [*sections, Section("Pictures", pictures=pictures)])
+
+
+def _results(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The results in a folder; what is no heatmap's result, or cannot be read, is passed over."""
+    found = []
+    for summary in sorted(folder.glob(f"*/{_SUMMARY}")):
+        try:
+            record = json.loads(summary.read_bytes())
+        except (OSError, ValueError):
+            continue
+        if isinstance(record, dict) and record.get("format") == _FORMAT:
+            found.append((summary.parent, record))
+    return found
+
+
+def _top(summary: Mapping[str, Any]) -> float:
+    value = summary["scores"]["top5_mean"]
+    return -1.0 if value is None else float(value)
+
+
+def _cohort_row(folder: Path, summary: Mapping[str, Any]) -> tuple[object, ...]:
+    scores = [summary["scores"][name] for name in ("top5_mean", "mean", "fraction_above_threshold")]
+    return (
+        Link(_report_of(folder) or folder / _OVERLAY, folder.name),
+        summary["positive_class"],
+        f"{summary['tiles']:,}",
+        *("none" if value is None else f"{value:.3f}" for value in scores),
+        f"{summary['threshold']:.3g}",
+        summary["made_from"]["model_sha256"][:12],
+    )
+
+
+def _report_of(folder: Path) -> Path | None:
+    return folder / _REPORT if (folder / _REPORT).exists() else None  # earlier versions wrote none
 
 
 def _section(section: Section, base: Path) -> str:
@@ -56,19 +134,30 @@ def _section(section: Section, base: Path) -> str:
     if section.text:
         parts.append(f"<p>{escape(section.text)}</p>")
     if section.rows:
-        parts.append(_table(section.columns, section.rows))
+        parts.append(_table(section.columns, section.rows, base))
     if section.pictures:
         parts.append(f'<div class="pictures">{"".join(_figure(p, base) for p in section.pictures)}</div>')
     return "\n".join(parts)
 
 
-def _table(columns: tuple[str, ...], rows: tuple[tuple[object, ...], ...]) -> str:
-    head = "".join(f"<th>{escape(c)}</th>" for c in columns)
-    lines = ("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+def _table(columns: tuple[str, ...], rows: tuple[tuple[object, ...], ...], base: Path) -> str:
+    head = "".join(f'<th scope="col">{escape(c)}</th>' for c in columns)
+    lines = ("<tr>" + "".join(f"<td>{_cell(cell, base)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><tr>{head}</tr>{''.join(lines)}</table>"
 
 
+def _cell(cell: object, base: Path) -> str:
+    if isinstance(cell, Link):
+        return f'<a href="{_href(cell.path, base)}">{escape(cell.text)}</a>'
+    return escape(str(cell))
+
+
 def _figure(picture: Picture, base: Path) -> str:
-    link = quote(picture.path.relative_to(base).as_posix())
+    shown, opens = (_href(path, base) for path in (picture.path, picture.opens or picture.path))
     caption = escape(picture.caption)
-    return f'<figure><a href="{link}"><img src="{link}" alt="{caption}"></a><figcaption>{caption}</figcaption></figure>'
+    image = f'<img src="{shown}" alt="{caption}" loading="lazy">'
+    return f'<figure><a href="{opens}">{image}</a><figcaption>{caption}</figcaption></figure>'
+
+
+def _href(path: Path, base: Path) -> str:
+    return quote(path.relative_to(base).as_posix())

@@ -16,7 +16,7 @@ import pyarrow.parquet
 import shapely
 
 from inference.predict import PredictConfig
-from inference.result import OVERLAY, TABLE, HeatmapReport, make_heatmap
+from inference.result import OVERLAY, REPORT, TABLE, HeatmapReport, make_heatmap
 from pipeline.config import HeatmapConfig, StudyConfig, load_study
 from pipeline.engines import default_workers
 from pipeline.jobs import require_folder, tile_all
@@ -174,7 +174,7 @@ def page_sections(report: StudyReport) -> list[Section]:
         for name, m in metrics.items()
     ]
     data = [(split, s.cases, s.slides, s.tiles) for split, s in info.data.items()]
-    overlays = [Picture(r.folder / OVERLAY, _caption(r)) for r in report.heatmaps]
+    overlays = [Picture(r.folder / OVERLAY, _caption(r), _page_of(r)) for r in report.heatmaps]
     failed = [Section("Not analysed", columns=("slide", "reason"), rows=tuple(report.failed.items()))]
     auroc_text = (
         "" if report.test_auroc is None else f"AUROC of all their tiles against the truth: {report.test_auroc:.4f}."
@@ -196,6 +196,12 @@ def page_sections(report: StudyReport) -> list[Section]:
             pictures=tuple(Picture(p, p.stem) for p in sorted((report.out / "stores").glob("*.png"))),
         ),
     ]
+
+
+def _page_of(report: HeatmapReport) -> Path | None:
+    """The slide's own page, which a click on its picture opens; results of earlier versions have none."""
+    page = report.folder / REPORT
+    return page if page.exists() else None
 
 
 def _caption(report: HeatmapReport) -> str:

@@ -1,0 +1,400 @@
+"""One slide's result as one HTML file that opens without a network: pictures inside, nothing fetched, all text escaped.
+
+Only what is in a prediction gets into it: no label or macro image, no free text of the slide, no path.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import cv2
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.aggregate import SlideScores
+from inference.colours import HEATMAP
+from inference.heatmap import assemble
+from inference.predict import Prediction, is_store
+from tiling import Slide, TileStore
+from tiling.preview import nice_length
+from tiling.tile import read_tiles
+from tiling.versions import RESEARCH_USE
+
+UInt8Array = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+SHOWN = 8
+"""Tiles shown of the most suspicious, and of the least."""
+_LONGEST_PX, _TILE_PX, _BINS = 1200, 160, 20
+_JPEG_QUALITY = 85
+
+_LEFT_OUT = {
+    "no_tissue": "hold too little tissue",
+    "undecodable": "cannot be decoded: the file is damaged there",
+    "filtered": "were left out by the filter of quality columns",
+    "outside_roi": "lie outside the region of interest",
+}
+_MEANINGS = {
+    "mean": "mean probability of the analysed tiles",
+    "top5_mean": "mean of the most suspicious 5% of the tiles: sees a small focus on a large slide",
+    "fraction_above_threshold": "share of the tiles at or above the threshold",
+    "percentile95": "95% of the tiles lie at or below it",
+    "noisy_or": "probability that any tile is positive, were tiles independent, which they are not",
+    "area_above_mm2": "area at or above the threshold, mm²",
+    "largest_region_mm2": "largest connected part of that area, mm²",
+}
+_COLUMNS = {
+    "entropy": "entropy of the classes' probabilities, nats: 0 is sure",
+    "spread": "standard deviation over models and orientations",
+}
+
+_SCRIPT = (
+    'const s=document.getElementById("opacity"),h=document.getElementById("heat"),o=document.getElementById("shown");'
+    's.addEventListener("input",()=>{h.style.opacity=s.value/100;o.textContent=s.value+"%"});'
+)
+_STYLE = """
+:root { color-scheme: light dark; --text: #1a1a1a; --ground: #fff; --line: #ccc; --soft: #f2f2f2; --warn: #fff4d6; }
+@media (prefers-color-scheme: dark) {
+ :root { --text: #eee; --ground: #16181b; --line: #555; --soft: #24272b; --warn: #4a3b10; } }
+body { font: 1rem/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 72rem; padding: 1rem; color: var(--text);
+ background: var(--ground); overflow-wrap: break-word; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; }
+.notice { background: var(--warn); padding: .5rem .8rem; font-weight: 600; }
+table { border-collapse: collapse; } caption { text-align: left; font-weight: 600; padding: .3rem 0; }
+th, td { padding: .25rem .8rem .25rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
+.wide { overflow-x: auto; } .long td { overflow-wrap: anywhere; } th, .tiles { overflow-wrap: anywhere; }
+thead th { overflow-wrap: normal; }
+figure { margin: 0; } figcaption { font-size: .9rem; }
+.stack { position: relative; line-height: 0; max-width: 100%; display: inline-block; background: #fff; }
+.stack img { width: 100%; } #slide { height: auto; }
+#heat { position: absolute; left: 0; top: 0; height: 100%; image-rendering: pixelated; }
+.bar { position: absolute; left: 2%; bottom: 2%; border-bottom: 4px solid #000; background: #fffc; color: #000;
+ font-size: .85rem; line-height: 1.4; text-align: center; white-space: nowrap; }
+.legend { height: 1rem; position: relative; border: 1px solid var(--line); }
+.legend i { position: absolute; top: -4px; bottom: -4px; border-left: 3px solid #d55e00; }
+.ends { display: flex; justify-content: space-between; font-size: .9rem; }
+input[type=range] { width: min(24rem, 100%); vertical-align: middle; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(7rem, 1fr)); gap: .8rem; }
+.tiles img { width: 100%; image-rendering: auto; border: 1px solid var(--line); }
+svg { max-width: 100%; height: auto; background: var(--soft); } svg text { fill: var(--text); font-size: 13px; }
+@media print { input { display: none; } }
+"""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the report shows beside the prediction itself."""
+
+    most: tuple[tuple[int, UInt8Array], ...] = ()
+    """The most suspicious tiles: their row in the prediction, and pixels uint8 (T, T, 3)."""
+    least: tuple[tuple[int, UInt8Array], ...] = ()
+    quality: Mapping[str, Floats] = field(default_factory=dict)
+    """Quality columns of the predicted tiles, (N,), by name; of a store only."""
+
+
+def gather_evidence(source: Path, prediction: Prediction, slide_mpp: float | None = None) -> Evidence:
+    """Read the tiles to show from the slide or store the prediction was made of. Raises SlideError, StoreError."""
+    most, least = extremes(prediction.probabilities[:, prediction.positive])
+    rows = np.concatenate([most, least])
+    if is_store(source):
+        store = TileStore(source)
+        row_at = {place: row for row, place in enumerate(zip(store.x.tolist(), store.y.tolist(), strict=True))}
+        places = zip(prediction.x0.tolist(), prediction.y0.tolist(), strict=True)
+        stored = np.array([row_at[place] for place in places], np.intp)
+        pixels = dict(zip(rows.tolist(), store.read(stored[rows]), strict=True))
+        quality = {name: values[stored] for name, values in store.quality.items()}
+    else:
+        with Slide(source, mpp=slide_mpp) as slide:
+            found = read_tiles(slide, prediction.grid, prediction.x0[rows], prediction.y0[rows], 1.0)
+            pixels = {int(rows[index]): tile for index, tile in found}
+        quality = {}
+    most_shown, least_shown = (
+        tuple((row, pixels[row]) for row in part.tolist() if row in pixels) for part in (most, least)
+    )
+    return Evidence(most_shown, least_shown, quality)
+
+
+def extremes(probabilities: NDArray[np.floating[Any]], count: int = SHOWN) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows of the most and of the least probable tiles (N,), the extreme first, at most `count`; no tile is in both."""
+    order = np.argsort(-probabilities, kind="stable")
+    most = order[:count]
+    return most, order[len(most) :][::-1][:count]
+
+
+def report_html(prediction: Prediction, scores: SlideScores, evidence: Evidence, software: Mapping[str, str]) -> str:
+    """The page, UTF-8; equal input gives equal text. `software` are versions by name."""
+    name = prediction.classes[prediction.positive]
+    title = f"{prediction.slide.slide_id}: heatmap of {name}"
+    digest = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    body = [
+        _score_part(prediction, scores),
+        _map_part(prediction),
+        _histogram_part(prediction),
+        _tiles_part(prediction, evidence),
+        _quality_part(prediction, evidence),
+        _left_out_part(prediction),
+        _provenance_part(prediction, software),
+    ]
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{_text(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        f'<header><h1>{_text(title)}</h1>\n<p class="notice">{_text(RESEARCH_USE)}</p></header>\n<main>\n'
+        + "\n".join(body)
+        + f"\n</main>\n<footer><p>{_text(RESEARCH_USE)}</p></footer>\n<script>{_SCRIPT}</script>\n</body>\n</html>\n"
+    )
+
+
+def in_words(prediction: Prediction, scores: SlideScores) -> str:
+    """What the scores of a slide say, in sentences."""
+    name, threshold = prediction.classes[prediction.positive], prediction.threshold
+    if scores.mean is None or scores.top5_mean is None or scores.fraction_above_threshold is None:
+        return "No tile of this slide was analysed, so nothing can be said of it. This is not a negative result."
+    values = prediction.probabilities[:, prediction.positive]
+    called, total = int((values >= threshold).sum()), len(values)
+    sentences = [
+        f"The model calls {called:,} of {total:,} analysed tiles ({scores.fraction_above_threshold:.1%}) {name}: their "
+        f"probability reaches its threshold of {threshold:.3g}.",
+        f"The most suspicious 5% of the tiles have a mean probability of {scores.top5_mean:.2f}, all tiles one of "
+        f"{scores.mean:.2f}.",
+    ]
+    if scores.area_above_mm2 is not None and scores.largest_region_mm2 is not None and called:
+        sentences.append(
+            f"Together the called area is {scores.area_above_mm2:.3g} mm², its largest connected part "
+            f"{scores.largest_region_mm2:.3g} mm²."
+        )
+    if not called:
+        sentences.append(f"That does not show that the slide is free of {name}.")
+    return " ".join([*sentences, "A probability is the model's, for one tile; it is not a diagnosis of the slide."])
+
+
+def _score_part(prediction: Prediction, scores: SlideScores) -> str:
+    rows = [
+        (label, f"{value:.4g}", _MEANINGS.get(label, ""))
+        for label, value in asdict(scores).items()
+        if isinstance(value, int | float)
+    ]
+    table = _table("Scores of the slide", ("score", "value", "what it is"), rows) if rows else ""
+    return _section("Score", f"<p>{_text(in_words(prediction, scores))}</p>{table}")
+
+
+def _map_part(prediction: Prediction) -> str:
+    picture, px0 = _overview(prediction)
+    height, width = picture.shape[:2]
+    name, share = _text(prediction.classes[prediction.positive]), prediction.threshold * 100
+    mpp = prediction.slide.mpp * px0
+    length_um = nice_length(width * mpp / 4)
+    length = f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um:g} µm"
+    colours = ", ".join(f"rgb({r},{g},{b})" for r, g, b in _colours(np.linspace(0, 1, 9))[:, :3].tolist())
+    return _section(
+        "Heatmap",
+        '<p><label for="opacity">Opacity of the heatmap over the slide (0% shows the slide alone)</label> '
+        '<input type="range" id="opacity" min="0" max="100" value="55"> <output id="shown" for="opacity">55%</output>'
+        f'</p>\n<figure style="max-width:{width}px"><div class="stack"><img id="slide" width="{width}" '
+        f'height="{height}" alt="Overview of the slide" src="{_jpeg(picture)}">\n<img id="heat" style="opacity:.55" alt="Heatmap of the probability of {name} '
+        f'over the slide" src="{_png(_heat(prediction, picture, px0))}">'
+        f'<span class="bar" style="width:{100 * length_um / (width * mpp):.4f}%">{length}</span></div>\n'
+        f'<div class="legend" style="background:linear-gradient(to right, {colours})">'
+        f'<i style="left:{share:.2f}%"></i></div><div class="ends"><span>0</span><span>1</span></div>'
+        f"<figcaption>Probability of {name}, from 0 to 1; the mark on the scale is the model's threshold, "
+        f"{prediction.threshold:.3g}. Where there is no colour nothing was analysed.</figcaption></figure>",
+    )
+
+
+def _histogram_part(prediction: Prediction) -> str:
+    values = prediction.probabilities[:, prediction.positive].astype(np.float64)
+    if not len(values):
+        return _section("Probabilities of the tiles", "<p>There are none.</p>")
+    counts, edges = np.histogram(values, _BINS, (0, 1))
+    return _section("Probabilities of the tiles", _histogram_svg(counts, prediction) + _counts_table(counts, edges))
+
+
+def _histogram_svg(counts: NDArray[np.int64], prediction: Prediction) -> str:
+    width, height, left, foot = 640, 220, 50, 40
+    inner, tallest, step = height - foot - 20, int(counts.max()), (width - left - 20) / len(counts)
+    fills = _colours((np.arange(len(counts)) + 0.5) / len(counts))[:, :3].tolist()
+    bars = "".join(
+        f'<rect x="{left + i * step + 1:.1f}" y="{20 + inner * (1 - n / tallest):.1f}" width="{step - 2:.1f}" '
+        f'height="{inner * n / tallest:.1f}" fill="rgb({r},{g},{b})" stroke="#777"/>'
+        for i, (n, (r, g, b)) in enumerate(zip(counts.tolist(), fills, strict=True))
+    )
+    name = _text(prediction.classes[prediction.positive])
+    mark = left + prediction.threshold * step * len(counts)
+    ticks = "".join(
+        f'<text x="{left + t * step * len(counts):.1f}" y="{height - 24}" text-anchor="middle">{t:g}</text>'
+        for t in (0, 0.25, 0.5, 0.75, 1)
+    )
+    return (
+        f'<svg viewBox="0 0 {width} {height}" width="{width}" role="img" aria-label="Histogram of the probability of '
+        f'{name}; the counts are in the table below">{bars}<line x1="{mark:.1f}" x2="{mark:.1f}" y1="8" '
+        f'y2="{height - foot}" stroke="#d55e00" stroke-width="3"/>{ticks}'
+        f'<text x="{left + step * len(counts) / 2:.1f}" y="{height - 6}" text-anchor="middle">probability of {name}; '
+        f'line: threshold</text><text x="{left - 6}" y="26" text-anchor="end">{tallest:,}</text>'
+        f'<text x="{left - 6}" y="{height - foot}" text-anchor="end">0</text></svg>'
+    )
+
+
+def _counts_table(counts: NDArray[np.int64], edges: NDArray[np.float64]) -> str:
+    rows = [(f"{a:.2f} to {b:.2f}", f"{n:,}") for a, b, n in zip(edges, edges[1:], counts.tolist(), strict=False)]
+    table = _table("Tiles by probability", ("probability", "tiles"), rows)
+    return f"<details><summary>Counts as a table</summary>{table}</details>"
+
+
+def _tiles_part(prediction: Prediction, evidence: Evidence) -> str:
+    parts = []
+    for title, shown in (("Most suspicious", evidence.most), ("Least suspicious", evidence.least)):
+        if shown:
+            figures = "".join(_tile_figure(prediction, row, pixels) for row, pixels in shown)
+            parts.append(f'<h3>{title}</h3><div class="tiles">{figures}</div>')
+    side_um = prediction.grid.tile_px0 * prediction.slide.mpp
+    text = f"<p>Each tile is {side_um:.4g} µm wide; x and y are its upper left corner, in pixels of the slide.</p>"
+    return _section("Tiles", text + "".join(parts) if parts else "<p>There are none.</p>")
+
+
+def _tile_figure(prediction: Prediction, row: int, pixels: UInt8Array) -> str:
+    p, x, y = prediction.probabilities[row, prediction.positive], prediction.x0[row], prediction.y0[row]
+    return (
+        f'<figure><img src="{_jpeg(_shrunk(pixels, _TILE_PX))}" alt="Tile at x {x}, y {y}, probability {p:.3f}">'
+        f"<figcaption>{p:.3f}<br>x {x}, y {y}</figcaption></figure>"
+    )
+
+
+def _quality_part(prediction: Prediction, evidence: Evidence) -> str:
+    parts = []
+    for name, values in prediction.columns.items():
+        if name.startswith("ood") and len(values) and np.isin(values, (0, 1)).all():
+            flagged = int(values.sum())
+            parts.append(
+                f"<p>{flagged:,} of {len(values):,} tiles ({flagged / len(values):.1%}) are unlike what the model was "
+                f"trained on ({_text(name)}): its probabilities mean little there.</p>"
+            )
+    rows = [
+        (name, *(f"{q:.4g}" for q in np.nanquantile(values.astype(np.float64), (0, 0.5, 1))), _COLUMNS.get(name, ""))
+        for name, values in {**prediction.columns, **evidence.quality}.items()
+        if np.isfinite(values).any()
+    ]
+    if rows:
+        parts.append(_table("Columns of the tiles", ("column", "least", "median", "most", "what it is"), rows))
+    if not evidence.quality:
+        parts.append("<p>Focus, pen marks and the like were not measured; tiling into a store measures them.</p>")
+    if not any(name.startswith("ood") for name in prediction.columns):
+        parts.append("<p>Whether the tiles are like those the model was trained on was not measured.</p>")
+    return _section("Quality, and what the model knows", "".join(parts))
+
+
+def _left_out_part(prediction: Prediction) -> str:
+    grid, done = prediction.grid, len(prediction.x0)
+    total = grid.rows * grid.columns
+    rows = [(_LEFT_OUT.get(reason, reason), f"{count:,}") for reason, count in prediction.left_out.items() if count]
+    text = f"<p>{done:,} of the {total:,} tiles of the slide's grid were analysed. The slide's own pixels are shown "
+    text += "below where a tile was analysed; the rest is greyed.</p>"
+    picture, px0 = _overview(prediction, _LONGEST_PX // 2)
+    covered = np.isfinite(_assembled(prediction, picture.shape[:2], px0))
+    greyed = np.where(covered[..., None], picture, (picture // 4 + 96).astype(np.uint8))
+    table = _table("Tiles that were not analysed", ("they", "tiles"), rows) if rows else ""
+    height, width = greyed.shape[:2]
+    image = f'<img src="{_jpeg(greyed)}" width="{width}" height="{height}" style="max-width:100%;height:auto" '
+    return _section("What was not analysed", f'{text}{table}{image}alt="The slide, greyed where not analysed">')
+
+
+def _provenance_part(prediction: Prediction, software: Mapping[str, str]) -> str:
+    slide, grid = prediction.slide, prediction.grid
+    power = "unknown" if slide.objective_power is None else f"{slide.objective_power:g}"
+    rows: list[tuple[str, str]] = [
+        ("slide", slide.slide_id),
+        ("slide SHA-256", slide.sha256),
+        ("size, px", f"{slide.width} x {slide.height}"),
+        ("µm per pixel", f"{slide.mpp:.6g}"),
+        ("vendor", slide.vendor),
+        ("objective power", power),
+        ("tiles", f"{grid.tile_px} px at {grid.mpp:.4g} µm/px, every {grid.stride_px0} px of the slide"),
+        ("classes", ", ".join(prediction.classes)),
+        *_flat(prediction.provenance),
+        *((f"software: {name}", version) for name, version in software.items()),
+    ]
+    return _section("Provenance", _table("What this was made from, and with", ("", ""), rows, long=True))
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", str(value)
+
+
+def _overview(prediction: Prediction, longest: int = _LONGEST_PX) -> tuple[UInt8Array, float]:
+    """The thumbnail, at most so long, and the level-0 pixels that a pixel of it spans."""
+    picture = _shrunk(prediction.thumbnail, longest)
+    return picture, prediction.thumbnail_px0 * prediction.thumbnail.shape[1] / picture.shape[1]
+
+
+def _heat(prediction: Prediction, picture: UInt8Array, px0: float) -> UInt8Array:
+    """The heatmap over the picture, RGBA; transparent where nothing was analysed."""
+    values = _assembled(prediction, picture.shape[:2], px0)
+    colours = _colours(np.nan_to_num(values))
+    colours[~np.isfinite(values)] = 0
+    return colours
+
+
+def _assembled(prediction: Prediction, shape: Sequence[int], px0: float) -> Floats:
+    p = prediction.probabilities[:, prediction.positive]
+    corners = (prediction.x0, prediction.y0, prediction.grid.tile_px0, px0)
+    return assemble(p, *corners, (shape[0], shape[1]), "tent")
+
+
+def _colours(values: NDArray[np.floating[Any]]) -> UInt8Array:
+    return np.asarray(matplotlib.colormaps[HEATMAP](values.clip(0, 1), bytes=True), np.uint8)
+
+
+def _shrunk(picture: UInt8Array, longest: int) -> UInt8Array:
+    scale = longest / max(picture.shape[:2])
+    if scale >= 1:
+        return picture
+    height, width = (max(1, round(side * scale)) for side in picture.shape[:2])
+    return np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _jpeg(picture: UInt8Array) -> str:
+    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    return _data_uri("jpeg", cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes())
+
+
+def _png(picture: UInt8Array) -> str:
+    bgra = cv2.cvtColor(picture, cv2.COLOR_RGBA2BGRA)
+    return _data_uri("png", cv2.imencode(".png", bgra, [cv2.IMWRITE_PNG_COMPRESSION, 9])[1].tobytes())
+
+
+def _data_uri(kind: str, data: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _section(title: str, content: str) -> str:
+    return f"<section><h2>{_text(title)}</h2>{content}</section>"
+
+
+def _table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]], long: bool = False) -> str:
+    """A table of texts, escaped here; the first cell of a row is its head. `long` ones may break anywhere."""
+    head = "".join(f'<th scope="col">{_text(column)}</th>' for column in columns) if any(columns) else ""
+    lines = (
+        f'<tr><th scope="row">{_text(first)}</th>' + "".join(f"<td>{_text(cell)}</td>" for cell in rest) + "</tr>"
+        for first, *rest in rows
+    )
+    body = f"<thead><tr>{head}</tr></thead>" if head else ""
+    body += f"<tbody>{''.join(lines)}</tbody>"
+    kind = "wide long" if long else "wide"
+    return f'<div class="{kind}"><table><caption>{_text(caption)}</caption>{body}</table></div>'
+
+
+def _text(value: object) -> str:
+    """Anything as text of the page, in an attribute too; what steers a text's direction or a terminal is replaced."""
+    return escape("".join(letter if letter.isprintable() else "\ufffd" for letter in str(value)))

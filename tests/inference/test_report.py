@@ -1,0 +1,296 @@
+"""The report of a slide: whole in one file, fetches nothing, believes no name, and says what was not analysed."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from inference.aggregate import SlideScores, areas_mm2, slide_scores
+from inference.predict import PredictConfig, Prediction, predict_slide
+from inference.report import Evidence, extremes, gather_evidence, in_words, report_html
+from inference.result import make_heatmap
+from tests.inference.conftest import MakePrediction
+from tiling import TileStore, TilingConfig, tile_slide
+from tiling.store import SlideFacts
+from training import TileModel, load_model
+
+HOSTILE = [
+    "<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "a&b'c", "</style><svg onload=alert(1)>",
+    "a\u202eb\x1b[2J",
+]  # fmt: skip
+SOFTWARE = {"python": "3", "specslide": "0"}
+PLACES = [(0, 0), (64, 0), (128, 64), (192, 128)]
+
+
+class Page(HTMLParser):
+    """The tags with their attributes, and the text, of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.text, self._skipped = "", ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+        self._skipped = tag if tag in ("script", "style") else ""
+
+    def handle_endtag(self, tag: str) -> None:
+        self._skipped = ""
+
+    def handle_data(self, data: str) -> None:
+        self.text += "" if self._skipped else data + " "
+
+    def named(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def scores_of(prediction: Prediction) -> SlideScores:
+    p = prediction.probabilities[:, prediction.positive]
+    areas = areas_mm2(p, prediction.threshold, prediction.x0, prediction.y0, prediction.grid)
+    return slide_scores(p, prediction.threshold, areas)
+
+
+def tile(value: int) -> np.ndarray[Any, Any]:
+    return np.full((64, 64, 3), value, np.uint8)
+
+
+def page_of(prediction: Prediction, **evidence: Any) -> str:
+    return report_html(prediction, scores_of(prediction), Evidence(**evidence), SOFTWARE)
+
+
+@pytest.fixture
+def prediction(make_prediction: MakePrediction) -> Prediction:
+    return make_prediction(PLACES, [0.9, 0.2, 0.6, 0.1], left_out={"no_tissue": 6, "outside_roi": 2, "undecodable": 0})
+
+
+def test_it_opens_without_a_network_and_runs_only_its_own_lines(prediction: Prediction) -> None:
+    text = page_of(prediction, most=((0, tile(9)),), least=((3, tile(90)),))
+    page = Page(text)
+    assert "://" not in text
+    assert not {"link", "iframe", "object", "embed", "form", "a", "base"} & {tag for tag, _ in page.tags}
+    assert all(image["src"].startswith("data:image/") for image in page.named("img"))
+    assert not re.search(r"url\(|@import", text)
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.S)
+    assert len(script) < 400
+    policy = next(a["content"] for a in page.named("meta") if a.get("http-equiv") == "Content-Security-Policy")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy.startswith("default-src 'none';")
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert not [a for _, attributes in page.tags for a in attributes if a.startswith("on")]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_are_shown_and_not_believed(make_prediction: MakePrediction, name: str) -> None:
+    usual = make_prediction(PLACES, [0.9, 0.2, 0.6, 0.1])
+    facts = SlideFacts.model_validate(usual.slide.model_dump() | {"slide_id": name, "vendor": name})
+    hostile = make_prediction(
+        PLACES, [0.9, 0.2, 0.6, 0.1], slide=facts, classes=("benign", name), left_out={name: 3},
+        provenance={"model_sha256": name, name: {name: [name]}}, columns={name: np.ones(4, np.float32)},
+    )  # fmt: skip
+    evidence = Evidence(((0, tile(9)),), ((3, tile(90)),), {f"q{name}": np.ones(4, np.float32)})
+    texts = [report_html(p, scores_of(p), evidence, SOFTWARE | {name: name}) for p in (usual, hostile)]
+    pages = [Page(text) for text in texts]
+    kinds = [{(tag, *sorted(attributes)) for tag, attributes in page.tags} for page in pages]
+    assert kinds[0] == kinds[1], "no tag and no attribute comes from a name"
+    assert len(pages[0].named("script")) == len(pages[1].named("script")) == 1
+    shown = "".join(letter if letter.isprintable() else "\ufffd" for letter in name)
+    assert pages[1].text.count(shown) >= 12
+    assert not re.search("[\x00-\x08\x0b-\x1f\u202a-\u202e]", texts[1])
+
+
+def test_everything_is_said_for_those_who_do_not_see(prediction: Prediction) -> None:
+    page = Page(page_of(prediction, most=((0, tile(9)),), least=((3, tile(90)),)))
+    assert all(image["alt"] for image in page.named("img"))
+    assert page.named("html")[0]["lang"] == "en"
+    assert page.named("label")[0]["for"] == page.named("input")[0]["id"] == "opacity"
+    assert page.named("svg")[0]["role"] == "img"
+    assert "tumour" in page.named("svg")[0]["aria-label"]
+    assert all(head["scope"] in ("row", "col") for head in page.named("th"))
+    assert len(page.named("h1")) == 1
+    assert "width=device-width" in str(page.named("meta"))
+    assert "maximum-scale" not in str(page.named("meta"))
+
+
+def test_the_sections_hold_what_the_prediction_says(prediction: Prediction) -> None:
+    text = Page(page_of(prediction, most=((0, tile(9)),), least=((3, tile(90)),))).text
+    for words in (
+        "research use only", "calls 2 of 4 analysed tiles (50.0%) tumour", "threshold of 0.5", "4 of the 12 tiles",
+        "hold too little tissue 6", "outside the region of interest 2", "ab" * 32, "cd" * 32, "test_resnet",
+        "software: specslide", "0.900 x 0, y 0", "0.100 x 192, y 128",
+    ):  # fmt: skip
+        assert words in re.sub(r"\s+", " ", text), words
+    assert "cannot be decoded" not in text, "there are none"
+
+
+def test_the_histogram_counts_the_tiles(make_prediction: MakePrediction) -> None:
+    text = re.sub(r"\s+", " ", Page(page_of(make_prediction(PLACES, [0.92, 0.22, 0.62, 0.12]))).text)
+    counts = dict(re.findall(r"(0\.\d\d to [01]\.\d\d) (\d+)", text))
+    assert {edges for edges, count in counts.items() if count != "0"} == {
+        "0.90 to 0.95", "0.20 to 0.25", "0.60 to 0.65", "0.10 to 0.15",
+    }  # fmt: skip
+    assert len(counts) == 20
+
+
+def pictures(text: str, kind: str) -> list[np.ndarray[Any, Any]]:
+    found = re.findall(rf"data:image/{kind};base64,([A-Za-z0-9+/=]+)", text)
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))) for data in found]
+
+
+def test_the_heatmap_lies_on_its_tiles(prediction: Prediction) -> None:
+    """Two level-0 pixels a pixel of the thumbnail; viridis runs from dark blue to yellow."""
+    (heat,) = pictures(page_of(prediction), "png")
+    assert heat.shape == (96, 128, 4)
+    expected = np.zeros((96, 128), np.bool_)
+    for x, y in PLACES:
+        expected[y // 2 : y // 2 + 32, x // 2 : x // 2 + 32] = True
+    assert np.array_equal(heat[..., 3] == 255, expected)
+    assert not heat[~expected].any()
+    red = [int(heat[y // 2 + 3, x // 2 + 3, 0]) for x, y in PLACES]
+    green = [int(heat[y // 2 + 3, x // 2 + 3, 1]) for x, y in PLACES]
+    assert np.argsort(green).tolist() == [3, 1, 2, 0]
+    assert red[0] > 150
+
+
+def test_what_was_not_analysed_is_grey(prediction: Prediction) -> None:
+    overview, greyed = pictures(page_of(prediction), "jpeg")
+    assert overview.shape == greyed.shape == (96, 128, 3)
+    assert greyed[10, 10].mean() == pytest.approx(230, abs=4)
+    assert greyed[90, 10].mean() == pytest.approx(230 // 4 + 96, abs=4)
+
+
+def test_a_slide_of_which_nothing_was_analysed(make_prediction: MakePrediction) -> None:
+    empty = make_prediction([], [], left_out={"no_tissue": 12})
+    text = page_of(empty)
+    assert "This is not a negative result" in text
+    assert "0 of the 12 tiles" in text
+    assert not re.search(r"\bnan\b", Page(text).text.lower())
+
+
+def test_no_tile_called_is_no_proof(make_prediction: MakePrediction) -> None:
+    quiet = make_prediction(PLACES, [0.1, 0.2, 0.3, 0.4])
+    assert "calls 0 of 4" in in_words(quiet, scores_of(quiet))
+    assert "does not show that the slide is free of tumour" in in_words(quiet, scores_of(quiet))
+
+
+def test_columns_out_of_distribution_only_where_there_are_some(make_prediction: MakePrediction) -> None:
+    without = make_prediction(PLACES, [0.9, 0.2, 0.6, 0.1], columns={"entropy": np.zeros(4, np.float32)})
+    assert "was not measured" in page_of(without)
+    ood = {"ood": np.array([1, 0, 1, 1], np.float32), "ood_distance": np.arange(4, dtype=np.float32)}
+    text = re.sub(r"\s+", " ", Page(page_of(make_prediction(PLACES, [0.9, 0.2, 0.6, 0.1], columns=ood))).text)
+    assert "3 of 4 tiles (75.0%) are unlike what the model was trained on" in text
+    assert "ood_distance 0 1.5 3" in text
+    assert "trained on was not measured" not in text
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "least"),
+    [(20, range(19, 11, -1), range(8)), (3, [2, 1, 0], []), (9, range(8, 0, -1), [0]), (0, [], [])],
+)
+def test_no_tile_is_both_extremes(count: int, most: Any, least: Any) -> None:
+    found = extremes(np.arange(count) / 20)
+    assert [part.tolist() for part in found] == [list(most), list(least)]
+
+
+def test_a_large_slide_makes_no_large_page(make_prediction: MakePrediction) -> None:
+    """Noise, which no picture format makes smaller, and as many tiles as can be."""
+    random = np.random.default_rng(0)
+    noisy = make_prediction(
+        [(x * 4, y * 4) for y in range(48) for x in range(64)], random.random(48 * 64).tolist(),
+        thumbnail=random.integers(0, 256, (3000, 4000, 3), dtype=np.uint8), thumbnail_px0=0.064,
+    )  # fmt: skip
+    tiles = tuple((i, random.integers(0, 256, (512, 512, 3), dtype=np.uint8)) for i in range(8))
+    assert len(page_of(noisy, most=tiles, least=tiles)) < 5_000_000
+
+
+@pytest.fixture
+def page(slide: Path, model: TileModel, tmp_path: Path) -> str:
+    """The report beside the result of a real prediction."""
+    return (make_heatmap(slide, model, tmp_path).folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_it_is_written_beside_the_result(page: str) -> None:
+    assert len(pictures(page, "jpeg")) == 2 + 16
+    assert "disc: heatmap of tumour" in page
+
+
+def test_the_tiles_shown_are_the_slides(slide: Path, model: TileModel, tmp_path: Path) -> None:
+    """From the slide and from its lossless store the same pixels, which the store holds at that place."""
+    stored = tile_slide(slide, tmp_path, TilingConfig(mpp=0.5, tile_px=32, codec="lossless")).store
+    store, found = TileStore(stored), []
+    for source in (slide, stored):
+        prediction = predict_slide(source, model)
+        evidence = gather_evidence(source, prediction)
+        for row, pixels in (*evidence.most, *evidence.least):
+            (place,) = np.flatnonzero((store.x == prediction.x0[row]) & (store.y == prediction.y0[row]))
+            assert np.array_equal(store.read([place])[0], pixels)
+        found.append([row for row, _ in (*evidence.most, *evidence.least)])
+        assert len(evidence.most) == len(evidence.least) == 8
+    assert found[0] == found[1]
+    assert evidence.quality.keys() == store.quality.keys() != set()
+
+
+@pytest.mark.parametrize(
+    ("config", "reasons"),
+    [(PredictConfig(), {"no_tissue"}), (PredictConfig(min_tissue=1.0), {"no_tissue"})],
+)
+def test_what_is_left_out_adds_up(
+    slide: Path, model: TileModel, config: PredictConfig, reasons: set[str], tmp_path: Path
+) -> None:
+    stored = tile_slide(slide, tmp_path, TilingConfig(mpp=0.5, tile_px=32)).store
+    counts = []
+    for source in (slide, stored):
+        prediction = predict_slide(source, model, config)
+        grid = prediction.grid
+        assert len(prediction.x0) + sum(prediction.left_out.values()) == grid.rows * grid.columns
+        assert {name for name, count in prediction.left_out.items() if count} == reasons
+        counts.append(prediction.left_out["no_tissue"])
+    assert counts[0] == counts[1]
+
+
+def test_a_filter_and_a_region_are_told_apart(slide: Path, model: TileModel, tmp_path: Path) -> None:
+    stored = tile_slide(slide, tmp_path, TilingConfig(mpp=0.5, tile_px=32)).store
+    store = TileStore(stored)
+    middle = float(np.median(store.quality["focus"]))
+    roi = tmp_path / "roi.geojson"
+    corners = [[0, 0], [256, 0], [256, 512], [0, 512], [0, 0]]
+    polygon = {"type": "Polygon", "coordinates": [corners]}
+    roi.write_text(json.dumps({"type": "Feature", "properties": {}, "geometry": polygon}))
+    prediction = predict_slide(stored, model, PredictConfig(where=f"focus > {middle}"), roi=roi)
+    kept = store.quality["focus"] > middle
+    assert prediction.left_out == {
+        "no_tissue": store.grid.rows * store.grid.columns - len(store),
+        "filtered": int((~kept).sum()),
+        "outside_roi": int((kept & (store.x >= 256)).sum()),
+        "undecodable": 0,
+    }
+    assert prediction.left_out["filtered"] > 0
+    assert prediction.left_out["outside_roi"] > 0
+
+
+def test_nothing_private_of_a_slide_gets_into_it(svs: Path, make_model: Callable[..., Path], tmp_path: Path) -> None:
+    """A real SVS with date, user and file name in its description: they are looked for in the bytes."""
+    data = svs.read_bytes()
+    secrets = [b"Date = ", b"Time = ", b"User = ", b"Filename = ", b"ImageID = ", b"ScanScope ID = ", b"CMU-1"]
+    assert all(secret in data for secret in secrets), "the slide tells of them"
+    values = [re.search(secret + rb"([^|\r\n]+)", data) for secret in secrets[:-1]]
+    folder = make_heatmap(svs, load_model(make_model()), tmp_path / "out", slide_id="s1").folder
+    page = (folder / "report.html").read_bytes()
+    for found in values:
+        assert found is not None
+        if len(found[1]) > 4:
+            assert found[1].strip() not in page
+    assert b"CMU-1" not in page
+    assert str(tmp_path).encode() not in page
