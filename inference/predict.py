@@ -166,6 +166,11 @@ def predict_slide(
     )
 
 
+def require_machine(model: TileModel | Ensemble, config: PredictConfig) -> None:
+    """Raise ConfigError or ModelError if this machine cannot compute as configured, before any slide is opened."""
+    _Asked.of(model, config)
+
+
 def is_store(path: Path) -> bool:
     """Whether a path is meant as a tile store rather than a slide."""
     try:

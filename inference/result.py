@@ -10,11 +10,13 @@ from typing import Any
 
 import shapely
 
-from inference.aggregate import SlideScores, slide_scores
+from inference.aggregate import SlideScores, areas_mm2, slide_scores
+from inference.ensemble import Ensemble
 from inference.formats import OutputConfig, write_outputs
 from inference.geojson import write_geojson
 from inference.overlay import overlay_png
 from inference.predict import PredictConfig, Prediction, Progress, is_store, predict_slide, prediction_settings
+from inference.report import gather_evidence, report_html
 from inference.tables import write_tables
 from tiling import Slide, TileStore
 from tiling.errors import OutputError
@@ -26,8 +28,8 @@ from training import TileModel
 
 log = logging.getLogger(__name__)
 
-TABLE, TABLE_CSV, OVERLAY, OBJECTS, SUMMARY = (
-    "predictions.parquet", "predictions.csv", "overlay.png", "heatmap.geojson", "slide.json",
+TABLE, TABLE_CSV, OVERLAY, OBJECTS, SUMMARY, REPORT = (
+    "predictions.parquet", "predictions.csv", "overlay.png", "heatmap.geojson", "slide.json", "report.html",
 )  # fmt: skip
 
 
@@ -45,12 +47,13 @@ class HeatmapReport:
 
 def make_heatmap(
     source: Path | str,
-    model: TileModel,
+    model: TileModel | Ensemble,
     out_dir: Path | str,
     config: PredictConfig = PredictConfig(),  # noqa: B008 - frozen
     *,
     slide_id: str | None = None,
     slide_mpp: float | None = None,
+    roi: Path | None = None,
     truth: shapely.Geometry | None = None,
     outputs: OutputConfig = OutputConfig(),  # noqa: B008 - frozen
     overwrite: bool = False,
@@ -58,17 +61,16 @@ def make_heatmap(
 ) -> HeatmapReport:
     """Predict a slide or store and write `<out_dir>/<slide_id>/`; nothing, if it is there already.
 
-    The folder holds the tiles' probabilities (Parquet and CSV), the overlay picture, QuPath tile objects, and
-    `slide.json` with scores and provenance. `truth` (level-0 pixels) is outlined in the picture; `outputs` names
-    further formats. Raises as
-    `predict_slide`, ConfigError for an id that cannot name a folder, and OutputError for a result made otherwise,
-    unless `overwrite`.
+    The folder holds the tiles' probabilities (Parquet and CSV), the overlay picture, QuPath tile objects, a report
+    to be read (HTML), and `slide.json` with scores and provenance. `truth` (level-0 pixels) is outlined in the
+    picture; `outputs` names further formats. Raises as `predict_slide`, ConfigError for an id that cannot name a
+    folder, and OutputError for a result made otherwise, unless `overwrite`.
     """
     path = Path(source)
     identity, slide_id = _identity(path, slide_id, slide_mpp)
     require_slide_id(slide_id, path)  # it names the folder; a store may say anything
     key = sha256_json(
-        [identity, model.sha256, prediction_settings(path, config), None if truth is None else truth.wkt]
+        [identity, model.sha256, prediction_settings(path, config, roi), None if truth is None else truth.wkt]
         + ([outputs.model_dump(mode="json")] if outputs.formats else [])
     )
     folder = Path(out_dir) / slide_id
@@ -80,13 +82,18 @@ def make_heatmap(
             if not overwrite:
                 what = "holds another result, or a damaged one"
                 raise OutputError(folder, what, "choose another --out, or pass --overwrite")
-        prediction = predict_slide(path, model, config, slide_id=slide_id, slide_mpp=slide_mpp, progress=progress)
-        scores = slide_scores(prediction.probabilities[:, prediction.positive], prediction.threshold)
+        prediction = predict_slide(
+            path, model, config, slide_id=slide_id, slide_mpp=slide_mpp, roi=roi, progress=progress
+        )
+        scores = _scores(prediction)
         with new_folder(folder) as partial:
             write_tables(prediction, partial / TABLE, partial / TABLE_CSV)
             write_geojson(prediction, partial / OBJECTS)
             write_outputs(prediction, outputs, partial)
             (partial / OVERLAY).write_bytes(overlay_png(prediction, truth))
+            evidence = gather_evidence(path, prediction, slide_mpp)
+            page = report_html(prediction, scores, evidence, _software())
+            (partial / REPORT).write_text(page, encoding="utf-8")
             (partial / SUMMARY).write_text(canonical_json(_summary(prediction, scores, key)), encoding="utf-8")
     return HeatmapReport(slide_id, folder, len(prediction.x0), scores, False)
 
@@ -110,6 +117,12 @@ def _reusable(folder: Path, key: str) -> HeatmapReport | None:
     return HeatmapReport(folder.name, folder, summary["tiles"], SlideScores(**summary["scores"]), True)
 
 
+def _scores(prediction: Prediction) -> SlideScores:
+    values, threshold = prediction.probabilities[:, prediction.positive], prediction.threshold
+    areas = areas_mm2(values, threshold, prediction.x0, prediction.y0, prediction.grid)
+    return slide_scores(values, threshold, areas)
+
+
 def _summary(prediction: Prediction, scores: SlideScores, key: str) -> dict[str, Any]:
     return {
         "format": "specslide-heatmap",
@@ -123,6 +136,10 @@ def _summary(prediction: Prediction, scores: SlideScores, key: str) -> dict[str,
         "threshold": prediction.threshold,
         "scores": asdict(scores),
         "made_from": prediction.provenance,
-        "software": software_versions("torch", "timm", "numpy", "openslide-bin"),
+        "software": _software(),
         "notice": RESEARCH_USE,
     }
+
+
+def _software() -> dict[str, str]:
+    return software_versions("torch", "timm", "numpy", "openslide-bin")

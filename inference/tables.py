@@ -1,4 +1,7 @@
-"""Predictions as tables: `slide_id, minx, miny, width, height, prob_<class>...`, level-0 pixels, CSV and Parquet."""
+"""Predictions as tables: `slide_id, minx, miny, width, height, prob_<class>...`, level-0 pixels, CSV and Parquet.
+
+Then what else is known of a tile: `entropy`, `spread`; see `inference.predict.Prediction`.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ def prediction_table(prediction: Prediction) -> pyarrow.Table:
         "height": side,
     }
     of_class = {f"prob_{name}": prediction.probabilities[:, i] for i, name in enumerate(prediction.classes)}
-    return pyarrow.table(columns | of_class)
+    return pyarrow.table(columns | of_class | dict(prediction.columns))
 
 
 def write_tables(prediction: Prediction, parquet: Path, csv: Path) -> None:

@@ -464,13 +464,24 @@ def shortcut(
 @app.command()
 def heatmap(
     sources: Annotated[list[Path], typer.Argument(help="Slides, or tile stores (*.zarr).", readable=False)],
-    model: Annotated[Path, typer.Option(help="Model folder of a training run.")],
+    model: Annotated[
+        list[Path], typer.Option(help="Model folder of a training run; several, each with its --model: their mean.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the results, one folder a slide.")],
     overlap: Annotated[float, typer.Option(help="Fraction a tile shares with its neighbour, on slides.")] = 0.0,
     min_tissue: Annotated[float, typer.Option(help="Least fraction of a tile that is tissue.")] = 0.5,
     slide_mpp: SlideMpp = None,
-    batch_size: Annotated[int, typer.Option(help="Tiles the model sees at once.")] = 64,
     where: WhereOption = None,
+    roi: Annotated[
+        Path | None,
+        typer.Option(help="Predict only within its polygons: GeoJSON or ASAP XML; or a folder of <slide_id>.geojson."),
+    ] = None,
+    tta: Annotated[bool, typer.Option("--tta", help="Mean over all 8 orientations of a tile, 8 times slower.")] = False,
+    batch_size: Annotated[str, typer.Option(help="Tiles the model sees at once; halved if they do not fit.")] = "auto",
+    readers: Annotated[int | None, typer.Option(help="Threads that read; default: 1, on a GPU up to 8.")] = None,
+    backend: Annotated[str, typer.Option(help="torch; onnx: ONNX Runtime on the CPU; auto: the faster.")] = "torch",
+    precision: Annotated[str, typer.Option(help="auto (bf16 where the GPU computes in it), 32, or bf16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     formats: Annotated[
         str | None,
         typer.Option(help="Further files: png, geojson (regions), ometiff, omezarr, asap (regions); commas between."),
@@ -492,22 +503,33 @@ def heatmap(
 
     `specslide heatmap stores/*.zarr --model run/model --out heatmaps`
 
+    `specslide heatmap slide.svs --model a/model --model b/model --overlap 0.5 --tta --roi roi.geojson --out heatmaps`
+
     `specslide heatmap slide.svs --model run/model --out heatmaps --formats geojson,ometiff --min-region-um2 1e5`
     """
-    from inference import PredictConfig, load_model
+    from inference import PredictConfig, load_model, make_ensemble
     from inference.formats import OutputConfig
+    from inference.predict import require_machine
     from pipeline.jobs import heatmap_all
     from tiling.settings import checked
+    from training import load_train_config
+    from training.devices import device_of
 
-    settings = {"overlap": overlap, "min_tissue": min_tissue, "batch_size": batch_size, "where": where}
+    settings = {
+        "overlap": overlap, "min_tissue": min_tissue, "where": where, "tta": tta, "batch_size": batch_size,
+        "readers": readers, "backend": backend, "precision": precision,
+    }  # fmt: skip
     config = checked(PredictConfig, settings, "heatmap options")
+    place = device_of(load_train_config(None, {"device": "cpu" if backend == "onnx" else device}))
+    asked = make_ensemble([load_model(folder, place) for folder in model])
+    require_machine(asked, config)
     wanted = {
         "formats": _listed(formats) or (), "region_threshold": region_threshold, "min_region_um2": min_region_um2,
         "region_smoothing_um": region_smoothing_um,
     }  # fmt: skip
     outputs = checked(OutputConfig, wanted, "heatmap options")
     reports, failed = heatmap_all(
-        sources, load_model(model), out, config, slide_mpp=slide_mpp, outputs=outputs, overwrite=overwrite
+        sources, asked, out, config, slide_mpp=slide_mpp, roi=roi, outputs=outputs, overwrite=overwrite
     )
     rows = [(r.slide_id, f"{r.tiles} tiles, {_scores(r.scores)}", "kept" if r.reused else "made") for r in reports]
     _show_outcomes(f"heatmaps in {out}", [*rows, *((name, "", reason) for name, reason in failed.items())], set(failed))
@@ -537,6 +559,51 @@ def export_model(
     inner = run / "model"
     report = verb(load_model(inner if inner.is_dir() else run), to, out, overwrite=overwrite)
     console.say(f"{report.file}, at most {report.difference:.1e} from torch")
+
+
+@app.command("evaluate-slides")
+def evaluate_slides(
+    results: Annotated[Path, typer.Argument(help="Folder of heatmaps, one folder a slide.")],
+    manifest: Annotated[Path, typer.Option(help="Table of the slides: slide_path, slide_id, label, annotation ...")],
+    out: Annotated[Path, typer.Option(help="Folder of the figures and the picture.")],
+    split: Annotated[
+        str | None, typer.Option(help="Slides to test, by the manifest; default: test where there are such, else all.")
+    ] = None,
+    score: Annotated[str, typer.Option(help="Score of a slide that groups and threshold are about.")] = "top5_mean",
+    sensitivity: Annotated[
+        float | None, typer.Option(help="Choose a threshold with this sensitivity on the slides of the split val.")
+    ] = None,
+    lesions: Annotated[
+        str | None, typer.Option(help="Annotated classes that are lesions, commas between; default: the model's.")
+    ] = None,
+    separation_um: Annotated[float, typer.Option(min=0, help="Detections are at least this far apart.")] = 150.0,
+    resamples: Annotated[int, typer.Option(min=0, max=100_000, help="Resamples of cases behind each interval.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the resamples.")] = 0,
+) -> None:
+    """How well heatmaps find positive slides and their lesions: AUROC, operating points, FROC as in CAMELYON16.
+
+    A slide is positive if its label is the class that the heatmaps show. DIR gets slides.json, slides.md and
+    slides.png; intervals are over cases, figures also by site and scanner where the manifest names them.
+
+    Examples:
+
+    `specslide evaluate-slides heatmaps --manifest slides.csv --out test`
+
+    `specslide evaluate-slides heatmaps --manifest camelyon.csv --lesions _0,_1 --sensitivity 0.95 --out test`
+    """
+    from inference.evaluate_slides import evaluate_slides as verb
+
+    found = verb(
+        results, manifest, out, split=split, score=score, sensitivity=sensitivity,
+        lesion_classes=_listed(lesions) or (), separation_um=separation_um, resamples=resamples, seed=seed,
+    )  # fmt: skip
+    at = next(iter(found.scores.values())).sensitivity_at_specificity
+    rows = [(name, group.auroc, *group.sensitivity_at_specificity.values()) for name, group in found.scores.items()]
+    count = len(found.slides)
+    columns = ("score", "AUROC", *(f"sensitivity at specificity {value}" for value in at))
+    console.show_table(f"{count} slides of the split {found.split}, in {out}", columns, rows)
+    if found.froc is not None:
+        console.say(f"FROC score: {found.froc.score}, {found.froc.lesions} lesions on {found.froc.slides} slides")
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.console import progress_bar
 from pipeline.engines import Outcome, TileProgress, run_slides
+from pipeline.page import write_cohort_index
 from tiling import TileReport, TilingConfig, tile_slide
 from tiling.errors import InputError, OutputError, SpecslideError
 from tiling.files import output_error
@@ -18,7 +20,7 @@ from tiling.manifest import ManifestRow
 from tiling.slide import slide_name
 
 if TYPE_CHECKING:  # imported when needed: workers that tile must not wait for torch
-    from inference import HeatmapReport, PredictConfig
+    from inference import Ensemble, HeatmapReport, PredictConfig
     from inference.formats import OutputConfig
     from training import TileModel
 
@@ -93,22 +95,27 @@ def find_annotation(folder: Path, slide_id: str) -> Path | None:
 
 def heatmap_all(
     sources: Sequence[Path],
-    model: TileModel,
+    model: TileModel | Ensemble,
     out: Path,
     config: PredictConfig,
     *,
     slide_mpp: float | None = None,
+    roi: Path | None = None,
     outputs: OutputConfig | None = None,
     overwrite: bool = False,
 ) -> tuple[list[HeatmapReport], dict[str, str]]:
     """Heatmaps of slides or stores, one after the other on the model's device; and the reason for each that failed.
 
-    Raises InputError if two would have one name, OutputError if the folder `out` cannot be made or written.
+    `roi` is the region of interest of a single slide, or a folder of those of each. `out/index.html` shows all results
+    in the folder. Raises InputError if two would have one name, OutputError if the folder `out` cannot be made or
+    written.
     """
     from inference import make_heatmap
     from inference.formats import OutputConfig
 
     _refuse_twins(sources)
+    if roi is not None and len(sources) > 1 and not roi.is_dir():
+        raise InputError(roi, f"is one region for {len(sources)} slides", "pass a folder of them, named by slide_id")
     require_folder(out)
     reports, failed = [], {}
     with progress_bar() as bar:
@@ -118,6 +125,7 @@ def heatmap_all(
                 reports.append(
                     make_heatmap(
                         source, model, out, config, slide_mpp=slide_mpp, overwrite=overwrite,
+                        roi=None if roi is None else _roi_of(roi, source),
                         outputs=outputs or OutputConfig(),
                         progress=lambda done, total: bar.update(shown, tiles=f"{done:,} of {total:,} tiles"),
                     )
@@ -125,6 +133,7 @@ def heatmap_all(
             except SpecslideError as error:
                 failed[str(source)] = str(error)
             bar.advance(shown)
+    write_cohort_index(out, {_name_of(Path(name)): _without_path(text, name) for name, text in failed.items()})
     return reports, failed
 
 
@@ -132,8 +141,26 @@ def _refuse_twins(sources: Sequence[Path]) -> None:
     """Raise InputError if two slides or stores share one id: the second result would replace the first."""
     seen: dict[str, Path] = {}
     for source in sources:
-        name = source.name.removesuffix(".zarr") if source.name.endswith(".zarr") else slide_name(source)
+        name = _name_of(source)
         if name in seen:
             both = f"{seen[name]} and {source}"
             raise InputError("the slides given", f"two have the id {name!r}: {both}", "give each once")
         seen[name] = source
+
+
+def _name_of(source: Path) -> str:
+    return source.name.removesuffix(".zarr") if source.name.endswith(".zarr") else slide_name(source)
+
+
+def _roi_of(roi: Path, source: Path) -> Path:
+    """The slide's region of interest. Raises InputError if a folder holds none."""
+    found = find_annotation(roi, _name_of(source)) if roi.is_dir() else roi
+    if found is None:
+        raise InputError(roi, f"holds no region of {_name_of(source)}", f"add {_name_of(source)}.geojson")
+    return found
+
+
+def _without_path(reason: str, source: str) -> str:
+    """A reason as others may read it: the index is sent away with the results, and tells nothing of the machine."""
+    known = reason.replace(source, Path(source).name).replace(str(Path(source).resolve().parent) + os.sep, "")
+    return re.sub(r"(?<![\w.])/(?:[^/\s;,]+/)+", "", known)

@@ -160,7 +160,7 @@ def test_the_map_of_a_giant_slide_stays_small(monkeypatch: pytest.MonkeyPatch, t
 
     monkeypatch.setattr(aggregate, "assemble", watched)
     grid = grid_of(300_000, 300_000, tile, stride, mpp=1000.0)
-    y0, x0 = np.divmod(np.arange(200 * 200, dtype=np.int32), np.int32(200)) * np.int32(stride) + np.int32(31 * stride)
+    y0, x0 = (31 + np.indices((200, 200), np.int32).reshape(2, -1)) * stride
     area, largest = areas_mm2(np.ones(len(x0), np.float32), 0.5, x0, y0, grid)
     assert shapes[0][0] * shapes[0][1] <= 2048**2
     side = 199 * stride + tile
