@@ -42,7 +42,8 @@ def _draw_roc(axes: Axes, evaluation: SlideEvaluation, slides: Judged) -> None:
         )
         axes.fill_between(_GRID, low, high, color=BLUE, alpha=0.18, linewidth=0, label="95% interval over cases")
     axes.plot(*roc_curve(values, positive), color=BLUE, label=f"score {evaluation.score}")
-    if (found := evaluation.at_threshold) and found.specificity.value is not None:
+    found = evaluation.at_threshold
+    if found and found.specificity.value is not None and found.sensitivity.value is not None:
         place = (1 - found.specificity.value, found.sensitivity.value)
         axes.plot(*place, "s", color=ORANGE, label=f"threshold {found.threshold:.3g}, chosen on {found.chosen_on}")
     axes.plot([0, 1], [0, 1], color="0.6", linestyle=":", linewidth=1, label="chance")
@@ -60,7 +61,8 @@ def _draw_froc(axes: Axes, evaluation: SlideEvaluation, hits: Sequence[Hits]) ->
     for place, value in zip(RATES, found.sensitivity.values(), strict=True):
         if value.low is not None and value.high is not None:
             axes.plot([place, place], [value.low, value.high], color=ORANGE, linewidth=1.5)
-        axes.plot(place, value.value, "o", color=ORANGE, markersize=4)
+        if value.value is not None:
+            axes.plot(place, value.value, "o", color=ORANGE, markersize=4)
     axes.set_xscale("log", base=2)
     axes.set_xticks(RATES, ["1/4", "1/2", "1", "2", "4", "8"])
     axes.set(xlim=(_LEAST_RATE, 8 * 1.1), ylim=(-0.02, 1.02), xlabel="false positives a slide", ylabel="sensitivity")

@@ -27,12 +27,12 @@ def write_result(results: Path, slide_id: str, p: np.ndarray[Any, Any], **change
     """A result folder with a full grid of tiles of the probabilities (16, 16), or of no tile at all."""
     y, x = (axis.ravel()[: p.size].astype(np.int32) * 250 for axis in np.indices((16, 16)))
     values = np.sort(p.ravel())[::-1].astype(np.float64)
-    scores = {"mean": float(values.mean()), "top5_mean": float(values[:13].mean())} if p.size else {}
+    scores: dict[str, float] = {"mean": float(values.mean()), "top5_mean": float(values[:13].mean())} if p.size else {}
     summary = {
         "format": "specslide-heatmap", "version": 1, "key": "k", "tiles": p.size, "classes": ["benign", "tumour"],
         "slide": {"slide_id": slide_id, "sha256": "cd" * 32, "width": SIDE, "height": SIDE, "mpp": 0.5},
         "grid": {"tile_px0": 250, "stride_px0": 250}, "positive_class": "tumour", "threshold": 0.5,
-        "scores": scores or {"mean": None, "top5_mean": None}, "made_from": MODEL,
+        "scores": scores or dict.fromkeys(("mean", "top5_mean")), "made_from": MODEL,
     } | changes  # fmt: skip
     results.mkdir(parents=True, exist_ok=True)
     with new_folder(results / slide_id) as folder:
@@ -94,8 +94,8 @@ class Cohort:
         self.manifest.write_text("\n".join([head, *(",".join(line) for line in self.lines)]) + "\n")
 
     def evaluate(self, **options: Any) -> Any:
-        options = {"split": "all", "resamples": 50} | options
-        return evaluate_slides(self.results, self.manifest, self.out, **options)
+        defaults: dict[str, Any] = {"split": "all", "resamples": 50}
+        return evaluate_slides(self.results, self.manifest, self.out, **(defaults | options))
 
 
 @pytest.fixture

@@ -235,7 +235,7 @@ def test_the_tiles_shown_are_the_slides(slide: Path, model: TileModel, tmp_path:
         evidence = gather_evidence(source, prediction)
         for row, pixels in (*evidence.most, *evidence.least):
             (place,) = np.flatnonzero((store.x == prediction.x0[row]) & (store.y == prediction.y0[row]))
-            assert np.array_equal(store.read([place])[0], pixels)
+            assert np.array_equal(store.read([int(place)])[0], pixels)
         found.append([row for row, _ in (*evidence.most, *evidence.least)])
         assert len(evidence.most) == len(evidence.least) == 8
     assert found[0] == found[1]

@@ -21,7 +21,10 @@ from tiling.errors import ConfigError, ModelError, OutputError, SlideError
 from tiling.files import folder_faults, sha256_file
 from training import TileModel, load_model
 
-FILES = {"predictions.parquet", "predictions.csv", "overlay.png", "heatmap.geojson", "slide.json", "commit.json"}
+FILES = {
+    "predictions.parquet", "predictions.csv", "overlay.png", "heatmap.geojson", "slide.json", "report.html",
+    "commit.json",
+}  # fmt: skip
 
 
 @pytest.fixture

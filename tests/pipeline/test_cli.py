@@ -117,7 +117,11 @@ def test_a_cut_slide_leaves_no_heatmap(run_cli: RunCli, small_slide: Path, model
     assert done.returncode == 1, text
     for name in ("cut.svs", "locked"):
         assert [line for line in done.stdout.splitlines() if f"{tmp_path / name} " in line and "FAILED" in line], text
-    assert {p.name for p in out.iterdir()} == {"small"}
+    assert {p.name for p in out.iterdir()} == {"small", "index.html"}
+    index = (out / "index.html").read_text()
+    assert "Not analysed" in index
+    assert "cut.svs" in index
+    assert str(tmp_path) not in index, "it is sent away with the results"
     assert "2 of 3 slides failed" in done.stderr
 
 

@@ -74,18 +74,18 @@ def result(folder: Path, name: str, top: float | None, *, report: bool = True) -
 def test_the_index_of_a_cohort_opens_every_report(tmp_path: Path) -> None:
     for name, top in (("a", 0.2), ("b#1", 0.9), ("c", None)):
         result(tmp_path, name, top)
-    result(tmp_path, "old", 0.5, report=False)
+    result(tmp_path, "earlier", 0.5, report=False)
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "slide.json").write_text("no heatmap")
     write_cohort_index(tmp_path, {"bad": "cannot be <read>"})
     page = Parsed(tmp_path / "index.html")
     reports = [link for link in page.links if link.endswith("report.html")]
     assert reports[:3] == ["b#1/report.html", "a/report.html", "c/report.html"], "the most suspicious first"
-    assert "old/overlay.png" in page.links
+    assert "earlier/overlay.png" in page.links
     assert all((tmp_path / link).exists() for link in reports)
     for words in ("4 slides", "Not analysed", "cannot be <read>", "0.900", "none", "1,200", "ab" * 6):
         assert words in page.text
-    assert page.text.index("b#1") < page.text.index("old")
+    assert page.text.index("b#1") < page.text.index("earlier")
     assert "model/" not in page.links
 
 
