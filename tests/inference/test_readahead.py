@@ -79,7 +79,8 @@ def test_closing_waits_for_what_is_at_work_and_begins_no_more() -> None:
         ended.set()
         return 1
 
-    results = read_ahead([lambda: 0, slow, *(partial(_noted, begun, n) for n in range(9))], 1, 2)
+    tasks: list[Callable[[], int]] = [lambda: 0, slow, *(partial(_noted, begun, n) for n in range(9))]
+    results = read_ahead(tasks, 1, 2)
     next(results)
     assert at_work.wait(30)
     threading.Timer(0.05, go.set).start()
