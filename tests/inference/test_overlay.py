@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from inference.colours import HEATMAP
-from inference.overlay import heatmap_of, overlay_png
+from inference.overlay import heatmap_of, heatmap_png, overlay_png
 from inference.predict import Prediction
 from tests.inference.conftest import MakePrediction
 
@@ -103,3 +103,48 @@ def test_extreme_slides_have_a_picture(make_prediction: MakePrediction, size: tu
     prediction = make_prediction([], [], thumbnail=np.full((*size, 3), 230, np.uint8))
     pixels = pixels_of(prediction)
     assert max(pixels.shape[:2]) < 20_000
+
+
+# ------------------------------------------------------------------------------------------------ without the slide
+
+
+def heatmap_pixels(prediction: Prediction) -> NDArray[np.uint8]:
+    with Image.open(io.BytesIO(heatmap_png(prediction))) as image:
+        assert (image.format, image.mode) == ("PNG", "RGBA")
+        return np.asarray(image, np.uint8)
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.5, 1.0])
+def test_the_heatmap_has_the_maps_own_colours(make_prediction: MakePrediction, probability: float) -> None:
+    """Whatever the other tiles are: the range is from 0 to 1."""
+    pixels = heatmap_pixels(make_prediction(FULL, [probability] * len(FULL)))
+    assert share_of(pixels, 255 * np.array(colormaps[HEATMAP](probability)[:3])) > 0.4
+
+
+def test_the_heatmap_is_transparent_where_nothing_was_predicted(make_prediction: MakePrediction) -> None:
+    """The picture of 4 x 3 tiles has tiles on the left half alone."""
+    pixels = heatmap_pixels(make_prediction([place for place in FULL if place[0] < 128], [0.9] * 6))
+    colour = np.abs(pixels[..., :3] - 255 * np.array(colormaps[HEATMAP](0.9)[:3])).max(-1) < 4
+    row = np.flatnonzero(colour[pixels.shape[0] // 2])
+    middle = row[row < pixels.shape[1] * 0.7]  # the colour bar stands to the right
+    assert (pixels[pixels.shape[0] // 2, middle, 3] == 255).all()
+    assert pixels[pixels.shape[0] // 2, middle[-1] + 60 : middle[-1] + 200, 3].max() == 0
+
+
+def test_the_threshold_is_outlined(make_prediction: MakePrediction) -> None:
+    """Where the threshold divides the tiles there are black lines that are not there where it does not."""
+    values = [0.9 if place[0] < 128 else 0.6 for place in FULL]
+    dark = [
+        [(picture(make_prediction(FULL, values, threshold=t))[..., :3].max(-1) < 30).sum() for t in (0.75, 0.95)]
+        for picture in (heatmap_pixels, pixels_of)
+    ]
+    assert all(divided > whole + 500 for divided, whole in dark)
+
+
+def test_a_slide_without_tiles_has_a_heatmap(make_prediction: MakePrediction) -> None:
+    assert heatmap_pixels(make_prediction([], [])).shape[2] == 4
+
+
+def test_equal_heatmaps_are_equal_bytes(make_prediction: MakePrediction) -> None:
+    first, again, other = (heatmap_png(make_prediction(FULL[:1], [p])) for p in (0.5, 0.5, 0.6))
+    assert first == again != other
