@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -172,7 +172,7 @@ def onnx_graph(network: TileClassifier) -> bytes:
     Made by torch's TorchScript exporter: the one that is based on torch.export takes thirty times as long, and gives
     the same graph. Raises torch.onnx.OnnxExporterError, RuntimeError and others for networks that it does not know.
     """
-    out = io.BytesIO()
+    out: Any = io.BytesIO()  # which the exporter takes, though it does not say so
     example = torch.zeros(2, 3, network.input_px, network.input_px)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of deprecation, and of every constant in a network

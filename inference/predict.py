@@ -409,7 +409,7 @@ def _predict(tiles: _Tiles, asked: _Asked, progress: Progress) -> tuple[Rows, Fl
 
 
 def _provenance(model: TileModel | Ensemble, asked: _Asked, settings: dict[str, Any]) -> dict[str, Any]:
-    facts = [
+    facts: list[dict[str, Any]] = [
         {
             "model_sha256": m.sha256,
             "weights_sha256": m.info.hashes["weights.safetensors"],

@@ -81,7 +81,7 @@ def main() -> None:
         model = random_model(options.backbone, torch.device(options.device))
         size = auto_batch_size(model)
         backends = ("torch", "onnx") if options.device == "cpu" else ("torch",)
-        configs = {name: PredictConfig(backend=name, readers=options.readers) for name in backends}  # type: ignore[arg-type]
+        configs = {name: PredictConfig(backend=name, readers=options.readers) for name in backends}
         found = predict_slide(path, model, configs["torch"])
         peak = peak_mib()
         with Slide(path) as slide:

@@ -64,7 +64,7 @@ class Sick(TileModel):
         return found
 
 
-def parts(model: TileModel) -> tuple[Any, ...]:
+def parts(model: TileModel) -> tuple[Any, Any, Any, Any]:
     return model.network, model.info, model.sha256, model.device
 
 
@@ -119,7 +119,7 @@ def test_speed_is_no_part_of_a_results_identity(slide: Path) -> None:
 
 def test_onnx_gives_what_torch_gives(slide: Path, model: TileModel) -> None:
     pytest.importorskip("onnxruntime")
-    found, plain = (predict_slide(slide, model, PredictConfig(backend=b)) for b in ("onnx", "torch"))  # type: ignore[arg-type]
+    found, plain = (predict_slide(slide, model, PredictConfig(backend=b)) for b in ("onnx", "torch"))
     assert_allclose(found.probabilities, plain.probabilities, atol=1e-4, rtol=0)
     assert found.provenance["backend"] == "onnx"
     assert "backend" not in plain.provenance
