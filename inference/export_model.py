@@ -258,7 +258,7 @@ def _exported(network: nn.Module, tiles: NDArray[np.uint8]) -> onnx.ModelProto:
     """The network as ONNX, by torch's TorchScript exporter: the one of torch.export takes ten times as long."""
     import onnx
 
-    out = io.BytesIO()
+    out: Any = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of deprecation, and of every constant
         try:
@@ -287,7 +287,7 @@ def _anonymise(proto: onnx.ModelProto) -> None:
 def load_script(data: bytes) -> Callable[..., Any]:
     """A TorchScript module from the bytes of its file."""
     with _scripting():
-        loaded: Callable[..., Any] = torch.jit.load(io.BytesIO(data), map_location="cpu")
+        loaded: Callable[..., Any] = torch.jit.load(io.BytesIO(data), map_location="cpu")  # type: ignore[no-untyped-call]
     return loaded
 
 
@@ -302,9 +302,9 @@ def _scripting() -> Iterator[None]:
 def _scripted(network: nn.Module, example: Tensor) -> bytes:
     """TorchScript of a network, without the notes about source files that torch puts beside the code."""
     with _scripting(), torch.no_grad():
-        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # checks of shapes, which are fixed
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
         try:
-            traced = torch.jit.trace(network.eval(), example, check_trace=False)
+            traced = torch.jit.trace(network.eval(), example, check_trace=False)  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             fix = "use another backbone"
