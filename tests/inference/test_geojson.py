@@ -163,7 +163,7 @@ def test_memory_does_not_grow_with_the_slide(make_prediction: MakePrediction, tm
     """Python's own numbers of 40,000 tiles would take 5 MB; what is held are two arrays of theirs and 4,096 rows."""
     count = 40_000
     places = np.stack([np.arange(count) * 64, np.zeros(count, int)], 1)
-    prediction = make_prediction(places, np.full(count, 0.25))  # type: ignore[arg-type]
+    prediction = make_prediction(places, np.full(count, 0.25))
     tracemalloc.start()
     write_geojson(prediction, tmp_path / "objects.geojson")
     peak = tracemalloc.get_traced_memory()[1]
