@@ -17,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, get_args
@@ -150,6 +151,7 @@ class JpegLevels:
     def __init__(self, path: Path, levels: tuple[_JpegLevel, ...], cache_bytes: int) -> None:
         self._path, self._levels = path, levels
         self._cache = _Cache(cache_bytes)
+        self._headers: dict[int, _Header] = {}  # by level, of the tile last read: most tiles share theirs
         self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         self._file_bytes = os.fstat(self._fd).st_size
 
@@ -210,6 +212,11 @@ class JpegLevels:
         segments and comments (which may hold free text) removed. Whole tile: at the level's edge with its padding.
         Raises IndexError if there is no such tile, BadTileError, SlideError.
         """
+        found = self._stream(level, column, row)
+        return None if found is None else found[0]
+
+    def _stream(self, level: int, column: int, row: int) -> tuple[bytes, _Header] | None:
+        """As `stream`, with the stored stream's header."""
         shape = self._levels[level]
         if not (0 <= column < shape.across and 0 <= row < shape.down):
             raise IndexError(f"level {level} has {shape.across} x {shape.down} tiles, no column {column}, row {row}")
@@ -222,7 +229,10 @@ class JpegLevels:
             raise BadTileError(self._path, level, column, row, "it lies beyond the end of the file or is too long")
         try:
             data = os.pread(self._fd, count, offset)
-            return shape.prefix + _body(data, shape.tile_w, shape.tile_h)
+            header = self._headers.get(level)
+            if header is None or not data.startswith(header.stored):
+                header = self._headers[level] = _header(data, shape.tile_w, shape.tile_h)
+            return b"".join((shape.prefix, header.kept, memoryview(data)[len(header.stored) :])), header
         except OSError as error:
             raise SlideError(
                 self._path, f"cannot be read ({error.strerror})", "check the disk or the network"
@@ -266,12 +276,13 @@ class JpegLevels:
 
     def _decode(self, level: int, column: int, row: int, denom: ScaleDenom) -> UInt8Array:
         shape = self._levels[level]
-        stream = self.stream(level, column, row)
-        assert stream is not None
+        found = self._stream(level, column, row)
+        assert found is not None
+        stream, header = found
         inside = shape.inside(column, row)
         cut = inside != (shape.tile_w, shape.tile_h)
         try:
-            in_dct = 1 if cut else _dct_denom(stream, denom)
+            in_dct = 1 if cut else header.dct_denom(denom)
             memory = self._cache.memory((shape.tile_h // in_dct, shape.tile_w // in_dct, 3))
             tile = decode_stream(stream, shape.tile_w, shape.tile_h, in_dct, memory)
         except ValueError as error:
@@ -317,20 +328,6 @@ def decode_stream(
     if tile.shape != (h, w, 3):
         raise ValueError(f"{tile.shape} pixels, not {(h, w, 3)}")
     return tile
-
-
-def _dct_denom(stream: bytes, denom: ScaleDenom) -> ScaleDenom:
-    """How far to scale down in the DCT domain on the way to 1 / `denom`; area averaging does the rest.
-
-    All the way where chroma is as coarse down as across. Elsewhere libjpeg scales chroma by the finer of the two and
-    then widens it again: at 1/8, 4:2:2 colours would have the resolution of 1/16. Raises ValueError.
-    """
-    if denom == 1:
-        return 1
-    chroma = simplejpeg.decode_jpeg_header(stream)[3]
-    if chroma in ("444", "420"):
-        return denom
-    return 2 if chroma in ("422", "440") else 1
 
 
 class _NotUnderstoodError(Exception):
@@ -511,8 +508,31 @@ def _prefix(tables: bytes | None, photometric: int) -> bytes:
     return bytes(kept)
 
 
-def _body(stream: bytes, width: int, height: int) -> bytes:
-    """A tile's stream without SOI and application segments. Raises _NotUnderstoodError unless it is such a tile.
+@dataclass(frozen=True)
+class _Header:
+    """All of a stream up to its entropy-coded data: the same bytes mean the same in every stream of a level."""
+
+    stored: bytes
+    kept: bytes  # without SOI and application segments
+
+    @cached_property
+    def chroma(self) -> str:
+        """Chroma subsampling as "444", "422" and so on. Raises ValueError if libjpeg-turbo knows no name for it."""
+        return str(simplejpeg.decode_jpeg_header(b"\xff\xd8" + self.kept)[3])
+
+    def dct_denom(self, denom: ScaleDenom) -> ScaleDenom:
+        """How far to scale down in the DCT domain on the way to 1 / `denom`; area averaging does the rest.
+
+        All the way where chroma is as coarse down as across. Elsewhere libjpeg scales chroma by the finer of the two
+        and then widens it again: at 1/8, 4:2:2 colours would have the resolution of 1/16. Raises ValueError.
+        """
+        if denom == 1 or self.chroma in ("444", "420"):
+            return denom
+        return 2 if self.chroma in ("422", "440") else 1
+
+
+def _header(stream: bytes, width: int, height: int) -> _Header:
+    """The header of a tile's stream. Raises _NotUnderstoodError unless it is such a tile.
 
     Looking at the frame header here keeps a damaged size from reserving gigabytes in the decoder.
     """
@@ -521,7 +541,7 @@ def _body(stream: bytes, width: int, height: int) -> bytes:
         if marker == _SOS:
             if frames != 1:
                 break
-            return bytes(kept) + stream[start:]
+            return _Header(stream[:end], bytes(kept) + stream[start:end])
         if marker in _FRAMES:
             frames += 1
             if marker not in _PLAIN_FRAMES or end - start < 10:
