@@ -25,8 +25,8 @@ import openslide
 import tifffile
 from numpy.typing import NDArray
 
-from tiling.jpegtiff import JpegLevels, ScaleDenom, decode_stream, open_jpeg_levels
 from tiling.slide import Slide
+from tiling.tiledtiff import ScaleDenom, TiledLevels, decode_stream, open_tiled_levels
 
 PX = 512  # side of a region, level-0 pixels
 Corner = tuple[int, int]
@@ -99,9 +99,11 @@ def _shrunk(source: Path, rows: int, columns: int, downsample: ScaleDenom) -> UI
         return slide.read_scaled(0, 0, size, (size[0] // downsample, size[1] // downsample))
 
 
-def bands(fast: JpegLevels, width: int, height: int, rows: int) -> Iterator[Band]:
+def bands(fast: TiledLevels, width: int, height: int, rows: int) -> Iterator[Band]:
     """Bands of `rows` rows of regions."""
-    tile_w, tile_h = fast.tile_px(0)
+    native = fast.jpeg_tile_px(0)
+    assert native is not None
+    tile_w, tile_h = native
     for top in range(0, height - rows * PX + 1, rows * PX):
         corners = [(x, top + r * PX) for r in range(rows) for x in range(0, width - PX + 1, PX)]
         right = max(x for x, _ in corners) + PX
@@ -119,7 +121,7 @@ def seconds(work: Callable[..., None], *given: Any) -> float:
     return time.perf_counter() - start
 
 
-def read_fast(fast: JpegLevels, band: Band, denom: ScaleDenom) -> None:
+def read_fast(fast: TiledLevels, band: Band, denom: ScaleDenom) -> None:
     for x, y in band.corners:
         fast.read(0, x, y, PX, PX, denom)
 
@@ -139,7 +141,7 @@ def decode_only(band: Band, denom: ScaleDenom) -> None:
 def compare(path: Path, rounds: int, denom: ScaleDenom) -> str:
     """One line: regions a second of each way, and the ratios."""
     with openslide.OpenSlide(str(path)) as slide, Slide(path) as facts:
-        fast = open_jpeg_levels(path, facts.levels)
+        fast = open_tiled_levels(path, facts.levels)
         assert fast is not None
         with fast:
             found = list(bands(fast, facts.width, facts.height, rows=2))[: rounds + 1]

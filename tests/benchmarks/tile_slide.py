@@ -31,7 +31,7 @@ import tiling.slide
 from tests.benchmarks.read_regions import repeated
 from tiling import Slide, TileStore, TilingConfig, tile_slide
 from tiling.codec import encode_jpeg
-from tiling.jpegtiff import decode_stream
+from tiling.tiledtiff import decode_stream
 
 MPP = 0.5
 
