@@ -15,8 +15,9 @@ read fastest. Jobs, the same for all:
     source   240 px tiles at its own mpp on its own tile grid, where specslide copies streams (`--codec source`)
 
 A round runs every program in a fresh process, one after the other, beginning with another one each time; the ratios are
-medians over the rounds of the ratio within a round, since the speed of a shared machine drifts. Exit code 1 if a
-peer could not be installed or run: the rest is reported all the same.
+medians over the rounds of the ratio within a round, since the speed of a shared machine drifts; for the same reason
+tiles per second of processor time while tiling stand beside those of the wall clock. Exit code 1 if a peer could not be
+installed or run: the rest is reported all the same.
 """
 
 from __future__ import annotations
@@ -82,11 +83,7 @@ class Peer:
 
 
 PEERS = (
-    Peer(
-        "histoprep",
-        ("HistoPrep==2.0.5", "numpy<2.4", "openslide-bin"),
-        ("with_histoprep.py", "histoprep"),
-    ),
+    Peer("histoprep", ("HistoPrep==2.0.5", "numpy<2.4", "openslide-bin"), ("with_histoprep.py", "histoprep")),
     Peer("histoslice", ("histoslice==0.6.0",), ("with_histoprep.py", "histoslice")),
     Peer("hs2p", ("hs2p==6.1.0", "pyvips[binary]"), ("with_hs2p.py",), takes_mpp=True),
     Peer(
@@ -104,6 +101,8 @@ class Rates:
     tiles: int
     tiling: float
     """Tiles a second while tiling."""
+    tiling_cpu: float
+    """Tiles a second of processor time while tiling, all threads: what a machine with other work does not blur."""
     whole: float
     """Tiles a second of the whole process."""
 
@@ -115,7 +114,10 @@ class FailedError(Exception):
 def run(command: Sequence[str]) -> tuple[str, float]:
     """What a command printed, and its wall time in seconds. Raises FailedError with the end of its error output."""
     start = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | ONE_THREAD, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | ONE_THREAD, check=False)
+    except OSError as error:
+        raise FailedError(str(error)) from error
     seconds = time.perf_counter() - start
     if done.returncode:
         raise FailedError(" | ".join((done.stderr or done.stdout).strip().splitlines()[-3:]))
@@ -176,7 +178,8 @@ def our_rates(slide: Path, out: Path, job: Job) -> Rates:
 
 def as_rates(printed: str, seconds: float) -> Rates:
     told = json.loads(printed.splitlines()[-1])
-    return Rates(told["tiles"], told["tiles"] / told["seconds"], told["tiles"] / seconds)
+    tiles = told["tiles"]
+    return Rates(tiles, tiles / told["seconds"], tiles / told["cpu_seconds"], tiles / seconds)
 
 
 def one_round(
@@ -200,33 +203,40 @@ def one_round(
     return rates
 
 
+HEAD = (
+    f"{'':27s}{'tiles a second':>27s}   {'specslide over it':>24s}\n"
+    f"{'job':8s}{'program':12s}{'tiles':>7s}"
+    f"{'tiling':>9s}{'its CPU':>9s}{'whole':>9s}   {'tiling':>8s}{'its CPU':>8s}{'whole':>8s}"
+)
+KINDS = ("tiling", "tiling_cpu", "whole")
+
+
 def table(job: Job, rounds: Sequence[Mapping[str, Rates]]) -> list[str]:
     """The lines of one job: a program each, the best while tiling first; ratios are specslide's rate over its."""
+    runs = {name: [rates[name] for rates in rounds if name in rates] for name in {n for rates in rounds for n in rates}}
+    middle = {name: [statistics.median(getattr(its, kind) for its in runs[name]) for kind in KINDS] for name in runs}
     lines = []
-    names = {name for rates in rounds for name in rates}
-    runs = {name: [rates[name] for rates in rounds if name in rates] for name in names}
-    for name in sorted(names, key=lambda name: -statistics.median(rates.tiling for rates in runs[name])):
+    for name in sorted(middle, key=lambda name: -middle[name][0]):
         both = [(rates[OURS], rates[name]) for rates in rounds if OURS in rates and name in rates]
-        tiling = statistics.median(rates.tiling for rates in runs[name])
-        whole = statistics.median(rates.whole for rates in runs[name])
-        ratios = (
-            f"{statistics.median(ours.tiling / its.tiling for ours, its in both):8.2f} "
-            f"{statistics.median(ours.whole / its.whole for ours, its in both):8.2f}"
-            if both
-            else ""
-        )
-        lines.append(f"{job.name:8s} {name:12s} {runs[name][-1].tiles:7d} {tiling:9.0f} {whole:9.0f} {ratios}")
-    best = [
-        rates[OURS].tiling / max(its.tiling for name, its in rates.items() if name != OURS)
+        gains = [statistics.median(getattr(a, kind) / getattr(b, kind) for a, b in both) for kind in KINDS if both]
+        figures = "".join(f"{rate:9.0f}" for rate in middle[name]) + "   " + "".join(f"{gain:8.2f}" for gain in gains)
+        lines.append(f"{job.name:8s}{name:12s}{runs[name][-1].tiles:7d}{figures}")
+    return lines + [best_line(job, kind, rounds) for kind in KINDS]
+
+
+def best_line(job: Job, kind: str, rounds: Sequence[Mapping[str, Rates]]) -> str:
+    """specslide's rate over that of the round's best peer."""
+    gains = [
+        getattr(rates[OURS], kind) / max(getattr(its, kind) for name, its in rates.items() if name != OURS)
         for rates in rounds
         if OURS in rates and len(rates) > 1
     ]
-    if best:
-        lines.append(
-            f"{job.name}: while tiling specslide is {statistics.median(best):.2f} times the best peer of each round "
-            f"({min(best):.2f} to {max(best):.2f})"
-        )
-    return lines
+    if not gains:
+        return f"{job.name}, {kind}: nothing to compare"
+    return (
+        f"{job.name}, {kind}: {statistics.median(gains):.2f} times the best peer of each round "
+        f"({min(gains):.2f} to {max(gains):.2f})"
+    )
 
 
 def main() -> int:
@@ -251,16 +261,14 @@ def main() -> int:
         slide = Path(folder) / "slide.tif"
         make_slide(options.slide, slide, options.side)
         jobs = [JOBS[name] for name in options.jobs]
-        rounds = [[one_round(slide, job, pythons, number, failed) for job in jobs] for number in range(options.rounds)]
-    head = f"{'job':8s} {'program':12s} {'tiles':>7s} {'tiling/s':>9s} {'whole/s':>9s} {'ours/its: tiling, whole':>17s}"
-    print(
-        "\n".join(
-            [
-                head,
-                *(line for job, runs in zip(jobs, zip(*rounds, strict=True), strict=True) for line in table(job, runs)),
-            ]
-        )
-    )
+        rounds: dict[str, list[dict[str, Rates]]] = {job.name: [] for job in jobs}
+        for number in range(options.rounds):
+            for job in jobs:
+                rounds[job.name].append(one_round(slide, job, pythons, number, failed))
+                print(f"round {number + 1} of {options.rounds}, {job.name}: done", file=sys.stderr)
+    print(HEAD)
+    for job in jobs:
+        print("\n".join(table(job, rounds[job.name])))
     for name, reason in failed.items():
         print(f"FAILED {name}: {reason}", file=sys.stderr)
     return 1 if failed else 0

@@ -38,13 +38,13 @@ def main(package: str, slide: str, out: str, tile_px0: int, tile_px: int) -> Non
     reader = importlib.import_module(package).SlideReader(slide)
     _, mask = reader.get_tissue_mask()
     coordinates = reader.get_tile_coordinates(mask, tile_px0, max_background=0.5)
-    start = time.perf_counter()
+    start, start_cpu = time.perf_counter(), time.process_time()
     if tile_px == tile_px0:
         reader.save_regions(out, coordinates, quality=90, save_thumbnails=False, num_workers=1, verbose=False)
     else:
         save_resized(reader, Path(out), coordinates, tile_px)
-    seconds = time.perf_counter() - start
-    print(json.dumps({"tiles": len(coordinates.coordinates), "seconds": seconds}))
+    seconds, cpu = time.perf_counter() - start, time.process_time() - start_cpu
+    print(json.dumps({"tiles": len(coordinates.coordinates), "seconds": seconds, "cpu_seconds": cpu}))
 
 
 if __name__ == "__main__":
