@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ from training.evaluate import group_summaries, predictions_of, write_pictures
 from training.figures import Predictions, learning_curve
 from training.fit import Training
 from training.loaders import eval_loader, read_px, train_batches
-from training.logs import make_loggers, require_loggers
+from training.logs import open_loggers, require_loggers
 from training.metrics import Interval, bootstrap_interval, choose_threshold, ece, evaluate, fit_temperature, softmax
 from training.model import TileClassifier, load_weights, make_classifier, save_model
 from training.optim import parameter_groups, rate_at
@@ -92,8 +92,8 @@ def train(samples: Samples, out: Path, config: TrainConfig | None = None) -> Tra
         checkpoints = Checkpoints(out / "checkpoints", identity)
         require_loggers(config)
         fabric.launch()
-        with _claimed(out, checkpoints, fabric), _code_for_launchers():
-            logs = make_loggers(config, out) if fabric.is_global_zero else []
+        logging_to = open_loggers(config, out) if fabric.is_global_zero else nullcontext([])
+        with _claimed(out, checkpoints, fabric), _code_for_launchers(), logging_to as logs:
             training = Training(network, samples, batches, config, fabric, checkpoints, stop)
             progress = training.fit(logs, out / "log" / "metrics.csv")
             logits = {split: _logits(training, samples, split, config) for split in SPLITS[1:]}
@@ -110,10 +110,9 @@ def train(samples: Samples, out: Path, config: TrainConfig | None = None) -> Tra
                 for split, (tiles, predicted) in judged.items()
                 for group in group_summaries(split, tiles, predicted, resamples=resamples, seed=seed)
             ]
+            training.stop_if_asked()
             info = describe(network, origin, samples, config, calibration, metrics, best_epoch, key, before, groups)
             if fabric.is_global_zero:
-                for logger in logs:
-                    logger.finalize("success")
                 write_file(out / "learning_curve.png", learning_curve(progress.history, best_epoch))
                 for split, (tiles, predicted) in judged.items():
                     folder = out / "pictures"

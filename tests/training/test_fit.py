@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import importlib
 import io
 import json
 import logging
@@ -65,6 +66,14 @@ def seal(payload: bytes) -> bytes:
 
 def changed(config: TrainConfig, **changes: object) -> TrainConfig:
     return TrainConfig.model_validate(config.model_dump() | changes)
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most of these runs' time would go into drawing."""
+    verb = importlib.import_module("training.train")
+    monkeypatch.setattr(verb, "write_pictures", lambda *_, **__: None)
+    monkeypatch.setattr(verb, "learning_curve", lambda *_: b"")
 
 
 @pytest.fixture
