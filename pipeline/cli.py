@@ -22,6 +22,8 @@ app = typer.Typer(
 # readable=False: a slide that may not be read is a bad slide like any other, and must not stop the rest.
 imports = typer.Typer(no_args_is_help=True, help="What other tools have made, as tile stores.")
 app.add_typer(imports, name="import")
+studies = typer.Typer(no_args_is_help=True, help="Studies of what networks learn.")
+app.add_typer(studies, name="study")
 
 Slides = Annotated[
     list[Path] | None, typer.Argument(help="Slide files, or folders of one DICOM slide each.", readable=False)
@@ -36,12 +38,15 @@ WhereOption = Annotated[
 
 
 def main() -> None:
-    """Run the command line; whatever the user can mend ends in one sentence and exit code 1."""
+    """Run the command line; whatever the user can mend ends in one sentence and exit code 1.
+
+    A training that a signal has stopped ends with 75 (EX_TEMPFAIL): its state is saved, the same command goes on.
+    """
     try:
         app()
     except SpecslideError as error:
         console.show_error(str(error))
-        sys.exit(1)
+        sys.exit(error.exit_code)
     except OSError as error:
         console.show_error(f"{error.filename or 'the file system'}: {error.strerror or error}")
         sys.exit(1)
@@ -227,18 +232,37 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="Passes over the training tiles.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Tiles a step.")] = None,
     seed: Annotated[int | None, typer.Option(help="Decides split, order and augmentation.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that load tiles.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that load tiles; default 0, on a GPU one a core.")
+    ] = None,
+    group: Annotated[str | None, typer.Option(help="Split by case (default) or by site.")] = None,
+    folds: Annotated[int | None, typer.Option(help="Cross-validation: so many folds, each in turn the test.")] = None,
+    fold: Annotated[int | None, typer.Option(help="Which fold is the test of this run, from 0.")] = None,
+    balance: Annotated[
+        list[str] | None, typer.Option(help="Draw evenly over class, site, case or slide; may be repeated.")
+    ] = None,
+    tiles_per_epoch: Annotated[int | None, typer.Option(help="Training tiles drawn an epoch; default: all.")] = None,
     where: WhereOption = None,
+    freeze: Annotated[bool | None, typer.Option("--freeze", help="Train the head alone: a linear probe.")] = None,
+    devices: Annotated[
+        int | None, typer.Option(help="Processes, one a GPU; default 1, or as torchrun or srun started them.")
+    ] = None,
+    logger: Annotated[list[str] | None, typer.Option(help="tensorboard, mlflow or wandb, beside a CSV.")] = None,
 ) -> None:
     """Train a tile classifier, regularised by spectral decoupling, from tile stores or from a table of images.
 
     Cases are split, never tiles. The run folder gets the model, metrics with intervals, and a learning curve.
+    SIGTERM or SIGUSR1 saves the state and ends with exit code 75; the same command goes on, also after a kill.
 
     Examples:
 
     `specslide train --stores stores --manifest slides.csv --out run`
 
     `specslide train --images index.csv --out run --mpp 4 --epochs 7 --seed 0`
+
+    `specslide train --images index.csv --out run/fold2 --group site --folds 5 --fold 2 --balance class --balance slide`
+
+    `srun --ntasks-per-node=4 specslide train --config train.yaml --images index.csv --out run --logger tensorboard`
     """
     from training import load_train_config, samples_from_images, samples_from_stores
     from training import train as verb
@@ -246,7 +270,9 @@ def train(
     options = {
         "backbone": backbone, "weights": weights, "input_px": input_px, "sd_lambda": sd_lambda,
         "weight_decay": weight_decay, "learning_rate": learning_rate, "epochs": epochs, "batch_size": batch_size,
-        "seed": seed, "workers": workers, "where": where,
+        "seed": seed, "workers": workers, "where": where, "freeze": freeze, "devices": devices,
+        "group": group, "folds": folds, "fold": fold, "balance": balance or None, "tiles_per_epoch": tiles_per_epoch,
+        "loggers": logger or None,
     }  # fmt: skip
     settings = load_train_config(config, options)
     if images is not None and stores is None:
@@ -256,8 +282,183 @@ def train(
     else:
         raise ConfigError("train options", "name no data", "pass --stores with --manifest, or --images")
     result = verb(samples, out, settings)
+    if result.rank > 0:
+        return
     rows = [(split, name, interval) for split, metrics in result.metrics.items() for name, interval in metrics.items()]
     console.show_table(f"model in {result.model}", ("split", "metric", "value (95% interval over cases)"), rows)
+
+
+@app.command()
+def evaluate(
+    models: Annotated[list[Path], typer.Argument(help="A model folder, or two to compare on the same tiles.")],
+    out: Annotated[Path, typer.Option(help="Folder of the figures and pictures.")],
+    stores: Annotated[Path | None, typer.Option(help="Folder of tile stores; needs --manifest.")] = None,
+    manifest: Annotated[Path | None, typer.Option(help="Table of the stores' slides.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Table of labelled images: path, label, case_id.")] = None,
+    mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel of the images; else the model's.")] = None,
+    split: Annotated[str, typer.Option(help="train, val, test, or all for data the model never saw.")] = "test",
+    by: Annotated[list[str] | None, typer.Option(help="Groups: site, scanner or case; may be repeated.")] = None,
+    where: WhereOption = None,
+    resamples: Annotated[int, typer.Option(min=0, max=100_000, help="Resamples of cases behind each interval.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the resamples.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Tiles the model sees at once.")] = 256,
+) -> None:
+    """Test a model on labelled tiles, or compare two: metrics with intervals over cases, by group, and pictures.
+
+    The split is the data's own, or the one that training made of the same data. DIR gets evaluation.json,
+    evaluation.md, predictions.csv and the pictures.
+
+    Examples:
+
+    `specslide evaluate run/model --images index.csv --out test`
+
+    `specslide evaluate erm/model sd/model --stores stores --manifest other.csv --split all --by scanner --out test`
+    """
+    from training import load_model, load_train_config
+    from training.devices import device_of
+    from training.evaluate import choose_tiles, evaluate_models, labelled_tiles
+    from training.metrics import METRIC_NAMES
+
+    device = device_of(load_train_config())
+    loaded = [load_model(folder, device) for folder in models]
+    data = {"images": images, "stores": stores, "manifest": manifest}
+    samples = labelled_tiles(loaded[0].info, **data, mpp=mpp, where=where)
+    chosen = choose_tiles(samples, split, manifest or images or Path())
+    with console.progress_bar("tiles") as bar:
+        shown = bar.add_task("evaluation", total=len(models) * len(chosen), tiles="")
+        found = evaluate_models(
+            loaded, samples, chosen, out, split=split, by=by or (), resamples=resamples, seed=seed,
+            batch_size=batch_size, progress=lambda done, total: bar.update(shown, completed=done, total=total),
+        )  # fmt: skip
+    results: dict[str, Any] = {model.name: model.overall.metrics for model in found.models}
+    results |= {"B minus A": found.differences} if found.differences else {}
+    rows = [(label, *(result[name] for result in results.values())) for name, label in METRIC_NAMES.items()]
+    columns = ("metric", *results)
+    console.show_table(f"{len(chosen):,} tiles of the split {split}, in {out}", columns, rows)
+
+
+@app.command()
+def stress(
+    models: Annotated[list[Path], typer.Argument(help="Model folders; all are drawn into one picture.")],
+    out: Annotated[Path, typer.Option(help="Folder of the figures and the picture.")],
+    stores: Annotated[Path | None, typer.Option(help="Folder of tile stores; needs --manifest.")] = None,
+    manifest: Annotated[Path | None, typer.Option(help="Table of the stores' slides.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Table of labelled images: path, label, case_id.")] = None,
+    mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel of the images; else the model's.")] = None,
+    split: Annotated[str, typer.Option(help="train, val, test, or all for data the models never saw.")] = "test",
+    metric: Annotated[str, typer.Option(help="balanced_accuracy or auroc.")] = "balanced_accuracy",
+    shifts: Annotated[
+        str | None,
+        typer.Option(
+            help="Of sharpness, brightness, contrast, saturation, hue, gamma, stain, jpeg, noise, resolution; commas "
+            "between. Default: all."
+        ),
+    ] = None,
+    strengths: Annotated[int, typer.Option(min=1, max=100, help="Strengths to each side of a shift.")] = 4,
+    where: WhereOption = None,
+    resamples: Annotated[int, typer.Option(min=0, max=100_000, help="Resamples of cases behind each interval.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the resamples.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Tiles the model sees at once.")] = 256,
+) -> None:
+    """How well models stand what another scanner or laboratory changes: a metric against the strength of each shift.
+
+    DIR gets stress.json, stress.csv and stress.png: curves with intervals over cases, and the area under each.
+
+    Examples:
+
+    `specslide stress run/model --images index.csv --out stress`
+
+    `specslide stress erm/model sd/model --stores stores --manifest slides.csv --shifts sharpness,stain --out stress`
+    """
+    from pipeline.jobs import require_folder
+    from training import load_model, load_train_config
+    from training.devices import device_of
+    from training.evaluate import choose_tiles, labelled_tiles
+    from training.metrics import METRIC_NAMES
+    from training.shifts import SHIFTS
+    from training.stress import stress as verb
+
+    device = device_of(load_train_config())
+    loaded = {name: load_model(folder, device) for name, folder in _names_of(models).items()}
+    data = {"images": images, "stores": stores, "manifest": manifest}
+    samples = labelled_tiles(next(iter(loaded.values())).info, **data, mpp=mpp, where=where)
+    chosen = choose_tiles(samples, split, manifest or images or Path())
+    require_folder(out)
+    with console.progress_bar("predictions") as bar:
+        shown = bar.add_task("stress", total=None, tiles="")
+        found = verb(
+            loaded, samples, chosen, out, split=split, metric=metric, shifts=_listed(shifts) or tuple(SHIFTS),
+            steps=strengths, resamples=resamples, seed=seed, batch_size=batch_size,
+            progress=lambda done, total: bar.update(shown, completed=done, total=total),
+        )  # fmt: skip
+    rows: list[tuple[object, ...]] = [("none", *found.unshifted.values())]
+    rows += [(shift, *(curve.area for curve in curves.values())) for shift, curves in found.curves.items()]
+    title = f"mean {METRIC_NAMES[metric]} over the strengths of each shift; {len(chosen):,} tiles, in {out}"
+    console.show_table(title, ("shift", *found.models), rows)
+
+
+@studies.command()
+def shortcut(
+    out: Annotated[Path, typer.Option(help="Folder of the study.")],
+    images: Annotated[Path | None, typer.Option(help="Table of labelled images: path, label, case_id.")] = None,
+    stores: Annotated[Path | None, typer.Option(help="Folder of tile stores; needs --manifest.")] = None,
+    manifest: Annotated[Path | None, typer.Option(help="Table of the stores' slides.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings; options override it.")] = None,
+    confounder: Annotated[str | None, typer.Option(help="sharpness (default), brightness, hue or marker.")] = None,
+    amount: Annotated[float | None, typer.Option(help="How strong the change is, in the confounder's unit.")] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="How often it agrees with the label: 1 always, 0.5 by chance.")
+    ] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(help="Of erm, weight_decay, sd, sd+weight_decay, stain_norm, strong, sd+strong; commas between."),
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="Paired repetitions; default 10.")] = None,
+    lambdas: Annotated[str | None, typer.Option(help="Grid of spectral decoupling, commas between.")] = None,
+    weight_decays: Annotated[str | None, typer.Option(help="Grid of weight decay, commas between.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of each training.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Any timm model; default test_resnet, a very small one.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes, one thread each; default: one a core.")] = None,
+) -> None:
+    """Whether networks learn more than a shortcut: something that follows the label in training, and not in the tests.
+
+    Each seed splits the cases anew. Lambda and weight decay are chosen on validation with the shortcut in it, and the
+    whole grid is shown. The folder gets study.md, study.csv, study.png and examples.png. Interrupted at any time, the
+    same command goes on.
+
+    Examples:
+
+    `specslide study shortcut --images index.csv --confounder sharpness --strength 0.95 --out study`
+
+    `specslide study shortcut --stores stores --manifest slides.csv --methods weight_decay,sd --seeds 5 --out study`
+    """
+    from pipeline.engines import default_workers
+    from training import TrainConfig, samples_from_images, samples_from_stores
+    from training.shortcut import TESTS, load_shortcut_config
+    from training.study import study_shortcut
+    from training.study_report import NAMES
+
+    options = {
+        "confounder": confounder, "amount": amount, "strength": strength, "methods": _listed(methods), "seeds": seeds,
+        "sd_lambdas": _listed(lambdas), "weight_decays": _listed(weight_decays), "epochs": epochs,
+        "backbone": backbone,
+    }  # fmt: skip
+    settings = load_shortcut_config(config, options)
+    if images is not None and stores is None:
+        samples = samples_from_images(images, TrainConfig())
+    elif stores is not None and manifest is not None and images is None:
+        samples = samples_from_stores(stores, manifest, TrainConfig())
+    else:
+        raise ConfigError("study options", "name no data", "pass --images, or --stores with --manifest")
+    with console.progress_bar("networks") as bar:
+        task = bar.add_task("training", total=None, tiles="")
+        lines = study_shortcut(
+            samples, out, settings, workers=workers or default_workers(),
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )  # fmt: skip
+    rows = [(line.method, *(line.estimate(t) for t in TESTS), line.gain("unconfounded")) for line in lines]
+    head = ("method", *(NAMES[test] for test in TESTS), "gain over weight decay, unconfounded")
+    console.show_table(f"balanced accuracy; study in {out}", head, rows)
 
 
 @app.command()
@@ -411,6 +612,22 @@ def _tissue_files(path: Path, rows: list[Any]) -> dict[str, Path]:
     if len(rows) > 1:
         raise InputError(path, f"is one mask for {len(rows)} slides", "pass a folder of masks named by slide_id")
     return {rows[0].slide_id: path}
+
+
+def _names_of(models: list[Path]) -> dict[str, Path]:
+    """What to call model folders: the run's folder where the model's is called `model`, or else whole paths."""
+    resolved = [folder.resolve() for folder in models]
+    names = [folder.parent.name if folder.name == "model" else folder.name for folder in resolved]
+    if len(set(names)) < len(names):
+        names = [str(folder) for folder in models]
+    if len(set(resolved)) < len(resolved):
+        raise ConfigError("models", "one is named twice", "name each once")
+    return dict(zip(names, models, strict=True))
+
+
+def _listed(text: str | None) -> list[str] | None:
+    """The parts between commas."""
+    return None if text is None else [part.strip() for part in text.split(",")]
 
 
 def _tiles_made(report: Any) -> str:

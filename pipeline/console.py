@@ -21,10 +21,10 @@ def start_logging(verbose: bool) -> None:
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler], format="%(message)s")
 
 
-def progress_bar() -> Progress:
-    """A bar over slides, with a column `tiles` for how far the tiles are."""
+def progress_bar(unit: str = "slides") -> Progress:
+    """A bar over slides or another unit, with a column `tiles` for how far a slide's tiles are."""
     return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("slides"),
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
         TextColumn("{task.fields[tiles]}"), TimeRemainingColumn(), console=errors,
     )  # fmt: skip
 

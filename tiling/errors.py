@@ -12,6 +12,9 @@ class SpecslideError(Exception):
     `where` names the file, key or slide at fault, `what` says what is wrong with it, `fix` what to do.
     """
 
+    exit_code = 1
+    """What the command line ends with."""
+
     def __init__(self, where: object, what: str, fix: str = "") -> None:
         super().__init__(str(where), what, fix)  # kept as args, so that it survives the trip between processes
         self.where, self.what, self.fix = str(where), what, fix
@@ -42,3 +45,10 @@ class ModelError(SpecslideError):
 
 class OutputError(SpecslideError):
     """A result cannot be written."""
+
+
+class Interrupted(SpecslideError):
+    """A signal asked to stop; the state is saved, and the same command goes on from it."""
+
+    exit_code = 75
+    """EX_TEMPFAIL of sysexits.h: try again. What a Slurm script looks for to requeue its job."""

@@ -17,10 +17,10 @@ MetricSet = Literal["specslide", "histoprep"]
 Measure = Callable[[NDArray[np.uint8]], dict[str, float]]
 
 METRICS = ("focus", "white", "black", "pen", "saturation", "haematoxylin", "eosin", "dab")
-_HED: Final = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
+HED: Final = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
 """Optical density of red, green and blue by unit of haematoxylin, eosin and DAB: Ruifrok & Johnston, Anal Quant Cytol
 Histol 23 (2001) 291-299, with the figures of ImageJ and scikit-image."""
-_AMOUNTS: Final = np.linalg.inv(_HED).astype(np.float32)
+_AMOUNTS: Final = np.linalg.inv(HED).astype(np.float32)
 _DENSITY: Final = -np.log(np.maximum(np.arange(256), 1) / 255).astype(np.float32)
 
 

@@ -72,9 +72,11 @@ class ShardReader:
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_mapped": {}}
 
-    def read_into(self, rows: Sequence[int], out: UInt8Array, checksums: Sequence[int] | None = None) -> None:
-        """Decode the chunks of `rows` (n,) into `out` uint8 (n, ...), contiguous; `checksums` (n,) are what they must
-        have beside the one each carries: so a chunk that is whole, but another row's, is found too.
+    def read_into(
+        self, rows: Sequence[int], out: UInt8Array | Sequence[UInt8Array], checksums: Sequence[int] | None = None
+    ) -> None:
+        """Decode the chunks of `rows` (n,) into `out`, n contiguous uint8 arrays or one of them all; `checksums` (n,)
+        are what they must have beside the one each carries: so a chunk that is whole, but another row's, is found too.
 
         Raises StoreError naming a damaged file.
         """

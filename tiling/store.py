@@ -247,21 +247,31 @@ class TileStore:
         """The slide in small, uint8 (h, w, 3); a pixel spans `attributes.thumbnail_px0` level-0 pixels."""
         return cast(UInt8Array, self._read("thumbnail", np.uint8, (-1, -1, 3)))
 
-    def read(self, rows: Sequence[int] | NDArray[np.integer] | slice, out: UInt8Array | None = None) -> UInt8Array:
+    def read(
+        self,
+        rows: Sequence[int] | NDArray[np.integer] | slice,
+        out: UInt8Array | None = None,
+        places: NDArray[np.integer] | None = None,
+    ) -> UInt8Array:
         """The tiles of those rows, uint8 (n, T, T, 3), in the order asked for; rows may repeat.
 
-        With `out`, contiguous and of that shape, they are decoded into it: fresh memory costs a tenth of the time.
-        Raises IndexError for a row that does not exist, ValueError for an `out` that does not fit, and StoreError for a
-        damaged tile; then `out` is to be thrown away.
+        With `out`, contiguous and of that shape, they are decoded into it: fresh memory costs a tenth of the time. With
+        `places` (n,) too, `out` is a batch (m, T, T, 3) of any stores' tiles, and tile i becomes its `places[i]`.
+        Raises IndexError for a row or place that does not exist, ValueError for an `out` that does not fit, and
+        StoreError for a damaged tile; then `out` is to be thrown away.
         """
         index = rows if isinstance(rows, slice) else np.asarray(rows, None if len(rows) else np.intp)
         wanted = np.arange(self._count)[index]  # numpy resolves slices, and negative or absent rows
-        shape = (len(wanted), self.grid.tile_px, self.grid.tile_px, 3)
+        count = len(wanted) if out is None or places is None else len(out)
+        shape = (count, self.grid.tile_px, self.grid.tile_px, 3)
         out = np.empty(shape, np.uint8) if out is None else out
         if out.dtype != np.uint8 or out.shape != shape or not out.flags.c_contiguous:
             raise ValueError(f"`out` is {out.dtype} {out.shape} instead of a contiguous uint8 {shape}")
+        if places is not None and places.shape != wanted.shape:
+            raise ValueError(f"`places` is {places.shape} for {len(wanted)} rows")
         checksums = None if self._checksums is None else self._checksums[wanted].tolist()
-        self._shards.read_into(wanted.tolist(), out, checksums)
+        targets = out if places is None else [out[place] for place in places.tolist()]
+        self._shards.read_into(wanted.tolist(), targets, checksums)
         return out
 
     @cached_property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -20,39 +20,73 @@ class TrainConfig(BaseModel):
 
     # the network
     backbone: str = "tf_efficientnet_lite0"
-    """timm name of the backbone."""
+    """timm name of the backbone, or `hf-hub:owner/name` where a network is."""
     weights: str = "auto"
     """Where training starts: "packaged" (ImageNet weights that come with specslide, for tf_efficientnet_lite0), "none"
-    (random), a path to a .safetensors or .pth file with timm's names, or "auto": packaged where there are any."""
+    (random), a path to a .safetensors or .pth file with timm's names, `hf-hub:owner/name`, or "auto": those of an
+    `hf-hub:` backbone, else packaged where there are any."""
     input_px: int | None = Field(None, ge=16, le=4096)
     """Side of the picture the backbone sees, pixels. None: the tile's side or the backbone's own, whichever is smaller,
     rounded up to a multiple of 32 and at least 96."""
 
+    freeze: bool = False
+    """Train the head alone (a linear probe); all norms stay as the weights bring them."""
+
     # the loss and its optimiser
+    class_weights: Literal["none", "balanced"] = "none"
+    """"balanced": each class weighs alike, by its tiles in the training split; see training.losses."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of each label that is spread evenly over all classes."""
     sd_lambda: float = Field(0.01, ge=0, allow_inf_nan=False)
     """Weight of spectral decoupling; 0 leaves plain cross-entropy. See training.losses."""
     sd_reduction: Literal["sum", "mean"] = "sum"
     """What sd_lambda multiplies: "sum" is lambda/2 * the square summed over classes, "mean" is lambda' * its mean."""
+    sd_gamma: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] | None = Field(None, min_length=2)
+    """One number a class, to which spectral decoupling draws its logit: ||logits - gamma||^2. None: 0."""
     weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False)
     """AdamW's decoupled weight decay; never applied to biases and norms."""
     learning_rate: float = Field(1e-3, gt=0, le=10)
     """Peak of AdamW's learning rate, reached after the warm-up and followed by a cosine down to 0."""
     warmup: float = Field(0.1, ge=0, lt=1)
     """Share of all steps in which the learning rate rises."""
+    layer_decay: float | None = Field(None, gt=0, le=1)
+    """What the learning rate is multiplied by from one layer to the one before it (timm's layers); None: 1."""
+    clip_norm: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """Largest Euclidean norm of all gradients together; longer ones are shortened to it."""
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    """Decay a step of a running average of the weights, which is then what is validated and saved."""
     epochs: int = Field(7, ge=1, le=10_000)
     """Passes over the training tiles."""
+    patience: int | None = Field(None, ge=1)
+    """Stop after so many epochs in a row without a better validation log loss. None: never."""
     batch_size: int = Field(64, ge=1, le=65_536)
-    """Tiles a step."""
-    augment: Literal["none", "light"] = "light"
-    """See training.augment."""
+    """Tiles a step, over all processes together."""
+    accumulate: int = Field(1, ge=1, le=65_536)
+    """Parts in which a process computes its share of a batch, one after another: less memory, the same step."""
+    augment: Literal["none", "light", "stain", "strong"] = "light"
+    """What is done to each training tile: "light": flips, right angles, small crops, mild changes of colour; "stain":
+    those, and more or less of each stain; "strong": 2 to 4 operations of StrongAugment. See training.augment."""
+    stain_norm: Literal["none", "macenko", "reinhard"] = "none"
+    """Make each tile's staining that of the typical training tile, in training and in prediction; needs the extra
+    specslide[stain]. See training.stain."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Decides the split, the weights of a new head, the order of tiles and the augmentation."""
 
     # the data
+    group: Literal["case", "site"] = "case"
+    """What is split as a whole: a case with all its slides, or a site with all its cases. Splits that the data brings
+    are checked for it too."""
     val_fraction: float = Field(0.15, gt=0, lt=1)
-    """Share of the cases for validation, where the data brings no split of its own."""
+    """Share of the cases (or sites) for validation, where the data brings no split of its own."""
     test_fraction: float = Field(0.2, ge=0, lt=1)
-    """Share of the cases for testing, where the data brings no split of its own; 0 does without a test."""
+    """Share of the cases (or sites) for testing, where the data brings no split of its own; 0 does without a test. Of
+    no account with `folds`."""
+    folds: int | None = Field(None, ge=2, le=1000)
+    """Cross-validation: the cases (or sites) are dealt into so many folds, by seed alone, and one of them is the test.
+    Of the others, `val_fraction` of all cases validate. Over all rounds each case is tested once, by a model that was
+    neither trained on it nor chosen by it. None: one split by `test_fraction`."""
+    fold: int = Field(0, ge=0)
+    """Which of the folds is the test, from 0; a run is one round, so train once for each."""
     classes: tuple[str, ...] | None = Field(None, min_length=2)
     """Names of the classes in their order. None: those of the data, `negative_class` first, then by name."""
     positive_class: str | None = None
@@ -69,14 +103,32 @@ class TrainConfig(BaseModel):
     """A tile is negative if no annotated fraction exceeds this; tiles between the two are left out."""
     max_tiles_per_slide: int | None = Field(None, ge=1)
     """At most this many tiles of a slide, drawn at random under the seed. None: all."""
+    balance: tuple[Literal["class", "slide", "case", "site"], ...] = ()
+    """What training tiles are drawn evenly over, in any combination: each class equally often, in it each site, in that
+    each case, in that each slide. Empty: each tile once an epoch. The law: training.samplers."""
+    tiles_per_epoch: int | None = Field(None, ge=1, le=1_000_000_000)
+    """Training tiles drawn an epoch. None: as many as there are."""
     where: str | None = None
     """Which tiles of the stores, by their columns: `focus > 20 and pen < 0.05`; see tiling.where. None: all."""
 
     # the machine
-    workers: int = Field(0, ge=0, le=256)
-    """Processes that load tiles; 0 loads them in the main one."""
+    workers: int | None = Field(None, ge=0, le=256)
+    """Processes that load tiles for each that trains; 0 loads them in that one itself. None: 0 on a CPU, which computes
+    far longer on a tile than it takes to decode it; on a GPU all cores but one, at most 16."""
     threads: int | None = Field(None, ge=1, le=1024)
     """Threads torch computes with on a CPU. None: as torch and OMP_NUM_THREADS decide."""
+    devices: int | None = Field(None, ge=1, le=1024)
+    """Processes a node, each on a GPU or, without any, on the CPU. None: as torchrun or srun say, else 1."""
+    nodes: int | None = Field(None, ge=1, le=65_536)
+    """Machines that train together. None: as torchrun or srun say, else 1."""
+    compile: bool = False
+    """Compile the backbone with torch.compile; worth it for long trainings only."""
+    checkpoint_minutes: float = Field(10.0, gt=0, allow_inf_nan=False)
+    """Save the state so often, so that a run that is killed goes on from there."""
+    checkpoint_steps: int | None = Field(None, ge=1)
+    """Save it every so many steps too."""
+    loggers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
+    """Where the log goes beside log/metrics.csv; each is an extra to install, and works offline."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """"auto": a GPU if there is one."""
     precision: Literal["auto", "32", "bf16"] = "auto"
@@ -95,8 +147,22 @@ class TrainConfig(BaseModel):
     def _settings_fit_together(self) -> Self:
         if self.val_fraction + self.test_fraction >= 1:
             raise PydanticCustomError("val_fraction", "with test_fraction it leaves no case to train on")
+        if self.folds is None and self.fold:
+            raise PydanticCustomError("fold", "it needs folds, the number of them")
+        if self.folds is not None and self.fold >= self.folds:
+            raise PydanticCustomError("fold", "the folds count from 0, so it must be less than folds")
+        if self.folds is not None and self.val_fraction + 1 / self.folds >= 1:
+            raise PydanticCustomError("val_fraction", "with a fold for testing it leaves no case to train on")
+        if len(set(self.balance)) < len(self.balance):
+            raise PydanticCustomError("balance", "a level is named twice")
         if self.classes and len(set(self.classes)) < len(self.classes):
             raise PydanticCustomError("classes", "a class is named twice")
+        if self.classes and self.sd_gamma and len(self.sd_gamma) != len(self.classes):
+            raise PydanticCustomError("sd_gamma", "it needs one number for each of the classes")
+        if self.accumulate > self.batch_size:
+            raise PydanticCustomError("accumulate", "it is more than batch_size, so that some parts are empty")
+        if self.freeze and self.layer_decay is not None:
+            raise PydanticCustomError("layer_decay", "with freeze there is no layer but the head to train")
         return self
 
 

@@ -1,212 +1,43 @@
-"""Labelled tiles: image tables or tile stores -> samples, split by case -> batches of pixels.
+"""Samples -> batches of pixels: datasets that fetch a whole batch at once, all tiles of a store together.
 
-`Samples` is a table of facts, one row a tile; no pixel is read until a `Tiles` dataset is asked for a batch, and then
-all tiles of a store are read at once. Knows nothing of models and never opens a slide.
+Knows nothing of models and never opens a slide.
 """
 
 from __future__ import annotations
 
-import hashlib
-import logging
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-import PIL.Image
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from tiling import TileStore
-from tiling.errors import ConfigError, InputError
-from tiling.files import sha256_file, sha256_json
-from tiling.manifest import ManifestRow, read_manifest, read_table
-from tiling.where import rows_where
-from training.config import TrainConfig
+from tiling.errors import InputError
+from training.samplers import Shuffled
+from training.samples import Samples, annotation_labels, samples_from_images, samples_from_stores
+from training.splits import SPLITS
 
-log = logging.getLogger(__name__)
+__all__ = [  # also what of the rooms beside this one is used together with it
+    "SPLITS",
+    "Batch",
+    "Samples",
+    "Shuffled",
+    "Tiles",
+    "annotation_labels",
+    "as_it_is",
+    "loader_workers",
+    "read_image",
+    "samples_from_images",
+    "samples_from_stores",
+]
 
 Ints = NDArray[np.int64]
-Texts = NDArray[np.str_]
 Pixels = NDArray[np.uint8]
-
-SPLITS = ("train", "val", "test")
-SPLIT_NAMES = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev", "tune"), "val"),
-    **dict.fromkeys(("test", "testing", "holdout"), "test"),
-}
-MPP_TOLERANCE = 0.05
-"""Stores whose scales differ by more than this fraction are not trained on together."""
-
-
-@dataclass(frozen=True)
-class Samples:
-    """N labelled tiles, from images or from tile stores; all arrays are (N,)."""
-
-    kind: Literal["images", "stores"]
-    classes: tuple[str, ...]
-    """Class names; `label` counts in this order."""
-    sources: tuple[Path, ...]
-    """Image files, or store folders."""
-    hashes: tuple[str, ...]
-    """What identifies the content of each source: SHA-256 of an image file, content hash of a store."""
-    tile_px: int
-    """Side of a stored tile, or of most images, pixels."""
-    mpp: float | None
-    """Micrometres per pixel of a tile; None if unknown."""
-    label: Ints
-    source: Ints
-    """Index into `sources`."""
-    row: Ints
-    """Row in the store; 0 for images."""
-    x0: Ints
-    """Left edge on the slide, level-0 pixels; 0 for images."""
-    y0: Ints
-    """Upper edge on the slide, level-0 pixels; 0 for images."""
-    tile_px0: Ints
-    """Side on the slide, level-0 pixels; 0 for images."""
-    case_id: Texts
-    slide_id: Texts
-    split: Texts
-    """"train", "val" or "test"; the same for all tiles of a case."""
-    site: Texts
-    """Where the slide comes from; "" if unknown."""
-    scanner: Texts
-    """What scanned it; "" if unknown."""
-
-    def __len__(self) -> int:
-        return len(self.label)
-
-    def where(self, split: str) -> Ints:
-        """Indices of the tiles of a split, in order."""
-        return np.flatnonzero(self.split == split)
-
-    def identity(self) -> str:
-        """SHA-256 of what is learned from: the content of the sources, which tiles of them, labels and splits."""
-        digest = hashlib.sha256()
-        for numbers in (self.label, self.source, self.row):
-            digest.update(numbers.astype("<i8").tobytes())
-        facts = [self.classes, self.hashes, self.tile_px, self.mpp, self.case_id.tolist(), self.split.tolist()]
-        return sha256_json([digest.hexdigest(), *facts])
-
-
-def samples_from_images(index: Path, config: TrainConfig, *, mpp: float | None = None) -> Samples:
-    """The images of a CSV or Parquet table with the columns `path` and `label`.
-
-    Optional columns: `case_id` (else each image is its own case, which is said in the log), `slide_id`, `split`,
-    `site`, `scanner`. Paths are relative to the table's folder. `mpp` is the images' scale, needed to use the model on
-    slides. Raises InputError naming the row for a missing label, image or case, and for a table that cannot be split.
-    """
-    if config.where is not None:
-        raise ConfigError("where", "chooses by the columns of tile stores, images have none", "leave it out")
-    rows = [_image_row(number, raw, index) for number, raw in enumerate(read_table(index), start=2)]
-    if not any(row.case_id for row in rows):
-        log.warning("%s: has no case_id, so each image counts as a case of its own", index)
-        rows = [replace(row, case_id=str(row.path)) for row in rows]
-    for row in rows:
-        if not row.case_id:
-            raise InputError(row.where, "has no case_id, although other rows have one", "give every image its case")
-    classes = _class_names(config, {row.label for row in rows})
-    label = np.array([_class_index(row.label, classes, row.where) for row in rows])
-    case_id = np.array([row.case_id for row in rows])
-    paths = [row.path for row in rows]
-    with ThreadPoolExecutor() as threads:
-        hashes = tuple(threads.map(sha256_file, paths))
-        sides = Counter(threads.map(_image_side, paths, (row.where for row in rows)))
-    nothing = np.zeros(len(rows), dtype=np.int64)
-    samples = Samples(
-        kind="images",
-        classes=classes,
-        sources=tuple(paths),
-        hashes=hashes,
-        tile_px=max(sides, key=lambda side: (sides[side], side)),
-        mpp=mpp,
-        label=label,
-        source=np.arange(len(rows)),
-        row=nothing,
-        x0=nothing,
-        y0=nothing,
-        tile_px0=nothing,
-        case_id=case_id,
-        slide_id=np.array([row.slide_id for row in rows]),
-        split=_splits([row.split for row in rows], case_id, label, config, index),
-        site=np.array([row.site for row in rows]),
-        scanner=np.array([row.scanner for row in rows]),
-    )
-    return _checked(samples, config, index)
-
-
-def samples_from_stores(
-    stores: Path, manifest: Path, config: TrainConfig, *, leave_out: Collection[str] = ()
-) -> Samples:
-    """The tiles of the stores `<stores>/<slide_id>.zarr` of a manifest's slides, labelled as `config.label_from` says.
-
-    The slides of `leave_out` do not count. Slides without a store, without tiles or without usable labels, and tiles
-    between two classes, are left out, with the reason and their number in the log. Raises InputError for stores of
-    different tile size or scale, a slide without the label it needs, and slides that cannot be split; StoreError for a
-    damaged store.
-    """
-    rows = [row for row in read_manifest(manifest) if row.slide_id not in leave_out]
-    slides = _open_slides(stores, rows, manifest)
-    annotated = sorted({name for slide in slides for name in slide.store.annotations})
-    by_annotation = config.label_from == "annotation" or (config.label_from == "auto" and bool(annotated))
-    if by_annotation:
-        classes = _class_names(config, {config.negative_class, *annotated})
-        if config.negative_class not in classes:
-            raise ConfigError("classes", f"lacks the negative class {config.negative_class!r}", "add it to classes")
-    else:
-        classes = _class_names(config, {_slide_label(slide.row, manifest) for slide in slides})
-    tables = [
-        _filtered(slide, _label_slide(slide, classes, by_annotation, config, manifest), config) for slide in slides
-    ]
-    kept = [(slide, label) for slide, label in zip(slides, tables, strict=True) if (label >= 0).any()]
-    if not kept:
-        raise InputError(manifest, "gives no labelled tile", "see the reasons in the log")
-    return _join_slides(kept, classes, config, manifest)
-
-
-def split_by_case(case_id: Texts, label: Ints, *, val_fraction: float, test_fraction: float, seed: int) -> Texts:
-    """ "train", "val" or "test" for each tile, (N,): whole cases, stratified, the same for the same seed and cases.
-
-    Cases are grouped by the rarest class they hold, shuffled inside a group, and dealt out so that every group, and all
-    cases together, come as near to the fractions as whole cases allow. Each split gets a case if there are enough; the
-    order of the rows does not matter.
-    """
-    cases, case_of = np.unique(case_id, return_inverse=True)
-    classes = np.unique(label)
-    holds = np.stack([np.bincount(case_of, weights=label == c, minlength=len(cases)) > 0 for c in classes])
-    rarity = np.argsort(np.argsort(holds.sum(axis=1), kind="stable"), kind="stable")
-    stratum = np.where(holds, rarity[:, None], len(classes)).min(axis=0)
-    shuffled = np.random.default_rng(seed).permutation(len(cases))
-    order = shuffled[np.argsort(stratum[shuffled], kind="stable")]
-    targets = _targets(len(cases), (1 - val_fraction - test_fraction, val_fraction, test_fraction))
-    split_of_case = np.empty(len(cases), dtype=np.int64)
-    split_of_case[order] = _deal(targets)
-    return np.array(SPLITS)[split_of_case[case_of]]
-
-
-def annotation_labels(
-    fractions: Mapping[str, NDArray[np.float32]], count: int, classes: Sequence[str], config: TrainConfig
-) -> Ints:
-    """The class of each of `count` tiles from the fractions of it under each class's annotations; -1 to leave it out.
-
-    A tile is of the class with the largest fraction if that reaches `annotation_threshold`, and negative if it does not
-    exceed `negative_max_fraction`. Fractions of the negative class itself and of names not in `classes` do not count.
-    """
-    negative = classes.index(config.negative_class)
-    covered = np.zeros((len(classes), count), dtype=np.float32)
-    for c, name in enumerate(classes):
-        if c != negative and name in fractions:
-            covered[c] = fractions[name]
-    largest = covered.max(axis=0)
-    label = np.where(largest >= config.annotation_threshold, covered.argmax(axis=0), -1)
-    return np.where(largest <= config.negative_max_fraction, negative, label).astype(np.int64)
 
 
 class Batch(NamedTuple):
@@ -216,6 +47,8 @@ class Batch(NamedTuple):
     """uint8 (B, T, T, 3)"""
     labels: torch.Tensor
     """int64 (B,)"""
+    indices: torch.Tensor
+    """int64 (B,): which of the samples they are."""
 
 
 class Tiles(Dataset[Batch]):
@@ -240,32 +73,27 @@ class Tiles(Dataset[Batch]):
     def __getitems__(self, positions: list[int]) -> Batch:
         """The batch at these positions; the loader calls this instead of `__getitem__`."""
         chosen = self.indices[positions]
-        return Batch(torch.from_numpy(self._read(chosen)), torch.from_numpy(self.samples.label[chosen]))
-
-
-class Shuffled(Sampler[int]):
-    """Each epoch's own random order of `count` samples, from the seed and the epoch's number alone.
-
-    torch's RandomSampler carries a state from epoch to epoch that depends on how far the loader's workers read ahead.
-    """
-
-    def __init__(self, count: int, seed: int) -> None:
-        self.count, self.seed, self.epoch = count, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, from 0; Lightning calls this before each."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(np.random.default_rng([self.seed, self.epoch]).permutation(self.count).tolist())
+        tiles, labels = self._read(chosen), self.samples.label[chosen]
+        return Batch(torch.from_numpy(tiles), torch.from_numpy(labels), torch.from_numpy(chosen))
 
 
 def as_it_is(batch: Any) -> Any:
     """The collate function of a dataset that delivers whole batches."""
     return batch
+
+
+def loader_workers(workers: int | None, device: str, processes: int = 1) -> int:
+    """Processes that load tiles beside each of the `processes` that train on a machine, on a `device` of that type.
+
+    Unless told otherwise: none on a CPU, which computes on a tile a hundred times as long as it takes to decode it, so
+    that a loader beside it would only take a core away; on a GPU the cores there are but one, at most 16.
+    """
+    if workers is not None:
+        return workers
+    if device == "cpu":
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(16, cores // processes - 1))
 
 
 def read_image(path: Path, side: int) -> Pixels:
@@ -303,248 +131,10 @@ class _StoreReader:
         for s in np.unique(source):
             places = np.flatnonzero(source == s)
             places = places[np.argsort(row[places], kind="stable")]  # in the order of the file
-            tiles[places] = self._store(int(s)).read(row[places])
+            self._store(int(s)).read(row[places], tiles, places)
         return tiles
 
     def _store(self, source: int) -> TileStore:
         if source not in self.opened:
             self.opened[source] = TileStore.open(self.samples.sources[source])
         return self.opened[source]
-
-
-@dataclass(frozen=True)
-class _ImageRow:
-    where: str
-    path: Path
-    label: str
-    case_id: str
-    slide_id: str
-    split: str
-    site: str
-    scanner: str
-
-
-def _image_row(number: int, raw: Mapping[str, str], index: Path) -> _ImageRow:
-    where = f"{index}, row {number}"
-    name = raw.get("path") or raw.get("slide_path")
-    if not name:
-        raise InputError(where, "has no path", "name the picture in a column called path")
-    if not raw.get("label"):
-        raise InputError(where, "has no label", "name the class in a column called label")
-    path = index.parent / name
-    if not path.is_file():
-        raise InputError(
-            where, f"the picture {path} does not exist", "correct the path, relative to the table's folder"
-        )
-    optional = {key: raw.get(key, "") for key in ("case_id", "split", "site", "scanner")}
-    return _ImageRow(where=where, path=path, label=raw["label"], slide_id=raw.get("slide_id") or name, **optional)
-
-
-def _image_side(path: Path, where: str) -> int:
-    """The shorter side of a picture, pixels, from its header alone."""
-    try:
-        with PIL.Image.open(path) as picture:
-            return min(picture.size)
-    except (OSError, PIL.Image.DecompressionBombError) as error:
-        raise InputError(
-            where, f"{path} is no picture that can be read ({type(error).__name__})", "replace it"
-        ) from None
-
-
-@dataclass(frozen=True)
-class _StoredSlide:
-    row: ManifestRow
-    path: Path
-    store: TileStore
-
-
-def _open_slides(stores: Path, rows: Iterable[ManifestRow], manifest: Path) -> list[_StoredSlide]:
-    """The slides that have tiles, all of one tile size and scale."""
-    slides = []
-    for row in rows:
-        path = stores / f"{row.slide_id}.zarr"
-        if not path.is_dir():
-            log.warning("%s: left out, it has no store %s", row.slide_id, path)
-            continue
-        store = TileStore.open(path)
-        if len(store) == 0:
-            log.warning("%s: left out, its store holds no tile", row.slide_id)
-            continue
-        slides.append(_StoredSlide(row, path, store))
-    if not slides:
-        raise InputError(
-            stores, f"holds no tile of any slide of {manifest}", "make the stores with specslide tile first"
-        )
-    for slide in slides[1:]:
-        _refuse_unlike(slides[0], slide)
-    return slides
-
-
-def _refuse_unlike(first: _StoredSlide, other: _StoredSlide) -> None:
-    a, b = first.store.grid, other.store.grid
-    if a.tile_px != b.tile_px or abs(b.mpp / a.mpp - 1) > MPP_TOLERANCE:
-        raise InputError(
-            other.path,
-            f"has tiles of {b.tile_px} px at {b.mpp:.3g} µm/px, {first.path.name} of {a.tile_px} px at {a.mpp:.3g}",
-            "tile all slides alike",
-        )
-
-
-def _label_slide(
-    slide: _StoredSlide, classes: tuple[str, ...], by_annotation: bool, config: TrainConfig, manifest: Path
-) -> Ints:
-    """The label of each of a slide's tiles, (N,), -1 for those left out for a reason that is logged."""
-    store, row = slide.store, slide.row
-    if not by_annotation:
-        label = _class_index(_slide_label(row, manifest), classes, f"{manifest}, slide {row.slide_id}")
-        return np.full(len(store), label)
-    if not store.annotations and row.label != config.negative_class:
-        log.warning("%s: left out, it has neither annotations nor the label %r", row.slide_id, config.negative_class)
-        return np.full(len(store), -1)
-    labels = annotation_labels(store.annotations, len(store), classes, config)
-    between = int((labels < 0).sum())
-    if between:
-        log.info("%s: %d of %d tiles left out, they lie between two classes", row.slide_id, between, len(store))
-    return labels
-
-
-def _filtered(slide: _StoredSlide, labels: Ints, config: TrainConfig) -> Ints:
-    """The labels, -1 where `config.where` leaves the tile out."""
-    kept = rows_where(slide.store, config.where)
-    if not kept.all():
-        log.info("%s: %d of %d tiles left out by where", slide.row.slide_id, int((~kept).sum()), len(kept))
-    return np.where(kept, labels, -1)
-
-
-def _join_slides(
-    slides: Sequence[tuple[_StoredSlide, Ints]], classes: tuple[str, ...], config: TrainConfig, manifest: Path
-) -> Samples:
-    rows = [_capped(np.flatnonzero(label >= 0), slide.row.slide_id, config) for slide, label in slides]
-    counts = [len(r) for r in rows]
-    manifest_rows = [slide.row for slide, _ in slides]
-    stores = [slide.store for slide, _ in slides]
-
-    def spread(texts: Iterable[str | None]) -> Texts:
-        return np.repeat(np.array([text or "" for text in texts]), counts)
-
-    def gather(columns: Iterable[NDArray[Any]]) -> Ints:
-        return np.concatenate([c[r] for c, r in zip(columns, rows, strict=True)]).astype(np.int64)
-
-    case_id, label = spread(row.case_id for row in manifest_rows), gather(label for _, label in slides)
-    samples = Samples(
-        kind="stores",
-        classes=classes,
-        sources=tuple(slide.path for slide, _ in slides),
-        hashes=tuple(store.content_hash for store in stores),
-        tile_px=stores[0].grid.tile_px,
-        mpp=float(np.median([store.grid.mpp for store in stores])),
-        label=label,
-        source=np.repeat(np.arange(len(slides)), counts),
-        row=np.concatenate(rows),
-        x0=gather(store.x for store in stores),
-        y0=gather(store.y for store in stores),
-        tile_px0=np.repeat(np.array([store.grid.tile_px0 for store in stores]), counts),
-        case_id=case_id,
-        slide_id=spread(row.slide_id for row in manifest_rows),
-        split=_splits(list(spread(row.split for row in manifest_rows)), case_id, label, config, manifest),
-        site=spread(row.site for row in manifest_rows),
-        scanner=spread(row.scanner for row in manifest_rows),
-    )
-    return _checked(samples, config, manifest)
-
-
-def _capped(rows: Ints, slide_id: str, config: TrainConfig) -> Ints:
-    """At most `max_tiles_per_slide` of the rows, in order; the draw depends on the seed and the slide alone."""
-    limit = config.max_tiles_per_slide
-    if limit is None or len(rows) <= limit:
-        return rows
-    name = int.from_bytes(hashlib.sha256(slide_id.encode()).digest()[:8])
-    return np.sort(np.random.default_rng([config.seed, name]).choice(rows, limit, replace=False))
-
-
-def _slide_label(row: ManifestRow, manifest: Path) -> str:
-    if not row.label:
-        raise InputError(f"{manifest}, slide {row.slide_id}", "has no label", "add it in the column label")
-    return row.label
-
-
-def _class_names(config: TrainConfig, found: set[str]) -> tuple[str, ...]:
-    """The configured classes, or those found: the negative one first, then by name."""
-    classes = config.classes or tuple(sorted(found, key=lambda name: (name != config.negative_class, name)))
-    if config.positive_class is not None and config.positive_class not in classes:
-        raise ConfigError("positive_class", f"{config.positive_class!r} is none of {', '.join(classes)}", "correct it")
-    return classes
-
-
-def _class_index(name: str, classes: tuple[str, ...], where: str) -> int:
-    if name not in classes:
-        raise InputError(
-            where, f"the label {name!r} is none of {', '.join(classes)}", "correct it or add it to classes"
-        )
-    return classes.index(name)
-
-
-def _splits(given: Sequence[str], case_id: Texts, label: Ints, config: TrainConfig, where: Path) -> Texts:
-    """The split each tile was given, or one made by case where the data brings none."""
-    named = [name for name in given if name]
-    if not named:
-        fractions = {"val_fraction": config.val_fraction, "test_fraction": config.test_fraction}
-        return split_by_case(case_id, label, **fractions, seed=config.seed)
-    if len(named) < len(given):
-        raise InputError(where, f"gives a split for {len(named)} of {len(given)} only", "fill the column or drop it")
-    unknown = sorted({name for name in named if name.lower() not in SPLIT_NAMES})
-    if unknown:
-        raise InputError(where, f"the split {unknown[0]!r} is unknown", f"use {', '.join(SPLITS)}")
-    split = np.array([SPLIT_NAMES[name.lower()] for name in named])
-    pairs = {(str(c), str(s)) for c, s in zip(case_id, split, strict=True)}
-    torn = [case for case, count in Counter(case for case, _ in sorted(pairs)).items() if count > 1]
-    if torn:
-        raise InputError(where, f"the case {torn[0]!r} is in two splits", "put all tiles of a case into one split")
-    return split
-
-
-def _checked(samples: Samples, config: TrainConfig, where: Path) -> Samples:
-    """The samples, if a model can be trained, chosen and tested on them."""
-    if len(samples.classes) < 2:
-        raise InputError(where, f"all tiles are {samples.classes[0]!r}", "add tiles of another class")
-    needed = SPLITS if config.test_fraction > 0 else SPLITS[:2]
-    cases = len(np.unique(samples.case_id))
-    for split in needed:
-        if not (samples.split == split).any():
-            reason = f"the {split} split is empty: there are {cases} cases in all"
-            raise InputError(where, reason, f"add cases, or give some of them the split {split}")
-    present = np.unique(samples.label[samples.split == "train"])
-    missing = [name for c, name in enumerate(samples.classes) if c not in present]
-    if missing:
-        raise InputError(
-            where, f"the training split has no tile of {missing[0]!r}", "add cases of it, or other classes"
-        )
-    for split in needed[1:]:
-        absent = sorted(set(samples.classes) - {samples.classes[c] for c in samples.label[samples.split == split]})
-        if absent:
-            log.warning("%s: the %s split has no tile of %s: some metrics are undefined", where, split, absent[0])
-    return samples
-
-
-def _targets(cases: int, fractions: tuple[float, ...]) -> list[int]:
-    """How many cases each split gets: nearest to the fractions, at least one where the fraction is not 0."""
-    exact = np.array(fractions) * cases
-    targets = np.floor(exact).astype(int)
-    targets[np.argsort(targets - exact, kind="stable")[: cases - targets.sum()]] += 1
-    for split in np.flatnonzero((targets == 0) & (exact > 0)):
-        if targets.max() > 1:
-            targets[targets.argmax()] -= 1
-            targets[split] += 1
-    return [int(target) for target in targets]
-
-
-def _deal(targets: Sequence[int]) -> Ints:
-    """Splits in the order in which cases get them: each prefix as near to the targets' proportions as can be."""
-    total, given = sum(targets), np.zeros(len(targets))
-    dealt = []
-    for place in range(1, total + 1):
-        owed = np.array(targets) * place / total - given
-        split = int(np.where(given < targets, owed, -np.inf).argmax())
-        given[split] += 1
-        dealt.append(split)
-    return np.array(dealt, dtype=np.int64)

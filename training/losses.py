@@ -1,18 +1,24 @@
 """Cross-entropy with spectral decoupling: a penalty on the size of the logits. Pure; knows nothing of data or models.
 
-    loss = cross-entropy + lambda/2 * ||logits||^2
+    loss = cross-entropy + lambda/2 * ||logits - gamma||^2
 
 Pezeshki et al., Gradient Starvation (arXiv 2011.09468); Pohjonen et al. (iScience 2022, arXiv 2103.17171).
-The penalty acts on the unnormalised scores, before any temperature. Two reductions of the square are in use:
+The penalty acts on the unnormalised scores, before any temperature. gamma, one offset a class, is 0 in the first form
+and a setting in the second. Two reductions of the square are in use:
 
 - "sum": lambda/2 times the square summed over the C classes and averaged over the batch, as in the papers;
 - "mean": lambda' times the square averaged over batch and classes, as most public code writes it.
 
 They are the same loss when lambda' = lambda * C/2 (`convert_lambda`); for two classes the numbers agree.
+
+Every term is a mean over the samples of the batch, weighted ones too (torch divides by the sum of the weights instead):
+so the loss of a batch is the mean of those of its parts, however it is split over processes.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
 from torch import Tensor, nn
@@ -38,30 +44,66 @@ def convert_lambda(sd_lambda: float, classes: int, source: Reduction, target: Re
     return weight / _weight(target, classes)
 
 
-def spectral_decoupling(logits: Tensor, sd_lambda: float, reduction: Reduction = "sum") -> Tensor:
+def balanced_weights(counts: Sequence[int]) -> tuple[float, ...]:
+    """N / (C * N_c) for each class: all weigh alike, and the mean weight of a sample is 1. `counts` are the N_c > 0."""
+    return tuple(sum(counts) / (len(counts) * count) for count in counts)
+
+
+def spectral_decoupling(
+    logits: Tensor, sd_lambda: float, reduction: Reduction = "sum", gamma: Sequence[float] | None = None
+) -> Tensor:
     """The penalty alone: a scalar tensor.
 
     `logits` is float (B, C), or (B,) for one logit a sample, which counts as C = 1: there "sum" is lambda/2 * z^2 and
-    "mean" is lambda' * z^2, both averaged over the batch, so that lambda' = lambda/2.
+    "mean" is lambda' * z^2, both averaged over the batch, so that lambda' = lambda/2. `gamma` are C offsets; None is 0.
+    Raises ValueError if there are not C of them.
     """
-    squares = logits.reshape(len(logits), -1).float().square()  # (B, C); in bf16 the sum would lose its digits
-    return sd_lambda * _weight(reduction, squares.shape[1]) * squares.sum(dim=1).mean()
+    scores = logits.reshape(len(logits), -1).float()  # (B, C); in bf16 the sum of squares would lose its digits
+    if gamma is not None:
+        if len(gamma) != scores.shape[1]:
+            raise ValueError(f"{len(gamma)} offsets gamma for {scores.shape[1]} logits")
+        scores = scores - scores.new_tensor(gamma)
+    return sd_lambda * _weight(reduction, scores.shape[1]) * scores.square().sum(dim=1).mean()
 
 
-def loss_terms(logits: Tensor, labels: Tensor, sd_lambda: float, reduction: Reduction = "sum") -> LossTerms:
+def cross_entropy(
+    logits: Tensor, labels: Tensor, class_weights: Sequence[float] | None = None, label_smoothing: float = 0.0
+) -> Tensor:
+    """Cross-entropy alone: a scalar tensor, the mean over the batch of weight[label] * cross-entropy of the sample.
+
+    `logits` float (B, C) with `labels` int64 (B,) in [0, C) gives the softmax cross-entropy; `class_weights` are then C
+    numbers, and a share `label_smoothing` in [0, 1) of each label is spread evenly over the C classes (Szegedy et al.
+    2016, arXiv 1512.00567). One logit a sample, (B,) or (B, 1), gives the binary cross-entropy, with `labels` (B,) or
+    (B, 1) in [0, 1], unweighted and not smoothed. Raises ValueError for weights or smoothing there.
+    """
+    if logits.ndim == 1 or logits.shape[1] == 1:
+        if class_weights is not None or label_smoothing:
+            raise ValueError("class_weights and label_smoothing need a logit for each class")
+        return functional.binary_cross_entropy_with_logits(logits.reshape(-1).float(), labels.reshape(-1).float())
+    if class_weights is None:
+        return functional.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
+    of_sample = functional.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing, reduction="none")
+    return (of_sample.new_tensor(class_weights)[labels] * of_sample).mean()
+
+
+def loss_terms(
+    logits: Tensor,
+    labels: Tensor,
+    sd_lambda: float,
+    reduction: Reduction = "sum",
+    *,
+    gamma: Sequence[float] | None = None,
+    class_weights: Sequence[float] | None = None,
+    label_smoothing: float = 0.0,
+) -> LossTerms:
     """Cross-entropy plus spectral decoupling, averaged over the batch.
 
-    `logits` float (B, C) with `labels` int64 (B,) in [0, C) gives the softmax cross-entropy. One logit a sample, (B,)
-    or (B, 1), gives the binary cross-entropy, with `labels` (B,) or (B, 1) in [0, 1]. Raises ValueError if B differs.
+    For shapes and settings see `cross_entropy` and `spectral_decoupling`. Raises ValueError if B differs.
     """
     if len(logits) != len(labels):
         raise ValueError(f"{len(logits)} logits but {len(labels)} labels")
-    if logits.ndim == 1 or logits.shape[1] == 1:
-        scores = logits.reshape(-1).float()
-        ce = functional.binary_cross_entropy_with_logits(scores, labels.reshape(-1).float())
-    else:
-        ce = functional.cross_entropy(logits.float(), labels)
-    sd = spectral_decoupling(logits, sd_lambda, reduction)
+    ce = cross_entropy(logits, labels, class_weights, label_smoothing)
+    sd = spectral_decoupling(logits, sd_lambda, reduction, gamma)
     return LossTerms(ce + sd, ce, sd)
 
 
@@ -69,21 +111,40 @@ class SpectralDecouplingLoss(nn.Module):
     """`loss_terms` as a module: called with logits and labels it returns the total loss, a scalar tensor.
 
     `sd_lambda` >= 0 weighs the penalty (0 is plain cross-entropy); `reduction` is "sum" or "mean", as the module's
-    docstring defines them. `terms` gives the parts. Raises ValueError for any other setting.
+    docstring defines them; the rest is as in `loss_terms`. `terms` gives the parts. Raises ValueError for any other
+    setting.
     """
 
-    def __init__(self, sd_lambda: float = 0.01, reduction: Reduction = "sum") -> None:
+    def __init__(
+        self,
+        sd_lambda: float = 0.01,
+        reduction: Reduction = "sum",
+        *,
+        gamma: Sequence[float] | None = None,
+        class_weights: Sequence[float] | None = None,
+        label_smoothing: float = 0.0,
+    ) -> None:
         super().__init__()
         if not 0 <= sd_lambda < float("inf"):
             raise ValueError(f"sd_lambda must be a number >= 0, not {sd_lambda}")
         if reduction not in get_args(Reduction):
             raise ValueError(f"reduction must be 'sum' or 'mean', not {reduction!r}")
+        if not all(math.isfinite(offset) for offset in gamma or ()):
+            raise ValueError(f"gamma must be finite numbers, not {gamma}")
+        if not all(0 <= weight < float("inf") for weight in class_weights or ()):
+            raise ValueError(f"class_weights must be numbers >= 0, not {class_weights}")
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing must lie in [0, 1), not {label_smoothing}")
         self.sd_lambda = sd_lambda
         self.reduction: Reduction = reduction
+        self.gamma, self.class_weights, self.label_smoothing = gamma, class_weights, label_smoothing
 
     def terms(self, logits: Tensor, labels: Tensor) -> LossTerms:
         """The loss and its two terms; see `loss_terms`."""
-        return loss_terms(logits, labels, self.sd_lambda, self.reduction)
+        return loss_terms(
+            logits, labels, self.sd_lambda, self.reduction,
+            gamma=self.gamma, class_weights=self.class_weights, label_smoothing=self.label_smoothing,
+        )  # fmt: skip
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The total loss; see `loss_terms`."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +20,21 @@ from scipy.optimize import minimize_scalar
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Metric = Callable[[Floats], Floats]
-"""Weights (R, N) -> values (R,)."""
+"""Weights (R, N) -> values (R,); for a band, (R, G)."""
 
 ECE_BINS = 15
+METRIC_NAMES = {
+    "auroc": "AUROC",
+    "average_precision": "average precision",
+    "balanced_accuracy": "balanced accuracy",
+    "log_loss": "log loss (nats)",
+    "brier": "Brier score",
+    "ece": "ECE",
+}
+LOWER_IS_BETTER = frozenset({"log_loss", "brier", "ece"})
 TEMPERATURES = (0.05, 20.0)
 """Bounds of a fitted temperature: separable logits would drive it to 0."""
-_WEIGHTS_AT_ONCE = 2**22
+_WEIGHTS_AT_ONCE = 2**16  # half a megabyte: what is still in the cache is computed on ten times as fast
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,37 @@ class Interval:
         return f"{self.value:.3f} ({span})"
 
 
+@dataclass(frozen=True)
+class Difference(Interval):
+    """A metric of a second model minus that of the first on the same samples, with its paired bootstrap interval."""
+
+    above_zero: float | None = None
+    """Share of the resamples, in [0, 1], in which the difference is above 0; ties count half."""
+
+    def __str__(self) -> str:
+        if self.value is None or self.low is None or self.high is None:
+            return super().__str__()
+        return f"{self.value:+.3f} ({self.low:+.3f} to {self.high:+.3f})"
+
+
+class Resampled(NamedTuple):
+    """A metric on all samples and on each resample (R,); NaN where it is undefined."""
+
+    value: float
+    drawn: Floats
+
+
+class Reliability(NamedTuple):
+    """Bins of confidence, as `ece` makes them; NaN in a bin of no weight. Shapes (..., B)."""
+
+    share: Floats
+    """Of the samples."""
+    confidence: Floats
+    """Mean probability of the predicted class."""
+    accuracy: Floats
+    """Share of right predictions."""
+
+
 def softmax(logits: NDArray[np.floating[Any]], temperature: float = 1.0) -> Floats:
     """Probabilities (N, C) of logits (N, C) divided by a temperature > 0."""
     scaled = logits.astype(np.float64) / temperature
@@ -66,6 +106,18 @@ def auroc(probabilities: Floats, labels: Ints, weights: Floats | None = None) ->
     return np.asarray(np.mean(areas, axis=0))
 
 
+def average_precision(probabilities: Floats, labels: Ints, weights: Floats | None = None, positive: int = 1) -> Floats:
+    """Average precision, the sum over thresholds of the gain in recall times the precision there.
+
+    Of the class `positive` for two classes, else the mean of one-versus-rest over classes. As in scikit-learn's
+    `average_precision_score`: no interpolation, tied scores share a threshold. Chance gives the share of positives.
+    """
+    weights = _weights(labels, weights)
+    classes = [positive] if probabilities.shape[1] == 2 else range(probabilities.shape[1])
+    averages = [_binary_average_precision(probabilities[:, c], labels == c, weights) for c in classes]
+    return np.asarray(np.mean(averages, axis=0))
+
+
 def balanced_accuracy(predicted: Ints, labels: Ints, classes: int, weights: Floats | None = None) -> Floats:
     """Mean over the classes of the recall, the share of a class's samples that were predicted as it."""
     weights = _weights(labels, weights)
@@ -81,6 +133,17 @@ def log_loss(probabilities: Floats, labels: Ints, weights: Floats | None = None)
     return _ratio(weights @ -np.log(np.maximum(true, np.finfo(np.float64).eps)), weights.sum(-1))
 
 
+def brier(probabilities: Floats, labels: Ints, weights: Floats | None = None) -> Floats:
+    """Brier score: mean square of the distance between the probabilities and the truth, which is 0 or 1.
+
+    For two classes of the second one's probability, in [0, 1]; for more summed over the classes, in [0, 2]. As
+    scikit-learn's `brier_score_loss`.
+    """
+    weights = _weights(labels, weights)
+    squares = np.square(probabilities - np.eye(probabilities.shape[1])[labels]).sum(axis=1)
+    return _ratio(weights @ (squares / 2 if probabilities.shape[1] == 2 else squares), weights.sum(-1))
+
+
 def ece(probabilities: Floats, labels: Ints, weights: Floats | None = None, bins: int = ECE_BINS) -> Floats:
     """Expected calibration error of the predicted class (Guo et al. 2017, arXiv 1706.04599), in [0, 1].
 
@@ -90,10 +153,67 @@ def ece(probabilities: Floats, labels: Ints, weights: Floats | None = None, bins
     """
     weights = _weights(labels, weights)
     confidence = probabilities.max(axis=1)
-    bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    surplus = weights * ((probabilities.argmax(axis=1) == labels) - confidence)
-    gaps = [np.abs(surplus[..., bin_of == b].sum(-1)) for b in np.unique(bin_of)]
-    return _ratio(np.sum(gaps, axis=0), weights.sum(-1))
+    surplus = (probabilities.argmax(axis=1) == labels) - confidence
+    gaps = np.abs(weights @ (surplus[:, None] * _confidence_bins(confidence, bins)))
+    return _ratio(gaps.sum(-1), weights.sum(-1))
+
+
+def reliability(
+    probabilities: Floats, labels: Ints, weights: Floats | None = None, bins: int = ECE_BINS
+) -> Reliability:
+    """What a reliability diagram shows: `ece` is the sum over bins of share * |accuracy - confidence|."""
+    weights = _weights(labels, weights)
+    confidence = probabilities.max(axis=1)
+    members = _confidence_bins(confidence, bins)
+    right = probabilities.argmax(axis=1) == labels
+    mass = weights @ members
+    return Reliability(
+        share=_ratio(mass, np.broadcast_to(weights.sum(-1)[..., None], mass.shape)),
+        confidence=_ratio(weights @ (members * confidence[:, None]), mass),
+        accuracy=_ratio(weights @ (members * right[:, None]), mass),
+    )
+
+
+def roc_curve(scores: Floats, positive: NDArray[np.bool_], weights: Floats | None = None) -> tuple[Floats, Floats]:
+    """False and true positive rate, each (..., K + 1), calling nothing and then ever more: (0, 0) to (1, 1).
+
+    K is the number of distinct scores (N,); the same points as scikit-learn's `roc_curve` with all thresholds.
+    """
+    positives, negatives = _counts_above(scores, positive, _weights(scores, weights))
+    start = [(0, 0)] * (positives.ndim - 1) + [(1, 0)]
+    true, false = (np.pad(counts, start) for counts in (positives, negatives))
+    return _shares(false), _shares(true)
+
+
+def precision_recall_curve(
+    scores: Floats, positive: NDArray[np.bool_], weights: Floats | None = None
+) -> tuple[Floats, Floats]:
+    """Recall, rising to 1, and precision, each (..., K), for the K distinct scores (N,) as thresholds, falling.
+
+    The same points as scikit-learn's `precision_recall_curve`, which runs the other way and adds (0, 1).
+    """
+    positives, negatives = _counts_above(scores, positive, _weights(scores, weights))
+    return _shares(positives), _ratio(positives, positives + negatives)
+
+
+def roc_at(scores: Floats, positive: NDArray[np.bool_], grid: Floats, weights: Floats) -> Floats:
+    """True positive rate (R, G) at the false positive rates of the grid (G,), on straight lines between thresholds."""
+    rates = zip(*roc_curve(scores, positive, weights), strict=True)
+    return np.stack([np.interp(grid, false, true) for false, true in rates])
+
+
+def precision_at(scores: Floats, positive: NDArray[np.bool_], grid: Floats, weights: Floats) -> Floats:
+    """Precision (R, G) at the highest threshold that reaches each recall of the grid (G,)."""
+    curves = zip(*precision_recall_curve(scores, positive, weights), strict=True)
+    nearly = grid - 1e-12  # a recall of 1 may be summed to a little less
+    return np.stack(
+        [
+            precision[np.minimum(np.searchsorted(recall, nearly), len(recall) - 1)]
+            if np.isfinite(recall[-1])
+            else np.full(len(grid), np.nan)
+            for recall, precision in curves
+        ]
+    )
 
 
 def decide(probabilities: Floats, threshold: float, positive: int) -> Ints:
@@ -145,18 +265,88 @@ def bootstrap_interval(
     Whole cases are drawn, since a patient's tiles are not independent. `case_ids` is (N,); the same seed and cases give
     the same resamples, so that intervals of several metrics or models are paired.
     """
-    value = metric(np.ones((1, len(case_ids))))[0]
-    drawn = [metric(weights) for weights in _resampled_weights(case_ids, resamples, seed)]
-    values = np.concatenate(drawn) if drawn else np.empty(0)
-    defined = values[np.isfinite(values)]
-    undefined = len(values) - len(defined)
+    return interval(*resampled({"": metric}, case_ids, resamples=resamples, seed=seed)[""], level=level)
+
+
+def resampled(
+    metrics: Mapping[str, Metric], case_ids: NDArray[np.str_], *, resamples: int = 1000, seed: int = 0
+) -> dict[str, Resampled]:
+    """Each metric on all samples and on the same resamples of the cases (N,); see `bootstrap_interval`."""
+    values = {name: float(metric(np.ones((1, len(case_ids))))[0]) for name, metric in metrics.items()}
+    drawn: dict[str, list[Floats]] = {name: [np.empty(0)] for name in metrics}
+    for weights in _resampled_weights(case_ids, resamples, seed):
+        for name, metric in metrics.items():
+            drawn[name].append(metric(weights))
+    return {name: Resampled(values[name], np.concatenate(drawn[name])) for name in metrics}
+
+
+def interval(value: float, drawn: Floats, *, level: float = 0.95) -> Interval:
+    """A value with the percentile interval of its resamples (R,)."""
+    defined = drawn[np.isfinite(drawn)]
+    undefined = len(drawn) - len(defined)
     if not np.isfinite(value):
         return Interval(None, None, None, undefined)
-    if not len(defined) or undefined > len(values) / 2:
+    if not len(defined) or undefined > len(drawn) / 2:
         return Interval(float(value), None, None, undefined)
     tail = (1 - level) / 2
     low, high = np.quantile(defined, (tail, 1 - tail))
     return Interval(float(value), float(low), float(high), undefined)
+
+
+def difference(first: Resampled, second: Resampled, *, level: float = 0.95) -> Difference:
+    """The second model's metric minus the first's, both of the same resamples: a paired bootstrap."""
+    gains = second.drawn - first.drawn
+    found = interval(second.value - first.value, gains, level=level)
+    gains = gains[np.isfinite(gains)]
+    above = None if found.low is None else float(((gains > 0) + 0.5 * (gains == 0)).mean())
+    return Difference(found.value, found.low, found.high, found.undefined, above)
+
+
+def bootstrap_band(
+    curve: Metric, case_ids: NDArray[np.str_], *, resamples: int = 1000, level: float = 0.95, seed: int = 0
+) -> tuple[Floats, Floats]:
+    """Lower and upper end, each (G,), of the pointwise percentile band of a curve, weights (R, N) -> (R, G).
+
+    NaN where the curve is undefined in more than half of the resamples, or if there are none.
+    """
+    drawn = [curve(weights) for weights in _resampled_weights(case_ids, resamples, seed)]
+    if not drawn:
+        nothing = np.full(curve(np.ones((1, len(case_ids)))).shape[-1], np.nan)
+        return nothing, nothing
+    points = np.sort(np.concatenate(drawn), axis=0)  # NaN last
+    defined = np.isfinite(points).sum(axis=0)
+    tail = (1 - level) / 2
+    place = np.array([[tail], [1 - tail]]) * np.maximum(defined - 1, 0)
+    below, above = np.floor(place).astype(int), np.ceil(place).astype(int)
+    columns = np.arange(points.shape[1])
+    ends = points[below, columns] + (place - below) * (points[above, columns] - points[below, columns])
+    low, high = np.where(defined >= len(points) / 2, ends, np.nan)
+    return low, high
+
+
+def standard_metrics(probabilities: Floats, labels: Ints, *, threshold: float, positive: int) -> dict[str, Metric]:
+    """The metrics of a model's probabilities, by name, each a function of weights.
+
+    AUROC and average precision; balanced accuracy, for two classes at the threshold, else of the likeliest class; log
+    loss, Brier score and ECE.
+    """
+    classes = probabilities.shape[1]
+    predicted = called(probabilities, threshold, positive)
+    return {
+        "auroc": partial(auroc, probabilities, labels),
+        "average_precision": partial(average_precision, probabilities, labels, positive=positive),
+        "balanced_accuracy": partial(balanced_accuracy, predicted, labels, classes),
+        "log_loss": partial(log_loss, probabilities, labels),
+        "brier": partial(brier, probabilities, labels),
+        "ece": partial(ece, probabilities, labels),
+    }
+
+
+def called(probabilities: Floats, threshold: float, positive: int) -> Ints:
+    """The class (N,) a model calls: for two classes `positive` from the threshold on, else the likeliest."""
+    if probabilities.shape[1] == 2:
+        return decide(probabilities, threshold, positive)
+    return np.asarray(probabilities.argmax(axis=1))
 
 
 def evaluate(
@@ -169,24 +359,13 @@ def evaluate(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """AUROC, balanced accuracy (for two classes at the threshold, else at the likeliest class), log loss and ECE.
-
-    Each with its interval over cases; see `bootstrap_interval`.
-    """
-    classes = probabilities.shape[1]
-    predicted = decide(probabilities, threshold, positive) if classes == 2 else probabilities.argmax(axis=1)
-    metrics: Mapping[str, Metric] = {
-        "auroc": partial(auroc, probabilities, labels),
-        "balanced_accuracy": partial(balanced_accuracy, predicted, labels, classes),
-        "log_loss": partial(log_loss, probabilities, labels),
-        "ece": partial(ece, probabilities, labels),
-    }
-    return {
-        name: bootstrap_interval(metric, case_ids, resamples=resamples, seed=seed) for name, metric in metrics.items()
-    }
+    """The `standard_metrics`, each with its interval over cases; see `bootstrap_interval`."""
+    metrics = standard_metrics(probabilities, labels, threshold=threshold, positive=positive)
+    found = resampled(metrics, case_ids, resamples=resamples, seed=seed)
+    return {name: interval(*values) for name, values in found.items()}
 
 
-def _weights(labels: Ints, weights: Floats | None) -> Floats:
+def _weights(labels: NDArray[Any], weights: Floats | None) -> Floats:
     return np.ones(len(labels)) if weights is None else weights
 
 
@@ -196,15 +375,44 @@ def _ratio(part: Floats, whole: Floats) -> Floats:
     return np.asarray(np.divide(part, whole, out=nothing, where=np.asarray(whole) > 0))
 
 
+def _shares(counts: Floats) -> Floats:
+    """Rising counts (..., K) as shares of the last."""
+    return _ratio(counts, np.broadcast_to(counts[..., -1:], counts.shape))
+
+
 def _binary_auroc(scores: Floats, positive: NDArray[np.bool_], weights: Floats) -> Floats:
     """Probability that a positive scores above a negative, ties counting half; (...) for weights (..., N)."""
+    positives, negatives = _counts_by_score(scores, positive, weights)
+    below = np.cumsum(negatives, axis=-1) - negatives / 2
+    return _ratio((positives * below).sum(-1), positives.sum(-1) * negatives.sum(-1))
+
+
+def _binary_average_precision(scores: Floats, positive: NDArray[np.bool_], weights: Floats) -> Floats:
+    found, wrong = _counts_above(scores, positive, weights)
+    gained = np.diff(found, axis=-1, prepend=0)
+    precision = np.divide(found, found + wrong, out=np.zeros_like(found), where=found > 0)
+    return _ratio((gained * precision).sum(-1), found[..., -1])
+
+
+def _counts_by_score(scores: Floats, positive: NDArray[np.bool_], weights: Floats) -> tuple[Floats, Floats]:
+    """Weight of the positives and of the negatives at each of the K distinct scores, rising; (..., K) each."""
     order = np.argsort(scores, kind="stable")
     weights, positive, scores = weights[..., order], positive[order], scores[order]
     starts = np.flatnonzero(np.append(True, np.diff(scores) > 0))[: len(scores)]  # first sample of each distinct score
     positives = np.add.reduceat(weights * positive, starts, axis=-1)
-    negatives = np.add.reduceat(weights * ~positive, starts, axis=-1)
-    below = np.cumsum(negatives, axis=-1) - negatives / 2
-    return _ratio((positives * below).sum(-1), positives.sum(-1) * negatives.sum(-1))
+    return positives, np.add.reduceat(weights * ~positive, starts, axis=-1)
+
+
+def _counts_above(scores: Floats, positive: NDArray[np.bool_], weights: Floats) -> tuple[Floats, Floats]:
+    """Weight of the positives and of the negatives at or above each distinct score, falling; (..., K) each."""
+    positives, negatives = _counts_by_score(scores, positive, weights)
+    return np.cumsum(positives[..., ::-1], axis=-1), np.cumsum(negatives[..., ::-1], axis=-1)
+
+
+def _confidence_bins(confidence: Floats, bins: int) -> Floats:
+    """Which of the equal bins (0, 1/bins], ... each confidence (N,) falls into: 1 there, else 0; (N, bins)."""
+    bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    return np.asarray(np.eye(bins)[bin_of])
 
 
 def _resampled_weights(case_ids: NDArray[np.str_], resamples: int, seed: int) -> Iterator[Floats]:

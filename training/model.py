@@ -11,13 +11,16 @@ import logging
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import timm
+import timm.models
 import torch
+from huggingface_hub.errors import EntryNotFoundError
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
@@ -27,22 +30,37 @@ from torch.nn import functional
 
 from tiling.errors import ConfigError, ModelError, OutputError, SpecslideError
 from tiling.files import canonical_json, claimed, folder_faults, folder_hash, new_folder, sha256_file
+from training.stain import StainTarget, missing_package, normalise
 
 log = logging.getLogger(__name__)
 
 WEIGHTS, INFO, CARD = "weights.safetensors", "model.json", "README.md"
 PACKAGED_BACKBONE = "tf_efficientnet_lite0"
+HUB = "hf-hub:"
 MIN_INPUT_PX = 96
 """Smaller tiles are enlarged to this: a stride of 32 leaves too little of them."""
 
 State = dict[str, Tensor]
 
 
+@dataclass(frozen=True)
+class Architecture:
+    """What a backbone's name stands for."""
+
+    name: str
+    """timm's name of the network."""
+    args: Mapping[str, Any]
+    """What else timm needs to make it: {} unless a hub's configuration says so."""
+    settings: Mapping[str, Any]
+    """timm's configuration: input_size, mean, std, classifier and so on."""
+
+
 class TileClassifier(nn.Module):
     """A timm backbone from stored tiles to logits.
 
     Called with uint8 tiles (B, T, T, 3) of any T it returns logits (B, C). Tiles of another side than `input_px` are
-    resized bilinearly, with antialiasing; then mean and standard deviation, given for [0, 1], are taken off.
+    resized bilinearly, with antialiasing; then mean and standard deviation, given for [0, 1], are taken off. Where
+    `stain` is set, the tiles' staining is made that one first.
     """
 
     mean: Tensor
@@ -55,11 +73,32 @@ class TileClassifier(nn.Module):
         self.input_px = input_px
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.frozen = False
+        self.stain: StainTarget | None = None
+
+    def freeze(self) -> None:
+        """Train the head alone from now on: nothing else gets a gradient, and all norms keep their statistics."""
+        self.backbone.requires_grad_(False)
+        for name in _head_names(self.backbone):
+            self.backbone.get_submodule(name).requires_grad_(True)
+        self.frozen = True
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> TileClassifier:
+        """Training or evaluation mode; a frozen backbone stays in evaluation mode, but for its head."""
+        super().train(mode)
+        if mode and self.frozen:
+            self.backbone.eval()
+            for name in _head_names(self.backbone):
+                self.backbone.get_submodule(name).train()
+        return self
 
     def pixels(self, tiles: Tensor) -> Tensor:
         """Tiles uint8 (B, T, T, 3) -> float32 (B, 3, input_px, input_px) in [0, 1]: what augmentations act on."""
         if tiles.dtype != torch.uint8 or tiles.ndim != 4 or tiles.shape[-1] != 3:
             raise ValueError(f"tiles must be uint8 (B, T, T, 3), not {tiles.dtype} {tuple(tiles.shape)}")
+        if self.stain is not None:
+            tiles = normalise(tiles, self.stain)
         pixels = tiles.permute(0, 3, 1, 2).float() / 255
         if pixels.shape[-2:] == (self.input_px, self.input_px):
             return pixels
@@ -100,6 +139,19 @@ class MetricSummary(BaseModel):
     """Resamples without a class the metric needs."""
 
 
+class GroupSummary(BaseModel):
+    """The metrics of the tiles of one site or scanner."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    split: str
+    column: Literal["site", "scanner"]
+    name: str
+    cases: int
+    tiles: int
+    metrics: dict[str, MetricSummary]
+
+
 class ModelInfo(BaseModel):
     """Everything but the weights: what is needed to use a model, and how it came to be."""
 
@@ -109,6 +161,8 @@ class ModelInfo(BaseModel):
     version: Literal[1] = 1
     backbone: str
     """timm name."""
+    backbone_args: dict[str, Any] = {}
+    """What else timm needs to make it."""
     classes: tuple[str, ...] = Field(min_length=2)
     """Names of the outputs, in order."""
     positive_class: str
@@ -119,6 +173,8 @@ class ModelInfo(BaseModel):
     """Per channel, for pixels in [0, 1]."""
     std: tuple[float, float, float]
     """Per channel, for pixels in [0, 1]."""
+    stain_norm: StainTarget | None = None
+    """The staining that each tile is given first; None: its own."""
     mpp: float | None = Field(gt=0)
     """Micrometres per pixel of the tiles it was trained on; None if unknown."""
     tile_px: int = Field(gt=0)
@@ -135,6 +191,10 @@ class ModelInfo(BaseModel):
     """By split."""
     metrics: dict[str, dict[str, MetricSummary]]
     """By split and metric."""
+    ece_before: dict[str, MetricSummary] = {}
+    """By split, the ECE of the logits not divided by the temperature; {} in models of earlier versions."""
+    groups: tuple[GroupSummary, ...] = ()
+    """Metrics by site and scanner, where known."""
     hashes: dict[str, str]
     """SHA-256 of the weights file, and the identities of the training data and run."""
     software: dict[str, str]
@@ -168,13 +228,15 @@ def make_classifier(backbone: str, classes: int, input_px: int | None, tile_px: 
     """An untrained classifier; its weights come from torch's random state. See `input_side` for `input_px`.
 
     Mean and standard deviation are those of the backbone's own configuration. Raises ConfigError for a name timm does
-    not know and an input size the backbone refuses.
+    not know, a hub that cannot be reached and an input size the backbone refuses.
     """
-    own = _own_settings(backbone)
+    own = find_architecture(backbone)
+    if not own.settings.get("classifier"):
+        raise ConfigError("backbone", f"{backbone} is no classifier: it has no head", "use another of timm's models")
     side = input_side(backbone, input_px, tile_px)
-    network: Any = _make_backbone(backbone, classes, side)
+    network: Any = _make_backbone(own, classes, side)
     network.reset_classifier(classes)  # EfficientNets start heads of few classes so wide that the first logits explode
-    classifier = TileClassifier(network, side, tuple(own["mean"]), tuple(own["std"]))
+    classifier = TileClassifier(network, side, tuple(own.settings["mean"]), tuple(own.settings["std"]))
     try:  # some sizes are refused only when a picture comes
         with torch.inference_mode():
             classifier.eval()(torch.zeros(1, side, side, 3, dtype=torch.uint8))
@@ -189,7 +251,7 @@ def input_side(backbone: str, input_px: int | None, tile_px: int) -> int:
     The choice is the tile's side or the backbone's own, whichever is smaller, in whole strides of 32 pixels and at
     least three of them; a backbone that takes one size only gets it. Raises ConfigError for a name timm does not know.
     """
-    own = _own_settings(backbone)
+    own = find_architecture(backbone).settings
     if input_px is not None:
         return input_px
     native = int(own["input_size"][-1])
@@ -197,11 +259,14 @@ def input_side(backbone: str, input_px: int | None, tile_px: int) -> int:
 
 
 def load_weights(classifier: TileClassifier, backbone: str, weights: str) -> str:
-    """Start the backbone from weights ("auto", "packaged", "none" or a file's path); returns which, a file by its name.
+    """Start the backbone from weights; returns which: "packaged", "none", `hf-hub:owner/name`, or a file by its name.
 
-    The head is left random if it is for another number of classes. Files are .safetensors, or .pth read without
-    unpickling anything but tensors; names are timm's. Raises ConfigError, or ModelError for a file that does not fit.
+    `weights` is one of these, a file's path, or "auto": those of an hf-hub: backbone, else packaged ones if there are
+    any. The head is left random if it is for another number of classes. Files are .safetensors, or .pth read without
+    unpickling anything but tensors; names are timm's. Raises ConfigError, or ModelError for weights that do not fit.
     """
+    if weights == "auto" and backbone.startswith(HUB):
+        weights = backbone
     if weights == "auto":
         weights = "packaged" if backbone == PACKAGED_BACKBONE else "none"
         if weights == "none":
@@ -209,6 +274,9 @@ def load_weights(classifier: TileClassifier, backbone: str, weights: str) -> str
     if weights == "packaged":
         state, where = packaged_weights(backbone), "the packaged weights"
     elif weights == "none":
+        return weights
+    elif weights.startswith(HUB):
+        _fill(classifier.backbone, _hub_weights(weights), weights)
         return weights
     else:
         state, where = _read_weights(Path(weights)), weights
@@ -249,7 +317,8 @@ def save_model(folder: Path, network: TileClassifier, info: ModelInfo, card: str
 def load_model(folder: Path | str, device: str | torch.device = "cpu") -> TileModel:
     """The model of a folder, in evaluation mode on `device`, after every byte of the folder was checked.
 
-    Raises ModelError for a folder that is missing, incomplete, changed, or whose weights do not fit its backbone.
+    Raises ModelError for a folder that is missing, incomplete, changed, or whose weights do not fit its backbone, and
+    for a model that normalises stains where the package for it is not installed.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -258,14 +327,17 @@ def load_model(folder: Path | str, device: str | torch.device = "cpu") -> TileMo
     if faults:
         raise ModelError(folder, f"is damaged: {faults[0]}", "copy it again from where it was made, or train again")
     info = read_info(folder)
+    if info.stain_norm is not None and (fix := missing_package()) is not None:
+        raise ModelError(folder, "it normalises stains with the package torchstain, which is missing", fix)
     try:
         network = TileClassifier(
-            _make_backbone(info.backbone, len(info.classes), info.input_px), info.input_px, info.mean, info.std
+            _make_backbone(_architecture_of(info), len(info.classes), info.input_px), info.input_px, info.mean, info.std
         )
         network.backbone.load_state_dict(load_file(folder / WEIGHTS))
     except (ConfigError, RuntimeError, OSError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(folder, f"its weights do not fit its backbone ({reason})", "train again") from None
+    network.stain = info.stain_norm
     place = torch.device(device)
     return TileModel(network.eval().to(place), info, folder_hash(folder), place)
 
@@ -291,25 +363,67 @@ def verify_model(folder: Path) -> list[str]:
     return faults
 
 
-def _own_settings(backbone: str) -> dict[str, Any]:
-    """timm's configuration of a backbone: input_size, mean, std and so on."""
+def find_architecture(backbone: str) -> Architecture:
+    """What a backbone's name stands for: one of timm's, or `hf-hub:owner/name`, whose configuration is fetched.
+
+    Raises ConfigError for a name timm does not know, and a hub that cannot be reached.
+    """
+    if backbone.startswith(HUB):
+        return find_hub_architecture(backbone)
     known: Any = timm.is_model(backbone) and timm.get_pretrained_cfg(backbone)
     if not known:
         close = timm.list_models(f"*{backbone.split('_')[0].rstrip('0123456789')}*")[:3]
         hint = f"such as {', '.join(close)}" if close else "see timm.list_models()"
         raise ConfigError("backbone", f"timm knows no model called {backbone!r}", f"use one of its names, {hint}")
-    settings: dict[str, Any] = known.to_dict()
-    return {"fixed_input_size": False} | settings
+    return Architecture(backbone, {}, {"fixed_input_size": False} | known.to_dict())
 
 
-def _make_backbone(backbone: str, classes: int, side: int) -> nn.Module:
-    own = _own_settings(backbone)
-    sized: dict[str, Any] = {"img_size": side} if own["fixed_input_size"] else {}
+@cache
+def find_hub_architecture(backbone: str) -> Architecture:
+    """The architecture of an `hf-hub:` name; asked for once. Raises ConfigError."""
     try:
-        network: nn.Module = timm.create_model(backbone, pretrained=False, num_classes=classes, **sized)
+        found, name, args = timm.models.load_model_config_from_hf(backbone.removeprefix(HUB))
+    except _HUB_ERRORS as error:
+        raise _out_of_reach("backbone", backbone, error) from None
+    own = find_architecture(name)
+    return Architecture(name, dict(args), {**own.settings, **found})
+
+
+def _hub_weights(weights: str) -> State:
+    try:
+        state: State = timm.models.load_state_dict_from_hf(weights.removeprefix(HUB), weights_only=True)
+    except _HUB_ERRORS as error:
+        raise _out_of_reach("weights", weights, error) from None
+    return state
+
+
+_HUB_ERRORS = (OSError, ValueError, KeyError, RuntimeError, AssertionError, EntryNotFoundError, pickle.UnpicklingError)
+
+
+def _out_of_reach(key: str, name: str, error: Exception) -> ConfigError:
+    what = f"{name} cannot be fetched ({type(error).__name__})"
+    return ConfigError(key, what, "correct it, or pass timm's name as backbone and a local file as weights")
+
+
+def _architecture_of(info: ModelInfo) -> Architecture:
+    """The architecture of a saved model, for which no hub is asked."""
+    own = find_architecture(info.backbone)
+    return Architecture(own.name, info.backbone_args, own.settings)
+
+
+def _make_backbone(own: Architecture, classes: int, side: int) -> nn.Module:
+    sized: dict[str, Any] = {"img_size": side} if own.settings["fixed_input_size"] else {}
+    try:
+        network: nn.Module = timm.create_model(own.name, pretrained=False, num_classes=classes, **{**own.args, **sized})
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise _wrong_side(backbone, side, error) from None
+        raise _wrong_side(own.name, side, error) from None
     return network
+
+
+def _head_names(network: nn.Module) -> tuple[str, ...]:
+    """Names of the layers that give the logits: every timm model says them."""
+    head = network.pretrained_cfg["classifier"]  # type: ignore[index]
+    return (head,) if isinstance(head, str) else tuple(head)
 
 
 def _wrong_side(backbone: str, side: int, error: Exception) -> ConfigError:
@@ -335,8 +449,7 @@ def _read_weights(path: Path) -> State:
 
 def _fill(network: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
     """Copy the state into the network; only the head may lack, or be of another size."""
-    head = network.pretrained_cfg["classifier"]  # type: ignore[index]  # every timm model names its head there
-    heads = (head,) if isinstance(head, str) else tuple(head)
+    heads = _head_names(network)
     own = network.state_dict()
     fitting = {
         name: tensor

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 
 import pytest
 
 from tiling import errors
 
-FAMILY = ["SpecslideError", "ConfigError", "InputError", "SlideError", "StoreError", "ModelError", "OutputError"]
+FAMILY = [
+    "SpecslideError", "ConfigError", "InputError", "SlideError", "StoreError", "ModelError", "OutputError",
+    "Interrupted",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FAMILY)
@@ -24,3 +28,8 @@ def test_a_sentence_that_pickles(name: str) -> None:
 
 def test_without_a_fix() -> None:
     assert str(errors.SlideError("a.svs", "is empty")) == "a.svs: is empty"
+
+
+def test_only_what_may_be_tried_again_says_so() -> None:
+    codes = {name: getattr(errors, name)("a", "b").exit_code for name in FAMILY}
+    assert codes == dict.fromkeys(FAMILY, 1) | {"Interrupted": os.EX_TEMPFAIL}

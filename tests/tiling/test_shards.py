@@ -87,6 +87,19 @@ def test_memory_that_does_not_fit_is_refused(finished: Path, out: NDArray[np.uin
     assert not out.any()
 
 
+def test_tiles_are_read_into_their_places_in_a_batch(finished: Path) -> None:
+    store, memory = TileStore(finished), np.zeros((5, 16, 16, 3), np.uint8)
+    assert store.read([3, 700, 5], memory, np.array([4, 0, 2])) is memory
+    np.testing.assert_array_equal(memory[[4, 0, 2]], plain(finished)[[3, 700, 5]])
+    assert not memory[[1, 3]].any()
+    with pytest.raises(IndexError):
+        store.read([3], memory, np.array([5]))
+    with pytest.raises(ValueError, match=r"`places` is \(1,\) for 2 rows"):
+        store.read([3, 4], memory, np.array([0]))
+    with pytest.raises(ValueError, match="instead of a contiguous uint8"):
+        store.read([3], memory[:, :, ::2], np.array([0]))
+
+
 @pytest.mark.parametrize("row", [100_000, -100_000])
 def test_rows_that_do_not_exist_are_refused(finished: Path, row: int) -> None:
     with pytest.raises(IndexError):

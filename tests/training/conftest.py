@@ -66,11 +66,12 @@ def make_store(tmp_path: Path) -> StoreMaker:
         tiles: NDArray[np.uint8],
         annotation: Mapping[str, Sequence[float]] | None = None,
         mpp: float = 0.5,
+        sha256: str | None = None,
     ) -> Path:
         count, side = tiles.shape[:2]
         fractions = {name: np.array(values, dtype=np.float32) for name, values in (annotation or {}).items()}
         slide = SlideFacts(
-            slide_id=slide_id, sha256=slide_id, width=4 * side, height=4 * side, mpp=mpp, vendor="test",
+            slide_id=slide_id, sha256=sha256 or slide_id, width=4 * side, height=4 * side, mpp=mpp, vendor="test",
             objective_power=None, level_downsamples=(1.0,),
         )  # fmt: skip
         attributes = StoreAttributes(
@@ -89,5 +90,30 @@ def make_store(tmp_path: Path) -> StoreMaker:
             write_tiles(partial, side, codec, map(codec.encode, tiles))
             write_columns(partial, columns, np.ones((4, 4), dtype=bool), np.zeros((4, 4, 3), np.uint8), attributes)
         return final
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def random_tiles() -> Callable[[int, int], NDArray[np.uint8]]:
+    """Makes tiles of noise, uint8 (count, 16, 16, 3), from a count and a seed."""
+    return lambda count, seed: np.random.default_rng(seed).integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def cohort(
+    make_store: StoreMaker,
+    write_table: Callable[[Sequence[Sequence[object]]], Path],
+    random_tiles: Callable[[int, int], NDArray[np.uint8]],
+) -> Callable[..., tuple[Path, Path]]:
+    """Makes stores and manifest of `cases` slides of 8 tiles; the first half of each slide's tiles is tumour."""
+
+    def make(*, annotated: bool = True, cases: int = 6) -> tuple[Path, Path]:
+        rows = [("slide_path", "slide_id", "case_id", "label", "scanner")]
+        for s in range(cases):
+            columns = {"tumour": [1.0, 0.9, 0.5, 0.6, 0.0, 0.0, 0.2, 0.0]} if annotated else None
+            store = make_store(f"s{s}", random_tiles(8, s), columns)
+            rows.append((f"s{s}.svs", f"s{s}", f"case{s}", "tumour" if s % 2 else "benign", f"scanner{s % 2}"))
+        return store.parent, write_table(rows)
 
     return make

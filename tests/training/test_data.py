@@ -1,176 +1,30 @@
 from __future__ import annotations
 
-import logging
+import os
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
-import PIL.Image
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from tiling import TileStore
-from tiling.errors import ConfigError, InputError
-from training import Samples, TrainConfig, samples_from_images, samples_from_stores, training_key
-from training.data import SPLITS, Shuffled, Tiles, annotation_labels, as_it_is, read_image, split_by_case
+from tiling.errors import InputError
+from training import TrainConfig, samples_from_images, samples_from_stores
+from training.data import Batch, Tiles, as_it_is, loader_workers, read_image
+from training.samplers import Shuffled
 
-WriteTable = Callable[[Sequence[Sequence[object]]], Path]
-MakeStore = Callable[..., Path]
-
-
-# --- splits ---
+Cohort = Callable[..., tuple[Path, Path]]
+RandomTiles = Callable[[int, int], NDArray[np.uint8]]
 
 
-@settings(max_examples=150, deadline=None)
-@given(
-    tiles=st.lists(st.tuples(st.integers(0, 15), st.integers(0, 2)), min_size=1, max_size=80),
-    fractions=st.tuples(st.floats(0.05, 0.45), st.floats(0, 0.45)),
-    seed=st.integers(0, 5),
-)
-def test_splits_never_leak_and_do_not_depend_on_the_order(
-    tiles: list[tuple[int, int]], fractions: tuple[float, float], seed: int
-) -> None:
-    case_id, label = np.array([f"case{c}" for c, _ in tiles]), np.array([k for _, k in tiles])
-    val_fraction, test_fraction = fractions
-
-    def split(order: NDArray[np.int64]) -> NDArray[np.str_]:
-        found = split_by_case(
-            case_id[order], label[order], val_fraction=val_fraction, test_fraction=test_fraction, seed=seed
-        )
-        return found[np.argsort(order)]
-
-    straight = split(np.arange(len(tiles)))
-    assert (straight == split(np.random.default_rng(seed).permutation(len(tiles)))).all()
-    split_of = {str(case): {str(s) for s in straight[case_id == case]} for case in np.unique(case_id)}
-    assert all(len(splits) == 1 for splits in split_of.values()), "a case is in one split"
-
-    counts = [sum(splits == {name} for splits in split_of.values()) for name in SPLITS]
-    for count, fraction in zip(counts, (1 - sum(fractions), *fractions), strict=True):
-        assert abs(count - fraction * len(split_of)) < 2
-        if len(split_of) >= 3 and fraction > 0:
-            assert count >= 1
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_rare_cases_are_spread_over_the_splits(seed: int) -> None:
-    case_id = np.array([f"case{i}" for i in range(40)])
-    label = np.array([1] * 8 + [0] * 32)  # 8 of 40 cases hold the rare class
-    split = split_by_case(case_id, label, val_fraction=0.25, test_fraction=0.25, seed=seed)
-    rare = [int(((split == name) & (label == 1)).sum()) for name in SPLITS]
-    assert rare == [4, 2, 2]
-    assert [int((split == name).sum()) for name in SPLITS] == [20, 10, 10]
-
-
-def test_splits_differ_by_seed() -> None:
-    case_id, label = np.array([f"case{i}" for i in range(40)]), np.zeros(40, dtype=np.int64)
-    splits = {tuple(split_by_case(case_id, label, val_fraction=0.2, test_fraction=0.2, seed=s)) for s in range(5)}
-    assert len(splits) == 5
-
-
-# --- image tables ---
-
-
-def test_image_table(image_table: Path, tiny: TrainConfig) -> None:
-    samples = samples_from_images(image_table, tiny, mpp=2.0)
-    assert samples.classes == ("bright", "dark")
-    assert (samples.kind, samples.tile_px, samples.mpp, len(samples)) == ("images", 32, 2.0, 48)
-    assert samples.label.tolist() == [0, 1] * 24
-    assert [len(np.unique(samples.case_id[samples.where(s)])) for s in SPLITS] == [6, 3, 3]
-    batch = Tiles(samples, np.array([5, 2, 9]), 32).__getitems__([2, 0])
-    for tile, number in zip(batch.tiles.numpy(), (9, 5), strict=True):
-        np.testing.assert_array_equal(tile, np.array(PIL.Image.open(image_table.parent / f"images/{number}.png")))
-    assert batch.labels.tolist() == [1, 1]
-
-
-def picture(path: Path, shape: tuple[int, ...] = (8, 8, 3), value: int = 7, dtype: type = np.uint8) -> Path:
+def picture(path: Path, shape: tuple[int, ...], value: int, dtype: type) -> Path:
     assert cv2.imwrite(str(path), np.full(shape, value, dtype=dtype))
     return path
-
-
-@pytest.mark.parametrize(
-    ("rows", "where", "what"),
-    [
-        ([("path",), ("a.png",)], "row 2", "has no label"),
-        ([("path", "label"), ("a.png", "x"), ("a.png", "")], "row 3", "has no label"),
-        ([("label",), ("x",)], "row 2", "has no path"),
-        ([("path", "label"), ("a.png", "x"), ("lost.png", "y")], "row 3", "does not exist"),
-        ([("path", "label"), ("text.png", "x")], "row 2", "is no picture"),
-        ([("path", "label"), ("a.png", "x"), ("a.png", "x"), ("a.png", "x")], "table.csv", "all tiles are 'x'"),
-        ([("path", "label", "case_id"), ("a.png", "x", "1"), ("a.png", "y", "")], "row 3", "has no case_id"),
-        ([("path", "label", "case_id"), ("a.png", "x", "1"), ("a.png", "y", "1")], "table.csv", "val split is empty"),
-        ([("path", "label", "split"), ("a.png", "x", "train"), ("a.png", "y", "")], "table.csv", "for 1 of 2"),
-        ([("path", "label", "split"), ("a.png", "x", "train"), ("a.png", "y", "fold")], "table.csv", "'fold' is unkn"),
-        ([("path", "label", "split"), ("a.png", "x", "train"), ("b.png", "y", "val")], "table.csv", "test split is em"),
-        (
-            [("path", "label", "case_id", "split"), ("a.png", "x", "1", "train"), ("a.png", "y", "1", "test")],
-            "table.csv",
-            "'1' is in two splits",
-        ),
-        (
-            [("path", "label", "split"), ("a.png", "x", "train"), ("b.png", "y", "val"), ("c.png", "y", "test")],
-            "table.csv",
-            "training split has no tile of 'y'",
-        ),
-    ],
-)
-def test_bad_image_tables_are_refused(
-    rows: Sequence[Sequence[str]], where: str, what: str, write_table: WriteTable, tiny: TrainConfig
-) -> None:
-    table = write_table(rows)
-    for name in ("a.png", "b.png", "c.png"):
-        picture(table.parent / name)
-    (table.parent / "text.png").write_text("no picture")
-    with pytest.raises(InputError) as caught:
-        samples_from_images(table, tiny)
-    assert where in caught.value.where
-    assert what in caught.value.what
-    assert "\n" not in str(caught.value)
-
-
-def test_images_without_cases_are_their_own_and_it_is_said(
-    write_table: WriteTable, tiny: TrainConfig, caplog: pytest.LogCaptureFixture
-) -> None:
-    table = write_table([("path", "label"), *((f"{i}.png", "xy"[i % 2]) for i in range(8))])
-    for i in range(8):
-        picture(table.parent / f"{i}.png")
-    with caplog.at_level(logging.WARNING):
-        samples = samples_from_images(table, tiny)
-    assert len(set(samples.case_id)) == 8
-    assert "no case_id" in caplog.text
-
-
-def test_given_splits_and_aliases_are_honoured(write_table: WriteTable, tiny: TrainConfig) -> None:
-    splits = ["Training", "train", "valid", "dev", "TEST", "holdout"]
-    rows = [(f"{i}.png", f"p{i}", "xy"[i % 2], split) for i, split in enumerate(splits)]
-    table = write_table([("path", "patient_id", "label", "split"), *rows])
-    for i in range(6):
-        picture(table.parent / f"{i}.png")
-    samples = samples_from_images(table, tiny)
-    assert samples.split.tolist() == ["train", "train", "val", "val", "test", "test"]
-    assert samples.case_id.tolist() == [f"p{i}" for i in range(6)]
-
-
-def test_no_test_split_is_needed_where_none_is_asked_for(write_table: WriteTable, tiny: TrainConfig) -> None:
-    rows = [("a.png", "x", "train"), ("b.png", "y", "train"), ("c.png", "x", "val"), ("d.png", "y", "val")]
-    table = write_table([("path", "label", "split"), *rows])
-    for name in "abcd":
-        picture(table.parent / f"{name}.png")
-    samples = samples_from_images(table, tiny.model_copy(update={"test_fraction": 0.0}))
-    assert len(samples.where("test")) == 0
-
-
-def test_classes_can_be_given(image_table: Path, tiny: TrainConfig) -> None:
-    turned = tiny.model_copy(update={"classes": ("dark", "bright")})
-    assert samples_from_images(image_table, turned).label.tolist() == [1, 0] * 24
-    with pytest.raises(InputError, match="row 2: the label 'bright' is none of dark, grey"):
-        samples_from_images(image_table, tiny.model_copy(update={"classes": ("dark", "grey")}))
-    with pytest.raises(ConfigError, match="positive_class"):
-        samples_from_images(image_table, tiny.model_copy(update={"positive_class": "grey"}))
 
 
 @pytest.mark.parametrize(
@@ -200,97 +54,24 @@ def test_pictures_are_shrunk_by_area(tmp_path: Path) -> None:
         read_image(tmp_path / "lost.png", 16)
 
 
-# --- tile stores ---
-
-
-def random_tiles(count: int, seed: int) -> NDArray[np.uint8]:
-    return np.random.default_rng(seed).integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
-
-
-def cohort(
-    make_store: MakeStore, write_table: WriteTable, *, annotated: bool = True, cases: int = 6
-) -> tuple[Path, Path]:
-    """Stores and manifest of `cases` slides of 8 tiles; the first half of each slide's tiles is tumour."""
-    rows = [("slide_path", "slide_id", "case_id", "label", "scanner")]
-    for s in range(cases):
-        columns = {"tumour": [1.0, 0.9, 0.5, 0.6, 0.0, 0.0, 0.2, 0.0]} if annotated else None
-        store = make_store(f"s{s}", random_tiles(8, s), columns)
-        rows.append((f"s{s}.svs", f"s{s}", f"case{s}", "tumour" if s % 2 else "benign", f"scanner{s % 2}"))
-    return store.parent, write_table(rows)
-
-
-def test_labels_from_annotations(make_store: MakeStore, write_table: WriteTable, tiny: TrainConfig) -> None:
-    stores, manifest = cohort(make_store, write_table)
-    samples = samples_from_stores(stores, manifest, tiny)
-    assert samples.classes == ("benign", "tumour")
-    assert samples.label.tolist() == [1, 1, 1, 1, 0, 0, 0] * 6, "the tile between the classes is left out"
-    assert samples.row[:7].tolist() == [0, 1, 2, 3, 4, 5, 7]
-    assert samples.x0[:7].tolist() == [0, 16, 32, 48, 0, 16, 48]
-    assert samples.y0[:7].tolist() == [0, 0, 0, 0, 16, 16, 16]
-    assert (samples.tile_px, samples.mpp, samples.tile_px0[0]) == (16, 0.5, 16)
-    assert samples.scanner[[0, 7]].tolist() == ["scanner0", "scanner1"]
-
-
-def test_labels_from_slides(make_store: MakeStore, write_table: WriteTable, tiny: TrainConfig) -> None:
-    stores, manifest = cohort(make_store, write_table, annotated=False)
-    samples = samples_from_stores(stores, manifest, tiny)
-    assert samples.label.tolist() == ([0] * 8 + [1] * 8) * 3
-    annotated_too, manifest = cohort(make_store, write_table)
-    by_slide = samples_from_stores(annotated_too, manifest, tiny.model_copy(update={"label_from": "slide"}))
-    assert by_slide.label.tolist() == samples.label.tolist()
-
-
-def test_slides_without_annotations_are_negative_or_left_out(
-    make_store: MakeStore, write_table: WriteTable, tiny: TrainConfig, caplog: pytest.LogCaptureFixture
-) -> None:
-    stores, _ = cohort(make_store, write_table, cases=6)
-    for name in ("clean", "unknown", "empty"):
-        make_store(name, random_tiles(0 if name == "empty" else 3, 9))
-    labels = {"clean": "benign", "unknown": "tumour", "empty": "benign", "lost": "benign"}
-    rows = [(f"{n}.svs", n, "benign" if n in ("clean", "empty", "lost") else "tumour") for n in labels]
-    slides = [(f"s{s}.svs", f"s{s}", "tumour") for s in range(6)]
-    manifest = write_table([("slide_path", "slide_id", "label"), *slides, *rows])
-    with caplog.at_level(logging.WARNING):
-        samples = samples_from_stores(stores, manifest, tiny)
-    assert set(samples.slide_id) == {*(f"s{s}" for s in range(6)), "clean"}
-    assert samples.label[samples.slide_id == "clean"].tolist() == [0, 0, 0]
-    for reason in ("unknown: left out, it has neither", "empty: left out, its store holds no tile", "lost: left out"):
-        assert reason in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("fractions", "changes", "expected"),
-    [
-        ({"tumour": [0, 0.1, 0.49, 0.5, 1]}, {}, [0, -1, -1, 1, 1]),
-        ({"tumour": [0, 0.1, 0.49, 0.5, 1]}, {"negative_max_fraction": 0.1}, [0, 0, -1, 1, 1]),
-        ({"tumour": [0, 0.1, 0.49, 0.5, 1]}, {"annotation_threshold": 0.9}, [0, -1, -1, -1, 1]),
-        ({"tumour": [0.6, 0.3], "necrosis": [0.3, 0.7]}, {}, [1, 2]),
-        ({"tumour": [0.6, 0], "benign": [0.4, 1], "ink": [1, 1]}, {}, [1, 0]),
-        ({}, {}, [0, 0]),
-    ],
-)
-def test_annotation_labels(fractions: dict[str, list[float]], changes: dict[str, float], expected: list[int]) -> None:
-    columns = {name: np.array(values, dtype=np.float32) for name, values in fractions.items()}
-    config = TrainConfig.model_validate(changes)
-    found = annotation_labels(columns, len(expected), ("benign", "tumour", "necrosis"), config)
-    assert found.tolist() == expected
-
-
 def test_batches_of_stores_are_the_stores_own_tiles(
-    make_store: MakeStore, write_table: WriteTable, tiny: TrainConfig, monkeypatch: pytest.MonkeyPatch
+    cohort: Cohort, random_tiles: RandomTiles, tiny: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stores, manifest = cohort(make_store, write_table)
+    stores, manifest = cohort()
     samples = samples_from_stores(stores, manifest, tiny)
     indices = np.random.default_rng(0).permutation(len(samples))
     reads: list[int] = []
     read = TileStore.read
 
-    def counted(store: TileStore, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def counted(
+        store: TileStore, rows: NDArray[np.int64], out: NDArray[np.uint8], places: NDArray[np.int64]
+    ) -> NDArray[np.uint8]:
         reads.append(len(rows))
-        return read(store, rows)
+        return read(store, rows, out, places)
 
     monkeypatch.setattr(TileStore, "read", counted)
-    tiles, labels = Tiles(samples, indices, 16).__getitems__(list(range(20)))
+    tiles, labels, named = Tiles(samples, indices, 16).__getitems__(list(range(20)))
+    assert named.tolist() == indices[:20].tolist()
     assert sum(reads) == 20
     assert len(reads) == len(np.unique(samples.source[indices[:20]])), "one read a store"
     for tile, label, i in zip(tiles.numpy(), labels.tolist(), indices[:20], strict=True):
@@ -298,113 +79,57 @@ def test_batches_of_stores_are_the_stores_own_tiles(
         assert label == samples.label[i]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_workers_deliver_the_same_batches(
-    workers: int, make_store: MakeStore, write_table: WriteTable, tiny: TrainConfig
+@pytest.mark.parametrize("kind", ["stores", "images"])
+def test_any_number_of_workers_delivers_the_same_batches(
+    kind: str, cohort: Cohort, image_table: Path, tiny: TrainConfig
 ) -> None:
-    stores, manifest = cohort(make_store, write_table)
-    samples = samples_from_stores(stores, manifest, tiny)
-    dataset = pickle.loads(pickle.dumps(Tiles(samples, np.arange(len(samples)), 16)))  # noqa: S301 - our own
-    loader = DataLoader(dataset, batch_size=5, num_workers=workers, collate_fn=as_it_is)
-    tiles = np.concatenate([batch.tiles.numpy() for batch in loader])
-    np.testing.assert_array_equal(
-        tiles, Tiles(samples, np.arange(len(samples)), 16).__getitems__(list(range(42))).tiles
-    )
+    """Tiles, labels and indices of two epochs of balanced draws are alike."""
+    samples = samples_from_stores(*cohort(), tiny) if kind == "stores" else samples_from_images(image_table, tiny)
+    indices = samples.where("train")
+    dataset = pickle.loads(pickle.dumps(Tiles(samples, indices, samples.tile_px)))  # noqa: S301 - our own
+
+    def batches(workers: int) -> list[Batch]:
+        sampler = Shuffled(len(indices), seed=5, draws=22, levels=samples.levels(["class", "slide"], indices))
+        loader = DataLoader(
+            dataset, batch_size=5, sampler=sampler, num_workers=workers, persistent_workers=workers > 0,
+            collate_fn=as_it_is,
+        )  # fmt: skip
+        found = []
+        for epoch in (0, 1):
+            sampler.set_epoch(epoch)
+            found += list(loader)
+        return found
+
+    alone = batches(0)
+    assert [len(batch.labels) for batch in alone] == [5, 5, 5, 5, 2] * 2
+    assert alone[0].indices.tolist() != alone[5].indices.tolist()
+    for batch in alone:
+        assert (batch.tiles.dtype, batch.labels.dtype, batch.indices.dtype) == (torch.uint8, torch.int64, torch.int64)
+        assert batch.labels.tolist() == samples.label[batch.indices].tolist()
+        assert set(samples.split[batch.indices]) == {"train"}
+    for workers in (1, 2):
+        for a, b in zip(alone, batches(workers), strict=True):
+            assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def test_order_depends_on_seed_and_epoch_alone() -> None:
-    sampler = Shuffled(50, seed=3)
-    first = list(sampler)
-    assert sorted(first) == list(range(50))
-    assert list(sampler) == first
-    sampler.set_epoch(1)
-    assert list(sampler) != first
-    assert list(Shuffled(50, seed=4)) != first
-    sampler.set_epoch(0)
-    assert list(sampler) == first
+def test_in_order_tiles_are_the_whole_store(cohort: Cohort, tiny: TrainConfig) -> None:
+    samples = samples_from_stores(*cohort(annotated=False), tiny)
+    tiles = Tiles(samples, np.arange(len(samples)), 16)
+    assert len(tiles) == 48
+    expected = np.concatenate([TileStore(path).read(slice(None)) for path in samples.sources])
+    np.testing.assert_array_equal(tiles.__getitems__(list(range(48))).tiles, expected)
+    one = tiles[17]
+    assert one.indices.tolist() == [17]
+    np.testing.assert_array_equal(one.tiles, expected[17:18])
 
 
-def test_tiles_of_a_slide_can_be_capped(make_store: MakeStore, write_table: WriteTable, tiny: TrainConfig) -> None:
-    stores, manifest = cohort(make_store, write_table)
-
-    def rows(limit: int, seed: int) -> list[int]:
-        config = tiny.model_copy(update={"max_tiles_per_slide": limit, "seed": seed})
-        samples = samples_from_stores(stores, manifest, config)
-        assert max(np.bincount(samples.source)) == min(limit, 7)
-        return [int(row) for row in samples.row]
-
-    assert rows(5, 0) == rows(5, 0)
-    assert rows(5, 0) != rows(5, 1)
-    assert rows(99, 0) == rows(99, 1)
-
-
-def test_stores_that_do_not_fit_together_are_refused(
-    make_store: MakeStore, write_table: WriteTable, tiny: TrainConfig
+@pytest.mark.parametrize(
+    ("asked", "device", "processes", "workers"),
+    [(None, "cpu", 1, 0), (0, "cuda", 1, 0), (3, "cpu", 1, 3), (None, "cuda", 1, 16), (None, "cuda", 4, 9),
+     (None, "cuda", 64, 1)],
+)  # fmt: skip
+def test_workers_by_device(
+    asked: int | None, device: str, processes: int, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stores, manifest = cohort(make_store, write_table)
-    make_store("s3", random_tiles(8, 3), {"tumour": [0.0] * 8}, mpp=0.25)
-    with pytest.raises(InputError, match="tile all slides alike"):
-        samples_from_stores(stores, manifest, tiny)
-    without = samples_from_stores(stores, manifest, tiny, leave_out={"s3"})
-    assert "s3" not in set(without.slide_id.tolist())
-
-
-def test_other_store_faults_are_refused(make_store: MakeStore, write_table: WriteTable, tiny: TrainConfig) -> None:
-    stores, manifest = cohort(make_store, write_table)
-    with pytest.raises(InputError, match="holds no tile of any slide"):
-        samples_from_stores(stores / "elsewhere", manifest, tiny)
-    with pytest.raises(ConfigError, match="lacks the negative class"):
-        samples_from_stores(stores, manifest, tiny.model_copy(update={"classes": ("tumour", "necrosis")}))
-    unlabelled = write_table([("slide_path", "slide_id"), *((f"s{i}.svs", f"s{i}") for i in range(6))])
-    with pytest.raises(InputError, match="slide s0: has no label"):
-        samples_from_stores(stores, unlabelled, tiny.model_copy(update={"label_from": "slide"}))
-
-
-# --- identity ---
-
-
-def test_key_changes_with_all_that_matters_and_nothing_else(
-    image_table: Path, tiny: TrainConfig, tmp_path: Path
-) -> None:
-    def key(**changes: object) -> str:
-        config = tiny.model_copy(update=changes)
-        return training_key(samples_from_images(image_table, config), config)
-
-    first = key()
-    assert key() == first == key(workers=3, threads=2)
-    weights = tmp_path / "w.pth"
-    weights.write_bytes(b"1")
-    changed = [key(seed=1), key(sd_lambda=0.2), key(classes=("dark", "bright")), key(weights=str(weights))]
-    weights.write_bytes(b"2")
-    changed.append(key(weights=str(weights)))
-    picture(tmp_path / "images" / "5.png", (32, 32, 3))
-    changed.append(key())
-    assert len({first, *changed}) == 1 + len(changed)
-
-
-def test_samples_are_frozen(image_table: Path, tiny: TrainConfig) -> None:
-    samples: Samples = samples_from_images(image_table, tiny)
-    with pytest.raises(AttributeError):
-        samples.mpp = 1.0  # type: ignore[misc]
-
-
-def test_where_chooses_tiles_by_the_columns_of_the_stores(
-    make_store: MakeStore, write_table: WriteTable, tiny: TrainConfig, caplog: pytest.LogCaptureFixture
-) -> None:
-    stores, manifest = cohort(make_store, write_table)
-    everything = samples_from_stores(stores, manifest, tiny)
-    caplog.set_level("INFO")
-    chosen = samples_from_stores(stores, manifest, tiny.model_copy(update={"where": "x > 0 and y < 1e9"}))
-    assert (chosen.x0 > 0).all()
-    assert len(chosen) == (everything.x0 > 0).sum() > 0
-    assert chosen.identity() != everything.identity()
-    assert "tiles left out by where" in caplog.text
-    with pytest.raises(ConfigError, match=r"position 1: there is no column 'focus'; .*the columns are x, y, tissue"):
-        samples_from_stores(stores, manifest, tiny.model_copy(update={"where": "focus > 1"}))
-
-
-def test_where_is_refused_for_images_and_parsed_at_once(image_table: Path, tiny: TrainConfig) -> None:
-    with pytest.raises(ConfigError, match="images have none"):
-        samples_from_images(image_table, tiny.model_copy(update={"where": "x > 1"}))
-    with pytest.raises(ConfigError, match="position 4"):
-        TrainConfig(where="x >")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(40)), raising=False)
+    assert loader_workers(asked, device, processes) == workers

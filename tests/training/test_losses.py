@@ -1,14 +1,25 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from scipy.optimize import brentq
+from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor
 from torch.nn import functional
 
-from training.losses import Reduction, SpectralDecouplingLoss, convert_lambda, loss_terms, spectral_decoupling
+from training.losses import (
+    Reduction,
+    SpectralDecouplingLoss,
+    balanced_weights,
+    convert_lambda,
+    cross_entropy,
+    loss_terms,
+    spectral_decoupling,
+)
 
 REDUCTIONS: tuple[Reduction, ...] = ("sum", "mean")
 
@@ -100,3 +111,63 @@ def test_bad_reduction_and_lengths_are_refused() -> None:
         SpectralDecouplingLoss(0.1, "max")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="3 logits but 2 labels"):
         loss_terms(torch.zeros(3, 2), torch.zeros(2, dtype=torch.int64), 0.1)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_gamma_weights_and_smoothing_are_the_closed_form(classes: int, reduction: Reduction, smoothing: float) -> None:
+    logits, labels = random_batch(classes)
+    gamma, weights = (0.44, 2.5, -1.0)[:classes], (0.5, 2.0, 1.25)[:classes]
+    terms = loss_terms(logits, labels, 0.3, reduction, gamma=gamma, class_weights=weights, label_smoothing=smoothing)
+    torch.autograd.backward(terms.total)
+
+    z, w = logits.detach(), torch.tensor(weights)[labels, None]
+    off = z - torch.tensor(gamma)
+    half = 0.3 / 2 if reduction == "sum" else 0.3 / classes
+    target = (1 - smoothing) * functional.one_hot(labels, classes) + smoothing / classes
+    torch.testing.assert_close(terms.ce.detach(), -(w * target * torch.log_softmax(z, dim=1)).sum() / len(z))
+    torch.testing.assert_close(terms.sd.detach(), half * off.square().sum() / len(z))
+    torch.testing.assert_close(terms.total, terms.ce + terms.sd)
+    torch.testing.assert_close(logits.grad, (w * (torch.softmax(z, dim=1) - target) + 2 * half * off) / len(z))
+
+
+def test_single_logit_has_a_gamma_too() -> None:
+    z = torch.tensor([-2.0, 0.5, 3.0])
+    assert spectral_decoupling(z, 0.2, gamma=(1.0,)).item() == pytest.approx(0.1 * (9 + 0.25 + 4) / 3)
+
+
+def test_loss_of_a_batch_is_the_mean_of_its_parts() -> None:
+    logits, labels = random_batch(3, 9)
+    loss = SpectralDecouplingLoss(0.2, gamma=(1.0, 0.0, 2.0), class_weights=(0.2, 1.0, 3.0), label_smoothing=0.1)
+    parts = sum(loss(logits[a:b], labels[a:b]) * (b - a) for a, b in ((0, 2), (2, 5), (5, 9)))
+    torch.testing.assert_close(loss(logits, labels), parts / 9)
+
+
+def test_balanced_weights_are_those_of_scikit_learn() -> None:
+    counts = [30, 5, 13]
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=np.repeat(np.arange(3), counts))
+    np.testing.assert_allclose(balanced_weights(counts), expected)
+    assert np.dot(balanced_weights(counts), counts) / sum(counts) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("setting", "what"),
+    [
+        ({"gamma": (float("nan"), 0.0)}, "gamma"),
+        ({"class_weights": (1.0, -1.0)}, "class_weights"),
+        ({"class_weights": (1.0, float("inf"))}, "class_weights"),
+        ({"label_smoothing": 1.0}, "label_smoothing"),
+        ({"label_smoothing": -0.1}, "label_smoothing"),
+    ],
+)
+def test_bad_loss_settings_are_refused(setting: dict[str, Any], what: str) -> None:
+    with pytest.raises(ValueError, match=what):
+        SpectralDecouplingLoss(0.1, **setting)
+
+
+def test_settings_that_do_not_fit_the_logits_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 offsets gamma for 2 logits"):
+        spectral_decoupling(torch.zeros(4, 2), 0.1, gamma=(0.0, 0.0, 0.0))
+    with pytest.raises(ValueError, match="a logit for each class"):
+        cross_entropy(torch.zeros(4), torch.zeros(4), label_smoothing=0.1)

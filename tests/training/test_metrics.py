@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -9,20 +10,34 @@ import pytest
 import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from training.metrics import (
+    METRIC_NAMES,
     Floats,
     Ints,
+    Resampled,
     auroc,
+    average_precision,
     balanced_accuracy,
+    bootstrap_band,
     bootstrap_interval,
+    brier,
     choose_threshold,
     decide,
+    difference,
     ece,
     evaluate,
     fit_temperature,
     log_loss,
+    precision_at,
+    precision_recall_curve,
+    reliability,
+    resampled,
+    roc_at,
+    roc_curve,
     softmax,
+    standard_metrics,
 )
 
 EXACT = 1e-9
@@ -203,3 +218,141 @@ def test_no_threshold_is_better_than_the_chosen_one(samples: list[tuple[int, boo
 def test_decide_falls_back_to_the_likeliest_other_class() -> None:
     p = np.array([[0.5, 0.2, 0.3], [0.3, 0.1, 0.6], [0.2, 0.5, 0.3]])
     assert decide(p, 0.35, 2).tolist() == [0, 2, 1]
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_all_metrics_equal_scikit_learn_with_weights(classes: int, ties: bool) -> None:
+    p, labels = random_case(classes, seed=7, ties=ties)
+    w = np.random.default_rng(8).integers(0, 4, len(labels)).astype(np.float64)
+    w[:classes] = 1  # every class stays
+    predicted = p.argmax(axis=1)
+    truth = np.eye(classes)[labels]  # one column a class: weights are taken for one-versus-rest in this form only
+    columns = [1] if classes == 2 else range(classes)
+
+    def mean(score: Callable[..., float]) -> float:
+        return float(np.mean([score(truth[:, c], p[:, c], sample_weight=w) for c in columns]))
+
+    expected = {
+        "auroc": mean(sklearn.metrics.roc_auc_score),
+        "average_precision": mean(sklearn.metrics.average_precision_score),
+        "balanced_accuracy": sklearn.metrics.balanced_accuracy_score(labels, predicted, sample_weight=w),
+        "log_loss": sklearn.metrics.log_loss(labels, p, sample_weight=w),
+        "brier": sklearn.metrics.brier_score_loss(labels, p[:, 1] if classes == 2 else p, sample_weight=w),
+        "ece": slow_ece(np.repeat(p, w.astype(int), axis=0), np.repeat(labels, w.astype(int))),
+    }
+    found = standard_metrics(p, labels, threshold=0.5, positive=classes - 1)
+    if classes == 2:
+        predicted = decide(p, 0.5, 1)
+        expected["balanced_accuracy"] = sklearn.metrics.balanced_accuracy_score(labels, predicted, sample_weight=w)
+    assert set(found) == set(expected) == set(METRIC_NAMES)
+    for name, metric in found.items():
+        assert metric(np.stack([np.ones_like(w), w]))[1] == pytest.approx(expected[name], abs=EXACT), name
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_average_precision_and_brier_equal_scikit_learn(classes: int) -> None:
+    for seed in range(4):
+        p, labels = random_case(classes, seed, ties=seed % 2 == 1)
+        scores = p[:, 1] if classes == 2 else p
+        expected = sklearn.metrics.average_precision_score(labels, scores)
+        assert average_precision(p, labels) == pytest.approx(expected, abs=EXACT)
+        assert brier(p, labels) == pytest.approx(sklearn.metrics.brier_score_loss(labels, scores), abs=EXACT)
+
+
+def test_average_precision_of_two_classes_is_of_the_positive_one() -> None:
+    p, labels = random_case(2, seed=3)
+    of_each = [sklearn.metrics.average_precision_score(labels == c, p[:, c]) for c in (0, 1)]
+    assert [average_precision(p, labels, positive=c) for c in (0, 1)] == pytest.approx(of_each, abs=EXACT)
+    assert of_each[0] != pytest.approx(of_each[1], abs=1e-6), "the test can tell them apart"
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_curves_equal_scikit_learn(ties: bool) -> None:
+    p, labels = random_case(2, seed=5, ties=ties)
+    scores, positive = p[:, 1], labels == 1
+    w = np.random.default_rng(1).integers(1, 4, len(labels)).astype(np.float64)
+    false, true = roc_curve(scores, positive, w)
+    expected = sklearn.metrics.roc_curve(labels, scores, sample_weight=w, drop_intermediate=False)
+    np.testing.assert_allclose((false, true), expected[:2], atol=EXACT)
+    recall, precision = precision_recall_curve(scores, positive, w)
+    sk_precision, sk_recall, _ = sklearn.metrics.precision_recall_curve(labels, scores, sample_weight=w)
+    np.testing.assert_allclose(recall, sk_recall[::-1][1:], atol=EXACT)
+    np.testing.assert_allclose(precision, sk_precision[::-1][1:], atol=EXACT)
+    grid = np.linspace(0, 1, 11)
+    np.testing.assert_allclose(roc_at(scores, positive, grid, w[None])[0], np.interp(grid, false, true), atol=EXACT)
+    at = precision_at(scores, positive, grid, w[None])[0]
+    for level, found in zip(grid, at, strict=True):
+        first = np.flatnonzero(recall >= level - EXACT)[0]
+        assert found == pytest.approx(precision[first], abs=EXACT)
+
+
+@pytest.mark.parametrize("positive", [np.zeros(3, dtype=bool), np.ones(3, dtype=bool)])
+def test_curves_of_one_class_are_undefined(positive: NDArray[np.bool_]) -> None:
+    scores, grid, ones = np.array([0.1, 0.2, 0.3]), np.array([0.0, 1.0]), np.ones((1, 3))
+    assert np.isnan(roc_at(scores, positive, grid, ones)).all() or np.isnan(roc_curve(scores, positive)[0]).all()
+    assert np.isnan(precision_at(scores, positive, grid, ones)).all() == (not positive.any())
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_reliability_adds_up_to_ece(classes: int) -> None:
+    p, labels = random_case(classes, seed=2)
+    w = np.random.default_rng(0).integers(0, 3, (2, len(labels))).astype(np.float64)
+    bins = reliability(p, labels, w)
+    assert bins.share.shape == (2, 15)
+    np.testing.assert_allclose(bins.share.sum(axis=1), 1, atol=EXACT)
+    gaps = np.nansum(bins.share * np.abs(bins.accuracy - bins.confidence), axis=1)
+    np.testing.assert_allclose(gaps, ece(p, labels, w), atol=EXACT)
+
+
+def test_a_band_is_the_quantiles_of_the_resamples() -> None:
+    values = np.random.default_rng(0).normal(size=(40, 3))
+    cases = np.array([str(i // 2) for i in range(40)])
+    drawn: list[Floats] = []
+
+    def curve(weights: Floats) -> Floats:
+        points = weights @ values / weights.sum(axis=1, keepdims=True)
+        points[weights[:, 0] == 0, 1] = np.nan  # undefined in a third of the resamples
+        points[:, 2] = np.nan
+        drawn.append(points)
+        return np.asarray(points)
+
+    low, high = bootstrap_band(curve, cases, resamples=300, seed=4)
+    expected = np.nanquantile(np.concatenate(drawn)[:, :2], (0.025, 0.975), axis=0)
+    np.testing.assert_allclose((low[:2], high[:2]), expected, atol=EXACT)
+    assert np.isnan([low[2], high[2]]).all()
+    assert np.isnan(bootstrap_band(curve, cases, resamples=0)).all()
+
+
+def test_paired_difference_equals_scikit_learn_on_the_same_resamples() -> None:
+    p, labels = random_case(2, seed=0, samples=60)
+    q, _ = random_case(2, seed=1, samples=60)
+    cases = np.array([str(i % 12) for i in range(60)])
+    a, b = (resampled({"auroc": partial(auroc, x, labels)}, cases, resamples=100, seed=3)["auroc"] for x in (p, q))
+    found = difference(a, b)
+
+    names, case_of = np.unique(cases, return_inverse=True)
+    draws = np.random.default_rng(3).multinomial(12, np.full(12, 1 / 12), size=100)
+    gains = []
+    for counts in draws:
+        rows = np.concatenate([np.repeat(np.flatnonzero(case_of == c), counts[c]) for c in range(len(names))])
+        first, second = (sklearn.metrics.roc_auc_score(labels[rows], x[rows, 1]) for x in (p, q))
+        gains.append(second - first)
+    np.testing.assert_allclose(b.drawn - a.drawn, gains, atol=EXACT)
+    assert found.value == pytest.approx(float(auroc(q, labels) - auroc(p, labels)), abs=EXACT)
+    assert (found.low, found.high) == pytest.approx(np.quantile(gains, (0.025, 0.975)), abs=EXACT)
+    assert found.above_zero == np.mean(np.array(gains) > 0)
+    back = difference(b, a)
+    assert [back.value, back.low, back.high] == pytest.approx(
+        [-(value or 0.0) for value in (found.value, found.high, found.low)]
+    )
+    assert (back.above_zero or 0.0) + (found.above_zero or 0.0) == pytest.approx(1)
+
+
+def test_a_model_does_not_differ_from_itself() -> None:
+    same = Resampled(0.8, np.array([0.7, 0.8, np.nan, 0.9]))
+    found = difference(same, same)
+    assert (found.value, found.low, found.high, found.undefined, found.above_zero) == (0, 0, 0, 1, 0.5)
+    assert str(found) == "+0.000 (+0.000 to +0.000)"
+    undefined = difference(same, Resampled(float("nan"), same.drawn))
+    assert (undefined.value, undefined.above_zero, str(undefined)) == (None, None, "undefined")

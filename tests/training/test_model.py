@@ -3,16 +3,20 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_sample_images
 from timm.data.imagenet_info import ImageNetInfo
+from torch.nn import functional
 
 from tiling.errors import ConfigError, ModelError
 from training.card import model_card
@@ -21,6 +25,8 @@ from training.model import (
     ModelInfo,
     SplitSummary,
     TileClassifier,
+    find_architecture,
+    find_hub_architecture,
     input_side,
     load_model,
     load_weights,
@@ -258,3 +264,106 @@ def test_local_weights_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ModelError, match=reason) as caught:
             load_weights(classifier, TINY, str(path))
         assert path.name in str(caught.value)
+
+
+SMALL = ("test_resnet", "test_efficientnet_gn", "test_convnext", "test_vit", "test_byobnet", "test_nfnet")
+
+
+@pytest.mark.parametrize("backbone", SMALL)
+def test_frozen_backbones_train_their_head_alone(backbone: str) -> None:
+    torch.manual_seed(0)
+    network = make_classifier(backbone, 3, None, 64)
+    network.freeze()
+    network.eval()
+    network.train()  # a frozen backbone does not go back
+    before = {name: value.clone() for name, value in network.backbone.state_dict().items()}
+    (head,) = {name.rsplit(".", 1)[0] for name, p in network.backbone.named_parameters() if p.requires_grad}
+    optimiser = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1)
+    pixels = torch.rand(4, 3, network.input_px, network.input_px)
+    torch.autograd.backward(functional.cross_entropy(network.logits(pixels), torch.tensor([0, 1, 2, 1])))
+    optimiser.step()
+    changed = {name for name, value in network.backbone.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {f"{head}.weight", f"{head}.bias"}
+
+
+def test_what_is_no_classifier_is_refused() -> None:
+    with pytest.raises(ConfigError, match="deepseek_vit_412m_enc is no classifier"):
+        make_classifier("deepseek_vit_412m_enc", 2, None, 64)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A hub on this disk: `hf-hub:lab/tiny` is a test_vit with layer scale, as pathology models have it."""
+    network: Any = timm.create_model("test_vit", num_classes=0, init_values=0.5)
+    config = network.pretrained_cfg | {"num_classes": 0, "mean": (0.7, 0.6, 0.5), "std": (0.2, 0.2, 0.2)}
+    record = {"architecture": "test_vit", "pretrained_cfg": config, "model_args": {"init_values": 0.5}}
+    folder = tmp_path / "hub" / "lab" / "tiny"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(record))
+    save_file(network.state_dict(), folder / "model.safetensors")
+
+    def fetch(repo_id: str, filename: str, **_: object) -> str:
+        path = tmp_path / "hub" / repo_id / filename
+        if not path.parent.exists():
+            raise LocalEntryNotFoundError("no network")
+        if not path.exists():
+            raise EntryNotFoundError("no such file")
+        return str(path)
+
+    monkeypatch.setattr("timm.models._hub.hf_hub_download", fetch)
+    find_hub_architecture.cache_clear()
+    yield folder
+    find_hub_architecture.cache_clear()
+
+
+def test_backbones_of_a_hub_need_it_for_training_alone(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classifier = make_classifier("hf-hub:lab/tiny", 2, None, 64)
+    assert load_weights(classifier, "hf-hub:lab/tiny", "auto") == "hf-hub:lab/tiny"
+    own, source = classifier.backbone.state_dict(), load_file(hub / "model.safetensors")
+    assert source.keys() == {name for name in own if not name.startswith("head")}
+    assert all(torch.equal(own[name], source[name]) for name in source)
+    assert own["blocks.0.ls1.gamma"].unique().tolist() == [0.5]
+    assert classifier.mean.flatten().tolist() == pytest.approx([0.7, 0.6, 0.5])
+
+    own_settings = find_architecture("hf-hub:lab/tiny")
+    changes: dict[str, object] = {"backbone": own_settings.name, "backbone_args": dict(own_settings.args)}
+    changes |= {"mean": (0.7, 0.6, 0.5), "std": (0.2, 0.2, 0.2)}
+    info = info_of(classifier).model_copy(update=changes)
+    save_model(tmp_path / "model", classifier, info, "card")
+    monkeypatch.setattr("timm.models._hub.hf_hub_download", None)  # whoever asks for it now fails
+    find_hub_architecture.cache_clear()
+    tiles = random_tiles(2)
+    with torch.inference_mode():
+        expected = torch.softmax(classifier.eval()(torch.from_numpy(tiles)) / info.temperature, dim=1)
+    np.testing.assert_array_equal(load_model(tmp_path / "model").predict(tiles), expected.numpy())
+
+
+def test_weights_of_a_hub_for_one_of_timms_backbones(hub: Path) -> None:
+    save_file(timm.create_model("test_vit", num_classes=5).state_dict(), hub / "model.safetensors")
+    classifier = make_classifier("test_vit", 2, None, 64)
+    assert load_weights(classifier, "test_vit", "hf-hub:lab/tiny") == "hf-hub:lab/tiny"
+    own, source = classifier.backbone.state_dict(), load_file(hub / "model.safetensors")
+    assert all(torch.equal(own[name], source[name]) for name in source if not name.startswith("head"))
+
+
+def test_weights_of_a_hub_that_do_not_fit_are_refused(hub: Path) -> None:
+    with pytest.raises(ModelError, match=r"^hf-hub:lab/tiny: .* do not fit the backbone"):
+        load_weights(make_classifier("test_vit2", 2, None, 64), "test_vit2", "hf-hub:lab/tiny")
+
+
+def test_a_hub_out_of_reach_is_one_sentence(hub: Path) -> None:
+    classifier = make_classifier(TINY, 2, 32, 64)
+    with pytest.raises(ConfigError, match=r"^weights: hf-hub:lab/absent cannot be fetched.*local file") as caught:
+        load_weights(classifier, TINY, "hf-hub:lab/absent")
+    assert "\n" not in str(caught.value)
+    (hub / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"^weights: hf-hub:lab/tiny cannot be fetched \(EntryNotFoundError"):
+        load_weights(classifier, TINY, "hf-hub:lab/tiny")
+    for name in ("lab/absent", "no slash", "a/b@c@d"):
+        with pytest.raises(ConfigError, match=r"^backbone: hf-hub:.* cannot be fetched"):
+            make_classifier(f"hf-hub:{name}", 2, None, 64)
+    (hub / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"^backbone: hf-hub:lab/tiny cannot be fetched \(KeyError"):
+        make_classifier("hf-hub:lab/tiny", 2, None, 64)

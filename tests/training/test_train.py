@@ -21,7 +21,7 @@ from training.data import Shuffled, read_image
 from training.model import make_classifier
 from training.train import parameter_groups, rate_at
 
-RESULTS = ["learning_curve.png", "metrics.json", "predictions.csv", "split.csv"]
+RESULTS = ["learning_curve.png", "metrics.json", "pictures", "predictions.csv", "split.csv"]
 
 
 def files_of(out: Path) -> dict[str, bytes]:
@@ -61,7 +61,7 @@ def test_training_learns_and_leaves_a_complete_result(image_table: Path, tiny: T
     assert logged >= {"train_ce", "train_sd", "train_logit_norm", "val_log_loss", "val_auroc"}
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, 1, 2])
 def test_same_seed_gives_the_same_bytes(image_table: Path, tiny: TrainConfig, tmp_path: Path, workers: int) -> None:
     train(samples_from_images(image_table, tiny), tmp_path / "a", tiny)
     torch.rand(7)  # what happened before must not matter

@@ -1,0 +1,351 @@
+"""The training loop, over Lightning Fabric: from the first weights, or a saved state, to the best ones.
+
+The batch is the global one, whatever the number of processes and of parts each computes its share in: every term of
+the loss is a mean over samples, parts count by their size, and gradients are summed up before the one step. What a
+process draws (order, augmentation, dropout) is a function of seed, step and part, so that a run that goes on from a
+saved state ends with the very weights it would have had. Two things differ with the number of processes: batch norms
+see their process's share (frozen ones do not), and each part augments by draws of its own.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from tiling.errors import Interrupted, ModelError
+from training.augment import AUGMENTATIONS
+from training.checkpoints import Checkpoints, State
+from training.config import TrainConfig
+from training.data import Batch
+from training.devices import from_first, gathered, total
+from training.loaders import TrainBatches, eval_loader, train_loader
+from training.logs import Logger, write_history
+from training.losses import SpectralDecouplingLoss, balanced_weights
+from training.metrics import auroc, fit_temperature, log_loss, softmax
+from training.model import TileClassifier
+from training.optim import average_into, gradient_norm, parameter_groups, rate_at
+from training.samples import Samples
+from training.signals import Stop
+
+log = logging.getLogger(__name__)
+
+TERMS = ("train_loss", "train_ce", "train_sd", "train_logit_norm")
+_SHOWN_SLIDES = 100
+
+
+@dataclass
+class Progress:
+    """Where a run is, and what it has found."""
+
+    epoch: int = 0
+    """The epoch under way, from 0."""
+    batch: int = 0
+    """How many of its batches are done."""
+    step: int = 0
+    """Steps of the optimiser in all."""
+    best_epoch: int = 0
+    """From 1; 0 before the first validation."""
+    best_score: float = float("inf")
+    """The best epoch's validation log loss."""
+    history: list[dict[str, float]] = field(default_factory=list)
+    """A record an epoch: the terms of the loss, the root mean square norm of the logits, validation metrics."""
+
+
+class Training:
+    """A run under way: `fit` takes it to its end, `stop_if_asked` saves it and raises Interrupted."""
+
+    def __init__(
+        self,
+        network: TileClassifier,
+        samples: Samples,
+        batches: TrainBatches,
+        config: TrainConfig,
+        fabric: Fabric,
+        checkpoints: Checkpoints,
+        stop: Stop,
+    ) -> None:
+        if config.freeze:
+            network.freeze()
+        self.network, self.samples, self.batches, self.config = network, samples, batches, config
+        self.fabric, self.checkpoints, self.stop = fabric, checkpoints, stop
+        batches.rank = fabric.global_rank
+        self.average = copy.deepcopy(network).to(fabric.device) if config.ema_decay is not None else None
+        groups = parameter_groups(network, config.weight_decay, config.layer_decay)
+        optimiser = torch.optim.AdamW(groups, lr=config.learning_rate)
+        module: Any = torch.compile(_Logits(network)) if config.compile else _Logits(network)
+        self.model, self.optimiser = fabric.setup(module, optimiser)
+        self.parameters = [p for p in network.parameters() if p.requires_grad]
+        self.loss = SpectralDecouplingLoss(
+            config.sd_lambda, config.sd_reduction, gamma=config.sd_gamma,
+            class_weights=_class_weights(samples, config), label_smoothing=config.label_smoothing,
+        )  # fmt: skip
+        self.steps = len(batches) * config.epochs
+        self.warmup = round(config.warmup * self.steps)
+        self.progress = Progress()
+        self.sums = torch.zeros(len(TERMS), dtype=torch.float64, device=fabric.device)
+        self.saved_at = time.monotonic()
+        if (state := checkpoints.load()) is not None:
+            self._restore(state)
+
+    def fit(self, logs: Sequence[Logger], table: Path) -> Progress:
+        """Train to the end and leave the network with its best weights; the first process writes the log."""
+        loader = train_loader(self.samples, self.batches, self.config, self.fabric)
+        judge = eval_loader(self.samples, "val", self.config, self.fabric)
+        while not self._done():
+            self._train_epoch(loader)
+            record = {"epoch": self.progress.epoch + 1, **self._train_record(), **self._validate(judge)}
+            self._end_epoch(record, logs, table)
+        self.network.load_state_dict(self.checkpoints.load_best(self.progress.best_epoch))
+        return self.progress
+
+    def stop_if_asked(self) -> None:
+        """Raise Interrupted, with the state saved, if a signal has asked any process to stop."""
+        if self._agreed(bool(self.stop))[0]:
+            self._save_and_stop()
+
+    def logits(self, loader: DataLoader[Batch], network: TileClassifier, count: int) -> NDArray[np.float32]:
+        """Logits float32 (count, C) of an `eval_loader`'s tiles, in the order of the split, on every process."""
+        found: list[Tensor] = []
+        network.eval()
+        with torch.inference_mode():
+            for batch in self._guarded(loader):
+                found.append(network(batch.tiles.to(self.fabric.device, non_blocking=True)).float())
+                self.stop_if_asked()
+            shares = gathered(self.fabric, torch.cat(found))  # (processes, m, C)
+        return np.asarray(shares.transpose(0, 1).flatten(0, 1)[:count].cpu().numpy())
+
+    def _done(self) -> bool:
+        config, progress = self.config, self.progress
+        stale = progress.epoch - progress.best_epoch
+        return progress.epoch >= config.epochs or (config.patience is not None and stale >= config.patience)
+
+    def _train_epoch(self, loader: DataLoader[Batch]) -> None:
+        """The batches of the epoch that are left."""
+        progress = self.progress
+        self.batches.at(progress.epoch, progress.batch)
+        self.network.train()
+        if progress.batch == len(self.batches):
+            return  # the signal came while this epoch was validated
+        for batch in self._guarded(self._shown(loader)):
+            terms = self._step(batch)
+            self.sums += terms
+            progress.batch += 1
+            progress.step += 1
+            self._save_if_due()
+
+    def _step(self, batch: Batch) -> Tensor:
+        """One step on this process's share of a batch; returns its sums of the logged terms, float64.
+
+        Raises ModelError before the update if a logit or a gradient is not finite.
+        """
+        whole = len(batch.labels) * self.fabric.world_size
+        shares = [part.tensor_split(self.config.accumulate) for part in batch]
+        parts = [Batch(*share) for share in zip(*shares, strict=True)]
+        sums = torch.zeros_like(self.sums)
+        overlarge: list[Tensor] = []
+        self.optimiser.zero_grad()
+        for number, part in enumerate(parts):
+            last = number == len(parts) - 1
+            with self.fabric.no_backward_sync(self.model, enabled=not last):
+                logits = self.model(self._pixels(part, self.fabric.global_rank * len(parts) + number))
+                terms = self.loss.terms(logits, part.labels.to(self.fabric.device, non_blocking=True))
+                share = len(part.labels) * self.fabric.world_size / whole  # processes are averaged over, parts summed
+                self.fabric.backward(terms.total * share if share != 1 else terms.total)
+            squares = logits.detach().float().square().sum(dim=1)
+            overlarge.append(~squares.isfinite())
+            sums += torch.stack([*(term.detach() for term in terms), squares.mean()]).double() * len(part.labels)
+        norm = gradient_norm(self.parameters, self.config.clip_norm)
+        self._refuse_non_finite(sums[0], norm, batch, torch.cat(overlarge))
+        rate = self.config.learning_rate * rate_at(self.progress.step, self.steps, self.warmup)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * group.get("lr_scale", 1.0)
+        self.optimiser.step()
+        if self.average is not None:
+            average_into(self.average, self.network, cast(float, self.config.ema_decay), self.progress.step)
+        return sums
+
+    def _pixels(self, part: Batch, number: int) -> Tensor:
+        """The part's tiles on the device, augmented, by draws that seed, step and part alone decide."""
+        seed = _mixed(self.config.seed, self.progress.step, number)
+        torch.manual_seed(seed)  # for dropout
+        random = torch.Generator(self.fabric.device).manual_seed(seed)
+        tiles = part.tiles.to(self.fabric.device, non_blocking=True)
+        with self.fabric.autocast():
+            return AUGMENTATIONS[self.config.augment](self.network.pixels(tiles), random)
+
+    def _refuse_non_finite(self, loss: Tensor, norm: Tensor, batch: Batch, overlarge: Tensor) -> None:
+        """Raise ModelError, on all processes, if the loss or the gradient of any is not finite; nothing was updated."""
+        broken = total(self.fabric, torch.stack([~loss.isfinite(), ~norm.isfinite()]).double())
+        if not broken.any():
+            return
+        wrong_loss = bool(broken[0])
+        everywhere = gathered(self.fabric, torch.stack([batch.indices.to(self.fabric.device), overlarge.long()]))
+        indices, flagged = everywhere.transpose(0, 1).flatten(1).cpu().numpy()
+        slides = sorted(set(self.samples.slide_id[indices[flagged > 0] if flagged.any() else indices].tolist()))
+        shown = ", ".join(slides[:_SHOWN_SLIDES]) + (", ..." if len(slides) > _SHOWN_SLIDES else "")
+        what = "the logits are" if wrong_loss else "the gradient is"
+        raise ModelError(
+            f"epoch {self.progress.epoch + 1}",
+            f"{what} no longer finite at step {self.progress.step + 1}, on tiles of {shown}",
+            "train with a lower learning_rate, or look at these tiles; the last good state is kept",
+        )
+
+    def _train_record(self) -> dict[str, float]:
+        """The logged terms, means over the epoch's samples."""
+        seen = self.progress.batch * self.batches.batch_size
+        sums = total(self.fabric, self.sums.clone()).tolist()
+        means = dict(zip(TERMS, (value / seen for value in sums), strict=True))
+        return means | {"train_logit_norm": means["train_logit_norm"] ** 0.5}
+
+    def _validate(self, judge: DataLoader[Batch]) -> dict[str, float]:
+        """The validation metrics of the weights that would be saved.
+
+        The log loss is taken at its own best temperature. It is what the finished model will have, it does not depend
+        on the logits' scale, which spectral decoupling sets, and unlike AUROC it tells good from better near 1 too.
+        """
+        network = self.judged
+        from_first(self.fabric, network)
+        chosen = self.samples.where("val")
+        with self.fabric.autocast():
+            logits = self.logits(judge, network, len(chosen))
+        labels = self.samples.label[chosen]
+        if not np.isfinite(logits).all():
+            epoch = self.progress.epoch + 1
+            raise ModelError(f"epoch {epoch}", "the logits are no longer finite", "train with a lower learning_rate")
+        temperature = fit_temperature(logits, labels)
+        probabilities = softmax(logits, temperature)
+        return {
+            "val_log_loss": float(log_loss(probabilities, labels)),
+            "val_auroc": float(auroc(probabilities, labels)),
+            "val_temperature": temperature,
+        }
+
+    @property
+    def judged(self) -> TileClassifier:
+        """The network that is validated and saved: the running average where there is one."""
+        return self.network if self.average is None else self.average
+
+    def _end_epoch(self, record: dict[str, float], logs: Sequence[Logger], table: Path) -> None:
+        progress, first = self.progress, self.fabric.is_global_zero
+        progress.history.append(record)
+        if record["val_log_loss"] < progress.best_score:
+            progress.best_epoch, progress.best_score = progress.epoch + 1, record["val_log_loss"]
+            if first:
+                self.checkpoints.save_best(progress.best_epoch, self.judged.state_dict())
+        if first:
+            write_history(table, progress.history)
+            for logger in logs:
+                logger.log_metrics({name: value for name, value in record.items() if name != "epoch"}, progress.step)
+        shown = ", ".join(f"{name} {record[name]:.4f}" for name in ("train_loss", "val_log_loss", "val_auroc"))
+        log.info("epoch %d of %d: %s", progress.epoch + 1, self.config.epochs, shown)
+        progress.epoch, progress.batch = progress.epoch + 1, 0
+        self.sums.zero_()
+        self.fabric.barrier()
+
+    def _save_if_due(self) -> None:
+        """Save the state, and stop, where the time or a signal says so; all processes agree on it."""
+        every, minutes = self.config.checkpoint_steps, self.config.checkpoint_minutes
+        late = time.monotonic() - self.saved_at >= 60 * minutes and self.fabric.is_global_zero
+        due, asked = self._agreed(late, bool(self.stop))
+        if asked:
+            self._save_and_stop()
+        if due or (every is not None and self.progress.step % every == 0):
+            self._save()
+
+    def _agreed(self, *wishes: bool) -> list[bool]:
+        """Which of the wishes any process has, the same on all."""
+        if self.fabric.world_size == 1:  # no need to wait for the device
+            return list(wishes)
+        asked = torch.tensor(wishes, dtype=torch.float32, device=self.fabric.device)
+        return [count > 0 for count in total(self.fabric, asked).tolist()]
+
+    def _save_and_stop(self) -> None:
+        self._save()
+        raise self._interrupted()
+
+    def _interrupted(self) -> Interrupted:
+        name = self.stop.signal.name if self.stop.signal else "a signal to another process"
+        what = f"stopped by {name} after step {self.progress.step} of {self.steps}"
+        return Interrupted(self.checkpoints.folder, what, "run the same command again to go on")
+
+    def _save(self) -> None:
+        state = self._state()
+        if self.fabric.is_global_zero:
+            self.checkpoints.save(state)
+            self.checkpoints.forget_all_best_but(self.progress.best_epoch)
+        self.saved_at = time.monotonic()
+        self.fabric.barrier()
+
+    def _state(self) -> State:
+        average = None if self.average is None else self.average.state_dict()
+        sums = total(self.fabric, self.sums.clone())
+        return {
+            "weights": self.network.state_dict(), "average": average, "optimiser": self.optimiser.state_dict(),
+            "sums": sums, "progress": asdict(self.progress),
+        }  # fmt: skip
+
+    def _restore(self, state: State) -> None:
+        self.progress = Progress(**state["progress"])
+        self.network.load_state_dict(state["weights"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        if self.fabric.is_global_zero:
+            self.sums.copy_(state["sums"])
+        log.info("%s: goes on after step %d of %d", self.checkpoints.folder, self.progress.step, self.steps)
+
+    def _guarded(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches; where a signal has also ended the processes that load them, the run is stopped in order."""
+        try:
+            yield from batches
+        except RuntimeError:
+            if not self.stop:
+                raise
+            if self.fabric.world_size == 1:  # with others there is no telling where they are
+                self._save()
+            raise self._interrupted() from None
+
+    def _shown(self, loader: DataLoader[Batch]) -> Iterable[Batch]:
+        """The loader, with a bar on a terminal."""
+        off = not (sys.stderr.isatty() and self.fabric.is_global_zero)
+        left = len(self.batches) - self.progress.batch
+        text = f"epoch {self.progress.epoch + 1} of {self.config.epochs}"
+        return track(loader, text, left, console=Console(stderr=True), transient=True, disable=off)
+
+
+class _Logits(nn.Module):
+    """What is trained, as one call: pixels -> logits."""
+
+    def __init__(self, network: TileClassifier) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.network.logits(pixels)
+
+
+def _class_weights(samples: Samples, config: TrainConfig) -> tuple[float, ...] | None:
+    if config.class_weights == "none":
+        return None
+    labels = samples.label[samples.where("train")]
+    return balanced_weights(np.bincount(labels, minlength=len(samples.classes)).tolist())
+
+
+def _mixed(seed: int, step: int, part: int) -> int:
+    """A seed of its own for each part of each step, so that its draws depend on nothing that came before."""
+    return int(np.random.SeedSequence([seed, step, part]).generate_state(1, np.uint64)[0] >> 1)
