@@ -116,7 +116,7 @@ def tile(
 ) -> None:
     """Tile slides into zarr stores, with a tissue mask and a preview picture of each.
 
-    Interrupted at any time, the same command goes on. A bad slide never stops the others.
+    StoppedError at any time, the same command goes on. A bad slide never stops the others.
 
     Examples:
 
@@ -423,7 +423,7 @@ def shortcut(
     """Whether networks learn more than a shortcut: something that follows the label in training, and not in the tests.
 
     Each seed splits the cases anew. Lambda and weight decay are chosen on validation with the shortcut in it, and the
-    whole grid is shown. The folder gets study.md, study.csv, study.png and examples.png. Interrupted at any time, the
+    whole grid is shown. The folder gets study.md, study.csv, study.png and examples.png. StoppedError at any time, the
     same command goes on.
 
     Examples:

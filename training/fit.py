@@ -27,7 +27,7 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from tiling.errors import Interrupted, ModelError
+from tiling.errors import ModelError, StoppedError
 from training.augment import AUGMENTATIONS
 from training.checkpoints import Checkpoints, State
 from training.config import TrainConfig
@@ -67,7 +67,7 @@ class Progress:
 
 
 class Training:
-    """A run under way: `fit` takes it to its end, `stop_if_asked` saves it and raises Interrupted."""
+    """A run under way: `fit` takes it to its end, `stop_if_asked` saves it and raises StoppedError."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class Training:
         return self.progress
 
     def stop_if_asked(self) -> None:
-        """Raise Interrupted, with the state saved, if a signal has asked any process to stop."""
+        """Raise StoppedError, with the state saved, if a signal has asked any process to stop."""
         if self._agreed(bool(self.stop))[0]:
             self._save_and_stop()
 
@@ -278,10 +278,10 @@ class Training:
         self._save()
         raise self._interrupted()
 
-    def _interrupted(self) -> Interrupted:
+    def _interrupted(self) -> StoppedError:
         name = self.stop.signal.name if self.stop.signal else "a signal to another process"
         what = f"stopped by {name} after step {self.progress.step} of {self.steps}"
-        return Interrupted(self.checkpoints.folder, what, "run the same command again to go on")
+        return StoppedError(self.checkpoints.folder, what, "run the same command again to go on")
 
     def _save(self) -> None:
         state = self._state()

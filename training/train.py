@@ -22,7 +22,7 @@ import numpy as np
 from lightning.fabric import Fabric
 from numpy.typing import NDArray
 
-from tiling.errors import ConfigError, Interrupted
+from tiling.errors import ConfigError, StoppedError
 from tiling.files import canonical_json, claimed, output_error, sha256_file, sha256_json, write_file
 from training.card import model_card
 from training.checkpoints import Checkpoints
@@ -75,7 +75,7 @@ def train(samples: Samples, out: Path, config: TrainConfig | None = None) -> Tra
     Writes the files listed above into `out`; `out/model` is there only when everything else is. The same samples,
     configuration, software and numbers of threads and processes give the same result to the last bit on a CPU.
 
-    On SIGTERM or SIGUSR1 the state is saved and Interrupted raised; the next call with the same samples and
+    On SIGTERM or SIGUSR1 the state is saved and StoppedError raised; the next call with the same samples and
     configuration goes on from there, as it does after a kill from the last state saved (`checkpoint_minutes`), and ends
     with the very same weights. With torchrun, srun or `devices` each process calls this with the same arguments, and
     `out` is a folder they share.
@@ -239,7 +239,7 @@ def _code_for_launchers() -> Iterator[None]:
     """Let a process that Fabric started end with code 0 when stopped: on any other it would kill the first."""
     try:
         yield
-    except Interrupted as error:
+    except StoppedError as error:
         if is_own_child():
             error.exit_code = 0
         raise
