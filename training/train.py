@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ from training.evaluate import group_summaries, predictions_of, write_pictures
 from training.figures import Predictions, learning_curve
 from training.fit import Training
 from training.loaders import eval_loader, read_px, train_batches
-from training.logs import open_loggers, require_loggers
+from training.logs import Logger, open_loggers, require_loggers
 from training.metrics import Interval, bootstrap_interval, choose_threshold, ece, evaluate, fit_temperature, softmax
 from training.model import TileClassifier, load_weights, make_classifier, save_model
 from training.optim import parameter_groups, rate_at
@@ -92,8 +92,8 @@ def train(samples: Samples, out: Path, config: TrainConfig | None = None) -> Tra
         checkpoints = Checkpoints(out / "checkpoints", identity)
         require_loggers(config)
         fabric.launch()
-        logging_to = open_loggers(config, out) if fabric.is_global_zero else nullcontext([])
-        with _claimed(out, checkpoints, fabric), _code_for_launchers(), logging_to as logs:
+        logging_to = open_loggers if fabric.is_global_zero else _no_loggers
+        with _claimed(out, checkpoints, fabric), _code_for_launchers(), logging_to(config, out) as logs:
             training = Training(network, samples, batches, config, fabric, checkpoints, stop)
             progress = training.fit(logs, out / "log" / "metrics.csv")
             logits = {split: _logits(training, samples, split, config) for split in SPLITS[1:]}
@@ -126,6 +126,11 @@ def train(samples: Samples, out: Path, config: TrainConfig | None = None) -> Tra
     return TrainResult(
         out / "model", metrics, best_epoch, calibration.temperature, calibration.threshold, fabric.global_rank
     )
+
+
+@contextmanager
+def _no_loggers(config: TrainConfig, out: Path) -> Iterator[list[Logger]]:
+    yield []
 
 
 def training_key(samples: Samples, config: TrainConfig) -> str:
