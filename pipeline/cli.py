@@ -116,7 +116,7 @@ def tile(
 ) -> None:
     """Tile slides into zarr stores, with a tissue mask and a preview picture of each.
 
-    Interrupted at any time, the same command goes on. A bad slide never stops the others.
+    StoppedError at any time, the same command goes on. A bad slide never stops the others.
 
     Examples:
 
@@ -231,6 +231,8 @@ def train(
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training tiles.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Tiles a step.")] = None,
+    augment: Annotated[str | None, typer.Option(help="none, light (default), stain or strong.")] = None,
+    stain_norm: Annotated[str | None, typer.Option(help="none (default), macenko or reinhard.")] = None,
     seed: Annotated[int | None, typer.Option(help="Decides split, order and augmentation.")] = None,
     workers: Annotated[
         int | None, typer.Option(help="Processes that load tiles; default 0, on a GPU one a core.")
@@ -270,6 +272,7 @@ def train(
     options = {
         "backbone": backbone, "weights": weights, "input_px": input_px, "sd_lambda": sd_lambda,
         "weight_decay": weight_decay, "learning_rate": learning_rate, "epochs": epochs, "batch_size": batch_size,
+        "augment": augment, "stain_norm": stain_norm,
         "seed": seed, "workers": workers, "where": where, "freeze": freeze, "devices": devices,
         "group": group, "folds": folds, "fold": fold, "balance": balance or None, "tiles_per_epoch": tiles_per_epoch,
         "loggers": logger or None,
@@ -423,7 +426,7 @@ def shortcut(
     """Whether networks learn more than a shortcut: something that follows the label in training, and not in the tests.
 
     Each seed splits the cases anew. Lambda and weight decay are chosen on validation with the shortcut in it, and the
-    whole grid is shown. The folder gets study.md, study.csv, study.png and examples.png. Interrupted at any time, the
+    whole grid is shown. The folder gets study.md, study.csv, study.png and examples.png. StoppedError at any time, the
     same command goes on.
 
     Examples:

@@ -47,7 +47,7 @@ class OutputError(SpecslideError):
     """A result cannot be written."""
 
 
-class Interrupted(SpecslideError):
+class StoppedError(SpecslideError):
     """A signal asked to stop; the state is saved, and the same command goes on from it."""
 
     exit_code = 75

@@ -6,6 +6,7 @@ All lengths along the slide are whole level-0 pixels, so that a tile's place is 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,8 +121,11 @@ def box_mean(
     The squares have corners (x0, y0) and side `size0`, level-0 pixels. Exact also for edges inside a pixel: the
     integral of a piecewise constant picture is bilinear between its pixel corners.
     """
-    integral = np.zeros((picture.shape[0] + 1, picture.shape[1] + 1))
-    integral[1:, 1:] = picture.cumsum(0, dtype=np.float64).cumsum(1)
+    # In place, and masks as int32, which hold 2**31 pixels: those of large slides are large.
+    counted = np.int32 if picture.dtype == np.bool_ else np.float64
+    integral = np.zeros((picture.shape[0] + 1, picture.shape[1] + 1), counted)
+    sums = integral[1:, 1:]
+    np.cumsum(np.cumsum(picture, 0, out=sums), 1, out=sums)
     width0, height0 = px0 if isinstance(px0, tuple) else (px0, px0)
     left, right = x0 / width0, (x0 + size0) / width0
     top, bottom = y0 / height0, (y0 + size0) / height0
@@ -134,7 +138,7 @@ def box_mean(
     return np.clip(total * (width0 * height0 / size0**2), 0.0, None).astype(np.float32)
 
 
-def _bilinear(values: NDArray[np.float64], y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
+def _bilinear(values: NDArray[Any], y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
     """`values` between its grid points; constant outside."""
     y, x = np.clip(y, 0, values.shape[0] - 1), np.clip(x, 0, values.shape[1] - 1)
     r, c = np.minimum(y.astype(int), values.shape[0] - 2), np.minimum(x.astype(int), values.shape[1] - 2)

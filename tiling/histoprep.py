@@ -33,14 +33,20 @@ def tile_metrics(picture: NDArray[np.uint8]) -> Callable[[NDArray[np.uint8]], di
     """What gives HistoPrep's metrics of a tile uint8 (h, w, 3), by its names: background, laplacian_std, gray_mean, ...
 
     As its `save_regions(save_metrics=True)`: the tissue in a tile is what is darker than the threshold found on the
-    whole slide, here on the slide in small, `picture`. Raises ConfigError without the extra.
+    whole slide, here on the slide in small, `picture`. Raises ConfigError without the extra; what measures raises it
+    too, for a histoprep too old for its numpy.
     """
     functions = _functions()
     threshold, _ = functions.get_tissue_mask(picture, multiplier=_MULTIPLIER, sigma=0.0)
 
     def measure(tile: NDArray[np.uint8]) -> dict[str, float]:
         _, mask = functions.get_tissue_mask(tile, threshold=threshold)
-        return {name: float(value) for name, value in functions.get_image_metrics(tile, tissue_mask=mask).items()}
+        try:
+            metrics = functions.get_image_metrics(tile, tissue_mask=mask)
+        except TypeError as error:  # histoprep 2.0.5 under numpy 2.4
+            fix = "pip install 'specslide[histoprep]', or 'numpy<2.4'"
+            raise ConfigError("histoprep", f"cannot measure tiles with this numpy ({error})", fix) from None
+        return {name: float(value) for name, value in metrics.items()}
 
     return measure
 

@@ -15,7 +15,7 @@ UInt8Array = NDArray[np.uint8]
 
 _OUTLINE = (0, 114, 178)  # Okabe-Ito blue and vermillion: told apart by colour-blind readers
 _TILES = (213, 94, 0)
-_LEAST_SIDE = 700
+_LONGEST_SIDE_PX = (700, 3000)  # least and most
 
 
 def write_preview(store: TileStore, path: Path, kept: NDArray[np.bool_] | None = None) -> None:
@@ -28,8 +28,10 @@ def write_preview(store: TileStore, path: Path, kept: NDArray[np.bool_] | None =
 def draw_preview(store: TileStore, kept: NDArray[np.bool_] | None = None) -> UInt8Array:
     """The preview picture, uint8 (h, w, 3), with all tiles or those `kept`, bool (N,)."""
     px0 = store.attributes.thumbnail_px0
-    times = max(1.0, _LEAST_SIDE / max(store.thumbnail.shape[:2]))
-    picture = np.asarray(cv2.resize(store.thumbnail, None, fx=times, fy=times, interpolation=cv2.INTER_CUBIC), np.uint8)
+    side = max(store.thumbnail.shape[:2])
+    times = min(max(side, _LONGEST_SIDE_PX[0]), _LONGEST_SIDE_PX[1]) / side
+    how = cv2.INTER_AREA if times < 1 else cv2.INTER_CUBIC
+    picture = np.asarray(cv2.resize(store.thumbnail, None, fx=times, fy=times, interpolation=how), np.uint8)
     mask = cv2.resize(store.mask.astype(np.uint8), picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     corners = np.stack([store.x, store.y], 1)[slice(None) if kept is None else kept]
     first = np.round(corners / px0 * times).astype(int)

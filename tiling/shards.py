@@ -36,14 +36,19 @@ def crc32c(data: bytes | UInt8Array) -> int:
     return cast(int, google_crc32c.value(data))
 
 
-def pack_shard(chunks: Sequence[bytes], per_shard: int) -> bytes:
-    """The file of a shard with room for `per_shard` chunks, from up to so many encoded ones, in their order."""
+def pack_shard(chunks: Sequence[bytes], per_shard: int) -> tuple[bytes, list[int]]:
+    """The file of a shard with room for `per_shard` chunks, from up to so many encoded ones, in their order.
+
+    And their checksums.
+    """
+    checksums = [crc32c(chunk) for chunk in chunks]
     index = np.full((per_shard, 2), _ABSENT, "<u8")  # (offset, length)
     lengths = np.array([len(chunk) + CHECKSUM_BYTES for chunk in chunks], np.uint64)
     index[: len(chunks), 0] = np.cumsum(lengths) - lengths
     index[: len(chunks), 1] = lengths
-    parts = [part for chunk in chunks for part in (chunk, _trailer(chunk))]
-    return b"".join((*parts, index.tobytes(), _trailer(index.tobytes())))
+    pairs = zip((*chunks, index.tobytes()), (*checksums, crc32c(index.tobytes())), strict=True)
+    parts = [part for data, checksum in pairs for part in (data, checksum.to_bytes(CHECKSUM_BYTES, "little"))]
+    return b"".join(parts), checksums
 
 
 def shard_path(array: Path, number: int) -> Path:
@@ -161,7 +166,3 @@ class _MappedFile:
             os.close(fd)
         weakref.finalize(self, _libc.munmap, address, size).atexit = False
         self.__array_interface__ = {"version": 3, "shape": (size,), "typestr": "|u1", "data": (address, True)}
-
-
-def _trailer(data: bytes) -> bytes:
-    return crc32c(data).to_bytes(CHECKSUM_BYTES, "little")

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from tiling.errors import SlideError
 from tiling.files import sha256_file, sha256_json
-from tiling.jpegtiff import TIFF_DAMAGE, JpegLevels, ScaleDenom, open_jpeg_levels
+from tiling.tiledtiff import TIFF_DAMAGE, ScaleDenom, TiledLevels, open_tiled_levels
 
 UInt8Array = NDArray[np.uint8]
 
@@ -188,7 +188,7 @@ class Slide:
 
     def native_tile_px(self, level: int) -> tuple[int, int] | None:
         """Width and height of the level's own JPEG tiles, its pixels; None if it has none that can be copied."""
-        return None if self._fast is None else self._fast.tile_px(level)
+        return None if self._fast is None else self._fast.jpeg_tile_px(level)
 
     def native_stream(self, level: int, column: int, row: int) -> bytes | None:
         """One of the level's own tiles as a JPEG file, not decoded; None if it is left out. Raises SlideError."""
@@ -335,13 +335,13 @@ def _exact_downsample(first: Level, level: Level) -> float:
     return float(whole) if meant else level.downsample
 
 
-def _open_fast(path: Path, reader: _Reader) -> JpegLevels | None:
+def _open_fast(path: Path, reader: _Reader) -> TiledLevels | None:
     """The fast reader, if it understands the slide and a look at some tiles shows the general reader's pixels."""
     entry = _entry_file(path)
     if entry.suffix.lower() == ".dcm":
         return None
     try:
-        fast = open_jpeg_levels(entry, reader.levels)
+        fast = open_tiled_levels(entry, reader.levels)
     except OSError as error:
         raise _unreadable(path, error) from error
     if fast is None:

@@ -30,7 +30,7 @@ from tiling.codec import ZSTD_LEVEL, JpegCodec, TileCodec
 from tiling.errors import SpecslideError, StoreError
 from tiling.files import COMMIT, canonical_json, folder_faults, folder_hash, read_commit
 from tiling.grid import Grid
-from tiling.shards import ShardReader, crc32c, pack_shard, shard_path
+from tiling.shards import ShardReader, pack_shard, shard_path
 from tiling.versions import RESEARCH_USE
 
 UInt8Array = NDArray[np.uint8]
@@ -109,8 +109,9 @@ def write_tiles(folder: Path, tile_px: int, codec: TileCodec, encoded: Iterable[
     for number, chunks in enumerate(_batches(encoded, per_shard)):
         path = shard_path(tiles, number)
         path.parent.mkdir(parents=True)
-        path.write_bytes(pack_shard(chunks, per_shard))
-        checksums += [crc32c(chunk) for chunk in chunks]
+        shard, of_chunks = pack_shard(chunks, per_shard)
+        path.write_bytes(shard)
+        checksums += of_chunks
     with _group_of(folder) as group:
         group.create_array(
             "tiles",

@@ -127,14 +127,15 @@ def plan_tiles(slide: Slide, config: TilingConfig, tissue_file: Path | None = No
     size0 = (round(width * mask_px0), round(height * mask_px0))
     times = max(1, min(int(mask_px0), _THUMBNAIL_PX // max(width, height)))
     thumbnail, unreadable = slide.overview(size0, (width * times, height * times))
-    small = cv2.resize(thumbnail, (width, height), interpolation=cv2.INTER_AREA)
+    small = thumbnail if times == 1 else cv2.resize(thumbnail, (width, height), interpolation=cv2.INTER_AREA)
     if tissue_file is None:
         mask = tissue_mask(np.asarray(small, np.uint8), mask_px0 * slide.mpp, config.tissue)
     else:
         given = annotation_mask(tissue_file, (slide.width, slide.height), mask_px0, (height, width))
         mask = sized(given, mask_px0 * slide.mpp, config.tissue)
     # Nobody knows what a damaged part holds: it counts as tissue, so that its tiles are tried, counted and named.
-    mask |= unreadable.reshape(height, times, width, times).any(axis=(1, 3))
+    if unreadable.any():
+        mask |= unreadable.reshape(height, times, width, times).any(axis=(1, 3))
     x0, y0 = grid.corners()
     tissue = box_mean(mask, mask_px0, x0, y0, grid.tile_px0)
     kept = (tissue > 0) & (tissue >= config.min_tissue)

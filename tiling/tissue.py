@@ -7,8 +7,8 @@ background whatever their brightness; ink has hues and densities that haematoxyl
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Final, Literal, get_args
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Final, Literal, get_args
 
 import cv2
 import numpy as np
@@ -25,6 +25,7 @@ STAINED_OD = 0.055
 _BLACK = 50  # a pixel whose brightest channel is below is border, fold shadow or ink, not stained tissue
 _FLAT_STD = 3.0  # glass is flat: standard deviation over 5 x 5 mask pixels, grey levels
 _GLASS_CHROMA = 40  # glass may be tinted by lamp or white balance, but no further
+_STRIP_ROWS = 512
 _LEAST_GLASS = 0.002  # share of the picture; below it there is no glass to measure and white is assumed
 
 
@@ -66,8 +67,11 @@ def tissue_mask(picture: UInt8Array, mpp: float, config: TissueConfig) -> BoolAr
 def stained(picture: UInt8Array) -> BoolArray:
     """Where optical density differs between the channels by more than glass and noise do, and no ink is near."""
     smooth = np.asarray(cv2.GaussianBlur(picture, (0, 0), 0.8), np.uint8)
-    density = optical_density(smooth, background_colour(picture))
-    return np.asarray((density.max(2) - density.min(2) > STAINED_OD) & _clear_of_ink(smooth))
+    background, found = background_colour(picture), _clear_of_ink(smooth)
+    for rows in _strips(len(picture)):
+        least, most = _channel_range(optical_density(smooth[rows], background))
+        found[rows] &= most - least > STAINED_OD
+    return found
 
 
 def above_otsu(picture: UInt8Array) -> BoolArray:
@@ -76,8 +80,10 @@ def above_otsu(picture: UInt8Array) -> BoolArray:
     Ink and black are left out of the histogram too, or they would decide the threshold.
     """
     smooth = np.asarray(cv2.GaussianBlur(picture, (0, 0), 0.8), np.uint8)
-    density = np.clip(optical_density(smooth, background_colour(picture)).mean(2), 0, 2)
-    clear = _clear_of_ink(smooth)
+    background, clear = background_colour(picture), _clear_of_ink(smooth)
+    density = np.empty(clear.shape, np.float32)
+    for rows in _strips(len(picture)):
+        density[rows] = np.clip(optical_density(smooth[rows], background).mean(2), 0, 2)
     if not clear.any():
         return clear
     levels = np.asarray(np.rint(density * (255 / 2)), np.uint8)
@@ -88,10 +94,12 @@ def above_otsu(picture: UInt8Array) -> BoolArray:
 def of_stain_hue(picture: UInt8Array) -> BoolArray:
     """Where HSV saturation, with the glass made white, is at least 18 of 255 and the hue is violet to brown."""
     smooth = np.asarray(cv2.GaussianBlur(picture, (0, 0), 0.8), np.uint8)
-    white = np.minimum(smooth * (255 / background_colour(picture)), 255).astype(np.uint8)
-    hsv = cv2.cvtColor(white, cv2.COLOR_RGB2HSV)
-    hue = hsv[..., 0]
-    return np.asarray((hsv[..., 1] >= 18) & ((hue >= 120) | (hue <= 20)) & _clear_of_ink(smooth))
+    background, found = background_colour(picture), _clear_of_ink(smooth)
+    for rows in _strips(len(picture)):
+        white = np.minimum(smooth[rows] * (255 / background), 255).astype(np.uint8)
+        hue, saturation, _ = cv2.split(cv2.cvtColor(white, cv2.COLOR_RGB2HSV))
+        found[rows] &= (saturation >= 18) & ((hue >= 120) | (hue <= 20))
+    return found
 
 
 _METHODS: dict[str, Callable[[UInt8Array], BoolArray]] = {
@@ -103,35 +111,72 @@ _METHODS: dict[str, Callable[[UInt8Array], BoolArray]] = {
 
 
 def _clear_of_ink(picture: UInt8Array) -> BoolArray:
-    return np.asarray((picture.max(2) > _BLACK) & ~_dilated(pen_mask(picture), 2))
+    return np.asarray((_channel_range(picture)[1] > _BLACK) & ~_dilated(pen_mask(picture), 2))
 
 
 def is_bright_field(picture: UInt8Array) -> bool:
     """Whether light passes through the slide: the pixels that are lit at all are mostly lit in every channel."""
-    lit = picture.max(2) >= _BLACK
-    if lit.mean() < 0.01:
-        return False
-    return bool((picture.min(2)[lit] >= _BLACK).mean() > 0.3)
+    least, most = _channel_range(picture)
+    lit = np.count_nonzero(most >= _BLACK)
+    return bool(lit >= 0.01 * most.size and np.count_nonzero(least >= _BLACK) > 0.3 * lit)
 
 
 def background_colour(picture: UInt8Array) -> NDArray[np.float64]:
     """RGB of the glass, float64 (3,): the commonest bright, nearly neutral and flat colour; white if there is none."""
-    grey = picture.mean(2, dtype=np.float32)
-    mean = cv2.blur(grey, (5, 5))
-    std = np.sqrt(np.maximum(cv2.blur(grey * grey, (5, 5)) - mean * mean, 0))
-    chroma = picture.max(2).astype(np.int16) - picture.min(2)
-    glass = picture[(std < _FLAT_STD) & (chroma <= _GLASS_CHROMA) & (grey > 140)]
-    if len(glass) < _LEAST_GLASS * grey.size:
+    glass, colours = np.empty(picture.shape[:2], np.bool_), np.zeros(1 << 15, np.int64)
+    for rows in _strips(len(picture)):
+        glass[rows] = _glass(picture, rows)
+        colours += np.bincount(_coarse_colour(picture[rows])[glass[rows]], minlength=len(colours))
+    if colours.sum() < _LEAST_GLASS * glass.size:
         return np.full(3, 255.0)
-    coarse = (glass // 8).astype(np.int32) @ np.array([1024, 32, 1])
-    return np.asarray(np.median(glass[coarse == np.bincount(coarse).argmax()], axis=0), dtype=np.float64)
+    levels = np.zeros((3, 256), np.int64)
+    for rows in _strips(len(picture)):
+        commonest = picture[rows][glass[rows] & (_coarse_colour(picture[rows]) == colours.argmax())]
+        levels += [np.bincount(commonest[:, c], minlength=256) for c in range(3)]
+    return np.array([_median(counts) for counts in levels])
+
+
+def _glass(picture: UInt8Array, rows: slice) -> BoolArray:
+    """Which pixels of those rows are bright, nearly neutral and flat, (rows, w)."""
+    above, below = min(2, rows.start), min(2, len(picture) - rows.stop)  # the blur's neighbours
+    part = picture[rows.start - above : rows.stop + below]
+    grey = cv2.transform(part.astype(np.float32), np.full((1, 3), 1 / 3, np.float32))
+    mean = cv2.blur(grey, (5, 5))
+    variance = cv2.blur(grey * grey, (5, 5)) - mean * mean
+    least, most = _channel_range(part)
+    glass = (variance < _FLAT_STD**2) & (most - least <= _GLASS_CHROMA) & (grey > 140)
+    return np.asarray(glass[above : len(glass) - below])
+
+
+def _coarse_colour(picture: UInt8Array) -> NDArray[np.uint16]:
+    """The upper five bits of each channel as one number."""
+    red, green, blue = (picture[..., c].astype(np.uint16) >> 3 for c in range(3))
+    return np.asarray(red << 10 | green << 5 | blue, np.uint16)
+
+
+def _median(counts: NDArray[np.int64]) -> float:
+    """The median of values of which there are so many of 0, 1, 2 and so on."""
+    up_to = np.cumsum(counts)
+    middle = np.array([(up_to[-1] - 1) // 2, up_to[-1] // 2])
+    return float(np.searchsorted(up_to, middle, side="right").mean())
+
+
+def _strips(height: int) -> Iterator[slice]:
+    """The rows of a picture in strips, so that work in floats takes little memory whatever the picture's size."""
+    return (slice(top, min(top + _STRIP_ROWS, height)) for top in range(0, height, _STRIP_ROWS))
+
+
+def _channel_range(picture: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The least and the largest of each pixel's three channels, (h, w) each; numpy's own way over axis 2 is slow."""
+    red, green, blue = (picture[..., c] for c in range(3))
+    return np.minimum(np.minimum(red, green), blue), np.maximum(np.maximum(red, green), blue)
 
 
 def optical_density(picture: UInt8Array, background: NDArray[np.float64]) -> NDArray[np.float32]:
     """-log(I / background) by channel, float32 (h, w, 3); Beer-Lambert. Below 0 where brighter than the background."""
     levels = np.arange(256, dtype=np.float64)[:, None]
     table = -np.log((levels + 1) / (background + 1))  # (256, 3): a look-up beats a logarithm a pixel
-    return np.stack([table[:, c].astype(np.float32)[picture[..., c]] for c in range(3)], axis=2)
+    return np.asarray(cv2.LUT(picture, table[None].astype(np.float32)))
 
 
 def pen_mask(picture: UInt8Array) -> BoolArray:

@@ -6,6 +6,7 @@ mend_torchvision()  # before anything imports torchvision, as timm and lightning
 
 from training.config import TrainConfig, load_train_config  # noqa: E402
 from training.data import Samples, samples_from_images, samples_from_stores  # noqa: E402
+from training.evaluate import choose_tiles, evaluate_models, labelled_tiles  # noqa: E402
 from training.losses import SpectralDecouplingLoss  # noqa: E402
 from training.model import ModelInfo, TileModel, load_model  # noqa: E402
 from training.train import TrainResult, train, training_key  # noqa: E402
@@ -17,6 +18,9 @@ __all__ = [
     "TileModel",
     "TrainConfig",
     "TrainResult",
+    "choose_tiles",
+    "evaluate_models",
+    "labelled_tiles",
     "load_model",
     "load_train_config",
     "samples_from_images",

@@ -26,7 +26,7 @@ reduction "{info.training["sd_reduction"]}"; Pohjonen et al., iScience 2022).
 
 {_data_table(info)}
 
-Splits are made of whole cases: no case is in two of them.
+Splits are made of whole cases: no case is in two of them.{_site_split(info)}
 
 ## Performance
 
@@ -57,10 +57,21 @@ Software: {software}.
 ## Limits
 
 - It knows the classes above and nothing else: on other organs, stains, species or artefacts its output means nothing.
-- It was tested on cases from where the training cases came from. Other scanners, laboratories and hospitals can lower
-  its performance without any sign of it in the probabilities; test it on cases of your own first.
+- {_tested(info)} Other scanners, laboratories and hospitals can lower
+  its performance without any sign of it in the probabilities; test it on cases of your own first, with
+  `specslide evaluate`.
 - It judges single tiles. A slide's or a patient's diagnosis does not follow from them.
 """
+
+
+def _site_split(info: ModelInfo) -> str:
+    return " Nor is any site." if info.training.get("group") == "site" else ""
+
+
+def _tested(info: ModelInfo) -> str:
+    if info.training.get("group") == "site":
+        return "It was tested on sites it was not trained on, which are few."
+    return "It was tested on cases from where the training cases came from."
 
 
 def _decision(info: ModelInfo) -> str:

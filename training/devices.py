@@ -108,7 +108,7 @@ def settled(config: TrainConfig) -> Iterator[None]:
     deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
     chatter = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in chatter]
-    with torch.random.fork_rng(), warnings.catch_warnings():
+    with torch.random.fork_rng(range(torch.cuda.device_count())), warnings.catch_warnings():
         # Under srun each process is started for itself; in one that is not, Lightning would advise it.
         warnings.filterwarnings("ignore", message=r".*`srun` command is available.*")
         torch.manual_seed(config.seed)

@@ -224,6 +224,7 @@ def _require_scale(samples: Samples, info: ModelInfo, where: Path) -> None:
     if abs(samples.mpp / info.mpp - 1) > MPP_TOLERANCE or samples.tile_px != info.tile_px:
         what = f"has tiles of {samples.tile_px} px at {samples.mpp:.4g} µm/px, the model's are {info.tile_px} px at "
         fix = f"make them with specslide tile --mpp {info.mpp:g} --tile-px {info.tile_px}"
+        fix = fix if samples.kind == "stores" else "pass the images' true --mpp, or images of the model's scale"
         raise ModelError(where, f"{what}{info.mpp:.4g}", fix)
 
 

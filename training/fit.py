@@ -27,7 +27,7 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from tiling.errors import Interrupted, ModelError
+from tiling.errors import ModelError, StoppedError
 from training.augment import AUGMENTATIONS
 from training.checkpoints import Checkpoints, State
 from training.config import TrainConfig
@@ -67,7 +67,7 @@ class Progress:
 
 
 class Training:
-    """A run under way: `fit` takes it to its end, `stop_if_asked` saves it and raises Interrupted."""
+    """A run under way: `fit` takes it to its end, `stop_if_asked` saves it and raises StoppedError."""
 
     def __init__(
         self,
@@ -114,9 +114,8 @@ class Training:
         return self.progress
 
     def stop_if_asked(self) -> None:
-        """Raise Interrupted, with the state saved, if a signal has asked any process to stop."""
-        asked = total(self.fabric, torch.tensor(float(bool(self.stop)), device=self.fabric.device))
-        if asked:
+        """Raise StoppedError, with the state saved, if a signal has asked any process to stop."""
+        if self._agreed(bool(self.stop))[0]:
             self._save_and_stop()
 
     def logits(self, loader: DataLoader[Batch], network: TileClassifier, count: int) -> NDArray[np.float32]:
@@ -262,21 +261,27 @@ class Training:
         """Save the state, and stop, where the time or a signal says so; all processes agree on it."""
         every, minutes = self.config.checkpoint_steps, self.config.checkpoint_minutes
         late = time.monotonic() - self.saved_at >= 60 * minutes and self.fabric.is_global_zero
-        wishes = torch.tensor([float(late), float(bool(self.stop))], device=self.fabric.device)
-        due, asked = total(self.fabric, wishes).tolist()
+        due, asked = self._agreed(late, bool(self.stop))
         if asked:
             self._save_and_stop()
         if due or (every is not None and self.progress.step % every == 0):
             self._save()
 
+    def _agreed(self, *wishes: bool) -> list[bool]:
+        """Which of the wishes any process has, the same on all."""
+        if self.fabric.world_size == 1:  # no need to wait for the device
+            return list(wishes)
+        asked = torch.tensor(wishes, dtype=torch.float32, device=self.fabric.device)
+        return [count > 0 for count in total(self.fabric, asked).tolist()]
+
     def _save_and_stop(self) -> None:
         self._save()
         raise self._interrupted()
 
-    def _interrupted(self) -> Interrupted:
+    def _interrupted(self) -> StoppedError:
         name = self.stop.signal.name if self.stop.signal else "a signal to another process"
         what = f"stopped by {name} after step {self.progress.step} of {self.steps}"
-        return Interrupted(self.checkpoints.folder, what, "run the same command again to go on")
+        return StoppedError(self.checkpoints.folder, what, "run the same command again to go on")
 
     def _save(self) -> None:
         state = self._state()

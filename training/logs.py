@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,12 +36,21 @@ def require_loggers(config: TrainConfig) -> None:
             raise ConfigError("loggers", f"{name} is not installed", f"install it: pip install 'specslide[{name}]'")
 
 
-def make_loggers(config: TrainConfig, out: Path) -> list[Logger]:
+@contextmanager
+def open_loggers(config: TrainConfig, out: Path) -> Iterator[list[Logger]]:
     """The configured loggers, which write below `out/log`, or where the tracker's own variables say.
 
-    None of them needs a network unless such a variable (MLFLOW_TRACKING_URI, WANDB_MODE=online) asks for it.
+    None of them needs a network unless such a variable (MLFLOW_TRACKING_URI, WANDB_MODE=online) asks for it. At the end
+    they are told whether the run came to its own.
     """
-    return [_LOGGERS[name](out / "log" / name) for name in config.loggers]
+    made = [_LOGGERS[name](out / "log" / name) for name in config.loggers]
+    status = "failed"
+    try:
+        yield made
+        status = "success"
+    finally:
+        for logger in made:
+            logger.finalize(status)
 
 
 def write_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:

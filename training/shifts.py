@@ -22,7 +22,8 @@ Tiles = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 BLUR_SIGMA_PX: Final = 2.0
-HUE_DEGREES: Final = 90.0
+HUE_DEGREES: Final = 45.0
+BRIGHTEST: Final = 2**0.5  # on stained tissue, which is bright, twice would leave nothing but white
 LOWEST_QUALITY: Final = 5
 NOISE_LEVELS: Final = 40.0
 COARSEST: Final = 4.0
@@ -66,8 +67,8 @@ def sharpness(tiles: Tiles, strength: float) -> Tiles:
 
 
 def brightness(tiles: Tiles, strength: float) -> Tiles:
-    """All channels times 2^strength."""
-    return _bytes(_LEVELS * 2**strength)[tiles]
+    """All channels times up to the square root of 2, or its inverse."""
+    return _bytes(_LEVELS * BRIGHTEST**strength)[tiles]
 
 
 def gamma(tiles: Tiles, strength: float) -> Tiles:
@@ -88,7 +89,7 @@ def saturation(tiles: Tiles, strength: float) -> Tiles:
 
 
 def hue(tiles: Tiles, strength: float) -> Tiles:
-    """The hue turned by up to 90 degrees, red towards yellow above 0."""
+    """The hue turned by up to 45 degrees, red towards yellow above 0."""
     hsv = cv2.cvtColor(_tall(tiles).astype(np.float32) / 255, cv2.COLOR_RGB2HSV)
     hsv[..., 0] = (hsv[..., 0] + strength * HUE_DEGREES) % 360
     return _bytes(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB) * 255).reshape(tiles.shape)
@@ -158,7 +159,7 @@ def _factor(strength: float) -> str:
 
 SHIFTS: dict[str, Shift] = {
     "sharpness": Shift(sharpness, lambda s: f"blur {-s * BLUR_SIGMA_PX:.2g} px" if s < 0 else f"sharpen {s:.2g}"),
-    "brightness": Shift(brightness, _factor),
+    "brightness": Shift(brightness, lambda s: f"× {BRIGHTEST**s:.2g}"),
     "contrast": Shift(contrast, _factor),
     "saturation": Shift(saturation, _factor),
     "hue": Shift(hue, lambda s: f"{s * HUE_DEGREES:+.3g}°"),

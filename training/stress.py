@@ -252,10 +252,9 @@ def _curve(shift: str, steps: int, found: Mapping[Place, Resampled]) -> Curve:
 
 
 def _ticks(points: Sequence[Point]) -> list[tuple[float, str]]:
-    """The ends, and 0 between them, in the shift's unit."""
-    ends = [points[0], points[-1]]
-    middle = [(0.0, "0")] if points[0].strength < 0 else []
-    return sorted([*((p.strength, p.amount.replace(", ", "\n") if p.strength else "0") for p in ends), *middle])
+    """The ends in the shift's unit, and where the tiles are as they are."""
+    ends = [(p.strength, p.amount.replace(", ", "\n")) for p in (points[0], points[-1]) if p.strength]
+    return sorted([*ends, (0.0, "as is")])
 
 
 def _sweep(out: Path) -> None:

@@ -20,6 +20,8 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -118,6 +120,7 @@ def study_shortcut(
         for run, record in _trained(missing, data, config, workers):
             write_file(_path(out, record.key), canonical_json(record.model_dump(mode="json")))
             records[run] = record
+            log.info("%d of %d: seed %d, %s", len(records), len(keys), run.seed, run.setting)
             if progress:
                 progress(len(records), len(keys))
         grid = as_grid(records, config)
@@ -314,6 +317,15 @@ _shared: list[tuple[TileSet, ShortcutConfig]] = []
 
 def _start_worker(data: TileSet, config: ShortcutConfig) -> None:
     _shared[:] = [(data, config)]
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Workers of a killed study would wait for its next run for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work(run: Run, key: str) -> RunRecord:

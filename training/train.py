@@ -22,7 +22,7 @@ import numpy as np
 from lightning.fabric import Fabric
 from numpy.typing import NDArray
 
-from tiling.errors import ConfigError, Interrupted
+from tiling.errors import ConfigError, StoppedError
 from tiling.files import canonical_json, claimed, output_error, sha256_file, sha256_json, write_file
 from training.card import model_card
 from training.checkpoints import Checkpoints
@@ -33,7 +33,7 @@ from training.evaluate import group_summaries, predictions_of, write_pictures
 from training.figures import Predictions, learning_curve
 from training.fit import Training
 from training.loaders import eval_loader, read_px, train_batches
-from training.logs import make_loggers, require_loggers
+from training.logs import Logger, open_loggers, require_loggers
 from training.metrics import Interval, bootstrap_interval, choose_threshold, ece, evaluate, fit_temperature, softmax
 from training.model import TileClassifier, load_weights, make_classifier, save_model
 from training.optim import parameter_groups, rate_at
@@ -75,7 +75,7 @@ def train(samples: Samples, out: Path, config: TrainConfig | None = None) -> Tra
     Writes the files listed above into `out`; `out/model` is there only when everything else is. The same samples,
     configuration, software and numbers of threads and processes give the same result to the last bit on a CPU.
 
-    On SIGTERM or SIGUSR1 the state is saved and Interrupted raised; the next call with the same samples and
+    On SIGTERM or SIGUSR1 the state is saved and StoppedError raised; the next call with the same samples and
     configuration goes on from there, as it does after a kill from the last state saved (`checkpoint_minutes`), and ends
     with the very same weights. With torchrun, srun or `devices` each process calls this with the same arguments, and
     `out` is a folder they share.
@@ -92,8 +92,8 @@ def train(samples: Samples, out: Path, config: TrainConfig | None = None) -> Tra
         checkpoints = Checkpoints(out / "checkpoints", identity)
         require_loggers(config)
         fabric.launch()
-        with _claimed(out, checkpoints, fabric), _code_for_launchers():
-            logs = make_loggers(config, out) if fabric.is_global_zero else []
+        logging_to = open_loggers if fabric.is_global_zero else _no_loggers
+        with _claimed(out, checkpoints, fabric), _code_for_launchers(), logging_to(config, out) as logs:
             training = Training(network, samples, batches, config, fabric, checkpoints, stop)
             progress = training.fit(logs, out / "log" / "metrics.csv")
             logits = {split: _logits(training, samples, split, config) for split in SPLITS[1:]}
@@ -110,10 +110,9 @@ def train(samples: Samples, out: Path, config: TrainConfig | None = None) -> Tra
                 for split, (tiles, predicted) in judged.items()
                 for group in group_summaries(split, tiles, predicted, resamples=resamples, seed=seed)
             ]
+            training.stop_if_asked()
             info = describe(network, origin, samples, config, calibration, metrics, best_epoch, key, before, groups)
             if fabric.is_global_zero:
-                for logger in logs:
-                    logger.finalize("success")
                 write_file(out / "learning_curve.png", learning_curve(progress.history, best_epoch))
                 for split, (tiles, predicted) in judged.items():
                     folder = out / "pictures"
@@ -127,6 +126,11 @@ def train(samples: Samples, out: Path, config: TrainConfig | None = None) -> Tra
     return TrainResult(
         out / "model", metrics, best_epoch, calibration.temperature, calibration.threshold, fabric.global_rank
     )
+
+
+@contextmanager
+def _no_loggers(config: TrainConfig, out: Path) -> Iterator[list[Logger]]:
+    yield []
 
 
 def training_key(samples: Samples, config: TrainConfig) -> str:
@@ -240,7 +244,7 @@ def _code_for_launchers() -> Iterator[None]:
     """Let a process that Fabric started end with code 0 when stopped: on any other it would kill the first."""
     try:
         yield
-    except Interrupted as error:
+    except StoppedError as error:
         if is_own_child():
             error.exit_code = 0
         raise

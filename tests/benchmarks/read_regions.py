@@ -17,18 +17,20 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 import openslide
 import tifffile
+from numpy.typing import NDArray
 
-from tiling.jpegtiff import JpegLevels, ScaleDenom, decode_stream, open_jpeg_levels
 from tiling.slide import Slide
+from tiling.tiledtiff import ScaleDenom, TiledLevels, decode_stream, open_tiled_levels
 
 PX = 512  # side of a region, level-0 pixels
 Corner = tuple[int, int]
+UInt8Array = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,14 @@ class Band:
     tile_px: tuple[int, int]
 
 
-def repeated(source: Path, target: Path, side_px: int) -> None:
-    """Write a one-level TIFF of about `side_px` squared from the whole tiles of the source's first page."""
+def repeated(
+    source: Path, target: Path, side_px: int | tuple[int, int], downsamples: tuple[Literal[2, 4, 8], ...] = ()
+) -> None:
+    """Write a TIFF of about `side_px` squared, or (width, height), from the whole tiles of the source's first page.
+
+    With `downsamples`, the coarser levels that a scanner would add are encoded from it.
+    """
+    width_px, height_px = (side_px, side_px) if isinstance(side_px, int) else side_px
     with tifffile.TiffFile(source) as tiff:
         page: Any = tiff.pages[0]
         tile_w, tile_h = page.tilewidth, page.tilelength
@@ -56,26 +64,46 @@ def repeated(source: Path, target: Path, side_px: int) -> None:
             return tiff.filehandle.read(page.databytecounts[index])
 
         tiles = [[stored(r * across + c) for c in range(whole_columns)] for r in range(whole_rows)]
-        columns, rows = side_px // tile_w, side_px // tile_h
+        columns, rows = width_px // tile_w, height_px // tile_h
+        common: dict[str, Any] = {
+            "tile": (tile_h, tile_w),
+            "compression": "jpeg",
+            "photometric": page.photometric,
+            "metadata": None,
+            "resolution": (2e4, 2e4),
+            "resolutionunit": "CENTIMETER",
+        }
         with tifffile.TiffWriter(target) as writer:
             writer.write(
                 (tiles[r % whole_rows][c % whole_columns] for r in range(rows) for c in range(columns)),
                 shape=(rows * tile_h, columns * tile_w, 3),
                 dtype=np.uint8,
-                tile=(tile_h, tile_w),
-                compression="jpeg",
-                compressionargs={"outcolorspace": page.photometric.name.lower()},
-                photometric=page.photometric,
                 jpegtables=page.jpegtables,
-                metadata=None,
-                resolution=(2e4, 2e4),
-                resolutionunit="CENTIMETER",
+                compressionargs={"outcolorspace": page.photometric.name.lower()},
+                **common,
             )
+            for downsample in downsamples:
+                level = _shrunk(source, whole_rows, whole_columns, downsample)
+                times = (math.ceil(rows / whole_rows), math.ceil(columns / whole_columns), 1)
+                whole = np.tile(level, times)[: rows * tile_h // downsample, : columns * tile_w // downsample]
+                arguments = {"level": 90, "outcolorspace": page.photometric.name.lower()}
+                writer.write(whole, subfiletype=1, compressionargs=arguments, **common)
 
 
-def bands(fast: JpegLevels, width: int, height: int, rows: int) -> Iterator[Band]:
+def _shrunk(source: Path, rows: int, columns: int, downsample: ScaleDenom) -> UInt8Array:
+    """The part of the source's first level that whole tiles cover, at 1 / downsample, uint8 (h, w, 3)."""
+    with Slide(source) as slide:
+        native = slide.native_tile_px(0)
+        assert native is not None
+        size = (columns * native[0], rows * native[1])
+        return slide.read_scaled(0, 0, size, (size[0] // downsample, size[1] // downsample))
+
+
+def bands(fast: TiledLevels, width: int, height: int, rows: int) -> Iterator[Band]:
     """Bands of `rows` rows of regions."""
-    tile_w, tile_h = fast.tile_px(0)
+    native = fast.jpeg_tile_px(0)
+    assert native is not None
+    tile_w, tile_h = native
     for top in range(0, height - rows * PX + 1, rows * PX):
         corners = [(x, top + r * PX) for r in range(rows) for x in range(0, width - PX + 1, PX)]
         right = max(x for x, _ in corners) + PX
@@ -93,7 +121,7 @@ def seconds(work: Callable[..., None], *given: Any) -> float:
     return time.perf_counter() - start
 
 
-def read_fast(fast: JpegLevels, band: Band, denom: ScaleDenom) -> None:
+def read_fast(fast: TiledLevels, band: Band, denom: ScaleDenom) -> None:
     for x, y in band.corners:
         fast.read(0, x, y, PX, PX, denom)
 
@@ -113,7 +141,7 @@ def decode_only(band: Band, denom: ScaleDenom) -> None:
 def compare(path: Path, rounds: int, denom: ScaleDenom) -> str:
     """One line: regions a second of each way, and the ratios."""
     with openslide.OpenSlide(str(path)) as slide, Slide(path) as facts:
-        fast = open_jpeg_levels(path, facts.levels)
+        fast = open_tiled_levels(path, facts.levels)
         assert fast is not None
         with fast:
             found = list(bands(fast, facts.width, facts.height, rows=2))[: rounds + 1]

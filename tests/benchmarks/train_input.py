@@ -5,7 +5,8 @@
 A step is the trainer's: augmentation, forward, loss with spectral decoupling, backward, AdamW. The store is made from
 the slide, its tiles overlapping so that there are many; they are read in the trainer's random order. Each round trains
 the same number of steps by each way in turn, from a loader that starts with nothing read ahead; what counts is the
-median over rounds of the ratio within a round, since the speed of a shared machine drifts.
+median over rounds of the ratio within a round, since the speed of a shared machine drifts. Without workers the same
+ratio is given in CPU time of the process too, which others on the machine hardly disturb.
 """
 
 from __future__ import annotations
@@ -62,9 +63,9 @@ def training_step(network: TileClassifier, device: torch.device) -> Step:
     return step
 
 
-def seconds(step: Step, batches: Iterable[Batch], device: torch.device) -> tuple[float, float]:
-    """(of all steps, of these waiting for a batch)"""
-    waited, start = 0.0, time.perf_counter()
+def seconds(step: Step, batches: Iterable[Batch], device: torch.device) -> tuple[float, float, float]:
+    """(of all steps, of these waiting for a batch, of the process's CPU time)"""
+    waited, start, start_cpu = 0.0, time.perf_counter(), time.process_time()
     iterator: Iterator[Batch] = iter(batches)
     while True:
         before = time.perf_counter()
@@ -75,7 +76,7 @@ def seconds(step: Step, batches: Iterable[Batch], device: torch.device) -> tuple
         step(batch)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - start, waited
+    return time.perf_counter() - start, waited, time.process_time() - start_cpu
 
 
 def compare(samples: Samples, step: Step, device: torch.device, workers: int, given: argparse.Namespace) -> str:
@@ -89,18 +90,19 @@ def compare(samples: Samples, step: Step, device: torch.device, workers: int, gi
     ways: dict[str, Iterable[Batch]] = {"store": loader, "memory": [made] * given.steps}
     for batches in ways.values():
         seconds(step, batches, device)
-    times, waits = [], []
+    rounds = []
     for number in range(given.rounds):
         sampler.set_epoch(number)
         order = list(ways) if number % 2 else list(reversed(ways))
         taken = {name: seconds(step, ways[name], device) for name in order}
-        times.append((taken["store"][0], taken["memory"][0], taken["memory"][0] / taken["store"][0]))
-        waits.append(taken["store"][1] / taken["store"][0])
-    fed, floor, ratio = (statistics.median(column) for column in zip(*times, strict=True))
+        (fed, waited, fed_cpu), (floor, _, floor_cpu) = taken["store"], taken["memory"]
+        rounds.append((fed, floor, floor / fed, floor_cpu / fed_cpu, waited / fed))
+    fed, floor, ratio, cpu_ratio, waiting = (statistics.median(column) for column in zip(*rounds, strict=True))
     images = given.steps * given.batch
+    in_cpu_time = "" if workers else f" ({cpu_ratio:.3f} in CPU time)"
     return (
         f"{workers} workers: {images / fed:.0f} images/s from the store, {images / floor:.0f} from memory; ratio "
-        f"{ratio:.3f}, waiting {100 * statistics.median(waits):.1f}% ({given.rounds} rounds of {given.steps} steps)"
+        f"{ratio:.3f}{in_cpu_time}, waiting {100 * waiting:.1f}% ({given.rounds} rounds of {given.steps} steps)"
     )
 
 

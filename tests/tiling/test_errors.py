@@ -11,7 +11,7 @@ from tiling import errors
 
 FAMILY = [
     "SpecslideError", "ConfigError", "InputError", "SlideError", "StoreError", "ModelError", "OutputError",
-    "Interrupted",
+    "StoppedError",
 ]  # fmt: skip
 
 
@@ -32,4 +32,4 @@ def test_without_a_fix() -> None:
 
 def test_only_what_may_be_tried_again_says_so() -> None:
     codes = {name: getattr(errors, name)("a", "b").exit_code for name in FAMILY}
-    assert codes == dict.fromkeys(FAMILY, 1) | {"Interrupted": os.EX_TEMPFAIL}
+    assert codes == dict.fromkeys(FAMILY, 1) | {"StoppedError": os.EX_TEMPFAIL}

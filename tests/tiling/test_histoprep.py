@@ -65,6 +65,7 @@ def test_the_real_detection() -> None:
     np.testing.assert_array_equal(mask, (picture()[..., 1] < 180) & (np.hypot(xx - 40, yy - 40) < 22))
 
 
+@pytest.mark.filterwarnings("ignore:Conversion of an array with ndim > 0:DeprecationWarning")  # histoprep 2.0.5's own
 @pytest.mark.skipif(not any(map(importlib.util.find_spec, PACKAGES)), reason="lacks histoslice or histoprep")
 def test_the_real_metrics() -> None:
     """Closed forms: shares of pixels, means, and the Laplacian's standard deviation."""
@@ -76,3 +77,15 @@ def test_the_real_metrics() -> None:
     assert found["red_mean"] == pytest.approx(tile[..., 0].mean(), abs=0.5)
     assert found["gray_q50"] == pytest.approx(np.median(grey[histoprep.tissue(tile)]), abs=1)
     assert all(isinstance(value, float) for value in found.values())
+
+
+def test_a_histoprep_too_old_for_its_numpy_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise TypeError("only 0-dimensional arrays can be converted to Python scalars")
+
+    functions = ModuleType("histoslice.functional")
+    functions.__dict__.update(get_tissue_mask=lambda *a, **k: (180, np.zeros((80, 80))), get_image_metrics=refuse)
+    monkeypatch.setitem(sys.modules, "histoslice", ModuleType("histoslice"))
+    monkeypatch.setitem(sys.modules, "histoslice.functional", functions)
+    with pytest.raises(ConfigError, match=r"^histoprep: cannot measure tiles with this numpy .*; pip install"):
+        histoprep.tile_metrics(picture())(picture())

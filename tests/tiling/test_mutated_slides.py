@@ -1,13 +1,14 @@
 """Damaged slides by the hundred: one sentence naming the file, or the pixels that OpenSlide reads; nothing else.
 
-A worker process of bounded memory tiles them one after the other. It is given 20 seconds for each and replaced when it
-dies, as the engine's workers are.
+A worker process of bounded memory tiles them one after the other. It is given 20 seconds for each, of its own where the
+machine is busy with others' work, and replaced when it dies, as the engine's workers are.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import random
 import resource
 import select
@@ -18,8 +19,9 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import cv2
 import numpy as np
@@ -32,6 +34,7 @@ from tests.tiling.conftest import ram_folder
 from tiling import TilingConfig, tile_slide
 
 LIMIT_S = 20
+MOST_WAITS = 6
 MEMORY = 4 << 30  # bytes of address space
 APERIO = "Aperio Image Library v11.2.1 \r\n480x400 [0,0 480x400] (128x128) JPEG/RGB Q=85|AppMag = 20|MPP = 0.5"
 
@@ -130,7 +133,7 @@ class Worker:
         assert stdout is not None
         stdin.write(f"{slide}\t{out}\t{max_bad_tiles}\n")
         stdin.flush()
-        if not select.select([stdout], [], [], LIMIT_S)[0]:
+        if not self._answers(stdout):
             self.close()
             self._process = self._start(self._log)
             return {"hung": LIMIT_S}
@@ -141,6 +144,21 @@ class Worker:
         self.close()
         self._process = self._start(self._log)
         return {"died": code}
+
+    def _answers(self, stdout: IO[str]) -> bool:
+        """Whether there is an answer, or an end, within the limit: of waiting, or of computing on a busy machine."""
+        began = self._cpu_s()
+        for _ in range(MOST_WAITS):
+            if select.select([stdout], [], [], LIMIT_S)[0]:
+                return True
+            if self._cpu_s() - began > LIMIT_S / 2:
+                break
+        return False
+
+    def _cpu_s(self) -> float:
+        """Seconds that the worker has computed for."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def close(self) -> None:
         self._process.kill()
@@ -194,8 +212,18 @@ def small_dicom(_folder: Path, dicom: Path | None) -> tuple[str, bytes]:
     return "slide/slide.dcm", header + body + b"\xfe\xff\xdd\xe0\x00\x00\x00\x00"
 
 
+def small_lossless(folder: Path, _dicom: Path | None, compression: str) -> tuple[str, bytes]:
+    path = folder / "whole.tif"
+    tifffile.imwrite(
+        path, picture(), tile=(128, 128), compression=compression, predictor=compression == "zlib", photometric="rgb",
+        metadata=None, resolution=(2e4, 2e4), resolutionunit="CENTIMETER",
+    )  # fmt: skip
+    return "slide.tif", path.read_bytes()
+
+
 SMALL: dict[str, Callable[[Path, Path | None], tuple[str, bytes]]] = {
     "svs": small_svs, "tiff": small_tiff, "dicom": small_dicom,
+    "lzw": partial(small_lossless, compression="lzw"), "deflate": partial(small_lossless, compression="zlib"),
 }  # fmt: skip
 
 
@@ -294,13 +322,13 @@ def check_mutants(kind: str, dicom: Path | None, tmp_path: Path, seeds: range) -
     return tally
 
 
-@pytest.mark.parametrize("kind", SMALL)
-def test_mutated_slides(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "count"), [("svs", 200), ("tiff", 200), ("dicom", 200), ("lzw", 70), ("deflate", 70)])
+def test_mutated_slides(kind: str, count: int, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     dicom = request.getfixturevalue("dicom") if kind == "dicom" else None
-    tally = check_mutants(kind, dicom, tmp_path, range(200))
-    assert tally["refused"] > 20
-    assert tally["tiled"] > 20
-    assert tally["compared"] > 300
+    tally = check_mutants(kind, dicom, tmp_path, range(count))
+    assert tally["refused"] > count // 10
+    assert tally["tiled"] > count // 10
+    assert tally["compared"] > 3 * count // 2
 
 
 @pytest.mark.nightly

@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from tiling import tissue
 from tiling.tissue import (
     Method,
     TissueConfig,
@@ -228,6 +229,23 @@ def test_zero_areas_keep_everything() -> None:
 def test_background_is_the_glass(glass: str) -> None:
     colour = background_colour(slide(GLASS[glass], STAINS["haematoxylin"]))
     assert np.abs(colour - GLASS[glass]).max() <= 2
+
+
+@pytest.mark.parametrize("method", ["specslide", "otsu", "hsv"])
+@pytest.mark.parametrize("strip_rows", [1, 7, 199])
+def test_strips_of_work_leave_no_trace(method: Method, strip_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = slide(GLASS["lamp"], STAINS["eosin"], seed=3)
+    picture[20:180:9] = cv2.blur(picture, (1, 5))[20:180:9]
+    whole, background = tissue_mask(picture, MPP, TissueConfig(method=method)), background_colour(picture)
+    monkeypatch.setattr(tissue, "_STRIP_ROWS", strip_rows)
+    np.testing.assert_array_equal(tissue_mask(picture, MPP, TissueConfig(method=method)), whole)
+    np.testing.assert_array_equal(background_colour(picture), background)
+
+
+def test_background_is_the_median_of_its_commonest_colour() -> None:
+    picture = np.full((40, 40, 3), (232, 233, 234), np.uint8)
+    picture[:15] = (236, 236, 235)  # of the same upper bits: 600 pixels of 1600
+    np.testing.assert_array_equal(background_colour(picture), np.median(picture.reshape(-1, 3), axis=0))
 
 
 def test_background_without_glass_is_white() -> None:

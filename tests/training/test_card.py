@@ -69,6 +69,13 @@ def test_card_says_what_averages_are_of() -> None:
     assert "mean over the classes of one against the rest" in model_card(three)
 
 
+def test_card_says_whether_sites_were_split() -> None:
+    by_case, by_site = (model_card(info(training=info().training | {"group": group})) for group in ("case", "site"))
+    assert "tested on cases from where the training cases came from" in by_case
+    assert "tested on sites it was not trained on" in by_site
+    assert ("Nor is any site." in by_case, "Nor is any site." in by_site) == (False, True)
+
+
 def test_undefined_metrics_are_named_so() -> None:
     missing = MetricSummary(value=None, low=None, high=None, undefined=9)
     card = model_card(info(metrics={"val": {"auroc": missing}}, ece_before={"val": missing}))

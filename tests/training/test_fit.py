@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import importlib
 import io
 import json
 import logging
@@ -22,7 +23,7 @@ from safetensors.torch import load_file
 from sklearn.utils.class_weight import compute_class_weight
 from torch import Generator, Tensor, nn
 
-from tiling.errors import ConfigError, Interrupted, ModelError
+from tiling.errors import ConfigError, ModelError, StoppedError
 from training import TrainConfig, samples_from_images, train
 from training import fit as fit_module
 from training.augment import AUGMENTATIONS
@@ -67,6 +68,14 @@ def changed(config: TrainConfig, **changes: object) -> TrainConfig:
     return TrainConfig.model_validate(config.model_dump() | changes)
 
 
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most of these runs' time would go into drawing."""
+    verb = importlib.import_module("training.train")
+    monkeypatch.setattr(verb, "write_pictures", lambda *_, **__: None)
+    monkeypatch.setattr(verb, "learning_curve", lambda *_: b"")
+
+
 @pytest.fixture
 def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], object]], None]:
     """Arranges for something to happen in the middle of a step, once."""
@@ -105,7 +114,7 @@ def test_five_stops_at_random_steps_change_no_byte(
     stops = np.sort(np.random.default_rng(len(backbone)).choice(np.arange(1, steps), 5, replace=False))
     for number, step in enumerate(stops.tolist()):  # by a signal and by a kill, in turn
         at_step(step, ask_to_stop if number % 2 else die)
-        with pytest.raises(Interrupted if number % 2 else Killed):
+        with pytest.raises(StoppedError if number % 2 else Killed):
             train(samples, tmp_path / "torn", config)
         assert not (tmp_path / "torn" / "model").exists()
     train(samples, tmp_path / "torn", config)
@@ -128,7 +137,7 @@ def test_a_stop_while_it_validates_or_predicts_loses_nothing(
 
         first = 0 if call > 1 else call  # a run that goes on has no validation left before its predictions
         monkeypatch.setattr(Training, "logits", lambda *args, at=first, of=calls: stopped(*args, at=at, of=of))
-        with pytest.raises(Interrupted, match=r"stopped by SIGTERM after step 6 of 6; run the same command again"):
+        with pytest.raises(StoppedError, match=r"stopped by SIGTERM after step 6 of 6; run the same command again"):
             train(samples, tmp_path / "torn", tiny)
     monkeypatch.setattr(Training, "logits", look)
     monkeypatch.setattr(Training, "_step", None)  # there is no step left to do
@@ -141,7 +150,7 @@ def test_a_state_of_another_run_is_discarded_and_the_difference_named(
 ) -> None:
     samples = samples_from_images(image_table, tiny)
     at_step(3, ask_to_stop)
-    with pytest.raises(Interrupted):
+    with pytest.raises(StoppedError):
         train(samples, tmp_path / "run", tiny)
     other = changed(tiny, learning_rate=1e-3, workers=1)
     train(samples, tmp_path / "run", other)
@@ -168,7 +177,7 @@ def test_a_state_that_cannot_be_trusted_is_not_used(
     config = changed(tiny, epochs=1)
     samples, out = samples_from_images(image_table, config), tmp_path / "run"
     at_step(1, ask_to_stop)
-    with pytest.raises(Interrupted):
+    with pytest.raises(StoppedError):
         train(samples, out, config)
     last = out / "checkpoints" / "last.ckpt"
     data = bytearray(last.read_bytes())
@@ -198,7 +207,7 @@ def test_what_is_kept_of_a_stopped_run_is_the_last_state_and_the_best_weights(
 ) -> None:
     samples = samples_from_images(image_table, tiny)
     at_step(4, ask_to_stop)
-    with pytest.raises(Interrupted) as caught:
+    with pytest.raises(StoppedError) as caught:
         train(samples, tmp_path / "run", tiny)
     assert caught.value.exit_code == 75
     assert "stopped by SIGUSR1 after step 5 of 6" in str(caught.value)
@@ -380,7 +389,7 @@ def test_a_run_says_that_it_goes_on(
 ) -> None:
     samples = samples_from_images(image_table, tiny)
     at_step(1, ask_to_stop)
-    with pytest.raises(Interrupted):
+    with pytest.raises(StoppedError):
         train(samples, tmp_path / "run", tiny)
     with caplog.at_level(logging.INFO):
         train(samples, tmp_path / "run", tiny)

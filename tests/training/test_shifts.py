@@ -42,7 +42,7 @@ def blurred_or_sharpened(tile: NDArray[np.float64], strength: float) -> NDArray[
 def hue_turned(tile: NDArray[np.float64], strength: float) -> NDArray[np.floating]:
     def turned(pixel: NDArray[np.float64]) -> NDArray[np.float64]:
         h, s, v = colorsys.rgb_to_hsv(*(pixel / 255))
-        return np.array(colorsys.hsv_to_rgb((h + strength / 4) % 1, s, v)) * 255
+        return np.array(colorsys.hsv_to_rgb((h + strength / 8) % 1, s, v)) * 255
 
     return np.asarray(np.apply_along_axis(turned, -1, tile))
 
@@ -72,7 +72,7 @@ def compressed(tile: NDArray[np.float64], strength: float) -> NDArray[np.floatin
 
 ORACLES: dict[str, tuple[Oracle, list[float], float]] = {
     "sharpness": (blurred_or_sharpened, [-1, -0.3, 0.4, 1], 1.5),
-    "brightness": (lambda t, s: t * 2**s, [-1, 0.3, 1], 0.5),
+    "brightness": (lambda t, s: t * 2 ** (s / 2), [-1, 0.3, 1], 0.5),
     "contrast": (lambda t, s: (m := (t @ LUMA).mean()) + (t - m) * 2**s, [-1, 0.3, 1], 0.51),
     "saturation": (lambda t, s: (g := (t @ LUMA)[..., None]) + (t - g) * 2**s, [-1, 0.3, 1], 0.51),
     "hue": (hue_turned, [-1, 0.1, 1], 0.52),
@@ -150,8 +150,8 @@ def test_strengths_are_equal_steps_with_0_among_them() -> None:
 @pytest.mark.parametrize(
     ("name", "strength", "amount"),
     [
-        ("sharpness", -1, "blur 2 px"), ("sharpness", 0.5, "sharpen 0.5"), ("brightness", -1, "× 0.5"),
-        ("hue", 1, "+90°"), ("gamma", 1, "2"), ("stain", 1, "H × 2, E × 0.5"), ("jpeg", 0, "none"),
+        ("sharpness", -1, "blur 2 px"), ("sharpness", 0.5, "sharpen 0.5"), ("brightness", -1, "× 0.71"),
+        ("hue", 1, "+45°"), ("gamma", 1, "2"), ("stain", 1, "H × 2, E × 0.5"), ("jpeg", 0, "none"),
         ("jpeg", 1, "quality 5"), ("noise", 1, "sd 40 levels"), ("resolution", 1, "1/4"),
     ],
 )  # fmt: skip

@@ -174,7 +174,7 @@ def test_where_a_class_is_missing_the_figures_are_none_and_the_picture_is_drawn(
     bright = np.flatnonzero(samples.label == 0)
     result = stress({"m": model}, samples, bright, tmp_path / "out", shifts=["hue"], steps=1, resamples=10)
     assert result.curves["hue"]["m"].area == Interval(None, None, None, 10)
-    assert "m,hue,-1,-90°,,,,\n" in (tmp_path / "out" / "stress.csv").read_text()
+    assert "m,hue,-1,-45°,,,,\n" in (tmp_path / "out" / "stress.csv").read_text()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tiling.errors import ConfigError, Interrupted, ModelError
+from tiling.errors import ConfigError, ModelError, StoppedError
 from training import TrainConfig, samples_from_images, train
 from training.augment import AUGMENTATIONS
 from training.data import Batch
@@ -44,7 +44,7 @@ def main(index: Path, out: Path) -> None:
     Training._step = stopped  # type: ignore[method-assign]
     try:
         train(samples, out / "torn", config)
-    except Interrupted as error:
+    except StoppedError as error:
         say(out, "torn", rank, f"{error.exit_code} {error}")
     Training._step = step  # type: ignore[method-assign]
     train(samples, out / "torn", config)

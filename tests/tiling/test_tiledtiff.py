@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 from pipeline.synthetic import write_pyramid
 from tiling.errors import SlideError
-from tiling.jpegtiff import BadTileError, JpegLevels, ScaleDenom, open_jpeg_levels
 from tiling.slide import Slide
+from tiling.tiledtiff import BadTileError, ScaleDenom, TiledLevels, open_tiled_levels
 
 U8 = NDArray[np.uint8]
 DENOMS: tuple[ScaleDenom, ...] = (2, 4, 8)
@@ -35,7 +35,7 @@ DENOMS: tuple[ScaleDenom, ...] = (2, 4, 8)
 
 @dataclass(frozen=True)
 class Size:
-    """A level as open_jpeg_levels wants it."""
+    """A level as open_tiled_levels wants it."""
 
     width: int
     height: int
@@ -163,13 +163,13 @@ def canvas(path: Path, level: int, margin: int = 300) -> U8:
     return np.pad(inner, ((margin, 0), (margin, 0), (0, 0)), constant_values=255)
 
 
-def opened(path: Path, **options: Any) -> JpegLevels:
-    found = open_jpeg_levels(path, sizes(path), **options)
+def opened(path: Path, **options: Any) -> TiledLevels:
+    found = open_tiled_levels(path, sizes(path), **options)
     assert found is not None
     return found
 
 
-def agrees(path: Path, fast: JpegLevels) -> bool:
+def agrees(path: Path, fast: TiledLevels) -> bool:
     with Slide(path) as slide:
         return fast.agrees_with(slide.read_region, slide.levels)
 
@@ -252,12 +252,12 @@ def test_a_stream_is_a_picture_of_its_own(tmp_path: Path, colour: str) -> None:
         for nowhere in ((2, 0), (0, 2), (-1, 0)):
             with pytest.raises(IndexError):
                 fast.stream(0, *nowhere)
-        assert fast.tile_px(0) == (256, 256)
+        assert fast.jpeg_tile_px(0) == (256, 256)
 
 
 def test_ome_tiff_equals_tifffile(ome: Path) -> None:
     with Slide(ome) as slide:
-        fast = open_jpeg_levels(ome, slide.levels)
+        fast = open_tiled_levels(ome, slide.levels)
         assert fast is not None  # RGB by its tag, JFIF by its streams
         with fast:
             assert fast.agrees_with(slide.read_region, slide.levels)
@@ -273,7 +273,7 @@ def test_ome_pyramid_in_subifds(tmp_path: Path) -> None:
         tiff.write(level0[::2, ::2], subfiletype=1, **layout)
     with Slide(path) as slide:
         assert len(slide.levels) == 2
-        fast = open_jpeg_levels(path, slide.levels)
+        fast = open_tiled_levels(path, slide.levels)
         assert fast is not None
         with fast:
             assert fast.agrees_with(slide.read_region, slide.levels)
@@ -281,7 +281,7 @@ def test_ome_pyramid_in_subifds(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def varied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, JpegLevels]]:
+def varied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, TiledLevels]]:
     """A slide of three levels with a left-out tile, and its reader with room for five tiles."""
     path = tmp_path_factory.mktemp("varied") / "a.tif"
     write_slide(path, picture(1013, 1403), tile=240, levels=3, shared=True, absent=[7])
@@ -291,7 +291,7 @@ def varied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Jpe
 
 @settings(deadline=None, max_examples=150)
 @given(data=st.data())
-def test_random_regions(varied: tuple[Path, JpegLevels], data: st.DataObject) -> None:
+def test_random_regions(varied: tuple[Path, TiledLevels], data: st.DataObject) -> None:
     path, fast = varied
     level = data.draw(st.integers(0, 2))
     whole = canvas(path, level)
@@ -362,7 +362,7 @@ def test_scaled_pixels_stay_in_place(tmp_path: Path, denom: ScaleDenom, tile: in
 
 @settings(deadline=None, max_examples=80)
 @given(data=st.data())
-def test_scaled_regions_are_parts_of_one_picture(varied: tuple[Path, JpegLevels], data: st.DataObject) -> None:
+def test_scaled_regions_are_parts_of_one_picture(varied: tuple[Path, TiledLevels], data: st.DataObject) -> None:
     _, fast = varied
     level, d = data.draw(st.integers(0, 2)), data.draw(st.sampled_from(DENOMS))
     side = 1600 // d
@@ -377,10 +377,67 @@ def test_scaled_regions_are_parts_of_one_picture(varied: tuple[Path, JpegLevels]
     "rectangle", [(1, 0, 8, 8, 2), (0, 2, 8, 8, 4), (0, 0, 12, 8, 8), (0, 0, 0, 8, 1), (0, 0, 9, 9, 3)]
 )
 def test_rectangles_off_the_grid_are_refused(
-    varied: tuple[Path, JpegLevels], rectangle: tuple[int, int, int, int, Any]
+    varied: tuple[Path, TiledLevels], rectangle: tuple[int, int, int, int, Any]
 ) -> None:
     with pytest.raises(ValueError, match="see the docstring"):
         varied[1].read(0, *rectangle)
+
+
+# ------------------------------------------------------------------------------------------------ lossless tiles
+
+
+LOSSLESS: dict[str, dict[str, Any]] = {
+    "uncompressed": {},
+    "LZW": {"compression": "lzw"},
+    "LZW, differences": {"compression": "lzw", "predictor": True},
+    "deflate": {"compression": "zlib"},
+    "deflate, differences": {"compression": "zlib", "predictor": True},
+}
+
+
+def write_lossless(path: Path, kind: str) -> U8:
+    """A slide of 700 x 520 px with a level of half that; returns its pixels."""
+    pixels = picture(520, 700)
+    with tifffile.TiffWriter(path) as tiff:
+        for down in (1, 2):
+            kinds: dict[str, Any] = {
+                "photometric": "rgb",
+                "tile": (256, 240),
+                "metadata": None,
+                "subfiletype": int(down > 1),
+            }
+            tiff.write(np.ascontiguousarray(pixels[::down, ::down]), **kinds, **LOSSLESS[kind])
+    return pixels
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
+def test_lossless_tiles_equal_openslide(tmp_path: Path, kind: str) -> None:
+    pixels = write_lossless(tmp_path / "a.tif", kind)
+    assert_equals_openslide(tmp_path / "a.tif")
+    with opened(tmp_path / "a.tif") as fast:
+        np.testing.assert_array_equal(fast.read(0, 0, 0, 700, 520), pixels)
+        assert fast.jpeg_tile_px(0) is None
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
+@pytest.mark.parametrize("denom", DENOMS)
+def test_scaled_lossless_tiles_are_area_averages(tmp_path: Path, kind: str, denom: ScaleDenom) -> None:
+    pixels = write_lossless(tmp_path / "a.tif", kind)[16:496, 8:688]
+    with opened(tmp_path / "a.tif") as fast:
+        scaled = fast.read(0, 8, 16, 680, 480, denom).astype(int)
+    exact = pixels.reshape(480 // denom, denom, 680 // denom, denom, 3).mean(axis=(1, 3))
+    assert np.abs(scaled - exact).max() <= 0.5
+
+
+@pytest.mark.parametrize("kind", sorted(set(LOSSLESS) - {"uncompressed"}))
+def test_a_damaged_lossless_tile_is_named_and_alone(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.tif"
+    pixels = write_lossless(path, kind)
+    damage(path, 4, lambda stored: stored[:100] + bytes(len(stored) - 100))
+    with opened(path) as fast:
+        with pytest.raises(BadTileError, match=r"level 0, column 1, row 1 .its data are corrupt"):
+            fast.read(0, 240, 256, 32, 32)
+        np.testing.assert_array_equal(fast.read(0, 0, 0, 240, 520), pixels[:, :240])
 
 
 # ---------------------------------------------------------------------------------------------- what it does not read
@@ -392,10 +449,9 @@ def write_plain(path: Path, pixels: NDArray[Any], **layout: Any) -> Path:
 
 
 PLAIN: dict[str, dict[str, Any]] = {
-    "LZW": {"tile": (256, 256), "compression": "lzw", "photometric": "rgb"},
-    "deflate and predictor": {"tile": (256, 256), "compression": "zlib", "predictor": True, "photometric": "rgb"},
+    "LZW, YCbCr": {"tile": (256, 256), "compression": "lzw", "photometric": "ycbcr"},
     "JPEG 2000": {"tile": (256, 256), "compression": "jpeg2000", "photometric": "rgb"},
-    "uncompressed": {"tile": (256, 256), "photometric": "rgb"},
+    "LZMA": {"tile": (256, 256), "compression": "lzma", "photometric": "rgb"},
     "in strips": {"rowsperstrip": 64, "compression": "jpeg", "photometric": "rgb"},
     "separate planes": {"tile": (256, 256), "compression": "jpeg", "photometric": "rgb", "planarconfig": "separate"},
 }
@@ -407,9 +463,9 @@ def test_other_tiffs_are_left_alone(tmp_path: Path, kind: str, caplog: pytest.Lo
     if kind == "separate planes":
         pixels = np.ascontiguousarray(np.moveaxis(pixels, 2, 0))
     path = write_plain(tmp_path / "a.tif", pixels, **PLAIN[kind])
-    with caplog.at_level(logging.DEBUG, "tiling.jpegtiff"):
-        assert open_jpeg_levels(path, [Size(400, 300, 1.0)]) is None
-    assert "not read as a tiled JPEG TIFF: " in caplog.text
+    with caplog.at_level(logging.DEBUG, "tiling.tiledtiff"):
+        assert open_tiled_levels(path, [Size(400, 300, 1.0)]) is None
+    assert "not read as a tiled TIFF: " in caplog.text
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -417,28 +473,28 @@ def test_grey_and_deep_tiles_are_left_alone(tmp_path: Path, dtype: type) -> None
     grey: NDArray[Any] = picture(300, 400)[..., 0].astype(dtype)
     layout: dict[str, Any] = {"compression": "jpeg"} if dtype is np.uint8 else {}
     path = write_plain(tmp_path / "a.tif", grey, tile=(256, 256), photometric="minisblack", **layout)
-    assert open_jpeg_levels(path, [Size(400, 300, 1.0)]) is None
+    assert open_tiled_levels(path, [Size(400, 300, 1.0)]) is None
 
 
 def test_levels_must_fit_exactly_one_page(tmp_path: Path) -> None:
     path = write_slide(tmp_path / "a.tif", picture(300, 400), levels=2)
-    assert open_jpeg_levels(path, [Size(400, 300, 1.0)]) is not None
-    assert open_jpeg_levels(path, [Size(400, 301, 1.0)]) is None
+    assert open_tiled_levels(path, [Size(400, 300, 1.0)]) is not None
+    assert open_tiled_levels(path, [Size(400, 301, 1.0)]) is None
     with tifffile.TiffWriter(tmp_path / "b.tif") as tiff:
         for _ in range(2):
             tiff.write(picture(300, 400), tile=(256, 256), compression="jpeg", photometric="rgb", metadata=None)
-    assert open_jpeg_levels(tmp_path / "b.tif", [Size(400, 300, 1.0)]) is None
+    assert open_tiled_levels(tmp_path / "b.tif", [Size(400, 300, 1.0)]) is None
 
 
 def test_giant_tiles_are_left_alone(tmp_path: Path) -> None:
     path = write_plain(tmp_path / "a.tif", picture(64, 64), tile=(16, 4112), compression="jpeg", photometric="rgb")
-    assert open_jpeg_levels(path, [Size(64, 64, 1.0)]) is None
+    assert open_tiled_levels(path, [Size(64, 64, 1.0)]) is None
 
 
 def test_other_vendors_are_left_alone(ndpi: Path, dicom: Path) -> None:
-    assert open_jpeg_levels(ndpi, sizes(ndpi)) is None
+    assert open_tiled_levels(ndpi, sizes(ndpi)) is None
     instance = sorted(dicom.iterdir())[0]
-    assert open_jpeg_levels(instance, sizes(instance)) is None
+    assert open_tiled_levels(instance, sizes(instance)) is None
 
 
 def test_aperio_slides_with_left_out_tiles_are_left_alone(tmp_path: Path) -> None:
@@ -448,14 +504,14 @@ def test_aperio_slides_with_left_out_tiles_are_left_alone(tmp_path: Path) -> Non
     assert openslide.OpenSlide.detect_format(str(whole)) == "aperio"
     assert_equals_openslide(whole)
     sparse = write_slide(tmp_path / "b.svs", picture(600, 900), absent=[1], **known)
-    assert open_jpeg_levels(sparse, sizes(sparse)) is None
+    assert open_tiled_levels(sparse, sizes(sparse)) is None
 
 
 def test_not_a_tiff(tmp_path: Path) -> None:
     (tmp_path / "a.tif").write_bytes(b"not a TIFF at all")
-    assert open_jpeg_levels(tmp_path / "a.tif", [Size(4, 3, 1.0)]) is None
+    assert open_tiled_levels(tmp_path / "a.tif", [Size(4, 3, 1.0)]) is None
     with pytest.raises(FileNotFoundError):
-        open_jpeg_levels(tmp_path / "missing.tif", [Size(4, 3, 1.0)])
+        open_tiled_levels(tmp_path / "missing.tif", [Size(4, 3, 1.0)])
 
 
 def test_pixels_that_differ_are_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -551,7 +607,7 @@ def test_a_truncated_file_gives_what_it_still_holds(tmp_path: Path) -> None:
     path = write_slide(tmp_path / "a.tif", picture(520, 700))
     intact = on_white(path, 0, 0, 0, 256, 256)
     path.write_bytes(path.read_bytes()[:-2000])
-    fast = open_jpeg_levels(path, [Size(700, 520, 1.0)])
+    fast = open_tiled_levels(path, [Size(700, 520, 1.0)])
     assert fast is not None
     with fast:
         np.testing.assert_array_equal(fast.read(0, 0, 0, 256, 256), intact)
@@ -584,7 +640,7 @@ def test_mutated_slides_give_openslides_pixels_or_an_error(tmp_path: Path) -> No
 
 
 def mutated(path: Path) -> str:
-    fast = open_jpeg_levels(path, [Size(250, 250, 1.0)])
+    fast = open_tiled_levels(path, [Size(250, 250, 1.0)])
     if fast is None:
         return "refused"
     with fast:
@@ -640,14 +696,14 @@ def test_the_memory_given_is_kept(tmp_path: Path, decoded: list[int]) -> None:
     assert len(decoded) == 20  # a row is too wide, but within it no tile is decoded twice
 
 
-def test_regions_belong_to_the_caller(varied: tuple[Path, JpegLevels]) -> None:
+def test_regions_belong_to_the_caller(varied: tuple[Path, TiledLevels]) -> None:
     first = varied[1].read(0, 0, 0, 240, 240)
     kept = first.copy()
     first[:] = 0
     np.testing.assert_array_equal(varied[1].read(0, 0, 0, 240, 240), kept)
 
 
-def test_threads_share_a_reader(varied: tuple[Path, JpegLevels]) -> None:
+def test_threads_share_a_reader(varied: tuple[Path, TiledLevels]) -> None:
     path, fast = varied
     whole = canvas(path, 0)
     random = np.random.default_rng(1)

@@ -1,7 +1,9 @@
-"""The compressed tiles of tiled JPEG TIFFs (SVS, plain and BigTIFF, OME-TIFF), decoded with libjpeg-turbo alone.
+"""The tiles of tiled TIFFs (SVS, plain and BigTIFF, OME-TIFF): JPEG through libjpeg-turbo alone, LZW, deflate and
+uncompressed ones through imagecodecs.
 
-Several times as fast as OpenSlide, with the same pixels bit for bit. What is not fully understood is refused when the
-file is opened (`open_jpeg_levels` gives None) and stays with the general readers. Knows nothing of scale, of level-0
+Several times as fast as OpenSlide, with the same pixels bit for bit; JPEG 2000, which is hardly faster this way, stays
+with it. What is not fully understood is refused when the
+file is opened (`open_tiled_levels` gives None) and stays with the general readers. Knows nothing of scale, of level-0
 frames or of stores: a level is a raster of its own pixels, (x, y), top-left; arrays are [y, x, rgb].
 """
 
@@ -17,11 +19,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, get_args
 
 import cv2
+import imagecodecs
 import numpy as np
 import openslide
 import simplejpeg
@@ -32,6 +36,7 @@ from tiling.errors import SlideError
 
 UInt8Array = NDArray[np.uint8]
 ScaleDenom = Literal[1, 2, 4, 8]
+Unpack = Callable[[bytes, int], bytes]  # stored bytes, bytes of pixels -> pixels
 ReadRegion = Callable[[int, int, int, int, int], UInt8Array]  # x0, y0 (level-0 px), level, width, height (level px)
 
 _log = logging.getLogger(__name__)
@@ -52,6 +57,13 @@ _SOI, _DHT, _EOI, _SOS, _DQT, _COM = 0xD8, 0xC4, 0xD9, 0xDA, 0xDB, 0xFE
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {_DHT, 0xC8, 0xCC}  # SOF0..SOF15
 _PLAIN_FRAMES = (0xC0, 0xC1)  # baseline and extended sequential Huffman
 _APPLICATION = frozenset(range(0xE0, 0xF0)) | {_COM}
+_imagecodecs: Any = imagecodecs  # its stubs leave out arguments
+_UNPACK: dict[int, Unpack] = {
+    tifffile.COMPRESSION.NONE: lambda data, size: data,
+    tifffile.COMPRESSION.LZW: lambda data, size: bytes(_imagecodecs.lzw_decode(data, out=size)),
+    tifffile.COMPRESSION.ADOBE_DEFLATE: lambda data, size: bytes(_imagecodecs.zlib_decode(data, out=size)),
+    tifffile.COMPRESSION.DEFLATE: lambda data, size: bytes(_imagecodecs.zlib_decode(data, out=size)),
+}
 # What tifffile raises for damaged files.
 TIFF_DAMAGE = (
     tifffile.TiffFileError,
@@ -91,7 +103,7 @@ class BadTileError(SlideError):
 
 
 @dataclass(frozen=True)
-class _JpegLevel:
+class _TiledLevel:
     """One level's tiles as the TIFF stores them; all sizes in pixels of the level."""
 
     width: int
@@ -100,7 +112,9 @@ class _JpegLevel:
     tile_h: int
     offsets: NDArray[np.int64]  # (tiles,), in reading order
     counts: NDArray[np.int64]  # (tiles,), bytes; 0 where the file leaves the tile out
-    prefix: bytes  # start of image, colour space and shared tables
+    prefix: bytes  # of JPEG tiles: start of image, colour space and shared tables
+    unpack: Unpack | None  # of other tiles: the lossless compression undone
+    differences: bool  # TIFF's horizontal predictor: stored are the differences between neighbours
 
     @property
     def across(self) -> int:
@@ -115,41 +129,43 @@ class _JpegLevel:
         return min(self.tile_w, self.width - column * self.tile_w), min(self.tile_h, self.height - row * self.tile_h)
 
 
-def open_jpeg_levels(path: Path, levels: Sequence[LevelSize], *, cache_bytes: int = 256 << 20) -> JpegLevels | None:
+def open_tiled_levels(path: Path, levels: Sequence[LevelSize], *, cache_bytes: int = 256 << 20) -> TiledLevels | None:
     """The fast reader of `path`, or None (the reason is logged at debug level) for what it does not fully understand.
 
     `levels` are the slide's levels as its general reader sees them; each must be one tiled page of exactly that size:
-    JPEG, 8-bit RGB or YCbCr, three interleaved samples. `cache_bytes` bounds the decoded tiles kept in memory; most
-    slides need less. Call `agrees_with` before trusting the pixels. Raises OSError if the file cannot be read.
+    three interleaved samples of 8 bits, JPEG as RGB or YCbCr, LZW, deflate or uncompressed as RGB. `cache_bytes` bounds
+    the decoded tiles kept in memory; most slides need less. Call `agrees_with` before trusting the pixels. Raises
+    OSError if the file cannot be read.
     """
     try:
         vendor = openslide.OpenSlide.detect_format(str(path))
         if vendor not in _PLAIN_VENDORS:
             raise _NotUnderstoodError(f"a {vendor} slide is put together in its own way")
         with path.open("rb") as f, tifffile.TiffFile(f) as tiff:
-            found = tuple(_jpeg_level(_page_of(tiff, level)) for level in levels)
+            found = tuple(_tiled_level(_page_of(tiff, level)) for level in levels)
         if vendor == "aperio" and any((level.counts == 0).any() for level in found):
             raise _NotUnderstoodError("OpenSlide fills the missing tiles of an Aperio slide from other levels")
     except _NotUnderstoodError as reason:
-        _log.debug("%s: not read as a tiled JPEG TIFF: %s", path, reason)
+        _log.debug("%s: not read as a tiled TIFF: %s", path, reason)
         return None
     except TIFF_DAMAGE as error:
-        _log.debug("%s: not read as a tiled JPEG TIFF: %s", path, type(error).__name__)  # its text may quote the file
+        _log.debug("%s: not read as a tiled TIFF: %s", path, type(error).__name__)  # its text may quote the file
         return None
-    return JpegLevels(path, found, cache_bytes)
+    return TiledLevels(path, found, cache_bytes)
 
 
-class JpegLevels:
-    """The levels of a tiled JPEG TIFF. Made by `open_jpeg_levels`; `close` it, or use it in a `with`.
+class TiledLevels:
+    """The levels of a tiled JPEG TIFF. Made by `open_tiled_levels`; `close` it, or use it in a `with`.
 
     Keeps recently decoded tiles, so that regions read row by row decode each native tile once; in a slide so wide that
     a row of tiles exceeds the memory given, once for each row of regions. Safe to use from several threads (decoding
     releases the GIL) and after a fork: files are read with pread, which has no position to share. Not picklable.
     """
 
-    def __init__(self, path: Path, levels: tuple[_JpegLevel, ...], cache_bytes: int) -> None:
+    def __init__(self, path: Path, levels: tuple[_TiledLevel, ...], cache_bytes: int) -> None:
         self._path, self._levels = path, levels
         self._cache = _Cache(cache_bytes)
+        self._headers: dict[int, _Header] = {}  # by level, of the tile last read: most tiles share theirs
         self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         self._file_bytes = os.fstat(self._fd).st_size
 
@@ -168,9 +184,10 @@ class JpegLevels:
         self._fd = -1
         self._cache.clear()
 
-    def tile_px(self, level: int) -> tuple[int, int]:
-        """Width and height of the native tiles of a level, in its pixels: multiples of 16."""
-        return self._levels[level].tile_w, self._levels[level].tile_h
+    def jpeg_tile_px(self, level: int) -> tuple[int, int] | None:
+        """Width and height of the native JPEG tiles of a level, in its pixels: multiples of 16; None if it has none."""
+        shape = self._levels[level]
+        return None if shape.unpack else (shape.tile_w, shape.tile_h)
 
     def read(self, level: int, x: int, y: int, width: int, height: int, scale_denom: ScaleDenom = 1) -> UInt8Array:
         """The rectangle at (x, y), uint8 (height // scale_denom, width // scale_denom, 3), RGB, owned by the caller.
@@ -204,12 +221,17 @@ class JpegLevels:
         return out
 
     def stream(self, level: int, column: int, row: int) -> bytes | None:
-        """One native tile as a JPEG that any decoder shows in the right colours, or None if the file leaves it out.
+        """One native JPEG tile as a file that any decoder shows in the right colours; None if the slide leaves it out.
 
         The stored coefficients untouched: tables spliced in, an Adobe marker for the colour space, other application
         segments and comments (which may hold free text) removed. Whole tile: at the level's edge with its padding.
         Raises IndexError if there is no such tile, BadTileError, SlideError.
         """
+        data = self._stored(level, column, row)
+        return None if data is None else self._whole(level, column, row, data)[0]
+
+    def _stored(self, level: int, column: int, row: int) -> bytes | None:
+        """One native tile's bytes as they lie in the file; None if it leaves the tile out."""
         shape = self._levels[level]
         if not (0 <= column < shape.across and 0 <= row < shape.down):
             raise IndexError(f"level {level} has {shape.across} x {shape.down} tiles, no column {column}, row {row}")
@@ -221,14 +243,21 @@ class JpegLevels:
         if offset < 0 or not 0 < count <= longest or offset + count > self._file_bytes:
             raise BadTileError(self._path, level, column, row, "it lies beyond the end of the file or is too long")
         try:
-            data = os.pread(self._fd, count, offset)
-            return shape.prefix + _body(data, shape.tile_w, shape.tile_h)
+            return os.pread(self._fd, count, offset)
         except OSError as error:
             raise SlideError(
                 self._path, f"cannot be read ({error.strerror})", "check the disk or the network"
             ) from error
-        except _NotUnderstoodError as error:
-            raise BadTileError(self._path, level, column, row, str(error)) from error
+
+    def _whole(self, level: int, column: int, row: int, data: bytes) -> tuple[bytes, _Header]:
+        """A stored JPEG stream as a file of its own, and its header."""
+        shape, header = self._levels[level], self._headers.get(level)
+        if header is None or not data.startswith(header.stored):
+            try:
+                header = self._headers[level] = _header(data, shape.tile_w, shape.tile_h)
+            except _NotUnderstoodError as error:
+                raise BadTileError(self._path, level, column, row, str(error)) from error
+        return b"".join((shape.prefix, header.kept, memoryview(data)[len(header.stored) :])), header
 
     def agrees_with(self, read_region: ReadRegion, levels: Sequence[LevelSize]) -> bool:
         """Do the first, middle and last tile of each level look as `read_region` gives them? If not, logs a warning.
@@ -266,16 +295,21 @@ class JpegLevels:
 
     def _decode(self, level: int, column: int, row: int, denom: ScaleDenom) -> UInt8Array:
         shape = self._levels[level]
-        stream = self.stream(level, column, row)
-        assert stream is not None
+        data = self._stored(level, column, row)
+        assert data is not None
         inside = shape.inside(column, row)
         cut = inside != (shape.tile_w, shape.tile_h)
+        in_dct: ScaleDenom = 1
         try:
-            in_dct = 1 if cut else _dct_denom(stream, denom)
-            memory = self._cache.memory((shape.tile_h // in_dct, shape.tile_w // in_dct, 3))
-            tile = decode_stream(stream, shape.tile_w, shape.tile_h, in_dct, memory)
-        except ValueError as error:
-            raise BadTileError(self._path, level, column, row, "its JPEG stream is corrupt") from error
+            if shape.unpack:
+                tile = _unpacked(data, shape)
+            else:
+                stream, header = self._whole(level, column, row, data)
+                in_dct = 1 if cut else header.dct_denom(denom)
+                memory = self._cache.memory((shape.tile_h // in_dct, shape.tile_w // in_dct, 3))
+                tile = decode_stream(stream, shape.tile_w, shape.tile_h, in_dct, memory)
+        except (ValueError, RuntimeError) as error:  # RuntimeError: imagecodecs'
+            raise BadTileError(self._path, level, column, row, "its data are corrupt") from error
         return tile if in_dct == denom else _averaged(tile, inside if cut else None, denom // in_dct)
 
     def _samples(self, level: int) -> list[tuple[int, int]]:
@@ -319,18 +353,15 @@ def decode_stream(
     return tile
 
 
-def _dct_denom(stream: bytes, denom: ScaleDenom) -> ScaleDenom:
-    """How far to scale down in the DCT domain on the way to 1 / `denom`; area averaging does the rest.
-
-    All the way where chroma is as coarse down as across. Elsewhere libjpeg scales chroma by the finer of the two and
-    then widens it again: at 1/8, 4:2:2 colours would have the resolution of 1/16. Raises ValueError.
-    """
-    if denom == 1:
-        return 1
-    chroma = simplejpeg.decode_jpeg_header(stream)[3]
-    if chroma in ("444", "420"):
-        return denom
-    return 2 if chroma in ("422", "440") else 1
+def _unpacked(data: bytes, shape: _TiledLevel) -> UInt8Array:
+    """A losslessly stored tile, uint8 (tile_h, tile_w, 3). Raises ValueError or RuntimeError if it is corrupt."""
+    assert shape.unpack
+    size = shape.tile_h * shape.tile_w * 3
+    pixels = np.frombuffer(shape.unpack(data, size), np.uint8)
+    if len(pixels) != size:
+        raise ValueError(f"{len(pixels)} bytes of pixels, not {size}")
+    tile = pixels.reshape(shape.tile_h, shape.tile_w, 3)
+    return np.asarray(np.cumsum(tile, axis=1, dtype=np.uint8)) if shape.differences else tile
 
 
 class _NotUnderstoodError(Exception):
@@ -453,16 +484,14 @@ def _pages(pages: Any) -> Iterator[Any]:
         yield from page.pages or ()
 
 
-def _jpeg_level(page: Any) -> _JpegLevel:
+def _tiled_level(page: Any) -> _TiledLevel:
     """Where a page keeps its tiles. Raises _NotUnderstoodError unless every property that matters is known."""
     across, down = math.ceil(page.imagewidth / page.tilewidth), math.ceil(page.imagelength / page.tilelength)
     must_be = {
-        "compression": (page.compression, tifffile.COMPRESSION.JPEG),
         "bits per sample": (page.bitspersample, 8),
         "sample format": (page.sampleformat, tifffile.SAMPLEFORMAT.UINT),
         "samples per pixel": (page.samplesperpixel, 3),
         "planar configuration": (page.planarconfig, tifffile.PLANARCONFIG.CONTIG),
-        "predictor": (page.predictor, tifffile.PREDICTOR.NONE),
         "fill order": (page.fillorder, tifffile.FILLORDER.MSB2LSB),
         "depth": ((page.imagedepth, page.tiledepth), (1, 1)),
         "orientation": (int(page.tags.valueof("Orientation", default=1)), 1),
@@ -471,18 +500,26 @@ def _jpeg_level(page: Any) -> _JpegLevel:
     for name, (value, expected) in must_be.items():
         if value != expected:
             raise _NotUnderstoodError(f"{name} {value}")
-    if page.photometric not in _TRANSFORM:
+    unpack = _UNPACK.get(page.compression)
+    predictors = (1, 2) if page.compression not in (tifffile.COMPRESSION.JPEG, tifffile.COMPRESSION.NONE) else (1,)
+    if unpack is None and page.compression != tifffile.COMPRESSION.JPEG:
+        raise _NotUnderstoodError(f"compression {page.compression}")
+    if page.photometric not in (_TRANSFORM if unpack is None else (tifffile.PHOTOMETRIC.RGB,)):
         raise _NotUnderstoodError(f"photometric interpretation {page.photometric}")
+    if page.predictor not in predictors:
+        raise _NotUnderstoodError(f"predictor {page.predictor}")
     if page.tilewidth % 16 or page.tilelength % 16 or max(page.tilewidth, page.tilelength) > _LARGEST_TILE_PX:
         raise _NotUnderstoodError(f"tiles of {page.tilewidth} x {page.tilelength} px")
-    return _JpegLevel(
+    return _TiledLevel(
         page.imagewidth,
         page.imagelength,
         page.tilewidth,
         page.tilelength,
         np.asarray(page.dataoffsets, np.int64),
         np.asarray(page.databytecounts, np.int64),
-        _prefix(page.jpegtables, _coded_as(page)),
+        b"" if unpack else _prefix(page.jpegtables, _coded_as(page)),
+        unpack,
+        page.predictor == tifffile.PREDICTOR.HORIZONTAL,
     )
 
 
@@ -511,8 +548,31 @@ def _prefix(tables: bytes | None, photometric: int) -> bytes:
     return bytes(kept)
 
 
-def _body(stream: bytes, width: int, height: int) -> bytes:
-    """A tile's stream without SOI and application segments. Raises _NotUnderstoodError unless it is such a tile.
+@dataclass(frozen=True)
+class _Header:
+    """All of a stream up to its entropy-coded data: the same bytes mean the same in every stream of a level."""
+
+    stored: bytes
+    kept: bytes  # without SOI and application segments
+
+    @cached_property
+    def chroma(self) -> str:
+        """Chroma subsampling as "444", "422" and so on. Raises ValueError if libjpeg-turbo knows no name for it."""
+        return str(simplejpeg.decode_jpeg_header(b"\xff\xd8" + self.kept)[3])
+
+    def dct_denom(self, denom: ScaleDenom) -> ScaleDenom:
+        """How far to scale down in the DCT domain on the way to 1 / `denom`; area averaging does the rest.
+
+        All the way where chroma is as coarse down as across. Elsewhere libjpeg scales chroma by the finer of the two
+        and then widens it again: at 1/8, 4:2:2 colours would have the resolution of 1/16. Raises ValueError.
+        """
+        if denom == 1 or self.chroma in ("444", "420"):
+            return denom
+        return 2 if self.chroma in ("422", "440") else 1
+
+
+def _header(stream: bytes, width: int, height: int) -> _Header:
+    """The header of a tile's stream. Raises _NotUnderstoodError unless it is such a tile.
 
     Looking at the frame header here keeps a damaged size from reserving gigabytes in the decoder.
     """
@@ -521,7 +581,7 @@ def _body(stream: bytes, width: int, height: int) -> bytes:
         if marker == _SOS:
             if frames != 1:
                 break
-            return bytes(kept) + stream[start:]
+            return _Header(stream[:end], bytes(kept) + stream[start:end])
         if marker in _FRAMES:
             frames += 1
             if marker not in _PLAIN_FRAMES or end - start < 10:
