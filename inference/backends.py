@@ -180,7 +180,7 @@ def onnx_graph(network: TileClassifier) -> bytes:
             _Logits(network).eval(), (example,), out, input_names=["pixels"], output_names=["logits"],
             dynamic_axes={"pixels": {0: "batch"}, "logits": {0: "batch"}}, opset_version=_OPSET, dynamo=False,
         )  # fmt: skip
-    return out.getvalue()
+    return bytes(out.getvalue())
 
 
 class _Logits(nn.Module):
