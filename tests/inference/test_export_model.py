@@ -22,6 +22,7 @@ from tests.inference.conftest import MakeModel
 from tiling.errors import ModelError, OutputError
 from tiling.files import folder_faults
 from training import TileModel, load_model
+from training.stain import ReinhardTarget
 
 FILES = {
     "onnx": {"model.onnx"},
@@ -145,3 +146,11 @@ def test_onnx_without_its_packages_says_what_to_install(
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"needs onnx and onnxruntime; pip install 'specslide\[onnx\]'"):
         to_onnx(model, tmp_path / "a.onnx")
+
+
+def test_stain_normalisation_cannot_be_exported(make_model: MakeModel, tmp_path: Path) -> None:
+    model = load_model(make_model(tile_px=32, input_px=32))
+    model.network.stain = ReinhardTarget(mean=(50.0, 10.0, 10.0), std=(5.0, 5.0, 5.0))
+    with pytest.raises(ModelError, match=r"normalises stains .*; export a model trained without"):
+        to_onnx(model, tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()

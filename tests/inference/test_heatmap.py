@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 
-from inference.heatmap import assemble
+from inference.heatmap import Weights, assemble
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
@@ -28,9 +28,11 @@ def painted(values: Floats, x0: Ints, y0: Ints, size0: int, px0: float, shape: t
         return np.asarray(total / count, np.float32)
 
 
-def assembled(squares: list[tuple[float, int, int]], size0: int, px0: float, shape: tuple[int, int]) -> Floats:
+def assembled(
+    squares: list[tuple[float, int, int]], size0: int, px0: float, shape: tuple[int, int], weights: Weights = "flat"
+) -> Floats:
     values, x0, y0 = (np.array([s[i] for s in squares]) for i in range(3))
-    return assemble(values.astype(np.float32), x0.astype(np.int32), y0.astype(np.int32), size0, px0, shape)
+    return assemble(values.astype(np.float32), x0.astype(np.int32), y0.astype(np.int32), size0, px0, shape, weights)
 
 
 @given(
@@ -118,11 +120,6 @@ def tented(values: Floats, x0: Ints, y0: Ints, size0: int, px0: float, shape: tu
         return np.asarray(total / weight, np.float32)
 
 
-def with_tents(squares: list[tuple[float, int, int]], size0: int, px0: float, shape: tuple[int, int]) -> Floats:
-    values, x0, y0 = (np.array([s[i] for s in squares]) for i in range(3))
-    return assemble(values.astype(np.float32), x0.astype(np.int32), y0.astype(np.int32), size0, px0, shape, "tent")
-
-
 @given(
     squares=st.lists(st.tuples(st.floats(0, 1, width=32), st.integers(0, 90), st.integers(0, 90)), max_size=12),
     size0=st.integers(1, 40),
@@ -135,7 +132,7 @@ def test_tents_are_what_a_loop_paints(
 ) -> None:
     values, x0, y0 = (np.array([s[i] for s in squares]) for i in range(3))
     expected = tented(values, x0, y0, size0, px0, shape)
-    found = with_tents(squares, size0, px0, shape)
+    found = assembled(squares, size0, px0, shape, "tent")
     assert found.dtype == np.float32
     assert_array_equal(np.isnan(found), np.isnan(expected))
     assert_allclose(found, expected, atol=1e-6)
@@ -146,7 +143,7 @@ def test_half_overlapping_tents_interpolate_between_the_centres() -> None:
     columns, rows, size = 5, 4, 16
     values = np.random.default_rng(0).random((rows, columns)).astype(np.float32)
     squares = [(float(values[r, c]), c * size // 2, r * size // 2) for r in range(rows) for c in range(columns)]
-    found = with_tents(squares, size, 1.0, ((rows + 1) * size // 2, (columns + 1) * size // 2))
+    found = assembled(squares, size, 1.0, ((rows + 1) * size // 2, (columns + 1) * size // 2), "tent")
     at_x, at_y = np.arange(found.shape[1]) + 0.5, np.arange(found.shape[0]) + 0.5
     centres_x, centres_y = (size / 2 * (np.arange(n) + 1) for n in (columns, rows))
     across = np.stack([np.interp(at_x, centres_x, row) for row in values])
@@ -166,6 +163,6 @@ def test_without_overlap_tents_change_nothing(columns: int, size0: int, px0: flo
 
 
 def test_a_tent_of_nothing_is_nothing_and_far_corners_do_not_overflow() -> None:
-    assert np.isnan(with_tents([], 4, 1.0, (3, 5))).all()
+    assert np.isnan(assembled([], 4, 1.0, (3, 5), "tent")).all()
     last = np.iinfo(np.int32).max
-    assert np.isnan(with_tents([(1.0, last, last)], 512, 1.0, (4, 4))).all()
+    assert np.isnan(assembled([(1.0, last, last)], 512, 1.0, (4, 4), "tent")).all()
