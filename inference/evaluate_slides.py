@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pyarrow
 import pyarrow.parquet
-import shapely
+from numpy.typing import NDArray
 
-from inference.froc import SEPARATION_UM, Hits, detect, hits_of, lesions_of
+from inference.froc import SEPARATION_UM, Hits, Lesions, detect, hits_of, lesions_in, mask_frame
 from inference.operating_point import threshold_at_sensitivity
 from inference.result import SUMMARY, TABLE
 from inference.slide_evaluation import (
@@ -31,10 +31,9 @@ from inference.slide_evaluation import (
     measure_groups,
 )
 from inference.slide_pictures import slide_picture
-from tiling.annotations import read_polygons
+from tiling.annotations import class_masks
 from tiling.errors import ConfigError, InputError
 from tiling.files import canonical_json, claimed, folder_faults, output_error, write_file
-from tiling.labelimage import SUFFIXES
 from tiling.manifest import ManifestRow, read_manifest
 
 log = logging.getLogger(__name__)
@@ -216,31 +215,35 @@ def _hits(
     for place, result in enumerate(found):
         positive = result.row.label == result.summary["positive_class"]
         annotation = result.row.annotation
-        if annotation is not None and annotation.suffix.lower() not in SUFFIXES:
+        if annotation is not None:
             hits.append((place, _slide_hits(result, _lesions(result, annotation, lesion_classes), separation_um)))
-        elif annotation is None and not positive:
+        elif not positive:
             hits.append((place, _slide_hits(result, None, separation_um)))
         else:
             unknown.append(result.row.slide_id)
     if not unknown:
         return hits, []
     left_out = f"The lesions of {len(unknown)} slides are not known, {unknown[0]} among them: FROC leaves them out. "
-    return hits, [left_out + "It takes polygons: GeoJSON of QuPath, XML of ASAP."]
+    return hits, [left_out + "Their annotations are missing: GeoJSON of QuPath, XML of ASAP, or a label image."]
 
 
-def _lesions(result: _Result, annotation: Path, lesion_classes: Sequence[str]) -> shapely.Geometry:
-    """What is drawn of the lesions. Raises InputError for a positive slide on which nothing is."""
-    drawn, name = read_polygons(annotation), result.summary["positive_class"]
+def _lesions(result: _Result, annotation: Path, lesion_classes: Sequence[str]) -> Lesions:
+    """The lesions of the classes that are. Raises InputError for a positive slide on which none of them is drawn."""
+    facts, name = result.summary["slide"], result.summary["positive_class"]
+    size0 = (facts["width"], facts["height"])
+    px0, shape = mask_frame(size0, facts["mpp"])
+    drawn = class_masks(annotation, size0, px0, shape)
     wanted = tuple(lesion_classes) or (name,)
-    shapes = [drawn[wish] for wish in wanted if wish in drawn]
-    if not shapes and result.row.label == name:
+    masks = [drawn[wish] for wish in wanted if wish in drawn]
+    if not masks and result.row.label == name:
         what = f"marks no {' or '.join(wanted)}, and the slide is {name}"
         fix = f"name its classes with --lesions: {', '.join(drawn)}" if drawn else "draw the lesions"
         raise InputError(annotation, what, fix)
-    return shapely.union_all(shapes)
+    whole: NDArray[np.bool_] = np.logical_or.reduce([np.zeros(shape, np.bool_), *masks])
+    return lesions_in(whole, px0, facts["mpp"])
 
 
-def _slide_hits(result: _Result, geometry: shapely.Geometry | None, separation_um: float) -> Hits:
+def _slide_hits(result: _Result, lesions: Lesions | None, separation_um: float) -> Hits:
     facts, grid = result.summary["slide"], result.summary["grid"]
     place = {"tile_px0": grid["tile_px0"], "stride_px0": grid["stride_px0"], "mpp": facts["mpp"]}
     column = f"prob_{result.summary['positive_class']}"
@@ -249,9 +252,7 @@ def _slide_hits(result: _Result, geometry: shapely.Geometry | None, separation_u
         p, x0, y0 = (read[name].to_numpy() for name in (column, "minx", "miny"))
     except (OSError, KeyError, pyarrow.ArrowException) as error:
         raise InputError(result.folder / TABLE, "cannot be read", "make the heatmap again with --overwrite") from error
-    detections = detect(p, x0, y0, **place, separation_um=separation_um)
-    size0 = (facts["width"], facts["height"])
-    return hits_of(detections, None if geometry is None else lesions_of(geometry, size0, facts["mpp"]))
+    return hits_of(detect(p, x0, y0, **place, separation_um=separation_um), lesions)
 
 
 def _without_tiles(found: Sequence[_Result]) -> list[str]:

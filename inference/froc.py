@@ -1,8 +1,8 @@
 """Detections against lesions, by the definition of CAMELYON16: the FROC curve and its score. Pure.
 
 The definition is that of the challenge (Ehteshami Bejnordi et al., JAMA 2017;318:2199, supplement) and its evaluation
-script: annotations are drawn at level 5 (7.8 µm a pixel), widened by 37.5 µm, holes are filled, and what touches is one
-lesion. A lesion shorter than 275 µm (200 µm before it was widened) is isolated tumour cells: it need not be found, and
+script: annotations are drawn at level 5 (7.8 µm a pixel), widened by 37.5 µm, holes are filled, and what touches, at a
+corner too (8-connectivity), is one lesion. A lesion shorter than 275 µm (200 µm before it was widened) is isolated tumour cells: it need not be found, and
 a detection in it is neither right nor wrong. A lesion is found with the highest probability of the detections in it;
 every detection outside all lesions is a false positive. The score is the mean of the sensitivities at 1/4, 1/2, 1, 2,
 4 and 8 false positives a slide, all slides counted, those without lesions too.
@@ -82,8 +82,18 @@ class Curve:
 
 def lesions_of(geometry: shapely.Geometry, size0: tuple[int, int], mpp: float) -> Lesions:
     """The lesions that polygons (level-0 pixels) draw on a slide of `size0` (width, height) and `mpp`."""
+    px0, shape = mask_frame(size0, mpp)
+    return lesions_in(rasterised(geometry, px0, shape), px0, mpp)
+
+
+def mask_frame(size0: tuple[int, int], mpp: float) -> tuple[float, tuple[int, int]]:
+    """Level-0 pixels a pixel of the lesion mask spans, and its shape (h, w), on a slide of `size0` (width, height)."""
     px0 = max(1.0, MASK_MPP / mpp)
-    drawn = rasterised(geometry, px0, (math.ceil(size0[1] / px0), math.ceil(size0[0] / px0)))
+    return px0, (math.ceil(size0[1] / px0), math.ceil(size0[0] / px0))
+
+
+def lesions_in(drawn: NDArray[np.bool_], px0: float, mpp: float) -> Lesions:
+    """The lesions of a mask (h, w) of what is drawn, whose pixels span `px0` level-0 pixels of `mpp`."""
     if not drawn.any():
         return Lesions(drawn.astype(np.int32), px0, np.zeros(0, np.bool_))
     widened = ndimage.distance_transform_edt(~drawn) < WIDENED_UM / (px0 * mpp)

@@ -62,15 +62,19 @@ def annotation_mask(path: Path, size0: tuple[int, int], px0: float, shape: tuple
     """
     if path.suffix.lower() not in labelimage.SUFFIXES:
         return rasterised(shapely.union_all(list(read_polygons(path).values())), px0, shape)
-    marked = labelimage.read_label_image(path, size0) != 0
-    out = np.zeros(shape, np.bool_)
-    rows, columns = (
-        ((np.arange(n) + 0.5) * px0 * m / s0).astype(int)
-        for n, m, s0 in zip(shape, marked.shape, size0[::-1], strict=True)
-    )
-    rows, columns = rows[rows < marked.shape[0]], columns[columns < marked.shape[1]]  # the rest is beyond the slide
-    out[: len(rows), : len(columns)] = marked[np.ix_(rows, columns)]
-    return out
+    return labelimage.sampled(labelimage.read_label_image(path, size0) != 0, size0, px0, shape)
+
+
+def class_masks(path: Path, size0: tuple[int, int], px0: float, shape: tuple[int, int]) -> dict[str, NDArray[np.bool_]]:
+    """Where an annotation file marks each class, bool of `shape` (h, w) by name; a pixel spans `px0` level-0 pixels.
+
+    A pixel is marked if its centre is. Classes that a label image names and shows nowhere are left out, as are those of
+    which no polygon is drawn. Raises InputError.
+    """
+    if path.suffix.lower() not in labelimage.SUFFIXES:
+        return {name: rasterised(geometry, px0, shape) for name, geometry in read_polygons(path).items()}
+    shown = {name: mask for name, mask in labelimage.class_masks(path, size0).items() if mask.any()}
+    return {name: labelimage.sampled(mask, size0, px0, shape) for name, mask in shown.items()}
 
 
 def read_polygons(path: Path) -> Geometries:

@@ -55,16 +55,44 @@ def label_fractions(
     Classes are the values other than 0, and those with a name: from `<name>.classes.json` beside the picture, or else
     the number itself. Raises InputError.
     """
+    masks = class_masks(path, size0)
+    return {
+        name: np.minimum(box_mean(mask, pixel_size0(mask, size0), x0, y0, tile_px0), np.float32(1))
+        for name, mask in masks.items()
+    }
+
+
+def class_masks(path: Path, size0: tuple[int, int]) -> dict[str, NDArray[np.bool_]]:
+    """Where each class is, bool (h, w) of the label image's own pixels, by name as for `label_fractions`, in order.
+
+    The image covers a slide of `size0` (width, height). Raises InputError.
+    """
     labels = read_label_image(path, size0)
-    px0 = (size0[0] / labels.shape[1], size0[1] / labels.shape[0])
-    names = _class_names(path, labels)
     masks: dict[str, NDArray[np.bool_]] = {}
-    for value, name in names.items():
+    for value, name in _class_names(path, labels).items():
         found = labels == value
         masks[name] = masks[name] | found if name in masks else found
-    return {
-        name: np.minimum(box_mean(mask, px0, x0, y0, tile_px0), np.float32(1)) for name, mask in sorted(masks.items())
-    }
+    return dict(sorted(masks.items()))
+
+
+def sampled(mask: NDArray[np.bool_], size0: tuple[int, int], px0: float, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """A mask over a slide of `size0` (width, height) at other pixels, bool of `shape` (h, w): each as its centre is.
+
+    A pixel spans `px0` level-0 pixels, from the slide's corner; beyond the slide nothing is marked.
+    """
+    out = np.zeros(shape, np.bool_)
+    rows, columns = (
+        ((np.arange(n) + 0.5) * px0 * m / s0).astype(int)
+        for n, m, s0 in zip(shape, mask.shape, size0[::-1], strict=True)
+    )
+    rows, columns = rows[rows < mask.shape[0]], columns[columns < mask.shape[1]]
+    out[: len(rows), : len(columns)] = mask[np.ix_(rows, columns)]
+    return out
+
+
+def pixel_size0(picture: NDArray[np.generic], size0: tuple[int, int]) -> tuple[float, float]:
+    """Level-0 pixels, in x and y, spanned by a pixel of a picture (h, w) over a slide of `size0` (width, height)."""
+    return size0[0] / picture.shape[1], size0[1] / picture.shape[0]
 
 
 def _class_names(path: Path, labels: Labels) -> dict[int, str]:

@@ -220,6 +220,82 @@ def test_a_slide_without_tiles_counts_as_least_suspicious(cohort: Cohort) -> Non
     assert found.froc.lesions == 6, "its lesion is missed, not forgotten"
 
 
+def write_labels(
+    path: Path, scale: int, *boxes: tuple[int, int, int, int], names: dict[str, str] | None = None
+) -> None:
+    """A label image of a slide, a pixel spanning `scale` level-0 pixels: 1 is no lesion, 2 the boxes, 3 nowhere."""
+    picture = np.ones((SIDE // scale, SIDE // scale), np.uint8)
+    picture[:2] = 0
+    for a, b, c, d in boxes:
+        picture[b // scale : d // scale, a // scale : c // scale] = 2
+    Image.fromarray(picture).save(path)
+    named = {"1": "stroma", "2": "tumour", "3": "necrosis"} if names is None else names
+    path.with_suffix(".classes.json").write_text(json.dumps(named))
+
+
+def relabel(cohort: Cohort, ending: str, scale: int) -> None:
+    """The cohort's lesions as label images instead of polygons."""
+    for i, line in enumerate(cohort.lines):
+        if line[5]:
+            line[5] = f"{line[1]}{ending}"
+            write_labels(cohort.folder / line[5], scale, (500 + 200 * i, 1000, 1300 + 200 * i, 1900))
+    cohort.write()
+
+
+@pytest.mark.parametrize(("ending", "scale"), [(".png", 100), (".tif", 20), (".tiff", 50)])
+def test_label_images_give_what_polygons_give(cohort: Cohort, ending: str, scale: int) -> None:
+    polygons = cohort.evaluate().froc
+    relabel(cohort, ending, scale)
+    found = cohort.evaluate()
+    assert found.froc == polygons
+    assert not [note for note in found.notes if "FROC" in note]
+
+
+def test_each_part_of_a_label_image_is_a_lesion(cohort: Cohort) -> None:
+    """Six lesions of which five are found, as polygons; and two more on s00, parts of the same class, that nobody saw.
+
+    A third part is 100 µm wide: isolated tumour cells, which need not be found.
+    """
+    relabel(cohort, ".png", 100)
+    seen = (500, 1000, 1300, 1900)
+    write_labels(
+        cohort.folder / "s00.png", 100, seen, (3000, 200, 3600, 800), (2500, 2500, 3500, 3900), (0, 3600, 200, 3800)
+    )
+    found = cohort.evaluate().froc
+    assert found.lesions == 8
+    assert found.sensitivity["0.25"].value == pytest.approx(5 / 8)
+
+
+def test_classes_of_a_label_image_that_are_lesions(cohort: Cohort) -> None:
+    """Unnamed values are called by their number; a class that is named and shown nowhere is not drawn."""
+    relabel(cohort, ".png", 100)
+    (cohort.folder / "s00.classes.json").unlink()
+    with pytest.raises(InputError, match=r"s00\.png: marks no tumour, .*--lesions: 1, 2"):
+        cohort.evaluate()
+    assert cohort.evaluate(lesion_classes=("tumour", "2")).froc.lesions == 6
+    write_labels(cohort.folder / "s00.png", 100, names={"1": "stroma", "2": "tumour"})
+    with pytest.raises(InputError, match=r"s00\.png: marks no tumour, .*--lesions: stroma"):
+        cohort.evaluate()
+
+
+def test_a_label_image_of_another_slide_is_refused(cohort: Cohort) -> None:
+    relabel(cohort, ".png", 100)
+    Image.fromarray(np.ones((20, 40), np.uint8)).save(cohort.folder / "s02.png")
+    with pytest.raises(InputError, match=r"s02\.png: is 40 x 20 px, but the slide is 4000 x 4000"):
+        cohort.evaluate()
+    (cohort.folder / "s02.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"s02\.png: cannot be read as PNG"):
+        cohort.evaluate()
+
+
+def test_a_negative_slide_may_have_a_label_image(cohort: Cohort) -> None:
+    before = cohort.evaluate().froc
+    cohort.lines[1][5] = "s01.png"
+    write_labels(cohort.folder / "s01.png", 100)
+    cohort.write()
+    assert cohort.evaluate().froc == before
+
+
 def test_without_annotations_there_is_no_froc(cohort: Cohort) -> None:
     for line in cohort.lines:
         line[5] = ""

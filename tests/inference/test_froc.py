@@ -23,6 +23,7 @@ from inference.froc import (
     froc_curve,
     froc_score,
     hits_of,
+    lesions_in,
     lesions_of,
     major_axis,
     resampled_sensitivities,
@@ -63,6 +64,21 @@ def test_a_lesion_is_widened_by_five_cells() -> None:
 def test_lesions_closer_than_the_widening_are_one(gap_um: float, count: int) -> None:
     shapes = [shapely.box(200, 200, 1400, 1400), shapely.box(1400 + gap_um / MPP, 200, 2600 + gap_um / MPP, 1400)]
     assert drawn(*shapes).mask.max() == count
+
+
+@pytest.mark.parametrize(
+    ("drawn", "count"),
+    [
+        ([[1, 0, 0], [0, 1, 0], [0, 0, 1]], 1),
+        ([[1, 0, 1], [0, 0, 0], [1, 0, 1]], 4),
+        ([[1, 1, 1], [1, 0, 1], [1, 1, 1]], 1),
+        ([[0, 0], [0, 0]], 0),
+    ],
+)
+def test_what_touches_at_a_corner_is_one_lesion(drawn: list[list[int]], count: int) -> None:
+    """On a slide so coarse that nothing is widened."""
+    lesions = lesions_in(np.array(drawn, np.bool_), 1.0, 60.0)
+    assert lesions.mask.max() == len(lesions.counted) == count
 
 
 def test_holes_are_filled() -> None:
