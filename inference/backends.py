@@ -5,20 +5,19 @@ Tiles go to the device as uint8 and are normalised there. A batch that does not 
 
 from __future__ import annotations
 
-import io
 import logging
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from inference.onnx_graph import onnx_graph
 from tiling.errors import ConfigError, ModelError
 from training import TileModel
 from training.model import TileClassifier
@@ -36,7 +35,6 @@ AGREEMENT = 1e-4
 """How far a probability of ONNX Runtime's may be from torch's."""
 _INSTALL = "pip install 'specslide[onnx]', or use --backend torch"
 _PROBE_TILES, _PROBE_ROUNDS = 8, 3
-_OPSET = 18
 # Input pixels of a batch, and most tiles: about 1 GiB of activations of a small network on a CPU, where larger batches
 # gain nothing; on a GPU enough to keep it busy, and halved where it has less memory.
 _AUTO_PIXELS = {"cpu": (1 << 20, 64), "cuda": (1 << 24, 512)}
@@ -147,10 +145,10 @@ def onnx_predict(network: TileClassifier, temperature: float) -> Predict:
     options.intra_op_num_threads = torch.get_num_threads()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # readers need the cores too
     options.log_severity_level = 3
+    graph = onnx_graph(_Logits(network), torch.zeros(2, 3, network.input_px, network.input_px), "pixels", ["logits"])
     try:
-        graph = onnx_graph(network)
         session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    except (*refused, RuntimeError, ValueError, TypeError) as error:
+    except refused as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError("the model", f"cannot be turned into ONNX ({reason})", "use --backend torch") from None
 
@@ -164,23 +162,6 @@ def onnx_predict(network: TileClassifier, temperature: float) -> Predict:
             return _softmax(torch.from_numpy(logits), temperature)
 
     return predict
-
-
-def onnx_graph(network: TileClassifier) -> bytes:
-    """The classifier from pixels float32 (B, 3, input_px, input_px) in [0, 1] to logits (B, C), as an ONNX model.
-
-    Made by torch's TorchScript exporter: the one that is based on torch.export takes thirty times as long, and gives
-    the same graph. Raises torch.onnx.OnnxExporterError, RuntimeError and others for networks that it does not know.
-    """
-    out: Any = io.BytesIO()  # which the exporter takes, though it does not say so
-    example = torch.zeros(2, 3, network.input_px, network.input_px)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of deprecation, and of every constant in a network
-        torch.onnx.export(
-            _Logits(network).eval(), (example,), out, input_names=["pixels"], output_names=["logits"],
-            dynamic_axes={"pixels": {0: "batch"}, "logits": {0: "batch"}}, opset_version=_OPSET, dynamo=False,
-        )  # fmt: skip
-    return bytes(out.getvalue())
 
 
 class _Logits(nn.Module):

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,14 +23,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from inference.onnx_graph import onnx_graph
 from tiling.errors import ModelError, OutputError
 from tiling.files import canonical_json, claimed, new_folder, write_file
 from tiling.versions import RESEARCH_USE, software_versions
 from training import ModelInfo, TileModel
 from training.model import TileClassifier
-
-if TYPE_CHECKING:
-    import onnx
 
 ExportFormat = Literal["onnx", "torchscript", "wsinfer"]
 TOLERANCE = 1e-4
@@ -38,7 +36,6 @@ TOLERANCE = 1e-4
 ONNX_FILE, TORCHSCRIPT_FILE = "model.onnx", "model.pt"
 WSINFER_MODEL, WSINFER_CONFIG = "torchscript_model.pt", "config.json"  # the names that WSInfer's programs look for
 FACTS, CARD = "export.json", "README.md"
-_OPSET = 18
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 _CHECKED_TILES = 5
 
@@ -171,10 +168,8 @@ def _as_onnx(model: TileModel) -> tuple[bytes, str, float]:
         raise ModelError("the ONNX export", f"needs {' and '.join(missing)}", "pip install 'specslide[onnx]'")
     import onnxruntime
 
-    network = CalibratedClassifier(_portable(model), model.info).eval()
-    exported = _exported(network, _tiles(model.info.tile_px))
-    _anonymise(exported)
-    data = exported.SerializeToString()
+    network = CalibratedClassifier(_portable(model), model.info)
+    data = onnx_graph(network, torch.from_numpy(_tiles(model.info.tile_px)), "tiles", ("logits", "probabilities"))
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
 
     def run(tiles: NDArray[np.uint8]) -> Outputs:
@@ -252,36 +247,6 @@ def _difference(what: str, model: TileModel, run: Callable[[NDArray[np.uint8]], 
         if not (far <= TOLERANCE and np.isfinite(logits).all()):
             raise ModelError(what, f"differs from torch by {far:.2g}", "report it with the backbone's name")
     return worst
-
-
-def _exported(network: nn.Module, tiles: NDArray[np.uint8]) -> onnx.ModelProto:
-    """The network as ONNX, by torch's TorchScript exporter: the one of torch.export takes ten times as long."""
-    import onnx
-
-    out: Any = io.BytesIO()
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of deprecation, and of every constant
-        try:
-            torch.onnx.export(
-                network, (torch.from_numpy(tiles),), out, input_names=["tiles"],
-                output_names=["logits", "probabilities"], opset_version=_OPSET, dynamo=False,
-                dynamic_axes={name: {0: "batch"} for name in ("tiles", "logits", "probabilities")},
-            )  # fmt: skip
-        except (torch.onnx.OnnxExporterError, RuntimeError, ValueError, TypeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ModelError("the model", f"cannot be exported to ONNX ({reason})", "use another backbone") from error
-    return onnx.load_from_string(out.getvalue())
-
-
-def _anonymise(proto: onnx.ModelProto) -> None:
-    """Take out what torch may note of the code's files: stack traces of nodes."""
-    for graph in (proto.graph, *proto.functions):
-        for part in (graph, *graph.node, *graph.value_info, *getattr(graph, "initializer", ())):
-            part.ClearField("metadata_props")
-            part.ClearField("doc_string")
-    for value in (*proto.graph.input, *proto.graph.output):
-        value.ClearField("metadata_props")
-    proto.ClearField("metadata_props")
 
 
 def load_script(data: bytes) -> Callable[..., Any]:
