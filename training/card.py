@@ -57,11 +57,24 @@ Software: {software}.
 ## Limits
 
 - It knows the classes above and nothing else: on other organs, stains, species or artefacts its output means nothing.
+- {_novelty(info)}
 - {_tested(info)} Other scanners, laboratories and hospitals can lower
   its performance without any sign of it in the probabilities; test it on cases of your own first, with
   `specslide evaluate`.
 - It judges single tiles. A slide's or a patient's diagnosis does not follow from them.
 """
+
+
+def _novelty(info: ModelInfo) -> str:
+    known = info.novelty
+    if known is None:
+        return "It cannot tell tiles that are unlike those it was trained on."
+    return (
+        f"Tiles unlike those it was trained on are flagged, as far as its features show them: tiles farther from the\n"
+        f"  nearest class' mean than {known.quantile:.0%} of the validation tiles (Mahalanobis distance "
+        f"{known.threshold:.4g};\n  Lee et al., NeurIPS 2018; {known.train_tiles:,} training and "
+        f"{known.val_tiles:,} validation tiles)."
+    )
 
 
 def _site_split(info: ModelInfo) -> str:

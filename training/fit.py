@@ -118,8 +118,11 @@ class Training:
         if self._agreed(bool(self.stop))[0]:
             self._save_and_stop()
 
-    def logits(self, loader: DataLoader[Batch], network: TileClassifier, count: int) -> NDArray[np.float32]:
-        """Logits float32 (count, C) of an `eval_loader`'s tiles, in the order of the split, on every process."""
+    def logits(self, loader: DataLoader[Batch], network: nn.Module, count: int) -> NDArray[np.float32]:
+        """Logits float32 (count, C) of an `eval_loader`'s tiles, in the order of the split, on every process.
+
+        Or whatever else the network makes of tiles, a row each.
+        """
         found: list[Tensor] = []
         network.eval()
         with torch.inference_mode():

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from lightning.fabric import Fabric
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Sampler
 
 from tiling.errors import ConfigError
@@ -66,8 +67,12 @@ def train_loader(samples: Samples, batches: TrainBatches, config: TrainConfig, f
 
 
 def eval_loader(samples: Samples, split: str, config: TrainConfig, fabric: Fabric) -> DataLoader[Batch]:
-    """Loads this process's tiles of a split: each `world_size`-th, the last one again until all have as many."""
-    chosen = samples.where(split)
+    """Loads this process's tiles of a split; see `tiles_loader`."""
+    return tiles_loader(samples, samples.where(split), config, fabric)
+
+
+def tiles_loader(samples: Samples, chosen: NDArray[np.intp], config: TrainConfig, fabric: Fabric) -> DataLoader[Batch]:
+    """Loads this process's tiles of those: each `world_size`-th, the last one again until all have as many."""
     count, world = len(chosen), fabric.world_size
     places = np.minimum(np.arange(fabric.global_rank, -(-count // world) * world, world), count - 1)
     tiles = Tiles(samples, chosen[places], read_px(samples, config))

@@ -1,8 +1,9 @@
 """The tile classifier and the folder it lives in.
 
-A model folder holds `weights.safetensors`, `model.json` (a `ModelInfo`), `README.md` (the card) and `commit.json` with
-the SHA-256 of each. Nothing in it is pickled. Everything between a stored tile and its probabilities happens inside the
-classifier, so that prediction sees what training saw. Knows nothing of data, slides or stores.
+A model folder holds `weights.safetensors`, `model.json` (a `ModelInfo`), `README.md` (the card), `commit.json` with the
+SHA-256 of each, and `novelty.safetensors` where the model tells unlike tiles. Nothing in it is pickled. Everything
+between a stored tile and its probabilities happens inside the classifier, so that prediction sees what training saw.
+Knows nothing of data, slides or stores.
 """
 
 from __future__ import annotations
@@ -30,11 +31,12 @@ from torch.nn import functional
 
 from tiling.errors import ConfigError, ModelError, OutputError, SpecslideError
 from tiling.files import canonical_json, claimed, folder_faults, folder_hash, new_folder, sha256_file
+from training.novelty import Novelty
 from training.stain import StainTarget, missing_package, normalise
 
 log = logging.getLogger(__name__)
 
-WEIGHTS, INFO, CARD = "weights.safetensors", "model.json", "README.md"
+WEIGHTS, NOVELTY, INFO, CARD = "weights.safetensors", "novelty.safetensors", "model.json", "README.md"
 PACKAGED_BACKBONE = "tf_efficientnet_lite0"
 HUB = "hf-hub:"
 MIN_INPUT_PX = 96
@@ -107,13 +109,45 @@ class TileClassifier(nn.Module):
 
     def logits(self, pixels: Tensor) -> Tensor:
         """Pixels float32 (B, 3, input_px, input_px) in [0, 1] -> logits (B, C)."""
-        normal = (pixels - self.mean) / self.std
-        logits: Tensor = self.backbone(normal.contiguous(memory_format=torch.channels_last))
+        logits: Tensor = self.backbone(self._normal(pixels))
         return logits
+
+    def logits_and_features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """The same logits (B, C), and the features (B, D) that the last layer makes them of, in one forward."""
+        network: Any = self.backbone  # which all of timm's networks offer
+        maps = network.forward_features(self._normal(pixels))
+        return network.forward_head(maps), network.forward_head(maps, pre_logits=True)
+
+    def _normal(self, pixels: Tensor) -> Tensor:
+        return ((pixels - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
     def forward(self, tiles: Tensor) -> Tensor:
         """Tiles uint8 (B, T, T, 3) -> logits (B, C)."""
         return self.logits(self.pixels(tiles))
+
+
+class Features(nn.Module):
+    """What a classifier's last layer sees: tiles uint8 (B, T, T, 3) -> features float32 (B, D)."""
+
+    def __init__(self, network: TileClassifier) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, tiles: Tensor) -> Tensor:
+        """See the class."""
+        return self.network.logits_and_features(self.network.pixels(tiles))[1].float()
+
+    def offered(self) -> bool:
+        """Whether the backbone gives them, and its logits with them; all of timm's that were tried do."""
+        side = self.network.input_px
+        pixels = torch.zeros(1, 3, side, side, device=self.network.mean.device)
+        try:
+            with torch.inference_mode():
+                logits, features = self.network.logits_and_features(pixels)
+                same = torch.allclose(logits, self.network.logits(pixels), rtol=1e-4, atol=1e-5)
+        except (AttributeError, TypeError):
+            return False
+        return same and tuple(features.shape) == (1, getattr(self.network.backbone, "head_hidden_size", None))
 
 
 class SplitSummary(BaseModel):
@@ -150,6 +184,21 @@ class GroupSummary(BaseModel):
     cases: int
     tiles: int
     metrics: dict[str, MetricSummary]
+
+
+class NoveltySummary(BaseModel):
+    """How the distance to the training tiles was fitted; see training.novelty."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    threshold: float = Field(gt=0, allow_inf_nan=False)
+    """Mahalanobis distance beyond which a tile is out of distribution."""
+    quantile: float = Field(gt=0, lt=1)
+    """Of the validation tiles' distances, which the threshold is."""
+    train_tiles: int
+    """Tiles it was fitted on."""
+    val_tiles: int
+    """Tiles the threshold was taken from."""
 
 
 class ModelInfo(BaseModel):
@@ -195,6 +244,8 @@ class ModelInfo(BaseModel):
     """By split, the ECE of the logits not divided by the temperature; {} in models of earlier versions."""
     groups: tuple[GroupSummary, ...] = ()
     """Metrics by site and scanner, where known."""
+    novelty: NoveltySummary | None = None
+    """Where the tiles it knows end; None: it does not tell, as models of earlier versions."""
     hashes: dict[str, str]
     """SHA-256 of the weights file, and the identities of the training data and run."""
     software: dict[str, str]
@@ -215,13 +266,31 @@ class TileModel:
     sha256: str
     """One hash of the whole model folder."""
     device: torch.device
+    novelty: Novelty | None = None
+    """What it remembers of its training tiles; None: it cannot tell how unlike them a tile is."""
 
     def predict(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Class probabilities float32 (B, C), after the temperature, of tiles uint8 (B, T, T, 3)."""
         with torch.inference_mode():
-            logits = self.network(torch.from_numpy(np.ascontiguousarray(tiles)).to(self.device))
+            logits = self.network(self._on_device(tiles))
             probabilities = torch.softmax(logits.float() / self.info.temperature, dim=1)
         return np.asarray(probabilities.cpu().numpy())
+
+    def predict_with_novelty(self, tiles: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """The same probabilities, and from the same forward distances float32 (B,) to the training tiles.
+
+        They are in units of the threshold: above 1 a tile is out of distribution. None where the model cannot tell.
+        """
+        if self.novelty is None:
+            return self.predict(tiles), None
+        with torch.inference_mode():
+            logits, features = self.network.logits_and_features(self.network.pixels(self._on_device(tiles)))
+            probabilities = torch.softmax(logits.float() / self.info.temperature, dim=1)
+            ratios = self.novelty.ratios(features)
+        return np.asarray(probabilities.cpu().numpy()), np.asarray(ratios.cpu().numpy())
+
+    def _on_device(self, tiles: NDArray[np.uint8]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(tiles)).to(self.device)
 
 
 def make_classifier(backbone: str, classes: int, input_px: int | None, tile_px: int) -> TileClassifier:
@@ -295,15 +364,20 @@ def packaged_weights(backbone: str = PACKAGED_BACKBONE) -> State:
     return {_timm_name(name): tensor for name, tensor in state.items()}
 
 
-def save_model(folder: Path, network: TileClassifier, info: ModelInfo, card: str) -> ModelInfo:
+def save_model(
+    folder: Path, network: TileClassifier, info: ModelInfo, card: str, novelty: Novelty | None = None
+) -> ModelInfo:
     """Publish a model folder, whole or not at all; an older one is replaced. Returns the info with the weights' hash.
 
-    Equal weights, info and card give equal bytes. Raises OutputError.
+    `novelty` is what `info.novelty` tells of. Equal weights, info and card give equal bytes. Raises OutputError.
     """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.backbone.state_dict().items()}
     with claimed(folder), new_folder(folder) as partial:
         try:
             save_file(state, partial / WEIGHTS)
+            if novelty is not None:
+                kept = {"means": novelty.means, "whitening": novelty.whitening}
+                save_file({name: part.cpu().contiguous() for name, part in kept.items()}, partial / NOVELTY)
         except SafetensorError as error:  # how it reports a full disk
             raise OutputError(
                 folder / WEIGHTS, f"cannot be written ({error})", "free some space and train again"
@@ -339,7 +413,27 @@ def load_model(folder: Path | str, device: str | torch.device = "cpu") -> TileMo
         raise ModelError(folder, f"its weights do not fit its backbone ({reason})", "train again") from None
     network.stain = info.stain_norm
     place = torch.device(device)
-    return TileModel(network.eval().to(place), info, folder_hash(folder), place)
+    novelty = _load_novelty(folder, info, network.backbone)
+    return TileModel(
+        network.eval().to(place), info, folder_hash(folder), place, None if novelty is None else novelty.to(place)
+    )
+
+
+def _load_novelty(folder: Path, info: ModelInfo, backbone: nn.Module) -> Novelty | None:
+    """What the model remembers of its training tiles. Raises ModelError for what does not fit it."""
+    if info.novelty is None:
+        return None
+    side: Any = getattr(backbone, "head_hidden_size", None)
+    try:
+        parts = load_file(folder / NOVELTY)
+        means, whitening = parts["means"], parts["whitening"]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise ModelError(folder / NOVELTY, f"cannot be read ({type(error).__name__})", "train again") from None
+    shapes = [(count, side) for count in range(1, len(info.classes) + 1)]
+    wanted = tuple(means.shape) in shapes and tuple(whitening.shape) == (side, side)
+    if not (wanted and all(part.dtype == torch.float32 and part.isfinite().all() for part in (means, whitening))):
+        raise ModelError(folder / NOVELTY, "does not fit the model's features", "train again")
+    return Novelty(means, whitening, info.novelty.threshold)
 
 
 def read_info(folder: Path) -> ModelInfo:

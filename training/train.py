@@ -32,10 +32,11 @@ from training.devices import is_own_child, make_fabric, settled
 from training.evaluate import group_summaries, predictions_of, write_pictures
 from training.figures import Predictions, learning_curve
 from training.fit import Training
-from training.loaders import eval_loader, read_px, train_batches
+from training.loaders import eval_loader, read_px, tiles_loader, train_batches
 from training.logs import Logger, open_loggers, require_loggers
 from training.metrics import Interval, bootstrap_interval, choose_threshold, ece, evaluate, fit_temperature, softmax
-from training.model import TileClassifier, load_weights, make_classifier, save_model
+from training.model import Features, NoveltySummary, TileClassifier, load_weights, make_classifier, save_model
+from training.novelty import MOST_TILES, QUANTILE, Novelty, fit_novelty
 from training.optim import parameter_groups, rate_at
 from training.record import MACHINE_SETTINGS, Calibration, describe, metric_record, prediction_table, split_table
 from training.samples import Samples
@@ -110,8 +111,10 @@ def train(samples: Samples, out: Path, config: TrainConfig | None = None) -> Tra
                 for split, (tiles, predicted) in judged.items()
                 for group in group_summaries(split, tiles, predicted, resamples=resamples, seed=seed)
             ]
+            novelty, known = _novelty(training, samples, config)
             training.stop_if_asked()
             info = describe(network, origin, samples, config, calibration, metrics, best_epoch, key, before, groups)
+            info = info.model_copy(update={"novelty": known})
             if fabric.is_global_zero:
                 write_file(out / "learning_curve.png", learning_curve(progress.history, best_epoch))
                 for split, (tiles, predicted) in judged.items():
@@ -120,7 +123,7 @@ def train(samples: Samples, out: Path, config: TrainConfig | None = None) -> Tra
                 write_file(out / "split.csv", split_table(samples))
                 write_file(out / "predictions.csv", prediction_table(samples, probabilities))
                 write_file(out / "metrics.json", canonical_json(metric_record(info)))
-                save_model(out / "model", network, info, model_card(info))
+                save_model(out / "model", network, info, model_card(info), novelty)
                 checkpoints.remove()
             fabric.barrier()
     return TrainResult(
@@ -180,6 +183,36 @@ def _logits(training: Training, samples: Samples, split: str, config: TrainConfi
     if not count:
         return np.empty((0, len(samples.classes)), dtype=np.float32)
     return training.logits(eval_loader(samples, split, config, training.fabric), training.network, count)
+
+
+def _novelty(training: Training, samples: Samples, config: TrainConfig) -> tuple[Novelty | None, NoveltySummary | None]:
+    """What the model remembers of its training tiles, and what to say of it; fitted by the first process alone."""
+    drawn = [_drawn(samples, split, config.seed) for split in SPLITS[:2]]
+    network = Features(training.network).eval()
+    if not network.offered():
+        log.warning("%s does not give its features: unlike tiles will not be told", config.backbone)
+        return None, None
+    train, val = (
+        training.logits(tiles_loader(samples, chosen, config, training.fabric), network, len(chosen))
+        for chosen in drawn
+    )
+    if not training.fabric.is_global_zero:
+        return None, None
+    novelty = fit_novelty(train, samples.label[drawn[0]], val)
+    if novelty is None:
+        log.warning("the features of the training tiles do not vary: unlike tiles will not be told")
+        return None, None
+    tiles = {"train_tiles": len(train), "val_tiles": len(val)}
+    return novelty, NoveltySummary(threshold=novelty.threshold, quantile=QUANTILE, **tiles)
+
+
+def _drawn(samples: Samples, split: str, seed: int) -> NDArray[np.intp]:
+    """The tiles of a split that novelty is fitted on: all, or as many as are enough, by the seed."""
+    chosen = samples.where(split)
+    if len(chosen) <= MOST_TILES:
+        return chosen
+    random = np.random.default_rng([seed, SPLITS.index(split)])
+    return np.sort(random.choice(chosen, MOST_TILES, replace=False))
 
 
 def _calibrate(logits: NDArray[np.float32], samples: Samples, config: TrainConfig) -> Calibration:

@@ -13,12 +13,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from tiling.errors import ConfigError, ModelError, OutputError
-from training import TrainConfig, load_model, samples_from_images, samples_from_stores, train
-from training.data import Shuffled, read_image
-from training.model import make_classifier
+from training import Samples, TileModel, TrainConfig, load_model, samples_from_images, samples_from_stores, train
+from training.card import model_card
+from training.data import Shuffled, Tiles, read_image
+from training.model import Features, make_classifier
 from training.train import parameter_groups, rate_at
 
 RESULTS = ["learning_curve.png", "metrics.json", "pictures", "predictions.csv", "split.csv"]
@@ -91,6 +93,34 @@ def test_each_epoch_has_an_order_of_its_own(
     count = len(orders[0])
     assert orders[-1] == list(np.random.default_rng([0, 1]).permutation(count))
     assert list(np.random.default_rng([0, 0]).permutation(count)) in orders
+
+
+def test_novelty_is_fitted_on_so_many_tiles_drawn_by_the_seed(
+    image_table: Path, tiny: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.import_module("training.train"), "MOST_TILES", 7)
+    samples, made = samples_from_images(image_table, tiny), []
+    for name in ("a", "b"):
+        info = load_model(train(samples, tmp_path / name, tiny).model).info
+        assert info.novelty is not None
+        assert (info.novelty.train_tiles, info.novelty.val_tiles) == (7, 7)
+        made.append((tmp_path / name / "model" / "novelty.safetensors").read_bytes())
+    assert made[0] == made[1]
+    drawn = importlib.import_module("training.train")._drawn
+    assert drawn(samples, "train", 0).tolist() != drawn(samples, "train", 1).tolist()
+
+
+def test_a_backbone_without_features_trains_and_says_so(
+    image_table: Path, tiny: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(Features, "offered", lambda self: False)
+    result = train(samples_from_images(image_table, tiny), tmp_path / "run", tiny)
+    assert caplog.text.count("test_resnet does not give its features: unlike tiles will not be told") == 1
+    model = load_model(result.model)
+    assert model.novelty is None
+    assert "It cannot tell tiles that are unlike" in (result.model / "README.md").read_text()
+    assert not (result.model / "novelty.safetensors").exists()
 
 
 def test_training_leaves_torch_as_it_was(image_table: Path, tiny: TrainConfig, tmp_path: Path) -> None:
@@ -238,3 +268,35 @@ def test_real_tiles_are_learned(data_dir: Callable[[str], Path], tiny: TrainConf
     assert area.low is not None
     assert area.value > 0.75
     assert area.low > 0.6
+    unlike_tiles_are_flagged(load_model(result.model), samples)
+
+
+def unlike_tiles_are_flagged(model: TileModel, samples: Samples) -> None:
+    """Test tiles, of cases the model has not seen, are not; noise, bare glass and tiles of swapped colours are."""
+    shares = {}
+    tiles = {split: split_tiles(samples, split, model.info.tile_px) for split in ("train", "val", "test")}
+    test = tiles["test"]
+    noise = np.random.default_rng(0).integers(0, 256, test.shape, np.uint8)
+    unlike = {"noise": noise, "glass": np.full_like(test, 255), "inverted": 255 - test, "swapped": np.roll(test, 1, -1)}
+    for name, pixels in (tiles | unlike).items():
+        probabilities, ratios = model.predict_with_novelty(pixels)
+        assert ratios is not None
+        np.testing.assert_allclose(probabilities, model.predict(pixels), atol=1e-6)
+        shares[name] = float((ratios > 1).mean())
+    assert model.info.novelty is not None
+    assert model.info.novelty.quantile == 0.99
+    assert (model.info.novelty.train_tiles, model.info.novelty.val_tiles) == (len(tiles["train"]), len(tiles["val"]))
+    assert shares["val"] <= 0.01, "the stated quantile"
+    assert shares["train"] <= 0.01
+    assert shares["test"] <= 0.05
+    assert shares["noise"] == shares["glass"] == 1.0
+    assert shares["inverted"] > 0.2, "which is as well as so small a network sees it"
+    assert shares["swapped"] > 0.5
+    assert f"than 99% of the validation tiles (Mahalanobis distance {model.info.novelty.threshold:.4g}" in model_card(
+        model.info
+    )
+
+
+def split_tiles(samples: Samples, split: str, side: int) -> NDArray[np.uint8]:
+    chosen = samples.where(split)
+    return Tiles(samples, chosen, side).__getitems__(list(range(len(chosen)))).tiles.numpy()
