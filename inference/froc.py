@@ -2,10 +2,10 @@
 
 The definition is that of the challenge (Ehteshami Bejnordi et al., JAMA 2017;318:2199, supplement) and its evaluation
 script: annotations are drawn at level 5 (7.8 µm a pixel), widened by 37.5 µm, holes are filled, and what touches, at a
-corner too (8-connectivity), is one lesion. A lesion shorter than 275 µm (200 µm before it was widened) is isolated tumour cells: it need not be found, and
-a detection in it is neither right nor wrong. A lesion is found with the highest probability of the detections in it;
-every detection outside all lesions is a false positive. The score is the mean of the sensitivities at 1/4, 1/2, 1, 2,
-4 and 8 false positives a slide, all slides counted, those without lesions too.
+corner too (8-connectivity), is one lesion. A lesion shorter than 275 µm (200 µm before it was widened) is isolated
+tumour cells: it need not be found, and a detection in it is neither right nor wrong. A lesion is found with the highest
+probability of the detections in it; every detection outside all lesions is a false positive. The score is the mean of
+the sensitivities at 1/4, 1/2, 1, 2, 4 and 8 false positives a slide, all slides counted, those without lesions too.
 
 Where a curve jumps over a rate, the definition leaves open what its sensitivity there is. Here it is that of the lowest
 threshold with at most that many false positives: one that can be had. `challenge_score` reads it as the challenge's
