@@ -34,7 +34,7 @@ from training.figures import Predictions, learning_curve
 from training.fit import Training
 from training.loaders import eval_loader, read_px, train_batches
 from training.logs import Logger, open_loggers, require_loggers
-from training.metrics import Interval, bootstrap_interval, choose_threshold, ece, evaluate, fit_temperature, softmax
+from training.metrics import Interval, balanced_threshold, bootstrap_interval, ece, evaluate, fit_temperature, softmax
 from training.model import TileClassifier, load_weights, make_classifier, save_model
 from training.optim import parameter_groups, rate_at
 from training.record import MACHINE_SETTINGS, Calibration, describe, metric_record, prediction_table, split_table
@@ -187,7 +187,7 @@ def _calibrate(logits: NDArray[np.float32], samples: Samples, config: TrainConfi
     labels = samples.label[samples.where("val")]
     positive = samples.classes.index(config.positive_class or samples.classes[-1])
     temperature = fit_temperature(logits, labels)
-    threshold = choose_threshold(softmax(logits, temperature)[:, positive], labels == positive)
+    threshold = balanced_threshold(softmax(logits, temperature)[:, positive], labels == positive)
     return Calibration(temperature, threshold, positive)
 
 
