@@ -3,8 +3,8 @@
     python with_wsinfer.py SLIDES_DIR OUT CONFIG_JSON MODEL
 
 Settings: its defaults, on openslide. Beside a CPU-only torch the wheel of torchvision cannot load its operators; the
-two schemas it looks for are declared, which is all that importing it needs. Its list of published models, which it fetches
-whenever it starts, is left empty: this machine may have no network. The time is that of `run_inference`, its
+two schemas it looks for are declared, which is all that importing it needs. Its list of published models, which it
+fetches whenever it starts, is left empty: this machine may have no network. The time is that of `run_inference`, its
 loop over the tiles, without the search for tissue.
 """
 
