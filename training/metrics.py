@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
+from scipy.special import expit, logit
+from sklearn.linear_model import LogisticRegression
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -34,6 +36,7 @@ METRIC_NAMES = {
 LOWER_IS_BETTER = frozenset({"log_loss", "brier", "ece"})
 TEMPERATURES = (0.05, 20.0)
 """Bounds of a fitted temperature: separable logits would drive it to 0."""
+_LEAST = 1e-9  # what a probability is kept from 0 and 1, where log-odds end
 _WEIGHTS_AT_ONCE = 2**16  # half a megabyte: what is still in the cache is computed on ten times as fast
 
 
@@ -240,21 +243,20 @@ def fit_temperature(logits: NDArray[np.floating[Any]], labels: Ints) -> float:
     return float(np.exp(found.x))
 
 
-def choose_threshold(scores: Floats, positive: NDArray[np.bool_]) -> float:
-    """The threshold on scores (N,) in [0, 1] with the largest balanced accuracy when score >= threshold is positive.
+def balanced_threshold(scores: Floats, positive: NDArray[np.bool_]) -> float:
+    """The threshold in (0, 1) on probabilities (N,) that is to give the largest balanced accuracy on other samples.
 
-    Candidates lie halfway between neighbouring scores; of equally good ones the nearest to 0.5 wins. 0.5 if there is
-    only one class.
+    It is where a logistic regression on the log-odds, with both classes weighing alike, is undecided: the share of
+    positives for calibrated probabilities, the middle of the gap where the classes are apart. A search for the best
+    threshold on these very samples follows their chance. 0.5 with one class only, or if positives do not score higher.
     """
     if positive.all() or not positive.any():
         return 0.5
-    values = np.unique(scores)
-    candidates = np.concatenate([[0.0, 0.5], (values[:-1] + values[1:]) / 2])
-    missed = np.searchsorted(np.sort(scores[positive]), candidates) / positive.sum()
-    rejected = np.searchsorted(np.sort(scores[~positive]), candidates) / (~positive).sum()
-    quality = ((1 - missed + rejected) / 2).round(12)  # rounded, so that equally good is equal
-    best = candidates[quality == quality.max()]
-    return float(best[np.argmin(np.abs(best - 0.5))])
+    odds = logit(np.clip(scores, _LEAST, 1 - _LEAST))
+    line = LogisticRegression(class_weight="balanced").fit(odds[:, None], positive)
+    slope, offset = float(line.coef_[0, 0]), float(line.intercept_[0])
+    middle = -offset / slope if slope > 0 else np.inf
+    return float(expit(middle)) if odds.min() <= middle <= odds.max() else 0.5
 
 
 def bootstrap_interval(

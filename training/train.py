@@ -34,9 +34,8 @@ from training.figures import Predictions, learning_curve
 from training.fit import Training
 from training.loaders import eval_loader, read_px, tiles_loader, train_batches
 from training.logs import Logger, open_loggers, require_loggers
-from training.metrics import Interval, bootstrap_interval, choose_threshold, ece, evaluate, fit_temperature, softmax
+from training.metrics import Interval, balanced_threshold, bootstrap_interval, ece, evaluate, fit_temperature, softmax
 from training.model import Features, NoveltySummary, TileClassifier, load_weights, make_classifier, save_model
-from training.novelty import MOST_TILES, QUANTILE, Novelty, fit_novelty
 from training.optim import parameter_groups, rate_at
 from training.record import MACHINE_SETTINGS, Calibration, describe, metric_record, prediction_table, split_table
 from training.samples import Samples
@@ -220,7 +219,7 @@ def _calibrate(logits: NDArray[np.float32], samples: Samples, config: TrainConfi
     labels = samples.label[samples.where("val")]
     positive = samples.classes.index(config.positive_class or samples.classes[-1])
     temperature = fit_temperature(logits, labels)
-    threshold = choose_threshold(softmax(logits, temperature)[:, positive], labels == positive)
+    threshold = balanced_threshold(softmax(logits, temperature)[:, positive], labels == positive)
     return Calibration(temperature, threshold, positive)
 
 

@@ -20,10 +20,10 @@ from training.metrics import (
     auroc,
     average_precision,
     balanced_accuracy,
+    balanced_threshold,
     bootstrap_band,
     bootstrap_interval,
     brier,
-    choose_threshold,
     decide,
     difference,
     ece,
@@ -186,33 +186,36 @@ def test_softmax_bears_huge_logits() -> None:
 @pytest.mark.parametrize(
     ("scores", "positive", "threshold"),
     [
-        ([0.1, 0.2, 0.3, 0.4], [0, 0, 1, 1], 0.25),
-        ([0.1, 0.9], [0, 1], 0.5),
         ([0.1, 0.2, 0.8, 0.9], [0, 0, 1, 1], 0.5),
-        ([0.6, 0.7, 0.8], [0, 1, 0], 0.65),
+        ([0.01, 0.01, 0.02, 0.1, 0.1, 0.2], [0, 0, 0, 1, 1, 1], 0.045),
         ([0.3, 0.4], [1, 1], 0.5),
+        ([0.3, 0.4], [0, 0], 0.5),
         ([0.3, 0.3], [0, 1], 0.5),
-        ([0.1, 0.9], [1, 0], 0.0),
+        ([0.1, 0.9], [1, 0], 0.5),
+        ([0.0, 1.0], [0, 1], 0.5),
     ],
 )
 def test_threshold(scores: list[float], positive: list[int], threshold: float) -> None:
-    assert choose_threshold(np.array(scores), np.array(positive, dtype=bool)) == pytest.approx(threshold)
+    assert balanced_threshold(np.array(scores), np.array(positive, dtype=bool)) == pytest.approx(threshold, abs=0.01)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.23, 0.5, 0.8])
+@pytest.mark.parametrize("shift", [0.0, 2.0, -1.5])
+def test_threshold_is_the_share_of_positives_wherever_probabilities_are_off(share: float, shift: float) -> None:
+    """Scores are exact, log-odds of two normal distributions; `shift` is what balanced sampling adds."""
+    random = np.random.default_rng(0)
+    positive = np.arange(40_000) < 40_000 * share
+    odds = random.normal(np.where(positive, 2.0, -2.0), 2.0) + math.log(share / (1 - share))
+    found = balanced_threshold(1 / (1 + np.exp(-odds - shift)), positive)
+    assert math.log(found / (1 - found)) - shift == pytest.approx(math.log(share / (1 - share)), abs=0.05)
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 20), st.booleans()), min_size=2, max_size=40))
-def test_no_threshold_is_better_than_the_chosen_one(samples: list[tuple[int, bool]]) -> None:
+def test_threshold_lies_within_the_scores(samples: list[tuple[int, bool]]) -> None:
     scores = np.array([score / 20 for score, _ in samples])
-    positive = np.array([is_positive for _, is_positive in samples])
-    if positive.all() or not positive.any():
-        return
-    p = np.stack([1 - scores, scores], axis=1)
-
-    def quality(threshold: float) -> float:
-        return float(balanced_accuracy(decide(p, threshold, 1), positive.astype(np.int64), 2))
-
-    best = max(quality(t) for t in [*(i / 40 for i in range(42)), 0.5])
-    assert quality(choose_threshold(scores, positive)) == pytest.approx(best)
+    found = balanced_threshold(scores, np.array([is_positive for _, is_positive in samples]))
+    assert found == 0.5 or max(scores.min(), 1e-9) <= found <= min(scores.max(), 1 - 1e-9)
 
 
 def test_decide_falls_back_to_the_likeliest_other_class() -> None:
