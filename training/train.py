@@ -36,6 +36,7 @@ from training.loaders import eval_loader, read_px, tiles_loader, train_batches
 from training.logs import Logger, open_loggers, require_loggers
 from training.metrics import Interval, balanced_threshold, bootstrap_interval, ece, evaluate, fit_temperature, softmax
 from training.model import Features, NoveltySummary, TileClassifier, load_weights, make_classifier, save_model
+from training.novelty import MOST_TILES, QUANTILE, Novelty, fit_novelty
 from training.optim import parameter_groups, rate_at
 from training.record import MACHINE_SETTINGS, Calibration, describe, metric_record, prediction_table, split_table
 from training.samples import Samples
