@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from typing import Literal
 
@@ -21,18 +21,24 @@ from inference.onnx_graph import onnx_graph
 from tiling.errors import ConfigError, ModelError
 from training import TileModel
 from training.model import TileClassifier
+from training.novelty import Novelty
 
 log = logging.getLogger(__name__)
 
 UInt8Array = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Predict = Callable[[UInt8Array], Floats]
-"""Tiles uint8 (B, T, T, 3) -> class probabilities float32 (B, C)."""
+"""Tiles uint8 (B, T, T, 3) -> class probabilities float32 (B, C).
+
+Of a model with `novelty` (B, C + 1): last comes the distance to its training tiles, in units of its threshold.
+"""
 Backend = Literal["torch", "onnx", "auto"]
 Precision = Literal["auto", "32", "bf16"]
 
 AGREEMENT = 1e-4
 """How far a probability of ONNX Runtime's may be from torch's."""
+NOVELTY_AGREEMENT = 1e-3
+"""How far its distance to the training tiles may be, in units of the threshold; relatively beyond it."""
 _INSTALL = "pip install 'specslide[onnx]', or use --backend torch"
 _PROBE_TILES, _PROBE_ROUNDS = 8, 3
 # Input pixels of a batch, and most tiles: about 1 GiB of activations of a small network on a CPU, where larger batches
@@ -67,24 +73,26 @@ def choose_backend(model: TileModel, backend: Backend, precision: Precision) -> 
         if missing:
             raise ConfigError("backend", "ONNX Runtime is not installed", _INSTALL)
         raise ConfigError("backend", "ONNX Runtime computes on the CPU", "use --backend torch, or --device cpu")
-    chosen = _chosen_onnx(model.network, model.info.temperature, model.info.tile_px, backend)
+    chosen = _chosen_onnx(model.network, model.info.temperature, model.novelty, model.info.tile_px, backend)
     return ("torch", plain) if chosen is None else ("onnx", chosen)
 
 
 @lru_cache(maxsize=4)  # a cohort's slides share what took seconds to make
-def _chosen_onnx(network: TileClassifier, temperature: float, tile_px: int, backend: Backend) -> Predict | None:
+def _chosen_onnx(
+    network: TileClassifier, temperature: float, novelty: Novelty | None, tile_px: int, backend: Backend
+) -> Predict | None:
     """ONNX Runtime's prediction if it is wanted, or with "auto" faster; None: torch. Raises ModelError."""
     tiles = np.random.default_rng(0).integers(0, 256, (_PROBE_TILES, tile_px, tile_px, 3), np.uint8)
 
+    outputs = _Outputs(network, novelty is not None)
+
     def plain(tiles: UInt8Array) -> Floats:
         with torch.inference_mode():
-            return _softmax(network(torch.from_numpy(tiles)), temperature)
+            return _answers(outputs(network.pixels(torch.from_numpy(tiles))), temperature, novelty)
 
     try:
-        other = onnx_predict(network, temperature)
-        difference = float(np.abs(other(tiles) - plain(tiles)).max())
-        if not difference <= AGREEMENT:  # NaN too
-            raise ModelError("the model", f"ONNX Runtime is {difference:.2g} from torch", "use --backend torch")
+        other = onnx_predict(network, temperature, novelty)
+        _require_agreement(other(tiles), plain(tiles), novelty is not None)
     except ModelError as error:
         if backend == "onnx":
             raise
@@ -93,6 +101,16 @@ def _chosen_onnx(network: TileClassifier, temperature: float, tile_px: int, back
     name = "onnx" if backend == "onnx" else fastest({"onnx": other, "torch": plain}, tiles)
     log.info("backend: %s", name)
     return other if name == "onnx" else None
+
+
+def _require_agreement(found: Floats, expected: Floats, novelty: bool) -> None:
+    """Raise ModelError unless the answers (B, C), or with novelty (B, C + 1), agree."""
+    apart, allowed = np.abs(found - expected), np.full_like(expected, AGREEMENT)
+    if novelty:
+        allowed[:, -1] = NOVELTY_AGREEMENT * np.maximum(expected[:, -1], 1)
+    worst = np.unravel_index(np.argmax(apart / allowed), apart.shape)  # the first NaN, if there is one
+    if not apart[worst] <= allowed[worst]:
+        raise ModelError("the model", f"ONNX Runtime is {apart[worst]:.2g} from torch", "use --backend torch")
 
 
 def fastest(
@@ -120,18 +138,24 @@ def uses_bf16(device: torch.device, precision: Precision) -> bool:
 
 
 def torch_predict(model: TileModel, precision: Precision) -> Predict:
-    """The model's own prediction, in bf16 where that is meant; logits and softmax are float32 then too."""
+    """The model's own prediction, in bf16 where that is meant; softmax and distances are float32 then too."""
+    asked = model.predict if model.novelty is None else partial(_with_novelty, model)
     if not uses_bf16(model.device, precision):
-        return model.predict
+        return asked
 
     def predict(tiles: UInt8Array) -> Floats:
         with torch.autocast("cuda", torch.bfloat16):
-            return model.predict(tiles)
+            return asked(tiles)
 
     return predict
 
 
-def onnx_predict(network: TileClassifier, temperature: float) -> Predict:
+def _with_novelty(model: TileModel, tiles: UInt8Array) -> Floats:
+    probabilities, ratios = model.predict_with_novelty(tiles)
+    return probabilities if ratios is None else np.column_stack([probabilities, ratios])
+
+
+def onnx_predict(network: TileClassifier, temperature: float, novelty: Novelty | None = None) -> Predict:
     """The prediction of a network on the CPU by ONNX Runtime, with as many threads as torch has.
 
     Only the backbone is ONNX's: tiles are resized, and stains normalised, by the code that training used. Raises
@@ -145,7 +169,9 @@ def onnx_predict(network: TileClassifier, temperature: float) -> Predict:
     options.intra_op_num_threads = torch.get_num_threads()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # readers need the cores too
     options.log_severity_level = 3
-    graph = onnx_graph(_Logits(network), torch.zeros(2, 3, network.input_px, network.input_px), "pixels", ["logits"])
+    outputs = ["logits"] if novelty is None else ["logits", "features"]
+    example = torch.zeros(2, 3, network.input_px, network.input_px)
+    graph = onnx_graph(_Outputs(network, novelty is not None), example, "pixels", outputs)
     try:
         session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except refused as error:
@@ -156,21 +182,30 @@ def onnx_predict(network: TileClassifier, temperature: float) -> Predict:
         with torch.inference_mode():
             pixels = network.pixels(torch.from_numpy(np.ascontiguousarray(tiles)))
             try:
-                (logits,) = session.run(["logits"], {"pixels": np.ascontiguousarray(pixels.numpy())})
+                found = session.run(outputs, {"pixels": np.ascontiguousarray(pixels.numpy())})
             except ort.RuntimeException as error:  # such as a batch that does not fit in memory
                 raise RuntimeError(str(error)) from None
-            return _softmax(torch.from_numpy(logits), temperature)
+            return _answers([torch.from_numpy(output) for output in found], temperature, novelty)
 
     return predict
 
 
-class _Logits(nn.Module):
-    def __init__(self, network: TileClassifier) -> None:
-        super().__init__()
-        self.network = network
+class _Outputs(nn.Module):
+    """Pixels -> (logits,), or with features (logits, features)."""
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.network.logits(pixels)
+    def __init__(self, network: TileClassifier, features: bool) -> None:
+        super().__init__()
+        self.network, self.features = network, features
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        return self.network.logits_and_features(pixels) if self.features else (self.network.logits(pixels),)
+
+
+def _answers(outputs: Sequence[Tensor], temperature: float, novelty: Novelty | None) -> Floats:
+    """What `Predict` gives, of what the network does."""
+    logits, *features = outputs
+    probabilities = torch.softmax(logits / temperature, dim=1).numpy()
+    return probabilities if novelty is None else np.column_stack([probabilities, novelty.ratios(*features).numpy()])
 
 
 class Halving:
@@ -186,7 +221,7 @@ class Halving:
         """Tiles that are known to fit; None while nothing has failed."""
 
     def __call__(self, tiles: UInt8Array) -> Floats:
-        """Class probabilities float32 (B, C) of tiles uint8 (B, T, T, 3), B at least 1."""
+        """As `Predict`, for at least one tile."""
         parts: list[Floats] = []
         start = 0
         while start < len(tiles):
@@ -218,7 +253,3 @@ class Halving:
 def _out_of_memory(error: Exception) -> bool:
     known = isinstance(error, torch.OutOfMemoryError | MemoryError)
     return known or "allocate memory" in str(error)  # torch's allocator on a CPU has no type of its own
-
-
-def _softmax(logits: Tensor, temperature: float) -> Floats:
-    return np.asarray(torch.softmax(logits / temperature, dim=1).numpy())

@@ -67,6 +67,7 @@ def orientations(tiles: UInt8Array) -> Iterator[UInt8Array]:
 def averaged(answers: Iterable[Floats], positive: int) -> tuple[Floats, Floats | None]:
     """The mean of probabilities (B, C), and the standard deviation of the positive class's, float32 (B,).
 
+    What follows the probabilities in a row, see inference.backends.Predict, is averaged as they are.
     The deviation is the population's (divided by the number of answers). A single answer is itself, and has none.
     """
     stack = np.stack(list(answers))  # (A, B, C)

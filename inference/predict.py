@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 
 from inference.backends import Backend, Halving, Precision, Predict, auto_batch_size, choose_backend, uses_bf16
 from inference.ensemble import Ensemble, averaged, entropy, members, orientations
+from inference.novelty import comparable, ood_columns
 from inference.readahead import Batch, Batches, read_ahead, regrouped
 from tiling import Grid, Slide, TileStore, TilingConfig
 from tiling.annotations import annotation_hash, area_fractions, read_polygons
@@ -105,11 +106,14 @@ class Prediction:
     provenance: dict[str, Any]
     """What it was made from and with."""
     columns: Mapping[str, Floats] = field(default_factory=dict)
-    """What else is known of each tile, float32 (N,) by name: `entropy` (nats), see inference.ensemble; and `spread`,
-    the standard deviation of the positive class's probability over models and orientations, where there are several."""
+    """What else is known of each tile, float32 (N,) by name: `entropy` (nats), see inference.ensemble; `spread`, the
+    standard deviation of the positive class's probability over models and orientations, where there are several; and
+    where the models can tell, `ood_ratio` and `ood`, see inference.novelty."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Tiles of the grid that were not predicted, by the first reason that holds: `no_tissue`, `filtered`,
     `outside_roi`, `undecodable`."""
+    ood_quantile: float | None = None
+    """Of the validation tiles' distances to the training tiles, where `ood` begins; None: no model tells."""
 
 
 def predict_slide(
@@ -147,7 +151,7 @@ def predict_slide(
                 return stack.enter_context(Slide(path, mpp=slide_mpp))
 
             tiles = _from_slide(opened, slide_id or slide_name(path), asked, config, region)
-        predicted, probabilities, spread = _predict(tiles, asked, progress or (lambda done, total: None))
+        predicted, probabilities, columns = _predict(tiles, asked, progress or (lambda done, total: None))
     first = asked.models[0].info
     return Prediction(
         slide=tiles.slide,
@@ -161,8 +165,9 @@ def predict_slide(
         thumbnail=tiles.thumbnail,
         thumbnail_px0=tiles.thumbnail_px0,
         provenance=_provenance(model, asked, settings),
-        columns={"entropy": entropy(probabilities)} | ({} if spread is None else {"spread": spread}),
+        columns=columns,
         left_out=tiles.left_out | {"undecodable": tiles.left_out["undecodable"] + len(tiles.x0) - len(predicted)},
+        ood_quantile=asked.ood_quantile,
     )
 
 
@@ -214,7 +219,7 @@ class _Asked:
 
     @classmethod
     def of(cls, model: TileModel | Ensemble, config: PredictConfig) -> _Asked:
-        models = members(model)
+        models = comparable(members(model))
         backends, predictors = zip(*(choose_backend(m, config.backend, config.precision) for m in models), strict=True)
         cores = os.cpu_count() or 1
         on_gpu = any(m.device.type != "cpu" for m in models)
@@ -232,8 +237,17 @@ class _Asked:
     def threshold(self) -> float:
         return float(np.mean([model.info.threshold for model in self.models]))
 
+    @property
+    def ood_quantile(self) -> float | None:
+        """The smallest of the models', so that none of them promises less; None where they cannot tell."""
+        known = [model.info.novelty.quantile for model in self.models if model.novelty and model.info.novelty]
+        return min(known, default=None)
+
     def answers(self, tiles: UInt8Array) -> tuple[Floats, Floats | None]:
-        """The mean over models and orientations (B, C), and the positive class's standard deviation (B,) over them."""
+        """The mean over models and orientations (B, C), and the positive class's standard deviation (B,) over them.
+
+        Of models with `novelty` (B, C + 1), as `inference.backends.Predict`.
+        """
         views = list(orientations(tiles)) if self.tta else [tiles]  # views of one array, not copies
         answers = (predict(view) for predict in self.predictors for view in views)
         return averaged(answers, self.models[0].info.positive)
@@ -386,16 +400,16 @@ def model_mpp(model: TileModel) -> float:
     return model.info.mpp
 
 
-def _predict(tiles: _Tiles, asked: _Asked, progress: Progress) -> tuple[Rows, Floats, Floats | None]:
-    """Indices of the tiles predicted, (N,), their probabilities, (N, C), and the spread, (N,), if there is one."""
-    total = len(tiles.x0)
+def _predict(tiles: _Tiles, asked: _Asked, progress: Progress) -> tuple[Rows, Floats, dict[str, Floats]]:
+    """Indices of the tiles predicted, (N,), their probabilities, (N, C), and `Prediction.columns`."""
+    total, classes, tells = len(tiles.x0), len(asked.models[0].info.classes), asked.ood_quantile is not None
     predicted = np.zeros(total, np.bool_)
-    probabilities = np.empty((total, len(asked.models[0].info.classes)), np.float32)
+    answers = np.empty((total, classes + tells), np.float32)
     spread = np.zeros(total, np.float32) if asked.tta or asked.models[1:] else None
     with closing(tiles.batches):
         for rows, pixels in tiles.batches:
-            probabilities[rows], deviation = asked.answers(pixels)
-            finite = np.isfinite(probabilities[rows]).all(1)
+            answers[rows], deviation = asked.answers(pixels)
+            finite = np.isfinite(answers[rows]).all(1)
             if not finite.all():
                 row = rows[~finite][0]
                 where = f"{tiles.slide.slide_id}, tile at x {tiles.x0[row]}, y {tiles.y0[row]}"
@@ -405,7 +419,9 @@ def _predict(tiles: _Tiles, asked: _Asked, progress: Progress) -> tuple[Rows, Fl
             predicted[rows] = True
             progress(int(rows[-1]) + 1, total)
     done = np.flatnonzero(predicted)
-    return done, probabilities[done], None if spread is None else spread[done]
+    probabilities = answers[done, :classes]
+    columns = {"entropy": entropy(probabilities)} | ({} if spread is None else {"spread": spread[done]})
+    return done, probabilities, columns | (ood_columns(answers[done, classes]) if tells else {})
 
 
 def _provenance(model: TileModel | Ensemble, asked: _Asked, settings: dict[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from inference.aggregate import SlideScores
 from inference.colours import HEATMAP
 from inference.heatmap import assemble
+from inference.novelty import FLAG, RATIO, outside
 from inference.predict import Prediction, is_store
 from tiling import Slide, TileStore
 from tiling.preview import nice_length
@@ -53,6 +54,8 @@ _MEANINGS = {
 _COLUMNS = {
     "entropy": "entropy of the classes' probabilities, nats: 0 is sure",
     "spread": "standard deviation over models and orientations",
+    RATIO: "distance to the training tiles: above 1 is outside what the model has seen",
+    FLAG: "1 where that is above 1, else 0",
 }
 
 _SCRIPT = (
@@ -184,7 +187,9 @@ def _score_part(prediction: Prediction, scores: SlideScores) -> str:
         if isinstance(value, int | float)
     ]
     table = _table("Scores of the slide", ("score", "value", "what it is"), rows) if rows else ""
-    return _section("Score", f"<p>{_text(in_words(prediction, scores))}</p>{table}")
+    known = outside(prediction.columns, prediction.ood_quantile)
+    warning = f'<p class="notice">{_text(known.warning)}</p>' if known and known.warning else ""
+    return _section("Score", f"{warning}<p>{_text(in_words(prediction, scores))}</p>{table}")
 
 
 def _map_part(prediction: Prediction) -> str:
@@ -270,14 +275,13 @@ def _tile_figure(prediction: Prediction, row: int, pixels: UInt8Array) -> str:
 
 
 def _quality_part(prediction: Prediction, evidence: Evidence) -> str:
-    parts = []
-    for name, values in prediction.columns.items():
-        if name.startswith("ood") and len(values) and np.isin(values, (0, 1)).all():
-            flagged = int(values.sum())
-            parts.append(
-                f"<p>{flagged:,} of {len(values):,} tiles ({flagged / len(values):.1%}) are unlike what the model was "
-                f"trained on ({_text(name)}): its probabilities mean little there.</p>"
-            )
+    known = outside(prediction.columns, prediction.ood_quantile)
+    said = (
+        "Whether the tiles are like those the model was trained on was not measured."
+        if known is None
+        else (known.finding + (" Its probabilities mean little there." if known.tiles else ""))
+    )
+    parts = [f"<p>{_text(said)}</p>"]
     rows = [
         (name, *(f"{q:.4g}" for q in np.nanquantile(values.astype(np.float64), (0, 0.5, 1))), _COLUMNS.get(name, ""))
         for name, values in {**prediction.columns, **evidence.quality}.items()
@@ -287,8 +291,6 @@ def _quality_part(prediction: Prediction, evidence: Evidence) -> str:
         parts.append(_table("Columns of the tiles", ("column", "least", "median", "most", "what it is"), rows))
     if not evidence.quality:
         parts.append("<p>Focus, pen marks and the like were not measured; tiling into a store measures them.</p>")
-    if not any(name.startswith("ood") for name in prediction.columns):
-        parts.append("<p>Whether the tiles are like those the model was trained on was not measured.</p>")
     return _section("Quality, and what the model knows", "".join(parts))
 
 

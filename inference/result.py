@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from inference.aggregate import SlideScores, areas_mm2, slide_scores
 from inference.ensemble import Ensemble
 from inference.formats import OutputConfig, write_outputs
 from inference.geojson import write_geojson
+from inference.novelty import outside
 from inference.overlay import overlay_png
 from inference.predict import PredictConfig, Prediction, Progress, is_store, predict_slide, prediction_settings
 from inference.report import gather_evidence, report_html
@@ -43,6 +45,8 @@ class HeatmapReport:
     scores: SlideScores
     reused: bool
     """Whether the result was there already, made from the same slide, model and settings."""
+    warning: str | None = None
+    """What a person must know of the result before anything else: that it lies outside what the model has seen."""
 
 
 def make_heatmap(
@@ -94,8 +98,9 @@ def make_heatmap(
             evidence = gather_evidence(path, prediction, slide_mpp)
             page = report_html(prediction, scores, evidence, _software())
             (partial / REPORT).write_text(page, encoding="utf-8")
-            (partial / SUMMARY).write_text(canonical_json(_summary(prediction, scores, key)), encoding="utf-8")
-    return HeatmapReport(slide_id, folder, len(prediction.x0), scores, False)
+            summary = _summary(prediction, scores, key)
+            (partial / SUMMARY).write_text(canonical_json(summary), encoding="utf-8")
+    return HeatmapReport(slide_id, folder, len(prediction.x0), scores, False, _warned(slide_id, summary))
 
 
 def _identity(path: Path, slide_id: str | None, slide_mpp: float | None) -> tuple[dict[str, Any], str]:
@@ -114,7 +119,16 @@ def _reusable(folder: Path, key: str) -> HeatmapReport | None:
     if summary["key"] != key:
         return None
     log.info("%s: complete already", folder)
-    return HeatmapReport(folder.name, folder, summary["tiles"], SlideScores(**summary["scores"]), True)
+    scores, warning = SlideScores(**summary["scores"]), _warned(folder.name, summary)
+    return HeatmapReport(folder.name, folder, summary["tiles"], scores, True, warning)
+
+
+def _warned(slide_id: str, summary: Mapping[str, Any]) -> str | None:
+    """The warning of a result, which is also logged; None where there is none, or nothing is known."""
+    warning: str | None = (summary.get("out_of_distribution") or {}).get("warning")
+    if warning is not None:
+        log.warning("%s: %s", slide_id, warning)
+    return warning
 
 
 def _scores(prediction: Prediction) -> SlideScores:
@@ -124,6 +138,7 @@ def _scores(prediction: Prediction) -> SlideScores:
 
 
 def _summary(prediction: Prediction, scores: SlideScores, key: str) -> dict[str, Any]:
+    known = outside(prediction.columns, prediction.ood_quantile)
     return {
         "format": "specslide-heatmap",
         "version": 1,
@@ -135,6 +150,7 @@ def _summary(prediction: Prediction, scores: SlideScores, key: str) -> dict[str,
         "positive_class": prediction.classes[prediction.positive],
         "threshold": prediction.threshold,
         "scores": asdict(scores),
+        "out_of_distribution": None if known is None else known.record(),
         "made_from": prediction.provenance,
         "software": _software(),
         "notice": RESEARCH_USE,

@@ -177,7 +177,7 @@ def test_a_wrong_onnx_is_seen(
     pytest.importorskip("onnxruntime")
     model = load_model(make_model())
     other = load_model(make_model("other", seed=5))
-    monkeypatch.setattr(backends, "onnx_predict", lambda network, temperature: lambda tiles: 1 - other.predict(tiles))
+    monkeypatch.setattr(backends, "onnx_predict", lambda *asked: lambda tiles: 1 - other.predict(tiles))
     with pytest.raises(ModelError, match=r"ONNX Runtime is .* from torch; use --backend torch"):
         choose_backend(model, "onnx", "auto")
     assert choose_backend(model, "auto", "auto")[0] == "torch"

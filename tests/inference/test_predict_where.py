@@ -28,6 +28,7 @@ class Redness:
     )  # fmt: skip
     sha256 = "0"
     device = torch.device("cpu")
+    novelty = None
 
     def predict(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
         red = tiles[..., 0].mean((1, 2)) / 255

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from inference.aggregate import SlideScores, areas_mm2, slide_scores
+from inference.novelty import ood_columns
 from inference.predict import PredictConfig, Prediction, predict_slide
 from inference.report import Evidence, extremes, gather_evidence, in_words, report_html
 from inference.result import make_heatmap
@@ -188,11 +189,35 @@ def test_no_tile_called_is_no_proof(make_prediction: MakePrediction) -> None:
 def test_columns_out_of_distribution_only_where_there_are_some(make_prediction: MakePrediction) -> None:
     without = make_prediction(PLACES, [0.9, 0.2, 0.6, 0.1], columns={"entropy": np.zeros(4, np.float32)})
     assert "was not measured" in page_of(without)
-    ood = {"ood": np.array([1, 0, 1, 1], np.float32), "ood_distance": np.arange(4, dtype=np.float32)}
-    text = re.sub(r"\s+", " ", Page(page_of(make_prediction(PLACES, [0.9, 0.2, 0.6, 0.1], columns=ood))).text)
-    assert "3 of 4 tiles (75.0%) are unlike what the model was trained on" in text
-    assert "ood_distance 0 1.5 3" in text
+    columns = ood_columns(np.array([3, 0, 1.5, 2], np.float32))
+    predicted = make_prediction(PLACES, [0.9, 0.2, 0.6, 0.1], columns=columns, ood_quantile=0.99)
+    text = re.sub(r"\s+", " ", Page(page_of(predicted)).text)
+    assert "75.0% of the analysed tiles (3 of 4) lie outside what the model has seen" in text
+    assert "farther from its training tiles than 99% of its validation tiles are. Its probabilities mean little" in text
+    assert "ood_ratio 0 1.75 3 distance to the training tiles: above 1 is outside" in text
     assert "trained on was not measured" not in text
+
+
+@pytest.mark.parametrize(
+    ("ratios", "said"),
+    [
+        ([0.5, 0.5, 0.5, 0.5, 1.5], "20% of the analysed tiles lie outside what the model has seen"),
+        ([2, 2, 2, 2, 2], "This whole slide lies outside what the model has seen: every analysed tile is unlike"),
+        ([0.5, 0.5, 1, 0.5, 0.5], None),
+        ([], None),
+    ],
+)
+def test_a_slide_much_of_which_is_unlike_is_warned_of_before_its_scores(
+    make_prediction: MakePrediction, ratios: list[float], said: str | None
+) -> None:
+    places = [(x * 10, 0) for x in range(len(ratios))]
+    columns = ood_columns(np.array(ratios, np.float32))
+    page = Page(page_of(make_prediction(places, [0.9] * len(ratios), columns=columns, ood_quantile=0.99)))
+    assert len([p for p in page.named("p") if p.get("class") == "notice"]) == (1 if said is None else 2)
+    if said is not None:
+        assert page.text.index(said) < page.text.index("The model calls")
+    if not ratios:
+        assert "none can be unlike" in page.text
 
 
 @pytest.mark.parametrize(
