@@ -1,0 +1,363 @@
+"""Nothing that a slide says of people leaves it: canaries in its label, macro, texts and name, searched for everywhere.
+
+Each slide is laid out as Aperio's scanners do, and carries words and pictures of its own that occur nowhere else. They
+are looked for in the bytes of every file, in what those bytes hold when decompressed and decoded, in the pixels of
+every picture, in the log, and in what the terminal shows, of runs that succeed and of runs that fail.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import logging
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openslide
+import pyarrow.parquet
+import pytest
+import tifffile
+import zarr
+from numpy.typing import NDArray
+from PIL import Image
+from typer.testing import CliRunner
+
+from inference.formats import FORMATS, OutputConfig
+from inference.result import make_heatmap
+from pipeline import cli
+from tests.inference.conftest import picture, write_model
+from tests.pipeline.conftest import RunCli
+from tiling.errors import SpecslideError
+from training import load_model
+
+Pixels = NDArray[np.uint8]
+
+MAGENTA, LIME = (255, 0, 255), (0, 255, 0)  # of label and macro; no tissue and no colour map has them
+_COLOUR_DISTANCE = 60
+KINDS = ("user", "date", "barcode", "description", "scanner", "label", "macro", "folder", "name")
+
+
+@dataclass(frozen=True)
+class Canary:
+    """A slide and the words that only it says."""
+
+    path: Path
+    words: dict[str, str]
+
+    @property
+    def slide_id(self) -> str:
+        """What its manifest calls it."""
+        return f"s{int(self.words['name'][-2:]):02}"
+
+
+def make_canary(folder: Path, number: int) -> Canary:
+    words = {kind: f"Zq{kind.capitalize()}Canary{number:02}" for kind in KINDS}
+    path = folder / words["folder"] / f"{words['name']}.svs"
+    path.parent.mkdir(parents=True)
+    slide = picture(256)
+    facts = (
+        f"{words['description']}|AppMag = 20|MPP = 1.0|User = {words['user']}|Date = {words['date']}|"
+        f"Barcode = {words['barcode']}|ScanScope ID = {words['scanner']}|Filename = {words['name']}"
+    )
+    begin = "Aperio Image Library v12.0.15 \r\n"
+    with tifffile.TiffWriter(path) as tiff:
+        options: dict[str, Any] = {"photometric": "rgb", "metadata": None, "software": words["scanner"]}
+        tiff.write(
+            slide, tile=(64, 64), compression="jpeg", compressionargs={"level": 90}, datetime="2001:02:03 04:05:06",
+            description=f"{begin}256x256 [0,0 256x256] (64x64) JPEG/RGB Q=90|{facts}", **options,
+        )  # fmt: skip
+        tiff.write(slide[::4, ::4], description=f"{begin}256x256 -> 64x64 - |{facts}", **options)
+        for kind, colour in (("label", MAGENTA), ("macro", LIME)):
+            flat = np.full((96, 128, 3), colour, np.uint8)
+            flat[8:24, 8:100] = 0  # as if something were written there
+            tiff.write(
+                flat, subfiletype=1 if kind == "label" else 9, description=f"{begin}{kind} 128x96 {words[kind]}",
+                extratags=[(65000, 2, 0, words[kind], True)], **options,
+            )  # fmt: skip
+    return Canary(path, words)
+
+
+# ---------------------------------------------------------------------------------------------------- the search
+
+
+def texts_in(path: Path) -> Iterator[bytes]:
+    """All that a file says: its bytes, and what is in them once decompressed."""
+    data = path.read_bytes()
+    yield data
+    yield path.name.encode()
+    yield from png_texts(data)
+    if path.suffix == ".parquet":
+        table = pyarrow.parquet.read_table(path)
+        yield repr((table.schema.metadata, table.to_pydict())).encode()
+    if path.suffix == ".tif":
+        with tifffile.TiffFile(path) as tiff:
+            yield repr(
+                [tag.value for page in tiff.pages if isinstance(page, tifffile.TiffPage) for tag in page.tags]
+            ).encode()
+    for embedded in embedded_in(path):
+        yield embedded
+        yield from png_texts(embedded)
+
+
+def png_texts(data: bytes) -> Iterator[bytes]:
+    at = 8 if data.startswith(b"\x89PNG") else len(data)
+    while at < len(data):
+        length, kind = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
+        chunk = data[at + 8 : at + 8 + length]
+        if kind in (b"zTXt", b"iTXt", b"eXIf", b"iCCP"):
+            yield chunk
+            for start in (m.end() for m in re.finditer(b"\0+", chunk)):
+                yield zlib.decompressobj().decompress(chunk[start:]) if chunk[start : start + 1] == b"x" else b""
+        at += 12 + length
+
+
+def embedded_in(path: Path) -> list[bytes]:
+    """The files inside a page, as its data URIs hold them."""
+    if path.suffix != ".html":
+        return []
+    return [base64.b64decode(text) for text in re.findall(r"data:[\w/+.-]+;base64,([\w+/=]+)", path.read_text())]
+
+
+def pictures_in(folder: Path) -> Iterator[tuple[str, Pixels]]:
+    """Every picture of a folder: PNG and JPEG files, those inside pages, and the colour arrays of zarr groups."""
+    for path in folder.rglob("*"):
+        for data in [path.read_bytes(), *embedded_in(path)] if path.is_file() else []:
+            if data.startswith((b"\x89PNG", b"\xff\xd8")):
+                with Image.open(io.BytesIO(data)) as image:
+                    yield path.name, np.asarray(image.convert("RGB"), np.uint8)
+        if path.name == "zarr.json" and json.loads(path.read_bytes())["node_type"] == "array":
+            array = np.asarray(zarr.open_array(path.parent, mode="r"))
+            if array.ndim >= 3 and array.shape[-1] == 3:
+                assert array.size, f"{path.parent} is empty, so it shows nothing"
+                yield str(path.parent.name), array.reshape(-1, *array.shape[-2:])
+
+
+def told(text: bytes, words: dict[str, str]) -> list[str]:
+    """Which of the words a text holds, in any case, in 8 or 16 bits, plain or in base64."""
+    text = text.lower()
+    return [kind for kind, word in words.items() if any(spelt in text for spelt in spellings(word))]
+
+
+@cache
+def spellings(word: str) -> tuple[bytes, ...]:
+    plain = word.encode()
+    # In base64 three bytes are four letters, so a word looks in three ways; its ends depend on what stands beside it.
+    encoded = [base64.b64encode(b"x" * before + plain)[4:-4] for before in range(3)]
+    return tuple(spelt.lower() for spelt in (plain, word.encode("utf-16-le"), *encoded))
+
+
+def shows_canary(pixels: Pixels) -> bool:
+    distances = [np.abs(pixels.astype(np.int16) - colour).max(-1).min() for colour in (MAGENTA, LIME)]
+    return bool(min(distances) < _COLOUR_DISTANCE)
+
+
+def assert_silent(folder: Path, canaries: list[Canary]) -> None:
+    """No file below the folder tells a word or shows a picture of a canary."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    found = {
+        f"{path.relative_to(folder)}: {kind}"
+        for path in files
+        for text in texts_in(path)
+        for canary in canaries
+        for kind in told(text, canary.words)
+    }
+    assert found == set()
+    names = [name for name, pixels in pictures_in(folder) if shows_canary(pixels)]
+    assert names == []
+
+
+def words_in(text: str, canaries: list[Canary], *, but: tuple[str, ...] = ()) -> set[str]:
+    return {kind for canary in canaries for kind in told(text.encode(), canary.words)} - set(but)
+
+
+# ---------------------------------------------------------------------------------------------------- the runs
+
+
+@dataclass
+class Ran:
+    """What the terminal and the log said."""
+
+    said: str = ""
+    log: str = ""
+
+
+def command(ran: Ran, caplog: pytest.LogCaptureFixture, *arguments: object, code: int = 0) -> None:
+    with caplog.at_level(logging.DEBUG):
+        done = CliRunner().invoke(cli.app, ["--verbose", *map(str, arguments)])
+    error = str(done.exception) if isinstance(done.exception, SpecslideError) else ""
+    assert done.exit_code == code, done.output
+    ran.said += done.output + error
+    ran.log += caplog.text
+    caplog.clear()
+
+
+def manifest_of(canaries: list[Canary], path: Path) -> Path:
+    lines = [f"{canary.path},{canary.slide_id}" for canary in canaries]
+    path.write_text("\n".join(["slide_path,slide_id", *lines]) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(20, marks=pytest.mark.nightly)])
+def test_nothing_of_a_slide_leaves_it(count: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """From slides to stores and heatmaps in every format, by the ids of a manifest; from slides directly; and again."""
+    canaries = [make_canary(tmp_path / "slides", number) for number in range(count)]
+    model = write_model(tmp_path / "model", threshold=0.4, mpp=1.0)
+    out, ran = tmp_path / "out", Ran()
+    stores, made = out / "stores", out / "heatmaps"
+    tile = [
+        "tile",
+        "--manifest",
+        manifest_of(canaries, tmp_path / "slides.csv"),
+        "--mpp",
+        1,
+        "--tile-px",
+        32,
+        "--out",
+        stores,
+    ]
+    command(ran, caplog, *tile, "--workers", 1)
+    command(ran, caplog, *tile, "--workers", 1)  # what is there is kept, and said to be
+    found = sorted(stores.glob("*.zarr"))
+    assert [path.stem for path in found] == [canary.slide_id for canary in canaries]
+    heatmap = ["heatmap", *found, "--model", model, "--formats", ",".join(FORMATS), "--out", made]
+    command(ran, caplog, *heatmap)
+    command(ran, caplog, *heatmap)
+    for canary in canaries:
+        outputs = OutputConfig(formats=FORMATS)
+        make_heatmap(canary.path, load_model(model), out / "direct", slide_id=canary.slide_id, outputs=outputs)
+    command(ran, caplog, "verify", *found, *made.glob("s*"))
+    (made / canaries[0].slide_id / "overlay.png").write_bytes(b"damaged")
+    (stores / f"{canaries[0].slide_id}.zarr" / "zarr.json").unlink()
+    command(ran, caplog, "verify", *found, *made.glob("s*"), code=1)
+    (stores / f"{canaries[0].slide_id}.zarr").rename(tmp_path / "damaged.zarr")
+    (made / canaries[0].slide_id / "overlay.png").unlink()
+    assert {path.name for path in (out / "direct").iterdir()} == {canary.slide_id for canary in canaries}
+    assert_silent(out, canaries)
+    assert words_in(ran.said + ran.log, canaries) == set()
+    assert canaries[0].slide_id in ran.said
+    assert ran.log
+
+
+def damaged(canary: Canary, how: str) -> None:
+    data = bytearray(canary.path.read_bytes())
+    if how == "cut":
+        del data[len(data) // 3 :]
+    elif how == "noise in the tiles":
+        with tifffile.TiffFile(canary.path) as tiff:
+            page = tiff.pages.first
+            for start, size in zip(page.dataoffsets, page.databytecounts, strict=True):
+                data[start : start + size] = bytes(size)
+    elif how == "no scale":
+        data = bytearray(bytes(data).replace(b"MPP = 1.0", b"MPP = ???"))
+    else:
+        data[:4] = b"GIF8"
+    canary.path.write_bytes(bytes(data))
+
+
+HOW = ("cut", "noise in the tiles", "no scale", "no TIFF")
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_a_slide_that_fails_is_named_and_nothing_of_it_is_told(
+    how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The terminal names the file that the user passed, so that it can be found; nothing that stands in the file."""
+    canary = make_canary(tmp_path / "slides", 7)
+    damaged(canary, how)
+    model, out, ran = write_model(tmp_path / "model", mpp=1.0), tmp_path / "out", Ran()
+    tile = ["tile", "--manifest", manifest_of([canary], tmp_path / "slides.csv"), "--out", out / "stores"]
+    command(ran, caplog, *tile, "--mpp", 1, "--tile-px", 32, "--workers", 1, code=1)
+    command(ran, caplog, "heatmap", canary.path, "--model", model, "--out", out / "heatmaps", code=1)
+    with pytest.raises(SpecslideError) as caught:
+        make_heatmap(canary.path, load_model(model), out / "direct", slide_id="s07")
+    assert words_in(ran.said + ran.log + str(caught.value), [canary], but=("name", "folder")) == set()
+    assert words_in(ran.said, [canary]) == {"name", "folder"}, "or nobody could find the file"
+
+
+def test_the_terminal_of_a_run_that_fails(run_cli: RunCli, tmp_path: Path) -> None:
+    """A process of its own, whose libraries write to the terminal themselves."""
+    canaries = [make_canary(tmp_path / "slides", number) for number in range(3)]
+    for canary, how in zip(canaries, HOW, strict=False):
+        damaged(canary, how)
+    manifest = manifest_of(canaries, tmp_path / "slides.csv")
+    done = run_cli(
+        "-v", "tile", "--manifest", manifest, "--mpp", 1, "--tile-px", 32, "--out", tmp_path / "out", cwd=tmp_path
+    )
+    assert done.returncode == 1
+    assert "3 of 3 slides failed" in done.stderr
+    assert words_in(done.stdout + done.stderr, canaries, but=("name", "folder")) == set()
+    assert_silent(tmp_path / "out", canaries)
+
+
+# ----------------------------------------------------------------------------------------- does the search find?
+
+
+def test_the_canaries_sing(tmp_path: Path) -> None:
+    """OpenSlide reads every word and both pictures from the slide, so what leaks could be found."""
+    canary = make_canary(tmp_path, 1)
+    with openslide.OpenSlide(canary.path) as slide:
+        assert slide.properties["openslide.vendor"] == "aperio"
+        said = " ".join(slide.properties.values())
+        for kind in ("label", "macro"):
+            slide.associated_images[kind].convert("RGB").save(tmp_path / f"{kind}.png")
+    assert {"user", "date", "barcode", "description", "scanner", "name"} <= words_in(said, [canary])
+    for kind in ("label", "macro"):
+        with Image.open(tmp_path / f"{kind}.png") as image:
+            assert shows_canary(np.asarray(image, np.uint8))
+    assert told(canary.path.read_bytes(), canary.words) == [kind for kind in KINDS if kind != "folder"]
+
+
+def leak(folder: Path, canary: Canary, way: str) -> None:
+    """Give a word, or the label's picture, away in one way."""
+    word, label = canary.words["user"], Image.new("RGB", (64, 64), MAGENTA)
+    file = io.BytesIO()
+    label.resize((16, 16)).save(file, "JPEG", quality=60)
+    uri = base64.b64encode(file.getvalue()).decode()
+    match way:
+        case "plain":
+            (folder / "a.json").write_text(json.dumps({"user": word.upper()}))
+        case "a file's name":
+            (folder / f"{word}.txt").write_text("")
+        case "a PNG's compressed text":
+            from PIL.PngImagePlugin import PngInfo
+
+            info = PngInfo()
+            info.add_text("Author", word, zip=True)
+            Image.new("RGB", (8, 8)).save(folder / "a.png", pnginfo=info)
+        case "a table's metadata":
+            table = pyarrow.table({"a": [word]}).replace_schema_metadata({"b": "c"})
+            pyarrow.parquet.write_table(table, folder / "a.parquet", compression="zstd")
+        case "base64":
+            (folder / "a.html").write_text(base64.b64encode(f"The users are {word}.".encode()).decode())
+        case "a picture in a page":
+            (folder / "a.html").write_text(f'<img src="data:image/jpeg;base64,{uri}">')
+        case "a picture's corner":
+            pixels = np.full((300, 300, 3), 200, np.uint8)
+            pixels[:5, :5] = np.asarray(label)[:5, :5]
+            Image.fromarray(pixels).save(folder / "a.png")
+        case "an array of a store":
+            array = zarr.create_array(folder / "a.zarr", shape=(64, 64, 3), dtype="uint8")
+            array[:] = np.asarray(label)
+
+
+WAYS = (
+    "plain", "a file's name", "a PNG's compressed text", "a table's metadata", "base64", "a picture in a page",
+    "a picture's corner", "an array of a store",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_leak_is_found(tmp_path: Path, way: str) -> None:
+    canary = make_canary(tmp_path / "slides", 1)
+    (tmp_path / "out").mkdir()
+    assert_silent(tmp_path / "out", [canary])
+    leak(tmp_path / "out", canary, way)
+    with pytest.raises(AssertionError):
+        assert_silent(tmp_path / "out", [canary])
