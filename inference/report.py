@@ -268,20 +268,21 @@ def _tiles_part(prediction: Prediction, evidence: Evidence) -> str:
 
 def _tile_figure(prediction: Prediction, row: int, pixels: UInt8Array) -> str:
     p, x, y = prediction.probabilities[row, prediction.positive], prediction.x0[row], prediction.y0[row]
+    flagged = FLAG in prediction.columns and prediction.columns[FLAG][row]
+    unlike = "<br><strong>unlike the training tiles</strong>" if flagged else ""
     return (
         f'<figure><img src="{_jpeg(_shrunk(pixels, _TILE_PX))}" alt="Tile at x {x}, y {y}, probability {p:.3f}">'
-        f"<figcaption>{p:.3f}<br>x {x}, y {y}</figcaption></figure>"
+        f"<figcaption>{p:.3f}<br>x {x}, y {y}{unlike}</figcaption></figure>"
     )
 
 
 def _quality_part(prediction: Prediction, evidence: Evidence) -> str:
     known = outside(prediction.columns, prediction.ood_quantile)
-    said = (
-        "Whether the tiles are like those the model was trained on was not measured."
-        if known is None
-        else (known.finding + (" Its probabilities mean little there." if known.tiles else ""))
-    )
-    parts = [f"<p>{_text(said)}</p>"]
+    if known is None:
+        parts = ["<p>Whether the tiles are like those the model was trained on was not measured.</p>"]
+    else:
+        meaning = " Its probabilities mean little there." if known.tiles else ""
+        parts = [f"<p>{_text(known.finding + meaning)}</p>", _unlike_picture(prediction) if known.tiles else ""]
     rows = [
         (name, *(f"{q:.4g}" for q in np.nanquantile(values.astype(np.float64), (0, 0.5, 1))), _COLUMNS.get(name, ""))
         for name, values in {**prediction.columns, **evidence.quality}.items()
@@ -302,11 +303,27 @@ def _left_out_part(prediction: Prediction) -> str:
     text += "below where a tile was analysed; the rest is greyed.</p>"
     picture, px0 = _overview(prediction, _LONGEST_PX // 2)
     covered = np.isfinite(_assembled(prediction, picture.shape[:2], px0))
-    greyed = np.where(covered[..., None], picture, (picture // 4 + 96).astype(np.uint8))
     table = _table("Tiles that were not analysed", ("they", "tiles"), rows) if rows else ""
-    height, width = greyed.shape[:2]
-    image = f'<img src="{_jpeg(greyed)}" width="{width}" height="{height}" style="max-width:100%;height:auto" '
-    return _section("What was not analysed", f'{text}{table}{image}alt="The slide, greyed where not analysed">')
+    image = _image(_greyed(picture, covered), "The slide, greyed where not analysed")
+    return _section("What was not analysed", f"{text}{table}{image}")
+
+
+def _unlike_picture(prediction: Prediction) -> str:
+    """Where the tiles out of distribution are; where tiles overlap, most of a place's must be."""
+    picture, px0 = _overview(prediction, _LONGEST_PX // 2)
+    unlike = np.nan_to_num(_assembled(prediction, picture.shape[:2], px0, prediction.columns[FLAG])) > 0.5
+    image = _image(_greyed(picture, unlike), "The slide, greyed but for the tiles unlike the training tiles")
+    return f"<figure>{image}<figcaption>Where they are: the rest of the slide is greyed.</figcaption></figure>"
+
+
+def _greyed(picture: UInt8Array, but: NDArray[np.bool_]) -> UInt8Array:
+    return np.where(but[..., None], picture, (picture // 4 + 96).astype(np.uint8))
+
+
+def _image(picture: UInt8Array, alt: str) -> str:
+    height, width = picture.shape[:2]
+    size = f'width="{width}" height="{height}" style="max-width:100%;height:auto"'
+    return f'<img src="{_jpeg(picture)}" {size} alt="{_text(alt)}">'
 
 
 def _provenance_part(prediction: Prediction, software: Mapping[str, str]) -> str:
@@ -349,10 +366,11 @@ def _heat(prediction: Prediction, picture: UInt8Array, px0: float) -> UInt8Array
     return colours
 
 
-def _assembled(prediction: Prediction, shape: Sequence[int], px0: float) -> Floats:
-    p = prediction.probabilities[:, prediction.positive]
+def _assembled(prediction: Prediction, shape: Sequence[int], px0: float, values: Floats | None = None) -> Floats:
+    """The map of the positive class, or of other values of the tiles (N,); NaN where nothing was analysed."""
+    shown = prediction.probabilities[:, prediction.positive] if values is None else values
     corners = (prediction.x0, prediction.y0, prediction.grid.tile_px0, px0)
-    return assemble(p, *corners, (shape[0], shape[1]), "tent")
+    return assemble(shown, *corners, (shape[0], shape[1]), "tent")
 
 
 def _colours(values: NDArray[np.floating[Any]]) -> UInt8Array:

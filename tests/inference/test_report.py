@@ -198,6 +198,22 @@ def test_columns_out_of_distribution_only_where_there_are_some(make_prediction: 
     assert "trained on was not measured" not in text
 
 
+def test_tiles_unlike_the_training_tiles_are_marked_and_shown(make_prediction: MakePrediction) -> None:
+    columns = ood_columns(np.array([3, 0, 1.5, 0.5], np.float32))
+    predicted = make_prediction(PLACES, [0.9, 0.2, 0.6, 0.1], columns=columns, ood_quantile=0.99)
+    text = page_of(predicted, most=((0, tile(9)), (2, tile(50))), least=((3, tile(90)), (1, tile(95))))
+    captions = re.findall("<figcaption>(.*?)</figcaption>", text)
+    assert [caption[:5] for caption in captions if "unlike the training tiles" in caption] == ["0.900", "0.600"]
+    *_, unlike, analysed = pictures(text, "jpeg")
+    for shown, bright in ((unlike, [0, 2]), (analysed, [0, 1, 2, 3])):
+        means = [shown[y // 2 + 8 : y // 2 + 24, x // 2 + 8 : x // 2 + 24].mean() for x, y in PLACES]
+        assert [i for i, mean in enumerate(means) if mean > 200] == bright
+    few = ood_columns(np.full(4, 0.5, np.float32))
+    without = page_of(make_prediction(PLACES, [0.9, 0.2, 0.6, 0.1], columns=few, ood_quantile=0.99))
+    assert "unlike the training tiles" not in without
+    assert len(pictures(without, "jpeg")) == 2
+
+
 @pytest.mark.parametrize(
     ("ratios", "said"),
     [
