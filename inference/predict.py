@@ -26,10 +26,11 @@ from inference.readahead import Batch, Batches, read_ahead, regrouped
 from tiling import Grid, Slide, TileStore, TilingConfig
 from tiling.annotations import annotation_hash, area_fractions, read_polygons
 from tiling.errors import ConfigError, InputError, ModelError, SlideError
+from tiling.quality import METRICS, Measure, measurer
 from tiling.slide import slide_name
 from tiling.store import SlideFacts
-from tiling.tile import plan_tiles, read_tiles, slide_facts
-from tiling.where import parse_where, rows_where
+from tiling.tile import Plan, plan_tiles, read_tiles, slide_facts
+from tiling.where import parse_where, rows_where, tile_columns
 from training import TileModel
 
 UInt8Array = NDArray[np.uint8]
@@ -56,7 +57,8 @@ class PredictConfig(BaseModel):
     max_bad_tiles: float = Field(0.01, ge=0, le=1)
     """Fraction of a slide's tiles that may be passed over because they cannot be decoded."""
     where: str | None = None
-    """Which tiles of a store, by its columns: `focus > 20 and pen < 0.05`; see tiling.where."""
+    """Which tiles, by the columns of a store, which are measured of a slide: `focus > 20 and pen < 0.05`; see
+    tiling.where."""
     tta: bool = False
     """Test-time augmentation: the mean over all eight orientations of each tile, at eight times the cost."""
     batch_size: PositiveInt | None = None
@@ -111,7 +113,8 @@ class Prediction:
     where the models can tell, `ood_ratio` and `ood`, see inference.novelty."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Tiles of the grid that were not predicted, by the first reason that holds: `no_tissue`, `filtered`,
-    `outside_roi`, `undecodable`."""
+    `outside_roi`, `undecodable`. Of a slide, tiles outside the region are not read, so `outside_roi` comes before
+    `filtered`."""
     ood_quantile: float | None = None
     """Of the validation tiles' distances to the training tiles, where `ood` begins; None: no model tells."""
 
@@ -132,11 +135,11 @@ def predict_slide(
     `slide_mpp` (micrometres per level-0 pixel) overrides the file's own scale. `roi` is a GeoJSON or ASAP XML file;
     tiles that lie outside all its polygons are left out. Raises ModelError where scales do not fit and nothing can be
     resampled, and for a model that gives no finite probability, naming the tile; SlideError, StoreError, InputError
-    for `roi`, and ConfigError for `config.where` with a slide and what this machine cannot do.
+    for `roi`, and ConfigError for a column in `config.where` that there is not and what this machine cannot do.
     """
     path = Path(source)
     if config.where is not None and not is_store(path):
-        raise ConfigError("where", "chooses by the columns of a tile store", f"tile {path.name} first, pass the store")
+        _require_columns_of_slides(config.where)
     region = None if roi is None else read_region_of_interest(roi)
     settings = prediction_settings(path, config, roi)
     asked = _Asked.of(model, config)
@@ -152,7 +155,8 @@ def predict_slide(
 
             tiles = _from_slide(opened, slide_id or slide_name(path), asked, config, region)
         predicted, probabilities, columns = _predict(tiles, asked, progress or (lambda done, total: None))
-    first = asked.models[0].info
+    first, filtered = asked.models[0].info, int(tiles.filtered.sum())
+    undecodable = len(tiles.x0) - len(predicted) - filtered
     return Prediction(
         slide=tiles.slide,
         grid=tiles.grid,
@@ -166,7 +170,11 @@ def predict_slide(
         thumbnail_px0=tiles.thumbnail_px0,
         provenance=_provenance(model, asked, settings),
         columns=columns,
-        left_out=tiles.left_out | {"undecodable": tiles.left_out["undecodable"] + len(tiles.x0) - len(predicted)},
+        left_out={
+            **tiles.left_out,
+            "filtered": tiles.left_out["filtered"] + filtered,
+            "undecodable": tiles.left_out["undecodable"] + undecodable,
+        },
         ood_quantile=asked.ood_quantile,
     )
 
@@ -185,14 +193,12 @@ def is_store(path: Path) -> bool:
 
 
 def prediction_settings(source: Path, config: PredictConfig, roi: Path | None = None) -> dict[str, Any]:
-    """The settings that decide the prediction of that source; a store's tiles are chosen already.
+    """The settings that decide the prediction of that source; a store brings some of them.
 
     Raises InputError if the file `roi` cannot be read.
     """
-    deciding = (
-        {"min_tissue", "where"} if is_store(source) else {"overlap", "min_tissue", "mpp_tolerance", "max_bad_tiles"}
-    )
-    settings = config.model_dump(include=deciding, exclude_none=True)
+    of_slides = set() if is_store(source) else {"overlap", "mpp_tolerance", "max_bad_tiles"}
+    settings = config.model_dump(include={"min_tissue", "where"} | of_slides, exclude_none=True)
     settings |= config.model_dump(include={"tta", "backend", "precision"}, exclude_defaults=True)
     return settings | ({} if roi is None else {"roi_sha256": annotation_hash(roi)})
 
@@ -262,9 +268,11 @@ class _Tiles:
     thumbnail: UInt8Array
     thumbnail_px0: float
     batches: Batches
-    """Indices of tiles and their pixels; a tile that cannot be decoded is passed over."""
+    """Indices of tiles and their pixels; a tile that cannot be decoded, or is filtered, is passed over."""
     left_out: dict[str, int]
     """Tiles of the grid that are not among these; see `Prediction.left_out`."""
+    filtered: NDArray[np.bool_]
+    """Of these, the tiles that were filtered once they were read, (N,); known when `batches` are through."""
 
 
 def _from_slide(
@@ -287,17 +295,25 @@ def _from_slide(
     whole, plan = len(plan.x0), plan.only(np.flatnonzero(_inside(region, plan.x0, plan.y0, plan.grid)))
     left_out = {
         "no_tissue": plan.grid.rows * plan.grid.columns - whole,
+        "filtered": 0,
         "outside_roi": whole - len(plan.x0),
         "undecodable": 0,
     }
     handles = _Handles(slide, opened)
+    keeps = None if config.where is None else _Filter(config.where, plan, measurer(tiling.quality, plan.thumbnail))
+    filtered = np.zeros(len(plan.x0), np.bool_)
 
     def read(rows: Rows) -> Batch:
         with handles.borrowed() as handle:
             found = list(read_tiles(handle, plan.grid, plan.x0[rows], plan.y0[rows], max_bad=1.0))
         side, good = plan.grid.tile_px, [index for index, _ in found]
         pixels = np.array([tile for _, tile in found], np.uint8).reshape(len(found), side, side, 3)
-        return rows[good], pixels
+        rows = rows[good]
+        if keeps is None or not len(rows):
+            return rows, pixels
+        kept = keeps(rows, pixels)
+        filtered[rows] = ~kept
+        return rows[kept], pixels[kept]
 
     wanted = _slices(len(plan.x0), asked.batch_size)
     batches = _read(read, wanted, asked.readers)
@@ -308,9 +324,36 @@ def _from_slide(
         y0=plan.y0,
         thumbnail=plan.thumbnail,
         thumbnail_px0=plan.thumbnail_px0,
-        batches=regrouped(_few_bad(batches, wanted, config.max_bad_tiles, slide.path), asked.batch_size),
+        batches=regrouped(_few_bad(batches, wanted, filtered, config.max_bad_tiles, slide.path), asked.batch_size),
         left_out=left_out,
+        filtered=filtered,
     )
+
+
+@dataclass(frozen=True)
+class _Filter:
+    """Which tiles of a slide an expression keeps: their columns are measured as those of a store are."""
+
+    where: str
+    plan: Plan
+    measure: Measure
+
+    def __call__(self, rows: Rows, pixels: UInt8Array) -> NDArray[np.bool_]:
+        """Bool (n,) of the tiles of those rows, with those pixels (n, T, T, 3), n at least 1."""
+        plan, measured = self.plan, [self.measure(tile) for tile in pixels]
+        quality = {name: np.array([row[name] for row in measured], np.float32) for name in measured[0]}
+        columns = tile_columns(quality, plan.x0[rows], plan.y0[rows], plan.tissue[rows])
+        return parse_where(self.where).mask(columns, len(rows))
+
+
+def _require_columns_of_slides(where: str) -> None:
+    """Raise ConfigError for a column that is not known of a slide: those of annotations are a store's."""
+    none: Floats = np.empty(0, np.float32)
+    try:
+        parse_where(where).mask(tile_columns(dict.fromkeys(METRICS, none), none, none, none), 0)
+    except ConfigError as error:
+        fix = f"{error.fix}; for annotation classes, tile the slide with --annotations and pass the store"
+        raise ConfigError(error.where, error.what, fix) from None
 
 
 def _from_store(store: TileStore, asked: _Asked, config: PredictConfig, region: shapely.Geometry | None) -> _Tiles:
@@ -343,6 +386,7 @@ def _from_store(store: TileStore, asked: _Asked, config: PredictConfig, region: 
         thumbnail_px0=store.attributes.thumbnail_px0,
         batches=_read(lambda part: (part, store.read(rows[part])), wanted, asked.readers),
         left_out=left_out,
+        filtered=np.zeros(len(rows), np.bool_),
     )
 
 
@@ -371,12 +415,17 @@ def _read(read: Callable[[Rows], Batch], wanted: Sequence[Rows], readers: int) -
     return read_ahead((partial(read, rows) for rows in wanted), readers, readers + _BATCHES_AHEAD)
 
 
-def _few_bad(batches: Batches, wanted: Sequence[Rows], max_bad: float, path: Path) -> Batches:
-    """The batches themselves. Raises SlideError when more than the fraction `max_bad` of all tiles is missing."""
+def _few_bad(
+    batches: Batches, wanted: Sequence[Rows], filtered: NDArray[np.bool_], max_bad: float, path: Path
+) -> Batches:
+    """The batches themselves. Raises SlideError when more than the fraction `max_bad` of all tiles is missing.
+
+    Tiles that are `filtered`, bool (N,), are not missing.
+    """
     bad, total = 0, sum(map(len, wanted))
     with closing(batches):
         for rows, batch in zip(wanted, batches, strict=True):
-            bad += len(rows) - len(batch[0])
+            bad += len(rows) - len(batch[0]) - int(filtered[rows].sum())
             if bad > max_bad * total:
                 what = f"has too many tiles that cannot be decoded, {bad} of the first {rows[-1] + 1}"
                 raise SlideError(path, what, "copy or scan the slide again, or raise max_bad_tiles")
@@ -418,6 +467,8 @@ def _predict(tiles: _Tiles, asked: _Asked, progress: Progress) -> tuple[Rows, Fl
                 spread[rows] = deviation
             predicted[rows] = True
             progress(int(rows[-1]) + 1, total)
+    if total and not predicted[-1]:  # the last tiles were passed over
+        progress(total, total)
     done = np.flatnonzero(predicted)
     probabilities = answers[done, :classes]
     columns = {"entropy": entropy(probabilities)} | ({} if spread is None else {"spread": spread[done]})

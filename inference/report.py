@@ -291,7 +291,7 @@ def _quality_part(prediction: Prediction, evidence: Evidence) -> str:
     if rows:
         parts.append(_table("Columns of the tiles", ("column", "least", "median", "most", "what it is"), rows))
     if not evidence.quality:
-        parts.append("<p>Focus, pen marks and the like were not measured; tiling into a store measures them.</p>")
+        parts.append("<p>Focus, pen marks and the like are shown of tiles from a store.</p>")
     return _section("Quality, and what the model knows", "".join(parts))
 
 

@@ -89,9 +89,15 @@ def rows_where(store: TileStore, text: str | None) -> NDArray[np.bool_]:
 
 def store_columns(store: TileStore) -> dict[str, NDArray[Any]]:
     """The columns of a store that an expression can use, (N,) each."""
-    columns: dict[str, NDArray[Any]] = dict(store.quality)
-    columns |= {"x": store.x.astype(np.float64), "y": store.y.astype(np.float64), "tissue": store.tissue}
+    columns = tile_columns(store.quality, store.x, store.y, store.tissue)
     return columns | {f"{_ANNOTATION}{name}": fraction for name, fraction in store.annotations.items()}
+
+
+def tile_columns(
+    quality: Mapping[str, NDArray[Any]], x0: NDArray[Any], y0: NDArray[Any], tissue: NDArray[Any]
+) -> dict[str, NDArray[Any]]:
+    """The columns of tiles without annotations, (N,) each, as an expression sees them."""
+    return {**quality, "x": x0.astype(np.float64), "y": y0.astype(np.float64), "tissue": tissue}
 
 
 def column_summary(store: TileStore, kept: NDArray[np.bool_]) -> list[tuple[str, str, str, str]]:
