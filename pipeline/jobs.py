@@ -133,7 +133,7 @@ def heatmap_all(
             except SpecslideError as error:
                 failed[str(source)] = str(error)
             bar.advance(shown)
-    write_cohort_index(out, {_name_of(Path(name)): _without_path(text, name) for name, text in failed.items()})
+    write_cohort_index(out, {_name_of(Path(name)): without_path(text, name) for name, text in failed.items()})
     return reports, failed
 
 
@@ -160,7 +160,11 @@ def _roi_of(roi: Path, source: Path) -> Path:
     return found
 
 
-def _without_path(reason: str, source: str) -> str:
-    """A reason as others may read it: the index is sent away with the results, and tells nothing of the machine."""
-    known = reason.replace(source, Path(source).name).replace(str(Path(source).resolve().parent) + os.sep, "")
-    return re.sub(r"(?<![\w.])/(?:[^/\s;,]+/)+", "", known)
+def without_path(reason: str, source: str, name: str | None = None) -> str:
+    """A reason as others may read it: pages and records are sent away with results, and tell nothing of the machine.
+
+    `name` is what the slide `source` is called there, for a file may be named after a patient; None: as its file.
+    """
+    file = Path(source).name
+    known = reason.replace(source, name or file).replace(str(Path(source).resolve().parent) + os.sep, "")
+    return re.sub(r"(?<![\w.])/(?:[^/\s;,]+/)+", "", known).replace(file, name or file)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from inference.predict import PredictConfig
 from inference.result import OVERLAY, REPORT, TABLE, HeatmapReport, make_heatmap
 from pipeline.config import HeatmapConfig, StudyConfig, load_study
 from pipeline.engines import default_workers
-from pipeline.jobs import require_folder, tile_all
+from pipeline.jobs import require_folder, tile_all, without_path
 from pipeline.page import Picture, Section, write_page
 from tiling import TileStore
 from tiling.annotations import read_geojson
@@ -70,7 +70,9 @@ def run(study: StudyConfig | Path | str) -> StudyReport:
     known = [report for report in heatmaps if report.slide_id in _with_truth(rows, config)]
     test_auroc = _tile_auroc(config.out / "stores", known, load_model(model))
     report = StudyReport(config.out, model, tuple(heatmaps), failed, test_auroc, trained)
-    _record(report, config)
+    slide_of = {row.slide_id: str(row.slide_path) for row in rows}
+    told = {slide_id: without_path(reason, slide_of[slide_id], slide_id) for slide_id, reason in failed.items()}
+    _record(replace(report, failed=told), config)
     return report
 
 

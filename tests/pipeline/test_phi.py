@@ -32,6 +32,7 @@ from typer.testing import CliRunner
 from inference.formats import FORMATS, OutputConfig
 from inference.result import make_heatmap
 from pipeline import cli
+from pipeline.jobs import without_path
 from tests.inference.conftest import picture, write_model
 from tests.pipeline.conftest import RunCli
 from tiling.errors import SpecslideError
@@ -294,6 +295,21 @@ def test_the_terminal_of_a_run_that_fails(run_cli: RunCli, tmp_path: Path) -> No
     assert "3 of 3 slides failed" in done.stderr
     assert words_in(done.stdout + done.stderr, canaries, but=("name", "folder")) == set()
     assert_silent(tmp_path / "out", canaries)
+
+
+@pytest.mark.parametrize(
+    ("reason", "name", "told_of_it"),
+    [
+        ("/data/ward 7/MILLER.svs: is cut short; copy it", "s1", "s1: is cut short; copy it"),
+        ("/data/ward 7/MILLER.svs: is cut short; copy it", None, "MILLER.svs: is cut short; copy it"),
+        ("/data/ward 7/MILLER.svs, tile at x 1, y 2: no", "s1", "s1, tile at x 1, y 2: no"),
+        ("MILLER.svs and /home/ann/out/s1.zarr: differ", "s1", "s1 and s1.zarr: differ"),
+        ("s1: cannot be written (No space left on device)", "s1", "s1: cannot be written (No space left on device)"),
+        ("the scale 1/2 of /a/b is and/or was", "s1", "the scale 1/2 of b is and/or was"),
+    ],
+)
+def test_reasons_as_others_may_read_them(reason: str, name: str | None, told_of_it: str) -> None:
+    assert without_path(reason, "/data/ward 7/MILLER.svs", name) == told_of_it
 
 
 # ----------------------------------------------------------------------------------------- does the search find?

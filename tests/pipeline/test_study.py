@@ -182,6 +182,10 @@ def test_a_bad_slide_stops_nothing(cohort: Path, tmp_path: Path, run_cli: RunCli
     assert (tmp_path / "results" / "heatmaps" / "synthetic-04" / "overlay.png").exists()
     assert json.loads((tmp_path / "results" / "study.json").read_text())["failed"].keys() == {"synthetic-05"}
     check_page(tmp_path / "results" / "index.html", "Not analysed", "synthetic-05")
+    for name in ("study.json", "index.html"):  # which are sent to others
+        text = (tmp_path / "results" / name).read_text()
+        assert str(tmp_path) not in text
+        assert cut.name not in text, "a file may be named after a patient; the manifest's id is not"
 
 
 def manifest_without(cohort: Path, folder: Path, *bare: str) -> Path:
