@@ -30,7 +30,7 @@ Floats = NDArray[np.float32]
 Predict = Callable[[UInt8Array], Floats]
 """Tiles uint8 (B, T, T, 3) -> class probabilities float32 (B, C).
 
-Of a model with `novelty` (B, C + 1): last comes the distance to its training tiles, in units of its threshold.
+Of a model with `novelty` (B, C + 1): last comes how unlike its training tiles a tile is, see training.novelty.
 """
 Backend = Literal["torch", "onnx", "auto"]
 Precision = Literal["auto", "32", "bf16"]
@@ -38,7 +38,7 @@ Precision = Literal["auto", "32", "bf16"]
 AGREEMENT = 1e-4
 """How far a probability of ONNX Runtime's may be from torch's."""
 NOVELTY_AGREEMENT = 1e-3
-"""How far its distance to the training tiles may be, in units of the threshold; relatively beyond it."""
+"""How far the novelty may be, absolutely up to 1 and relatively above."""
 _INSTALL = "pip install 'specslide[onnx]', or use --backend torch"
 _PROBE_TILES, _PROBE_ROUNDS = 8, 3
 # Input pixels of a batch, and most tiles: about 1 GiB of activations of a small network on a CPU, where larger batches

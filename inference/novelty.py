@@ -1,6 +1,6 @@
 """How much of a slide lies outside what the models have seen, and how to say so. Pure.
 
-`ood_ratio` is a tile's distance to the training tiles, see training.novelty, in units of the model's own threshold: 1
+`ood_ratio` is a tile's distance to the training tiles, see training.novelty, in units of the model's own thresholds: 1
 is the border for any model. Over several models or orientations it is the mean. `ood` is 1 where it is above 1, else 0.
 """
 

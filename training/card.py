@@ -70,10 +70,11 @@ def _novelty(info: ModelInfo) -> str:
     if known is None:
         return "It cannot tell tiles that are unlike those it was trained on."
     return (
-        f"Tiles unlike those it was trained on are flagged, as far as its features show them: tiles farther from the\n"
-        f"  nearest class' mean than {known.quantile:.0%} of the validation tiles (Mahalanobis distance "
-        f"{known.threshold:.4g};\n  Lee et al., NeurIPS 2018; {known.train_tiles:,} training and "
-        f"{known.val_tiles:,} validation tiles)."
+        f"Tiles unlike those it was trained on are flagged, as far as its features and nine plain statistics of their\n"
+        f"  pixels show them: those farther from the nearest class' mean than {known.quantile:.0%} of the validation "
+        f"tiles\n  (Mahalanobis distances {known.features_threshold:.4g} and {known.appearance_threshold:.4g}; Lee et "
+        f"al., NeurIPS 2018;\n  {known.train_tiles:,} training and {known.val_tiles:,} validation tiles). A flag says "
+        "that the model has seen nothing like it,\n  not that it is wrong; no flag does not say that it is right."
     )
 
 

@@ -31,7 +31,7 @@ from torch.nn import functional
 
 from tiling.errors import ConfigError, ModelError, OutputError, SpecslideError
 from tiling.files import canonical_json, claimed, folder_faults, folder_hash, new_folder, sha256_file
-from training.novelty import Novelty
+from training.novelty import APPEARANCE, Gaussians, Novelty, appearance
 from training.stain import StainTarget, missing_package, normalise
 
 log = logging.getLogger(__name__)
@@ -113,10 +113,14 @@ class TileClassifier(nn.Module):
         return logits
 
     def logits_and_features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """The same logits (B, C), and the features (B, D) that the last layer makes them of, in one forward."""
+        """The same logits (B, C), and in one forward what novelty is judged by, float32 (B, D + 9).
+
+        That is the features that the last layer makes the logits of, and then the pixels' `appearance`.
+        """
         network: Any = self.backbone  # which all of timm's networks offer
         maps = network.forward_features(self._normal(pixels))
-        return network.forward_head(maps), network.forward_head(maps, pre_logits=True)
+        features = network.forward_head(maps, pre_logits=True).float()
+        return network.forward_head(maps), torch.cat([features, appearance(pixels)], dim=1)
 
     def _normal(self, pixels: Tensor) -> Tensor:
         return ((pixels - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
@@ -127,7 +131,7 @@ class TileClassifier(nn.Module):
 
 
 class Features(nn.Module):
-    """What a classifier's last layer sees: tiles uint8 (B, T, T, 3) -> features float32 (B, D)."""
+    """What novelty is judged by: tiles uint8 (B, T, T, 3) -> features and appearance, float32 (B, D + 9)."""
 
     def __init__(self, network: TileClassifier) -> None:
         super().__init__()
@@ -135,19 +139,20 @@ class Features(nn.Module):
 
     def forward(self, tiles: Tensor) -> Tensor:
         """See the class."""
-        return self.network.logits_and_features(self.network.pixels(tiles))[1].float()
+        return self.network.logits_and_features(self.network.pixels(tiles))[1]
 
     def offered(self) -> bool:
         """Whether the backbone gives them, and its logits with them; all of timm's that were tried do."""
+        backbone: Any = self.network.backbone
         side = self.network.input_px
         pixels = torch.zeros(1, 3, side, side, device=self.network.mean.device)
         try:
             with torch.inference_mode():
                 logits, features = self.network.logits_and_features(pixels)
                 same = torch.allclose(logits, self.network.logits(pixels), rtol=1e-4, atol=1e-5)
-        except (AttributeError, TypeError):
+        except (AttributeError, TypeError, RuntimeError):  # RuntimeError: features of another shape than (B, D)
             return False
-        return same and tuple(features.shape) == (1, getattr(self.network.backbone, "head_hidden_size", None))
+        return same and features.shape[1] == backbone.head_hidden_size + APPEARANCE
 
 
 class SplitSummary(BaseModel):
@@ -191,14 +196,16 @@ class NoveltySummary(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    threshold: float = Field(gt=0, allow_inf_nan=False)
-    """Mahalanobis distance beyond which a tile is out of distribution."""
+    features_threshold: float = Field(gt=0, allow_inf_nan=False)
+    """Mahalanobis distance of the features beyond which a tile is out of distribution."""
+    appearance_threshold: float = Field(gt=0, allow_inf_nan=False)
+    """The same of the pixels' appearance."""
     quantile: float = Field(gt=0, lt=1)
-    """Of the validation tiles' distances, which the threshold is."""
+    """Of the validation tiles, the part that lies within both."""
     train_tiles: int
     """Tiles it was fitted on."""
     val_tiles: int
-    """Tiles the threshold was taken from."""
+    """Tiles the thresholds were taken from."""
 
 
 class ModelInfo(BaseModel):
@@ -277,9 +284,9 @@ class TileModel:
         return np.asarray(probabilities.cpu().numpy())
 
     def predict_with_novelty(self, tiles: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """The same probabilities, and from the same forward distances float32 (B,) to the training tiles.
+        """The same probabilities, and from the same forward how unlike the training tiles they are, float32 (B,).
 
-        They are in units of the threshold: above 1 a tile is out of distribution. None where the model cannot tell.
+        Above 1 a tile is out of distribution; see training.novelty. None where the model cannot tell.
         """
         if self.novelty is None:
             return self.predict(tiles), None
@@ -376,8 +383,7 @@ def save_model(
         try:
             save_file(state, partial / WEIGHTS)
             if novelty is not None:
-                kept = {"means": novelty.means, "whitening": novelty.whitening}
-                save_file({name: part.cpu().contiguous() for name, part in kept.items()}, partial / NOVELTY)
+                save_file(_novelty_tensors(novelty), partial / NOVELTY)
         except SafetensorError as error:  # how it reports a full disk
             raise OutputError(
                 folder / WEIGHTS, f"cannot be written ({error})", "free some space and train again"
@@ -423,17 +429,33 @@ def _load_novelty(folder: Path, info: ModelInfo, backbone: nn.Module) -> Novelty
     """What the model remembers of its training tiles. Raises ModelError for what does not fit it."""
     if info.novelty is None:
         return None
-    side: Any = getattr(backbone, "head_hidden_size", None)
+    side, known = getattr(backbone, "head_hidden_size", None), info.novelty
     try:
-        parts = load_file(folder / NOVELTY)
-        means, whitening = parts["means"], parts["whitening"]
+        tensors = load_file(folder / NOVELTY)
+        features = Gaussians(tensors["features_means"], tensors["features_whitening"], known.features_threshold)
+        looks = Gaussians(tensors["appearance_means"], tensors["appearance_whitening"], known.appearance_threshold)
     except (OSError, SafetensorError, KeyError) as error:
         raise ModelError(folder / NOVELTY, f"cannot be read ({type(error).__name__})", "train again") from None
+    if not (_fits(features, side, info) and _fits(looks, APPEARANCE, info)):
+        raise ModelError(folder / NOVELTY, "does not fit the model", "train again")
+    return Novelty(features, looks)
+
+
+def _fits(part: Gaussians, side: Any, info: ModelInfo) -> bool:
+    """Whether these are float32 numbers of vectors of that many, for at most as many classes as there are."""
     shapes = [(count, side) for count in range(1, len(info.classes) + 1)]
-    wanted = tuple(means.shape) in shapes and tuple(whitening.shape) == (side, side)
-    if not (wanted and all(part.dtype == torch.float32 and part.isfinite().all() for part in (means, whitening))):
-        raise ModelError(folder / NOVELTY, "does not fit the model's features", "train again")
-    return Novelty(means, whitening, info.novelty.threshold)
+    fitting = tuple(part.means.shape) in shapes and tuple(part.whitening.shape) == (side, side)
+    return fitting and all(t.dtype == torch.float32 and bool(t.isfinite().all()) for t in (part.means, part.whitening))
+
+
+def _novelty_tensors(novelty: Novelty) -> State:
+    """The tensors of the file `novelty.safetensors`, by name."""
+    parts = {"features": novelty.features, "appearance": novelty.appearance}
+    return {
+        f"{part}_{name}": getattr(gaussians, name).cpu().contiguous()
+        for part, gaussians in parts.items()
+        for name in ("means", "whitening")
+    }
 
 
 def read_info(folder: Path) -> ModelInfo:

@@ -5,6 +5,10 @@ adversarial attacks", NeurIPS 2018 (arXiv 1807.03888), section 2.1, without thei
 penultimate features to the nearest class mean, by Mahalanobis, under one covariance of all classes. It is shrunk after
 Ledoit & Wolf, "A well-conditioned estimator for large-dimensional covariance matrices", J Multivar Anal 88 (2004)
 365-411, so that fewer tiles than features, and features that never vary, do.
+
+A network that learned to tell classes may have unlearned all else: noise and plain green can lie in the middle of what
+its last layer sees. Lee et al. ask its earlier layers too; here the pixels are asked, by nine plain statistics, in the
+same way. A tile is as unlike as the more unlike of the two.
 """
 
 from __future__ import annotations
@@ -22,40 +26,53 @@ QUANTILE = 0.99
 """Of the validation tiles' distances: the threshold. Training tiles lie too near for it."""
 MOST_TILES = 20_000
 """As many tiles of a split, at most, are looked at."""
+APPEARANCE = 9
+"""Numbers that `appearance` gives."""
 _LEAST_SHRINKAGE = 1e-6
+_FAINTEST = 1 / 255
 
 Floats = NDArray[np.float32]
 Float64s = NDArray[np.float64]
 
 
+def appearance(pixels: Tensor) -> Tensor:
+    """What tiles look like: float32 (B, 9) of pixels (B, 3, S, S) in [0, 1].
+
+    Of each channel the mean, and the logarithms of the standard deviation and of the mean absolute difference between
+    neighbours: colour, contrast, and how fine the texture is.
+    """
+    mean = pixels.mean(dim=(2, 3), keepdim=True)
+    deviation = (pixels - mean).square().mean(dim=(2, 3)).sqrt()
+    across = (pixels[..., 1:] - pixels[..., :-1]).abs().mean(dim=(2, 3))
+    down = (pixels[..., 1:, :] - pixels[..., :-1, :]).abs().mean(dim=(2, 3))
+    logs = (torch.log(part + _FAINTEST) for part in (deviation, (across + down) / 2))
+    return torch.cat([mean.flatten(1), *logs], dim=1).float()
+
+
 @dataclass(frozen=True, eq=False)
-class Novelty:
-    """What a model remembers of its training tiles' features, float32, and where they end."""
+class Gaussians:
+    """One normal distribution a class, of one covariance, float32, and the distance at which they end."""
 
     means: Tensor
     """(C, D): of each class that has tiles."""
     whitening: Tensor
-    """(D, D): features times this have unit covariance about their class means."""
-    threshold: float
+    """(D, D): vectors times this have unit covariance about their class means."""
+    threshold: float = 1.0
     """Distance beyond which a tile is out of distribution."""
 
-    def distances(self, features: Tensor) -> Tensor:
-        """Mahalanobis distances float32 (B,) of features (B, D) to the nearest class mean."""
-        with torch.autocast(features.device.type, enabled=False):  # bf16 would not tell near from far
-            whitened = (features.float() - self._centre) @ self.whitening
+    def distances(self, vectors: Tensor) -> Tensor:
+        """Mahalanobis distances float32 (B,) of vectors (B, D) to the nearest class mean."""
+        with torch.autocast(vectors.device.type, enabled=False):  # bf16 would not tell near from far
+            whitened = (vectors.float() - self._centre) @ self.whitening
             far = torch.cdist(whitened, self._whitened_means, compute_mode="donot_use_mm_for_euclid_dist")
         return far.amin(dim=1)
 
-    def ratios(self, features: Tensor) -> Tensor:
-        """The same distances in units of the threshold: above 1 is out of distribution."""
-        return self.distances(features) / self.threshold
-
-    def to(self, device: torch.device) -> Novelty:
+    def to(self, device: torch.device) -> Gaussians:
         """The same on a device."""
         return replace(self, means=self.means.to(device), whitening=self.whitening.to(device))
 
     @cached_property
-    def _centre(self) -> Tensor:  # taken off first, so that float32 loses nothing to features far from zero
+    def _centre(self) -> Tensor:  # taken off first, so that float32 loses nothing to vectors far from zero
         return self.means.mean(dim=0)
 
     @cached_property
@@ -63,16 +80,58 @@ class Novelty:
         return (self.means - self._centre) @ self.whitening
 
 
-def fit_novelty(
-    features: Floats, labels: NDArray[np.integer], validation: Floats, quantile: float = QUANTILE
-) -> Novelty | None:
-    """Fit on training features (N, D) with class indices (N,); the threshold is a quantile of the validation's (M, D).
+@dataclass(frozen=True, eq=False)
+class Novelty:
+    """What a model remembers of its training tiles."""
 
-    None where no distance can be told: features that are the same for all tiles of a class, or not finite.
+    features: Gaussians
+    """Of the D features that the last layer sees."""
+    appearance: Gaussians
+    """Of the pixels' nine statistics."""
+
+    def ratios(self, rows: Tensor) -> Tensor:
+        """How unlike tiles are, float32 (B,), by features and then appearance (B, D + 9): above 1 out of distribution.
+
+        The larger of the two distances, each in units of its threshold.
+        """
+        features, looks = rows[:, :-APPEARANCE], rows[:, -APPEARANCE:]
+        of_features = self.features.distances(features) / self.features.threshold
+        return torch.maximum(of_features, self.appearance.distances(looks) / self.appearance.threshold)
+
+    def to(self, device: torch.device) -> Novelty:
+        """The same on a device."""
+        return Novelty(self.features.to(device), self.appearance.to(device))
+
+
+def fit_novelty(
+    rows: Floats, labels: NDArray[np.integer], validation: Floats, quantile: float = QUANTILE
+) -> Novelty | None:
+    """Fit on features and appearance (N, D + 9) of training tiles, and their class indices (N,).
+
+    The thresholds are such that this quantile of the validation tiles (M, D + 9) lies within both. None where no
+    distance can be told: what is the same for all tiles of a class, or not finite.
     """
-    if not (len(features) and len(validation) and np.isfinite(features).all() and np.isfinite(validation).all()):
+    if not len(validation) or not np.isfinite(validation).all():
         return None
-    exact = features.astype(np.float64)
+    parts = []
+    for columns in (slice(None, -APPEARANCE), slice(-APPEARANCE, None)):
+        part = fit_gaussians(rows[:, columns], labels)
+        if part is None:
+            return None
+        alone = _quantile(part.distances(torch.from_numpy(validation[:, columns])), quantile)
+        if not 0 < alone < np.inf:
+            return None
+        parts.append(replace(part, threshold=alone))
+    # Each alone leaves out its own tiles: together they are widened until no more than stated are left out.
+    wider = _quantile(Novelty(*parts).ratios(torch.from_numpy(validation)), quantile) * (1 + 1e-6)
+    return Novelty(*(replace(part, threshold=part.threshold * wider) for part in parts))
+
+
+def fit_gaussians(vectors: Floats, labels: NDArray[np.integer]) -> Gaussians | None:
+    """Fit on vectors (N, D) with class indices (N,); None for vectors that do not vary within classes."""
+    if not len(vectors) or not np.isfinite(vectors).all():
+        return None
+    exact = vectors.astype(np.float64)
     classes, index = np.unique(labels, return_inverse=True)
     means = np.stack([exact[index == c].mean(0) for c in range(len(classes))])
     residuals = exact - means[index]
@@ -81,14 +140,7 @@ def fit_novelty(
     # With the covariance L L', |inv(L) (x - m)| is the Mahalanobis distance.
     lower = np.linalg.cholesky(shrunk_covariance(residuals))
     whitening = scipy.linalg.solve_triangular(lower, np.eye(len(lower)), lower=True).T
-    fitted = Novelty(_tensor(means), _tensor(whitening), threshold=1.0)
-    distances = fitted.distances(torch.from_numpy(validation)).numpy()
-    threshold = float(np.quantile(distances, quantile, method="higher"))  # as few as stated lie beyond, or fewer
-    return replace(fitted, threshold=threshold) if 0 < threshold < np.inf else None
-
-
-def _tensor(values: Float64s) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values, np.float32))
+    return Gaussians(_tensor(means), _tensor(whitening))
 
 
 def shrunk_covariance(residuals: Float64s) -> Float64s:
@@ -103,3 +155,12 @@ def shrunk_covariance(residuals: Float64s) -> Float64s:
     shrunk = (1 - share) * plain
     shrunk.flat[:: side + 1] += share * mean
     return np.asarray(shrunk)
+
+
+def _quantile(distances: Tensor, quantile: float) -> float:
+    """As few as stated lie beyond, or fewer."""
+    return float(np.quantile(distances.numpy(), quantile, method="higher"))
+
+
+def _tensor(values: Float64s) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values, np.float32))

@@ -200,10 +200,14 @@ def _novelty(training: Training, samples: Samples, config: TrainConfig) -> tuple
         return None, None
     novelty = fit_novelty(train, samples.label[drawn[0]], val)
     if novelty is None:
-        log.warning("the features of the training tiles do not vary: unlike tiles will not be told")
+        log.warning("the training tiles do not vary: unlike tiles will not be told")
         return None, None
     tiles = {"train_tiles": len(train), "val_tiles": len(val)}
-    return novelty, NoveltySummary(threshold=novelty.threshold, quantile=QUANTILE, **tiles)
+    thresholds = {
+        "features_threshold": novelty.features.threshold,
+        "appearance_threshold": novelty.appearance.threshold,
+    }
+    return novelty, NoveltySummary.model_validate({**thresholds, "quantile": QUANTILE, **tiles})
 
 
 def _drawn(samples: Samples, split: str, seed: int) -> NDArray[np.intp]:

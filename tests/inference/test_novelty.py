@@ -50,7 +50,10 @@ def write_knowing_model(folder: Path, seed: int = 0) -> Path:
     novelty = fit_novelty(learned, np.arange(len(learned)) % 2, validated)
     assert novelty is not None
     counts = {"train_tiles": len(learned), "val_tiles": len(validated)}
-    summary = NoveltySummary(threshold=novelty.threshold, quantile=0.99, **counts)
+    thresholds = {
+        "features_threshold": novelty.features.threshold, "appearance_threshold": novelty.appearance.threshold,
+    }  # fmt: skip
+    summary = NoveltySummary.model_validate({**thresholds, "quantile": 0.99, **counts})
     info = model.info.model_copy(update={"novelty": summary, "hashes": {}})
     save_model(folder, model.network, info, model_card(info), novelty)
     return folder
@@ -186,7 +189,8 @@ def test_one_model_that_cannot_tell_leaves_the_ensemble_without(
 
 def test_a_distance_that_is_no_number_names_the_tile(slide: Path, knowing: TileModel) -> None:
     assert knowing.novelty is not None
-    broken = replace(knowing, novelty=replace(knowing.novelty, whitening=knowing.novelty.whitening * torch.nan))
+    features = replace(knowing.novelty.features, whitening=knowing.novelty.features.whitening * torch.nan)
+    broken = replace(knowing, novelty=replace(knowing.novelty, features=features))
     with pytest.raises(ModelError, match=r"disc, tile at x \d+, y \d+: the model gives no finite"):
         predict_slide(slide, broken)
 

@@ -20,7 +20,7 @@ from tiling.errors import ModelError
 from tiling.files import claimed, new_folder
 from training.card import model_card
 from training.model import Features, NoveltySummary, TileClassifier, load_model, make_classifier, save_model
-from training.novelty import Novelty, fit_novelty, shrunk_covariance
+from training.novelty import APPEARANCE, Novelty, appearance, fit_gaussians, fit_novelty, shrunk_covariance
 
 Floats = NDArray[np.float32]
 
@@ -42,7 +42,7 @@ def drawn(count: int, side: int, classes: int, seed: int = 0, scale: float = 1.0
 def test_distances_are_scipys_under_scikit_learns_covariance(count: int, side: int, classes: int) -> None:
     features, labels = drawn(count, side, classes)
     others, _ = drawn(30, side, classes, seed=1, scale=3.0)
-    found = fit_novelty(features, labels, others)
+    found = fit_gaussians(features, labels)
     assert found is not None
     exact = features.astype(np.float64)
     means = np.stack([exact[labels == c].mean(0) for c in range(classes)])
@@ -51,7 +51,6 @@ def test_distances_are_scipys_under_scikit_learns_covariance(count: int, side: i
     distances = found.distances(torch.from_numpy(others))
     assert distances.dtype == torch.float32
     np.testing.assert_allclose(distances[:8], expected, rtol=2e-3)
-    np.testing.assert_allclose(found.ratios(torch.from_numpy(others)) * found.threshold, distances, rtol=1e-6)
 
 
 @given(st.integers(2, 40), st.integers(2, 12), st.integers(0, 2**31))
@@ -68,51 +67,72 @@ def test_the_covariance_is_scikit_learns(count: int, side: int, seed: int) -> No
 
 @pytest.mark.parametrize("count", [1, 2, 99, 100, 101, 204, 1000])
 def test_no_more_of_the_validation_tiles_than_stated_lie_beyond(count: int) -> None:
-    features, labels = drawn(200, 8, 2)
-    validation, _ = drawn(count, 8, 2, seed=5, scale=1.5)
-    found = fit_novelty(features, labels, validation)
+    rows, labels = drawn(200, 8 + APPEARANCE, 2)
+    validation, _ = drawn(count, 8 + APPEARANCE, 2, seed=5, scale=1.5)
+    found = fit_novelty(rows, labels, validation)
     assert found is not None
-    beyond = int((found.ratios(torch.from_numpy(validation)) > 1).sum())
-    assert beyond == (count - 1) // 100 <= 0.01 * count
-    assert fit_novelty(features, labels, validation, 0.5).threshold <= found.threshold  # type: ignore[union-attr]
+    ratios = found.ratios(torch.from_numpy(validation))
+    assert int((ratios > 1).sum()) == (count - 1) // 100 <= 0.01 * count
+    assert ratios.max() > 0.999
+    parts = ((found.features, validation[:, :8]), (found.appearance, validation[:, 8:]))
+    each = np.stack([part.distances(torch.from_numpy(own)) / part.threshold for part, own in parts])
+    np.testing.assert_allclose(ratios, each.max(0), rtol=1e-6)
+    if count == 1000:
+        assert set(each.argmax(0)) == {0, 1}, "now the one, now the other decides"
+        halves = fit_novelty(rows, labels, validation, 0.5)
+        assert halves is not None
+        assert int((halves.ratios(torch.from_numpy(validation)) > 1).sum()) == 499
+
+
+def test_appearance_is_numpys() -> None:
+    pixels = np.random.default_rng(0).random((4, 3, 7, 7)).astype(np.float32)
+    pixels[1] = 0.5
+    across, down = np.abs(np.diff(pixels, axis=3)), np.abs(np.diff(pixels, axis=2))
+    rough = (across.mean((2, 3)) + down.mean((2, 3))) / 2
+    expected = [pixels.mean((2, 3)), np.log(pixels.std((2, 3)) + 1 / 255), np.log(rough + 1 / 255)]
+    found = appearance(torch.from_numpy(pixels))
+    assert found.shape == (4, APPEARANCE)
+    np.testing.assert_allclose(found, np.concatenate(expected, 1), rtol=1e-4)
 
 
 def test_a_feature_that_never_varied_and_now_does_is_far() -> None:
     features, labels = drawn(200, 8, 2)
-    found = fit_novelty(features, labels, features)
+    found = fit_gaussians(features, labels)
     assert found is not None
     moved = features.copy()
     moved[:, 0] += 20
-    assert (found.ratios(torch.from_numpy(moved)) > 2).all()
+    usual = found.distances(torch.from_numpy(features)).max()
+    assert (found.distances(torch.from_numpy(moved)) > 2 * usual).all()
 
 
 def test_distances_are_those_of_32_bits_whatever_the_network_computes_in() -> None:
-    features, labels = drawn(200, 8, 2)
-    found = fit_novelty(features, labels, features)
+    rows, labels = drawn(200, 8 + APPEARANCE, 2)
+    found = fit_novelty(rows, labels, rows)
     assert found is not None
-    tensor = torch.from_numpy(features)
+    tensor = torch.from_numpy(rows)
     with torch.autocast("cpu", torch.bfloat16):
-        inside = found.distances(tensor)
-    assert torch.equal(inside, found.distances(tensor))
-    assert found.distances(tensor.bfloat16()).dtype == torch.float32
-    assert found.distances(tensor[:0]).shape == (0,)
+        inside = found.ratios(tensor)
+    assert torch.equal(inside, found.ratios(tensor))
+    assert found.ratios(tensor.bfloat16()).dtype == torch.float32
+    assert found.ratios(tensor[:0]).shape == (0,)
 
 
-ONES = np.ones((6, 4), np.float32)
-VARIED = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+VARIED = np.random.default_rng(0).normal(size=(6, 4 + APPEARANCE)).astype(np.float32)
 
 
 @pytest.mark.parametrize(
     ("features", "labels", "validation"),
     [
-        (ONES, [0, 1] * 3, VARIED),
+        (np.ones_like(VARIED), [0, 1] * 3, VARIED),
+        (VARIED * np.repeat([0, 1], [4, 9]).astype(np.float32), [0, 1] * 3, VARIED),
+        (VARIED * np.repeat([1, 0], [4, 9]).astype(np.float32), [0, 1] * 3, VARIED),
         (VARIED[:2], [0, 1], VARIED),  # one tile a class says nothing of how they vary
         (VARIED, [0, 1] * 3, VARIED[:0]),
         (VARIED[:0], [], VARIED),
         (np.where(VARIED > 1, np.nan, VARIED), [0, 1] * 3, VARIED),
         (VARIED, [0, 1] * 3, np.where(VARIED > 1, np.inf, VARIED)),
     ],
-    ids=["constant", "single", "no validation", "nothing", "nan", "inf"],
+    ids=["constant", "features", "appearance", "single", "no validation", "nothing", "nan", "inf"],
 )
 def test_where_nothing_can_be_told_nothing_is(features: Floats, labels: list[int], validation: Floats) -> None:
     assert fit_novelty(features, np.array(labels, np.int64), validation) is None
@@ -122,7 +142,7 @@ def test_two_opposite_tiles_and_a_class_without_any_are_enough() -> None:
     """Ledoit and Wolf's estimate of two opposite tiles is not shrunk at all, and singular."""
     found = fit_novelty(VARIED[:2], np.array([2, 2]), VARIED)
     assert found is not None
-    assert found.means.shape == (1, 4)
+    assert found.features.means.shape == (1, 4)
     assert found.ratios(torch.from_numpy(VARIED)).isfinite().all()
 
 
@@ -142,8 +162,9 @@ def test_one_forward_gives_the_plain_logits_and_features(backbone: str) -> None:
     with torch.inference_mode():
         logits, features = network.logits_and_features(pixels)
         torch.testing.assert_close(logits, network.logits(pixels), rtol=0, atol=0)
-    assert features.shape == (2, network.backbone.head_hidden_size)
-    assert not torch.equal(features[0], features[1])
+    assert features.shape == (2, network.backbone.head_hidden_size + APPEARANCE)  # type: ignore[operator]
+    assert not torch.equal(features[0, :-APPEARANCE], features[1, :-APPEARANCE])
+    torch.testing.assert_close(features[:, -APPEARANCE:], appearance(pixels))
     assert Features(network).offered()
 
 
@@ -182,7 +203,10 @@ def some_tiles(count: int, seed: int) -> NDArray[np.uint8]:
 
 @pytest.fixture
 def folder(tmp_path: Path, network: TileClassifier, novelty: Novelty) -> Path:
-    summary = NoveltySummary(threshold=novelty.threshold, quantile=0.99, train_tiles=20, val_tiles=20)
+    summary = NoveltySummary(
+        features_threshold=novelty.features.threshold, appearance_threshold=novelty.appearance.threshold,
+        quantile=0.99, train_tiles=20, val_tiles=20,
+    )  # fmt: skip
     info = info_of(network).model_copy(update={"novelty": summary})
     save_model(tmp_path / "model", network, info, model_card(info), novelty)
     return tmp_path / "model"
@@ -225,17 +249,18 @@ def test_a_damaged_or_missing_file_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["text", "name", "side", "classes", "flat", "type", "nan"])
-def test_a_forged_file_is_refused(folder: Path, wrong: str) -> None:
+@pytest.mark.parametrize("part", ["features_means", "appearance_means"])
+def test_a_forged_file_is_refused(folder: Path, part: str, wrong: str) -> None:
     path = folder / "novelty.safetensors"
     parts = load_file(path)
-    means = parts["means"]
+    means = parts[part]
     forged = {
         "name": {"mean": means},
-        "side": {"means": means[:, 1:]},
-        "classes": {"means": means.repeat(2, 1)},
-        "flat": {"means": means.sum()},
-        "type": {"means": means.double()},
-        "nan": {"means": means * torch.nan},
+        "side": {part: means[:, 1:]},
+        "classes": {part: means.repeat(2, 1)},
+        "flat": {part: means.sum()},
+        "type": {part: means.double()},
+        "nan": {part: means * torch.nan},
     }
     if wrong == "text":
         data = b"no tensors at all"

@@ -55,7 +55,9 @@ def test_two_processes_are_one_on_the_same_global_batch(image_table: Path, tmp_p
         assert b == pytest.approx(a, rel=1e-4)
     for name, value in weights_of(one).items():
         torch.testing.assert_close(weights_of(two / "whole")[name], value, rtol=1e-3, atol=1e-4)
-    known, known_by_two = (load_file(run / "model" / "novelty.safetensors")["means"] for run in (one, two / "whole"))
+    known, known_by_two = (
+        load_file(run / "model" / "novelty.safetensors")["features_means"] for run in (one, two / "whole")
+    )
     torch.testing.assert_close(known_by_two, known, rtol=1e-2, atol=1e-3)
     told = {path.stem: path.read_text() for path in two.glob("*.txt")}
     loss = single.metrics["val"]["log_loss"].value
