@@ -235,11 +235,14 @@ def test_a_store_of_the_slides_own_tiles_says_the_same(tmp_path: Path) -> None:
 
 
 def check_level(case: Case, values: NDArray[np.float32], first: tuple[float, float], pixel: float, parts: int) -> None:
-    """A level of a map against the slide: `first` is the corner (x, y) of its first pixel and `pixel` its pixels' side,
+    """A level of a map against the slide.
 
-    both in level-0 pixels as the file says; a pixel is the mean of `parts` x `parts` of the finest.
+    `first` is the corner (x, y) of its first pixel and `pixel` its pixels' side, level-0 pixels, as the file says; a
+    pixel is the mean of `parts` x `parts` of the finest.
     """
     side = pixel / parts
+    assert first == pytest.approx((0, 0), abs=1e-6), "every level begins in the slide's corner"
+    assert case.overlap or side == pytest.approx(case.tile_px0), "a pixel is a tile, from corner to corner"
     x, y = (start + side * np.arange(n * parts) for n, start in zip(values.shape[::-1], first, strict=True))
     fine = case.expected(x + side / 2, y + side / 2)
     assert np.isfinite(fine[np.ix_(y < case.size[1], x < case.size[0])]).all()
@@ -263,7 +266,6 @@ def test_every_level_of_the_ome_tiff(made: Made) -> None:
     finest = pixels.physical_size_x / mpp
     # OME's positions are of pixels' centres, from the centre of the slide's first pixel.
     first = (plane.position_x / mpp + 0.5 - finest / 2, plane.position_y / mpp + 0.5 - finest / 2)
-    assert first == pytest.approx((0, 0), abs=1e-6)
     for values in levels:  # all begin in one corner, and say no more of their scale than their size
         parts = levels[0].shape[1] // values.shape[1]
         assert levels[0].shape == (values.shape[0] * parts, values.shape[1] * parts)
