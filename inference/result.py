@@ -66,9 +66,9 @@ def make_heatmap(
     """Predict a slide or store and write `<out_dir>/<slide_id>/`; nothing, if it is there already.
 
     The folder holds the tiles' probabilities (Parquet and CSV), the overlay picture, QuPath tile objects, a report
-    to be read (HTML), and `slide.json` with scores and provenance. `truth` (level-0 pixels) is outlined in the
-    picture; `outputs` names further formats. Raises as `predict_slide`, ConfigError for an id that cannot name a
-    folder, and OutputError for a result made otherwise, unless `overwrite`.
+    to be read (HTML), and `slide.json` with scores, how much lies outside what the model has seen, and provenance.
+    `truth` (level-0 pixels) is outlined in the picture; `outputs` names further formats. Raises as `predict_slide`,
+    ConfigError for an id that cannot name a folder, and OutputError for a result made otherwise, unless `overwrite`.
     """
     path = Path(source)
     identity, slide_id = _identity(path, slide_id, slide_mpp)

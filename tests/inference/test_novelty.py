@@ -176,6 +176,17 @@ def test_orientations_and_models_are_averaged(slide: Path, knowing: TileModel, o
     assert_allclose(turned.columns["ood_ratio"], np.mean(np.stack(each), 0), rtol=1e-4)  # type: ignore[arg-type]
 
 
+def test_a_network_in_bf16_moves_the_ratios_little(half: Path, knowing: TileModel) -> None:
+    with Slide(half) as opened:
+        tiles = np.stack([opened.read_region(x, 256, 0, 32, 32) for x in range(64, 448, 16)])
+    exact = knowing.predict_with_novelty(tiles)[1]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = knowing.predict_with_novelty(tiles)[1]
+    assert found is not None
+    assert found.dtype == np.float32
+    assert_allclose(found, exact, rtol=0.1)  # type: ignore[arg-type]
+
+
 def test_one_model_that_cannot_tell_leaves_the_ensemble_without(
     slide: Path, knowing: TileModel, tmp_path: Path
 ) -> None:
@@ -249,10 +260,13 @@ def test_the_flags_lie_where_the_noise_is(half: Path, knowing: TileModel, tmp_pa
     assert made.warning.startswith(f"{share}% of the analysed tiles lie outside what the model has seen.")
 
 
-def test_the_command_line_warns_and_ends_well(noise: Path, knowing_folder: Path, tmp_path: Path) -> None:
+def test_the_command_line_warns_and_ends_well(
+    noise: Path, knowing_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     asked = ["heatmap", str(noise), "--model", str(knowing_folder), "--out", str(tmp_path)]
     done = CliRunner().invoke(cli.app, asked)
     assert done.exit_code == 0, done.output
+    assert "noise: This whole slide lies outside what the model has seen" in caplog.text
     assert (tmp_path / "noise" / "report.html").exists()
 
 
