@@ -1,0 +1,84 @@
+"""Slides and a model into heatmaps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.commands.options import Overwrite, SlideMpp, WhereOption, listed
+from pipeline.commands.outcomes import scores_text, show_outcomes
+
+
+def heatmap(
+    sources: Annotated[list[Path], typer.Argument(help="Slides, or tile stores (*.zarr).", readable=False)],
+    model: Annotated[
+        list[Path], typer.Option(help="Model folder of a training run; several, each with its --model: their mean.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the results, one folder a slide.")],
+    overlap: Annotated[float, typer.Option(help="Fraction a tile shares with its neighbour, on slides.")] = 0.0,
+    min_tissue: Annotated[float, typer.Option(help="Least fraction of a tile that is tissue.")] = 0.5,
+    slide_mpp: SlideMpp = None,
+    where: WhereOption = None,
+    roi: Annotated[
+        Path | None,
+        typer.Option(help="Predict only within its polygons: GeoJSON or ASAP XML; or a folder of <slide_id>.geojson."),
+    ] = None,
+    tta: Annotated[bool, typer.Option("--tta", help="Mean over all 8 orientations of a tile, 8 times slower.")] = False,
+    batch_size: Annotated[str, typer.Option(help="Tiles the model sees at once; halved if they do not fit.")] = "auto",
+    readers: Annotated[int | None, typer.Option(help="Threads that read; default: 1, on a GPU up to 8.")] = None,
+    backend: Annotated[str, typer.Option(help="torch; onnx: ONNX Runtime on the CPU; auto: the faster.")] = "torch",
+    precision: Annotated[str, typer.Option(help="auto (bf16 where the GPU computes in it), 32, or bf16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    formats: Annotated[
+        str | None,
+        typer.Option(help="Further files: png, geojson (regions), ometiff, omezarr, asap (regions); commas between."),
+    ] = None,
+    region_threshold: Annotated[
+        float | None, typer.Option(help="Regions are where the probability is at least this; default: the model's.")
+    ] = None,
+    min_region_um2: Annotated[float, typer.Option(help="Leave out smaller regions, square micrometres.")] = 0.0,
+    region_smoothing_um: Annotated[
+        float | None, typer.Option(help="Radius that outlines are smoothed by; default: a quarter of a tile, 0: none.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Heatmaps of slides, or of stores: predictions, overlay picture, QuPath objects and scores.
+
+    Examples:
+
+    `specslide heatmap slide.svs --model run/model --out heatmaps`
+
+    `specslide heatmap stores/*.zarr --model run/model --out heatmaps`
+
+    `specslide heatmap slide.svs --model a/model --model b/model --overlap 0.5 --tta --roi roi.geojson --out heatmaps`
+
+    `specslide heatmap slide.svs --model run/model --out heatmaps --formats geojson,ometiff --min-region-um2 1e5`
+    """
+    from inference import PredictConfig, load_model, make_ensemble
+    from inference.formats import OutputConfig
+    from inference.predict import require_machine
+    from pipeline.jobs import heatmap_all
+    from tiling.settings import checked
+    from training import load_train_config
+    from training.devices import device_of
+
+    settings = {
+        "overlap": overlap, "min_tissue": min_tissue, "where": where, "tta": tta, "batch_size": batch_size,
+        "readers": readers, "backend": backend, "precision": precision,
+    }  # fmt: skip
+    config = checked(PredictConfig, settings, "heatmap options")
+    place = device_of(load_train_config(None, {"device": "cpu" if backend == "onnx" else device}))
+    asked = make_ensemble([load_model(folder, place) for folder in model])
+    require_machine(asked, config)
+    wanted = {
+        "formats": listed(formats) or (), "region_threshold": region_threshold, "min_region_um2": min_region_um2,
+        "region_smoothing_um": region_smoothing_um,
+    }  # fmt: skip
+    outputs = checked(OutputConfig, wanted, "heatmap options")
+    reports, failed = heatmap_all(
+        sources, asked, out, config, slide_mpp=slide_mpp, roi=roi, outputs=outputs, overwrite=overwrite
+    )
+    rows = [(r.slide_id, f"{r.tiles} tiles, {scores_text(r.scores)}", "kept" if r.reused else "made") for r in reports]
+    show_outcomes(f"heatmaps in {out}", [*rows, *((name, "", reason) for name, reason in failed.items())], set(failed))
