@@ -18,6 +18,7 @@ from pipeline.commands.info import info
 from pipeline.commands.label import label
 from pipeline.commands.run import run
 from pipeline.commands.shortcut import shortcut
+from pipeline.commands.slurm import slurm
 from pipeline.commands.stress import stress
 from pipeline.commands.tile import tile
 from pipeline.commands.tiles import tiles
@@ -40,6 +41,7 @@ for _command in (
     info, tile, label, train, evaluate, stress, heatmap, export_model, evaluate_slides, tiles, run, verify, demo,
 ):  # fmt: skip  # in the order of their use, which --help keeps
     app.command()(_command)
+app.command(context_settings={"allow_interspersed_args": False})(slurm)  # what follows is another command's own
 imports.command()(histoprep)
 studies.command()(shortcut)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pipeline.console import progress_bar
 from pipeline.engines import Outcome, TileProgress, run_slides
 from pipeline.page import write_cohort_index
+from pipeline.parts import Part
 from tiling import TileReport, TilingConfig, tile_slide
 from tiling.errors import InputError, OutputError, SpecslideError
 from tiling.files import output_error
@@ -23,6 +24,8 @@ if TYPE_CHECKING:  # imported when needed: workers that tile must not wait for t
     from inference import Ensemble, HeatmapReport, PredictConfig
     from inference.formats import OutputConfig
     from training import TileModel
+
+_WHOLE = Part()
 
 
 @dataclass(frozen=True)
@@ -102,13 +105,14 @@ def heatmap_all(
     slide_mpp: float | None = None,
     roi: Path | None = None,
     outputs: OutputConfig | None = None,
+    part: Part = _WHOLE,
     overwrite: bool = False,
 ) -> tuple[list[HeatmapReport], dict[str, str]]:
     """Heatmaps of slides or stores, one after the other on the model's device; and the reason for each that failed.
 
-    `roi` is the region of interest of a single slide, or a folder of those of each. `out/index.html` shows all results
-    in the folder. Raises InputError if two would have one name, OutputError if the folder `out` cannot be made or
-    written.
+    `roi` is the region of interest of a single slide, or a folder of those of each. Of several jobs that share the
+    slides, each does its `part`. `out/index.html` shows all results in the folder. Raises InputError if two would have
+    one name, OutputError if the folder `out` cannot be made or written.
     """
     from inference import make_heatmap
     from inference.formats import OutputConfig
@@ -117,6 +121,7 @@ def heatmap_all(
     if roi is not None and len(sources) > 1 and not roi.is_dir():
         raise InputError(roi, f"is one region for {len(sources)} slides", "pass a folder of them, named by slide_id")
     require_folder(out)
+    sources = part.of(sources)  # after the checks, which are about all of them
     reports, failed = [], {}
     with progress_bar() as bar:
         shown = bar.add_task("heatmaps", total=len(sources), tiles="")

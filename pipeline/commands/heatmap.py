@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.options import Overwrite, SlideMpp, WhereOption, listed
+from pipeline.commands.options import Overwrite, PartOption, SlideMpp, WhereOption, listed
 from pipeline.commands.outcomes import scores_text, show_outcomes
+from pipeline.parts import Part
 
 
 def heatmap(
@@ -42,6 +43,7 @@ def heatmap(
     region_smoothing_um: Annotated[
         float | None, typer.Option(help="Radius that outlines are smoothed by; default: a quarter of a tile, 0: none.")
     ] = None,
+    part: PartOption = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Heatmaps of slides, or of stores: predictions, overlay picture, QuPath objects and scores.
@@ -78,7 +80,8 @@ def heatmap(
     }  # fmt: skip
     outputs = checked(OutputConfig, wanted, "heatmap options")
     reports, failed = heatmap_all(
-        sources, asked, out, config, slide_mpp=slide_mpp, roi=roi, outputs=outputs, overwrite=overwrite
-    )
+        sources, asked, out, config, slide_mpp=slide_mpp, roi=roi, outputs=outputs, part=part or Part(),
+        overwrite=overwrite,
+    )  # fmt: skip
     rows = [(r.slide_id, f"{r.tiles} tiles, {scores_text(r.scores)}", "kept" if r.reused else "made") for r in reports]
     show_outcomes(f"heatmaps in {out}", [*rows, *((name, "", reason) for name, reason in failed.items())], set(failed))

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.commands.options import Overwrite, SlideMpp
+from pipeline.commands.options import Overwrite, PartOption, SlideMpp
 from pipeline.commands.outcomes import show_outcomes
+from pipeline.parts import Part
 from tiling.errors import ConfigError, InputError
 
 # readable=False: a slide that may not be read is a bad slide like any other, and must not stop the rest.
@@ -39,6 +40,7 @@ def tile(
         str, typer.Option(help="specslide, otsu, hsv, histoprep; or a mask: a file, or a folder as for --annotations.")
     ] = "specslide",
     workers: Annotated[int | None, typer.Option(min=1, help="Parallel processes; default: one a core.")] = None,
+    part: PartOption = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Tile slides into zarr stores, with a tissue mask and a preview picture of each.
@@ -62,7 +64,7 @@ def tile(
         "tissue": {"method": _tissue_method(tissue)}, "quality": quality or ["specslide"],
     }  # fmt: skip
     config = checked(TilingConfig, settings, "tile options")
-    rows = _rows(slides, manifest)
+    rows = rows_of(slides, manifest)
     if annotations is not None:
         if not annotations.is_dir():
             raise InputError(annotations, "is not a folder", "pass the folder of the GeoJSON files")
@@ -70,7 +72,12 @@ def tile(
     rows = [row.model_copy(update={"mpp": slide_mpp or row.mpp}) for row in rows]
     masks = _tissue_files(Path(tissue), rows) if config.tissue.method == "mask" else {}
     outcomes = tile_all(
-        rows, out, config, workers=workers or default_workers(), overwrite=overwrite, tissue_files=masks
+        (part or Part()).of(rows),
+        out,
+        config,
+        workers=workers or default_workers(),
+        overwrite=overwrite,
+        tissue_files=masks,
     )
     show_outcomes(
         f"stores in {out}",
@@ -80,8 +87,8 @@ def tile(
     )  # fmt: skip
 
 
-def _rows(slides: list[Path] | None, manifest: Path | None) -> list[Any]:
-    """The slides to work on, from the command line or a manifest."""
+def rows_of(slides: list[Path] | None, manifest: Path | None) -> list[Any]:
+    """The slides to work on, from the command line or a manifest. Raises ConfigError for both or none, InputError."""
     from tiling.manifest import read_manifest, refuse_twins, slide_row
 
     if manifest is not None and not slides:
