@@ -20,6 +20,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from ctypes import Array, c_int64
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
@@ -213,6 +214,7 @@ def _run_pool(
     task: Task[Job, Result], order: Sequence[int], workers: int, watch: Watch[Job, Result], devices: Sequence[str]
 ) -> None:
     """Run the tasks in processes of this machine, and those of processes that died again, one by one."""
+    _start_tracker()
     round_ = _Round(task, watch, devices)
     suspects = round_.run(order, workers)
     while len(watch.outcomes) < len(order):
@@ -289,6 +291,17 @@ def _ended_when_stopped() -> Iterator[None]:
 
 
 _counters: Array[c_int64] | None = None  # of this worker process
+
+
+def _start_tracker() -> None:
+    """Start the tracker of multiprocessing's semaphores deaf to SIGUSR1: srun sends it to every process, the tracker
+    would die of it, and its successor would print a traceback for each semaphore.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])  # inherited by what is started now
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker(counters: Array[c_int64], free_devices: SimpleQueue[str] | None) -> None:

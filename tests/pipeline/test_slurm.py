@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +24,7 @@ from tests.inference.conftest import write_model
 from tests.pipeline.conftest import RunCli
 from tiling.errors import ConfigError, InputError
 from tiling.settings import checked
+from tiling.store import verify_store
 
 HOSTILE = [
     "a b",
@@ -295,6 +299,33 @@ def test_a_job_that_is_not_taken_is_an_error(programs: Path, monkeypatch: pytest
     write_program(programs / "sbatch", "import sys\nsys.exit('sbatch: error: invalid partition\\nBatch job failed')")
     with pytest.raises(ConfigError, match="did not take the job: sbatch: error: invalid partition Batch job failed"):
         submit_script("#!/bin/bash\n")
+
+
+# ------------------------------------------------------------------------------------------------- the signal
+
+
+def test_srun_signals_every_process_of_a_job_and_the_command_stops_in_order(small_slide: Path, tmp_path: Path) -> None:
+    """What slurmstepd does, `killpg`; with the exit code the script requeues on, and nothing broken in the log."""
+    for number in range(300):
+        (tmp_path / f"{number:03}.tif").symlink_to(small_slide)
+    command = [sys.executable, "-m", "pipeline.cli", "tile", *sorted(tmp_path.glob("*.tif")), "--workers", "2"]
+    root = Path(__file__).resolve().parents[2]
+    process = subprocess.Popen(
+        [*command, "--out", tmp_path / "stores", "--tile-px", "128"],
+        stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=root, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    while not list(tmp_path.glob("stores/*.zarr")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGUSR1)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == os.EX_TEMPFAIL, said
+    assert re.search(r"stopped by SIGUSR1 with \d+ of 300 slides done; run the same command again to go on", said)
+    assert "Traceback" not in said
+    assert "resource_tracker" not in said
+    made = list(tmp_path.glob("stores/*.zarr"))
+    assert 0 < len(made) < 300
+    assert [fault for store in made for fault in verify_store(store)] == []
 
 
 # ------------------------------------------------------------------------------------------- shares of the slides
