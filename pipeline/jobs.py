@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 from pipeline.cluster_config import ClusterConfig
 from pipeline.engines import Job, Outcome, Result, Task, TileProgress, bytes_of, run_slides
+from pipeline.ledger import timed
 from pipeline.page import write_cohort_index
 from pipeline.parts import Part
 from tiling import TileReport, TilingConfig, tile_slide
 from tiling.errors import ConfigError, InputError, OutputError
-from tiling.files import output_error
+from tiling.files import COMMIT, output_error
 from tiling.manifest import ManifestRow
 from tiling.slide import slide_name
 
@@ -41,6 +42,8 @@ class TileJob:
     overwrite: bool = False
     tissue_file: Path | None = None
     """The user's tissue mask, for the method `mask`."""
+    ledger: Path | None = None
+    """The study's folder, in whose ledger it is said."""
 
     @property
     def slide_id(self) -> str:
@@ -51,22 +54,18 @@ class TileJob:
         """The same job for a worker that starts in another folder."""
         row = self.row
         row = row.model_copy(update={"slide_path": row.slide_path.absolute(), "annotation": _absolute(row.annotation)})
-        return replace(self, row=row, out=self.out.absolute(), tissue_file=_absolute(self.tissue_file))
+        return replace(self, row=row, out=self.out.absolute(), tissue_file=_absolute(self.tissue_file),
+                       ledger=_absolute(self.ledger))  # fmt: skip
 
 
 def tile_job(job: TileJob, progress: TileProgress) -> TileReport:
     """Tile the slide of one job."""
-    return tile_slide(
-        job.row.slide_path,
-        job.out,
-        job.config,
-        slide_id=job.row.slide_id,
-        slide_mpp=job.row.mpp,
-        annotation=job.row.annotation,
-        tissue_file=job.tissue_file,
-        overwrite=job.overwrite,
-        progress=progress,
-    )
+    work = partial(
+        tile_slide, job.row.slide_path, job.out, job.config,
+        slide_id=job.row.slide_id, slide_mpp=job.row.mpp, annotation=job.row.annotation,
+        tissue_file=job.tissue_file, overwrite=job.overwrite, progress=progress,
+    )  # fmt: skip
+    return timed(job.ledger, "tile", f"{job.out.name}/{job.slide_id}.zarr", work)
 
 
 def tile_all(
@@ -78,14 +77,15 @@ def tile_all(
     overwrite: bool = False,
     tissue_files: Mapping[str, Path] = MappingProxyType({}),
     cluster: ClusterConfig | None = None,
+    ledger: Path | None = None,
 ) -> list[Outcome[TileJob, TileReport]]:
     """Tile the slides in parallel processes, or on a cluster. Raises OutputError if the folder `out` cannot be made or
     written, and as `pipeline.engines.run_slides` does.
 
-    `tissue_files` are the users' tissue masks by slide_id, for the method `mask`.
+    `tissue_files` are the users' tissue masks by slide_id, for the method `mask`. `ledger` is the folder of a study.
     """
     require_folder(out)
-    jobs = [TileJob(row, out, config, overwrite, tissue_files.get(row.slide_id)) for row in rows]
+    jobs = [TileJob(row, out, config, overwrite, tissue_files.get(row.slide_id), ledger) for row in rows]
     sizes = [bytes_of(row.slide_path) for row in rows]
     sent = jobs if cluster is None else [job.anywhere() for job in jobs]
     outcomes = run_slides(tile_job, sent, workers=workers, title="tiling", sizes=sizes, cluster=cluster)
@@ -122,6 +122,8 @@ class HeatmapJob:
     truth: shapely.Geometry | None = None
     outputs: OutputConfig | None = None
     overwrite: bool = False
+    ledger: Path | None = None
+    """The study's folder, in whose ledger it is said."""
 
     @property
     def slide_id(self) -> str:
@@ -130,7 +132,8 @@ class HeatmapJob:
 
     def anywhere(self) -> HeatmapJob:
         """The same job for a worker that starts in another folder."""
-        return replace(self, source=self.source.absolute(), out=self.out.absolute(), roi=_absolute(self.roi))
+        places = {"roi": _absolute(self.roi), "ledger": _absolute(self.ledger)}
+        return replace(self, source=self.source.absolute(), out=self.out.absolute(), **places)
 
 
 def heatmap_job(job: HeatmapJob, progress: TileProgress, model: TileModel | Ensemble) -> HeatmapReport:
@@ -138,11 +141,12 @@ def heatmap_job(job: HeatmapJob, progress: TileProgress, model: TileModel | Ense
     from inference import make_heatmap
     from inference.formats import OutputConfig
 
-    return make_heatmap(
-        job.source, model, job.out, job.config,
+    work = partial(
+        make_heatmap, job.source, model, job.out, job.config,
         slide_mpp=job.slide_mpp, roi=job.roi, truth=job.truth, outputs=job.outputs or OutputConfig(),
         overwrite=job.overwrite, progress=progress,
     )  # fmt: skip
+    return timed(job.ledger, "heatmap", f"{job.out.name}/{job.slide_id}", work)
 
 
 def heatmap_job_elsewhere(
@@ -156,11 +160,20 @@ def load_models(folders: Sequence[Path], device: str = "auto") -> TileModel | En
     """A model, or several as an ensemble, from their folders; loaded once in each process. Raises ModelError, and
     ConfigError for a device (auto, cpu or cuda) that is not there.
     """
-    return _loaded(tuple(Path(folder).absolute() for folder in folders), device)
+    places = tuple(Path(folder).absolute() for folder in folders)
+    return _loaded(places, tuple(map(_commit_of, places)), device)
+
+
+def _commit_of(folder: Path) -> bytes:
+    """What tells whether a folder still holds the same model; b"" if nothing can be read."""
+    try:
+        return (folder / COMMIT).read_bytes()
+    except OSError:
+        return b""
 
 
 @cache
-def _loaded(folders: tuple[Path, ...], device: str) -> TileModel | Ensemble:
+def _loaded(folders: tuple[Path, ...], commits: tuple[bytes, ...], device: str) -> TileModel | Ensemble:
     from inference import load_model, make_ensemble
     from training import load_train_config
     from training.devices import device_of
