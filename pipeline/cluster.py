@@ -19,11 +19,12 @@ import re
 import shlex
 import shutil
 import signal
+import tempfile
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -36,16 +37,14 @@ from tiling.versions import software_versions
 
 try:
     import dask
-    import dask_jobqueue
     from dask.utils import format_bytes
     from distributed import Client, Future, Nanny, Scheduler, SpecCluster, get_worker
+    from distributed.core import Status
     from distributed.scheduler import KilledWorker
+    from distributed.security import Security
     from distributed.system import MEMORY_LIMIT
-    from distributed.utils import silence_logging_cmgr
 except ImportError as error:
-    raise ConfigError(
-        "cluster", f"Dask is not installed ({error.name} is missing)", "pip install 'specslide[dask]'"
-    ) from None
+    raise ConfigError("cluster", f"Dask is not installed ({error})", "pip install 'specslide[dask]'") from None
 
 log = logging.getLogger(__name__)
 
@@ -62,15 +61,13 @@ _CONNECT_S = 30.0
 _ANSWER_S = 5.0
 _MOST_TRIES = 20  # of a slide that never was what its worker was at; such a thing ends too
 _MEMORY_TOPIC = "worker-restart-memory"  # of Dask's nannies
-_CLUSTERS = {
-    "slurm": dask_jobqueue.SLURMCluster,
-    "pbs": dask_jobqueue.PBSCluster,
-    "lsf": dask_jobqueue.LSFCluster,
-}
-_OURS = {  # what jobqueue's classes take and is decided here, or is deprecated there
-    "scheduler", "name", "nanny", "protocol", "security", "config_name", "extra", "job_extra", "env_extra",
-    "header_skip", "base_class_kwargs", "worker_command",
+_QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster"}
+_OURS = {  # what dask-jobqueue's classes take and is decided here, or is deprecated there
+    "asynchronous", "base_class_kwargs", "config_name", "dashboard_address", "env_extra", "extra", "header_skip",
+    "host", "job_cls", "job_extra", "job_kwargs", "kwargs", "loop", "n_workers", "name", "nanny", "protocol", "scheduler",
+    "scheduler_cls", "security", "silence_logs", "worker_command",
 }  # fmt: skip
+_CHATTER = ("distributed", "distributed.client", "dask_jobqueue", "tornado.application", "asyncio")
 _NO_DASHBOARD = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
 _LOST_NOW = "look at the memory and the disk of this machine, then run the same command again to go on"
 _LOOK_AT_THE_JOBS = (
@@ -126,7 +123,7 @@ def run_on_cluster(
 
 def job_script(config: ClusterConfig, *, gpu: bool = False) -> str:
     """The script of one job of a queue, as it would be submitted. Raises ConfigError for settings it does not take."""
-    cluster = _CLUSTERS[config.kind]
+    cluster = _queue_class(config)
     options = {k: v for k, v in _queue_options(config, gpu).items() if k not in _options_of(cluster)}
     with _refused(config):
         script: str = cluster.job_cls("<scheduler>", name="<worker>", **options).job_script()
@@ -390,10 +387,14 @@ def _cluster(config: ClusterConfig, slides: int, devices: Sequence[str]) -> Iter
         with _client(config, config.at) as client:
             yield client, refusals
         return
-    with _refused(config):
-        started = _local(config, slides, devices) if config.kind == "local" else _queue(config, bool(devices), refusals)
-    with started as cluster, _client(config, cluster) as client:
-        yield client, refusals
+    with ExitStack() as stack:
+        with _refused(config):
+            if config.kind == "local":
+                cluster = stack.enter_context(_local(config, slides, devices))
+            else:
+                security = stack.enter_context(_keys(config)) if config.tls else None
+                cluster = stack.enter_context(_queue(config, bool(devices), security, refusals))
+        yield stack.enter_context(_client(config, cluster)), refusals
 
 
 @contextmanager
@@ -431,17 +432,48 @@ def _local(config: ClusterConfig, slides: int, devices: Sequence[str]) -> SpecCl
     return SpecCluster(workers=workers, scheduler=scheduler)
 
 
-def _queue(config: ClusterConfig, gpu: bool, refusals: list[str]) -> SpecCluster:
-    cluster_class = _CLUSTERS[config.kind]
+@contextmanager
+def _keys(config: ClusterConfig) -> Iterator[Security]:
+    """Keys made for one run, in a folder that the nodes of the queue see and other users do not."""
+    made = Security.temporary()
+    shared = Path(config.queue.get("shared_temp_directory") or ".").absolute()
+    with tempfile.TemporaryDirectory(prefix=".specslide-keys-", dir=shared) as folder:  # of mode 700
+        files = {}
+        for role in ("scheduler", "worker", "client"):
+            for name, pem in made.get_tls_config_for_role(role).items():
+                if pem is not None and "\n" in pem:
+                    key = "tls_ca_file" if name == "ca_file" else f"tls_{role}_{name}"
+                    files[key] = Path(folder) / f"{key}.pem"
+                    files[key].write_text(pem)
+        yield Security(require_encryption=True, **{key: str(file) for key, file in files.items()})
+
+
+def _queue(config: ClusterConfig, gpu: bool, security: Security | None, refusals: list[str]) -> SpecCluster:
+    cluster_class = _queue_class(config)
     command = cluster_class.job_cls.submit_command
     if shutil.which(command) is None:
         fix = "run it on a machine that may submit jobs"
         raise ClusterError(config.at, f"{command} is not on this machine", fix)
 
     options = _queue_options(config, gpu)
-    cluster = cluster_class(job_cls=_telling(cluster_class.job_cls, refusals), silence_logs=logging.CRITICAL, **options)
+    cluster = cluster_class(
+        job_cls=_telling(cluster_class.job_cls, refusals), silence_logs=logging.CRITICAL, security=security, **options
+    )
     cluster.adapt(minimum=config.min_workers, maximum=config.workers, worker_key=_job_of)
     return cluster
+
+
+def _queue_class(config: ClusterConfig) -> Any:
+    """dask-jobqueue's class of clusters. Raises ConfigError if it is not installed."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        import dask_jobqueue
+    except ImportError as error:
+        raise ConfigError("cluster", f"Dask is not installed ({error})", "pip install 'specslide[dask]'") from None
+    for number, handler in before.items():
+        if signal.getsignal(number) is not handler:  # importing it makes these signals end the process, with code 0
+            signal.signal(number, handler)
+    return getattr(dask_jobqueue, _QUEUES[config.kind])
 
 
 def _telling(job_class: Any, refusals: list[str]) -> type:
@@ -452,6 +484,7 @@ def _telling(job_class: Any, refusals: list[str]) -> type:
             try:
                 await super().start()
             except (RuntimeError, OSError, ValueError) as error:
+                self.status = Status.failed
                 refusals.append(f"{job_class.submit_command} refused the job ({_last_words(str(error))})")
                 raise
 
@@ -466,8 +499,8 @@ def _job_of(worker: Any) -> str:
 
 def _queue_options(config: ClusterConfig, gpu: bool) -> dict[str, Any]:
     """What dask-jobqueue is given. Raises ConfigError naming a setting that it does not take."""
-    cluster = _CLUSTERS[config.kind]
-    known = _options_of(cluster.job_cls) | _options_of(dask_jobqueue.core.Job) | _options_of(cluster)
+    cluster = _queue_class(config)
+    known = set().union(*(_options_of(taker) for taker in (cluster, *cluster.job_cls.__mro__[:2])))
     sections = {"queue": config.queue} | ({"gpu_queue": config.gpu_queue} if gpu else {})
     for section, settings in sections.items():
         for name, value in settings.items():
@@ -485,8 +518,6 @@ def _queue_options(config: ClusterConfig, gpu: bool) -> dict[str, Any]:
         "worker_extra_args": [*options.get("worker_extra_args", ()), "--nthreads", "1", "--no-dashboard"],
         "job_script_prologue": [*options.get("job_script_prologue", ()), *_exports()],
         "scheduler_options": _NO_DASHBOARD | options.get("scheduler_options", {}),
-        "shared_temp_directory": options.get("shared_temp_directory") or str(Path.cwd()),
-        "security": True if config.tls else None,
     }
 
 
@@ -523,5 +554,12 @@ def _last_words(text: str) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep Dask's log to itself: what matters of it is reported with the slide or the run."""
-    with silence_logging_cmgr(logging.CRITICAL):
+    loggers = [logging.getLogger(name) for name in _CHATTER]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
         yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

@@ -132,8 +132,8 @@ class HeatmapJob:
 
     def anywhere(self) -> HeatmapJob:
         """The same job for a worker that starts in another folder."""
-        places = {"roi": _absolute(self.roi), "ledger": _absolute(self.ledger)}
-        return replace(self, source=self.source.absolute(), out=self.out.absolute(), **places)
+        return replace(self, source=self.source.absolute(), out=self.out.absolute(), roi=_absolute(self.roi),
+                       ledger=_absolute(self.ledger))  # fmt: skip
 
 
 def heatmap_job(job: HeatmapJob, progress: TileProgress, model: TileModel | Ensemble) -> HeatmapReport:

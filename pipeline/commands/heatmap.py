@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.options import Overwrite, PartOption, SlideMpp, WhereOption, listed
+from pipeline.commands.options import (
+    ClusterOption,
+    ClusterSettings,
+    Overwrite,
+    PartOption,
+    SlideMpp,
+    WhereOption,
+    WorkerMemory,
+    cluster_of,
+    listed,
+)
 from pipeline.commands.outcomes import scores_text, show_outcomes
 from pipeline.parts import Part
 
@@ -43,10 +53,15 @@ def heatmap(
     region_smoothing_um: Annotated[
         float | None, typer.Option(help="Radius that outlines are smoothed by; default: a quarter of a tile, 0: none.")
     ] = None,
+    cluster: ClusterOption = None,
+    cluster_config: ClusterSettings = None,
+    worker_memory: WorkerMemory = None,
     part: PartOption = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Heatmaps of slides, or of stores: predictions, overlay picture, QuPath objects and scores.
+
+    Stopped at any time, the same command goes on. Several GPUs get a process each.
 
     Examples:
 
@@ -57,31 +72,39 @@ def heatmap(
     `specslide heatmap slide.svs --model a/model --model b/model --overlap 0.5 --tta --roi roi.geojson --out heatmaps`
 
     `specslide heatmap slide.svs --model run/model --out heatmaps --formats geojson,ometiff --min-region-um2 1e5`
+
+    `specslide heatmap stores/*.zarr --model run/model --out heatmaps --cluster slurm --cluster-config cluster.yaml`,
+    with a file like
+
+        workers: 8
+        queue: {cores: 8, memory: 32GB, walltime: "04:00:00"}
+        gpu_queue: {processes: 1, queue: gpu, job_extra_directives: ["--gres=gpu:1"]}
     """
-    from inference import PredictConfig, load_model, make_ensemble
+    from inference import PredictConfig
     from inference.formats import OutputConfig
     from inference.predict import require_machine
-    from pipeline.jobs import heatmap_all
+    from pipeline.jobs import heatmap_all, load_models
     from tiling.settings import checked
     from training import load_train_config
-    from training.devices import device_of
 
     settings = {
         "overlap": overlap, "min_tissue": min_tissue, "where": where, "tta": tta, "batch_size": batch_size,
         "readers": readers, "backend": backend, "precision": precision,
     }  # fmt: skip
     config = checked(PredictConfig, settings, "heatmap options")
-    place = device_of(load_train_config(None, {"device": "cpu" if backend == "onnx" else device}))
-    asked = make_ensemble([load_model(folder, place) for folder in model])
-    require_machine(asked, config)
+    workers = cluster_of(cluster, cluster_config, memory=worker_memory)
+    place = load_train_config(None, {"device": "cpu" if backend == "onnx" else device}).device
+    asked = load_models(model, place if workers is None else "cpu")  # what does not fit is refused before any slide
+    if workers is None:
+        require_machine(asked, config)
     wanted = {
         "formats": listed(formats) or (), "region_threshold": region_threshold, "min_region_um2": min_region_um2,
         "region_smoothing_um": region_smoothing_um,
     }  # fmt: skip
     outputs = checked(OutputConfig, wanted, "heatmap options")
     reports, failed = heatmap_all(
-        sources, asked, out, config, slide_mpp=slide_mpp, roi=roi, outputs=outputs, part=part or Part(),
-        overwrite=overwrite,
+        sources, model, out, config, slide_mpp=slide_mpp, roi=roi, outputs=outputs, part=part or Part(),
+        overwrite=overwrite, device=place, cluster=workers,
     )  # fmt: skip
     rows = [(r.slide_id, f"{r.tiles} tiles, {scores_text(r.scores)}", "kept" if r.reused else "made") for r in reports]
     show_outcomes(f"heatmaps in {out}", [*rows, *((name, "", reason) for name, reason in failed.items())], set(failed))

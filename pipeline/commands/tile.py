@@ -7,7 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.commands.options import Overwrite, PartOption, SlideMpp
+from pipeline.commands.options import (
+    ClusterOption,
+    ClusterSettings,
+    Overwrite,
+    PartOption,
+    SlideMpp,
+    WorkerMemory,
+    cluster_of,
+)
 from pipeline.commands.outcomes import show_outcomes
 from pipeline.parts import Part
 from tiling.errors import ConfigError, InputError
@@ -40,6 +48,9 @@ def tile(
         str, typer.Option(help="specslide, otsu, hsv, histoprep; or a mask: a file, or a folder as for --annotations.")
     ] = "specslide",
     workers: Annotated[int | None, typer.Option(min=1, help="Parallel processes; default: one a core.")] = None,
+    cluster: ClusterOption = None,
+    cluster_config: ClusterSettings = None,
+    worker_memory: WorkerMemory = None,
     part: PartOption = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -52,6 +63,13 @@ def tile(
     `specslide tile slide.svs --out stores --mpp 0.5`
 
     `specslide tile --manifest slides.csv --annotations geojson --out stores --workers 8`
+
+    `specslide tile --manifest slides.csv --out stores --cluster local:4 --worker-memory 8GB`
+
+    `specslide tile --manifest slides.csv --out stores --cluster slurm --cluster-config cluster.yaml`, with a file like
+
+        workers: 40
+        queue: {cores: 8, memory: 32GB, queue: normal, walltime: "04:00:00"}
     """
     from pipeline.engines import default_workers
     from pipeline.jobs import find_annotation, tile_all
@@ -78,6 +96,7 @@ def tile(
         workers=workers or default_workers(),
         overwrite=overwrite,
         tissue_files=masks,
+        cluster=cluster_of(cluster, cluster_config, memory=worker_memory, workers=workers),
     )
     show_outcomes(
         f"stores in {out}",
