@@ -64,8 +64,8 @@ _MEMORY_TOPIC = "worker-restart-memory"  # of Dask's nannies
 _QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster"}
 _OURS = {  # what dask-jobqueue's classes take and is decided here, or is deprecated there
     "asynchronous", "base_class_kwargs", "config_name", "dashboard_address", "env_extra", "extra", "header_skip",
-    "host", "job_cls", "job_extra", "job_kwargs", "kwargs", "loop", "n_workers", "name", "nanny", "protocol", "scheduler",
-    "scheduler_cls", "security", "silence_logs", "worker_command",
+    "host", "job_cls", "job_extra", "job_kwargs", "kwargs", "loop", "n_workers", "name", "nanny", "protocol",
+    "scheduler", "scheduler_cls", "security", "silence_logs", "worker_command",
 }  # fmt: skip
 _CHATTER = ("distributed", "distributed.client", "dask_jobqueue", "tornado.application", "asyncio")
 _NO_DASHBOARD = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
