@@ -513,12 +513,16 @@ def _queue_options(config: ClusterConfig, gpu: bool) -> dict[str, Any]:
     for name in ("cores", "memory"):
         if options.get(name) is None:
             raise ConfigError(f"cluster.queue.{name}", "is missing", "say what one job is to have")
-    return options | {
-        "processes": options.get("processes") or options["cores"],
-        "worker_extra_args": [*options.get("worker_extra_args", ()), "--nthreads", "1", "--no-dashboard"],
-        "job_script_prologue": [*options.get("job_script_prologue", ()), *_exports()],
-        "scheduler_options": _NO_DASHBOARD | options.get("scheduler_options", {}),
-    }
+    return (
+        {"job_name": "specslide"}
+        | options
+        | {
+            "processes": options.get("processes") or options["cores"],
+            "worker_extra_args": [*options.get("worker_extra_args", ()), "--nthreads", "1", "--no-dashboard"],
+            "job_script_prologue": [*options.get("job_script_prologue", ()), *_exports()],
+            "scheduler_options": _NO_DASHBOARD | options.get("scheduler_options", {}),
+        }
+    )
 
 
 def _options_of(taker: type) -> set[str]:
