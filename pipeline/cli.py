@@ -15,10 +15,13 @@ from pipeline.commands.export_model import export_model
 from pipeline.commands.heatmap import heatmap
 from pipeline.commands.histoprep import histoprep
 from pipeline.commands.info import info
+from pipeline.commands.init import init
 from pipeline.commands.label import label
+from pipeline.commands.provenance import provenance
 from pipeline.commands.run import run
 from pipeline.commands.shortcut import shortcut
 from pipeline.commands.slurm import slurm
+from pipeline.commands.status import status
 from pipeline.commands.stress import stress
 from pipeline.commands.tile import tile
 from pipeline.commands.tiles import tiles
@@ -38,7 +41,8 @@ studies = typer.Typer(no_args_is_help=True, help="Studies of what networks learn
 app.add_typer(imports, name="import")
 app.add_typer(studies, name="study")
 for _command in (
-    info, tile, label, train, evaluate, stress, heatmap, export_model, evaluate_slides, tiles, run, verify, demo,
+    info, tile, label, train, evaluate, stress, heatmap, export_model, evaluate_slides, tiles,
+    init, run, status, provenance, verify, demo,
 ):  # fmt: skip  # in the order of their use, which --help keeps
     app.command()(_command)
 app.command(context_settings={"allow_interspersed_args": False})(slurm)  # what follows is another command's own

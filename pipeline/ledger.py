@@ -23,8 +23,9 @@ from tiling.files import output_error
 LEDGER = "ledger.jsonl"
 
 State = Literal["done", "to do", "changed", "failed"]
-Happening = Literal["start", "plan", "begun", "made", "kept", "failed", "stopped", "end"]
-"""A run starts, plans, begins and makes or keeps artefacts or fails to, and comes to its end or is stopped."""
+Happening = Literal["start", "plan", "begun", "made", "kept", "failed", "skipped", "stopped", "end"]
+"""A run starts, plans, begins and makes or keeps artefacts or fails to, and comes to its end or is stopped. Skipped is
+what was planned and turned out to have no place in the study."""
 
 
 class Step(NamedTuple):

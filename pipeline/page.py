@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from tiling.files import write_file
+from tiling.files import write_changed
 from tiling.versions import RESEARCH_USE
 
 INDEX = "index.html"
@@ -40,6 +40,14 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Link:
+    """Words that open a file."""
+
+    path: Path
+    text: str
+
+
+@dataclass(frozen=True)
 class Section:
     """A headed part of the page."""
 
@@ -48,26 +56,19 @@ class Section:
     columns: tuple[str, ...] = ()
     rows: tuple[tuple[object, ...], ...] = ()
     pictures: tuple[Picture, ...] = ()
+    links: tuple[Link, ...] = ()
 
 
 def write_page(path: Path, title: str, sections: Iterable[Section]) -> None:
     """Write the page; files are linked relative to it. Raises OutputError."""
     body = "\n".join(_section(section, path.parent) for section in sections)
-    write_file(
+    write_changed(
         path,
         '<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'
         f"<style>{_STYLE}</style></head>\n<body>\n<h1>{escape(title)}</h1>\n"
         f'<p class="notice">{escape(RESEARCH_USE)}</p>\n{body}\n</body>\n</html>\n',
     )
-
-
-@dataclass(frozen=True)
-class Link:
-    """A cell of a table that opens a file."""
-
-    path: Path
-    text: str
 
 
 def write_cohort_index(folder: Path, failed: Mapping[str, str]) -> None:
@@ -133,6 +134,8 @@ def _section(section: Section, base: Path) -> str:
     parts = [f"<h2>{escape(section.title)}</h2>"]
     if section.text:
         parts.append(f"<p>{escape(section.text)}</p>")
+    if section.links:
+        parts.append(f"<p>{' · '.join(_cell(link, base) for link in section.links)}</p>")
     if section.rows:
         parts.append(_table(section.columns, section.rows, base))
     if section.pictures:

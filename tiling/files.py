@@ -67,6 +67,16 @@ def write_file(path: Path, data: bytes | str) -> None:
         raise output_error(path, error) from error
 
 
+def write_changed(path: Path, text: str) -> None:
+    """Write `path` as `write_file` does, unless it holds that text already. Raises OutputError."""
+    try:
+        same = path.read_bytes() == text.encode()
+    except OSError:
+        same = False
+    if not same:
+        write_file(path, text)
+
+
 @contextmanager
 def claimed(final: Path) -> Iterator[None]:
     """Hold the right to write the folder `final`, and sweep what a killed job left of it.

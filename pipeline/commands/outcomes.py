@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
 
 from pipeline import console
+from pipeline.ledger import Step
 
 
 def show_outcomes(title: str, rows: list[tuple[str, str, str]], failed: set[str]) -> None:
@@ -18,6 +22,16 @@ def show_outcomes(title: str, rows: list[tuple[str, str, str]], failed: set[str]
         raise typer.Exit(1)
 
 
+def show_plan(out: Path, steps: Sequence[Step], *, whole: bool = False) -> None:
+    """Print how the artefacts of a study stand: all of them, or those that there is something to say of."""
+    shown = [step for step in steps if whole or step.state in ("changed", "failed")]
+    counts = Counter(step.state for step in steps)
+    text = ", ".join(f"{counts[state]} {state}" for state in ("done", "to do", "changed", "failed") if counts[state])
+    if shown:
+        console.show_table(f"plan of {out}", ("artefact", "state", "why"), [step[1:] for step in shown])
+    console.say(f"plan: {text}")
+
+
 def show_study(report: Any) -> None:
     """Print what a study made (a StudyReport); exit with code 1 if any slide failed."""
     rows = [
@@ -26,7 +40,10 @@ def show_study(report: Any) -> None:
     ]
     if report.test_auroc is not None:
         console.say(f"tile AUROC on the heatmaps' annotated slides: {report.test_auroc:.4f}")
-    console.say(f"model ({'trained' if report.trained else 'kept'}): {report.model}")
+    for model in report.models:
+        console.say(f"model ({'trained' if report.trained else 'kept'}): {model}")
+    for name, reason in report.skipped.items():
+        console.say(f"left out: {name}, {reason}")
     console.say(f"page: {report.out / 'index.html'}")
     everything = [*rows, *((name, "", reason) for name, reason in report.failed.items())]
     show_outcomes(f"heatmaps in {report.out / 'heatmaps'}", everything, set(report.failed))
