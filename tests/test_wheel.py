@@ -90,7 +90,7 @@ def test_the_demo_runs_from_the_wheel_alone(wheel: Path, svs: Path, tmp_path: Pa
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     python = tmp_path / "venv/bin/python"
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
-    install = ["-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt"]
+    install = ["-m", "pip", "install", "--quiet", "--constraint", str(ROOT / "constraints.txt")]
     subprocess.run([python, *install, wheel], check=True, env=kept)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
