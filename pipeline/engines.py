@@ -12,6 +12,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -307,11 +308,20 @@ def _start_tracker() -> None:
 def _start_worker(counters: Array[c_int64], free_devices: SimpleQueue[str] | None) -> None:
     global _counters
     _counters = counters
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     for number in (signal.SIGINT, signal.SIGUSR1):  # a terminal and srun send them to all; the parent decides
         signal.signal(number, signal.SIG_IGN)
     if free_devices is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = free_devices.get()
     use_one_thread()
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent has died: it would hold its slide's claim against the run that comes next."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work(task: Task[Job, Result], job: Job, number: int) -> Result:

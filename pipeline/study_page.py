@@ -79,7 +79,6 @@ def page_sections(report: StudyReport, failed: Mapping[str, str] | None = None) 
     overlays = tuple(Picture(r.folder / OVERLAY, _caption(r), _page_of(r)) for r in report.heatmaps)
     known = "" if report.test_auroc is None else f"AUROC of all their tiles against the truth: {report.test_auroc:.4f}."
     failed = report.failed if failed is None else failed
-    left_out = tuple(report.skipped.items())
     previews = sorted((report.out / "stores").glob("*.png"))
     return [
         Section("Heatmaps", f"Annotated regions are outlined in white. {known}", pictures=overlays),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -43,6 +44,9 @@ def act(job: str, progress: TileProgress) -> str:
             if not Path(marker).exists():
                 Path(marker).touch()
                 os.kill(os.getpid(), signal.SIGKILL)
+        case ["sleep", marker]:
+            Path(marker).write_text(str(os.getpid()))
+            time.sleep(120)
         case ["opaque"]:
             return lambda: None  # type: ignore[return-value]  # a result that cannot be pickled
         case ["signal", number, marker]:
@@ -110,6 +114,50 @@ def test_a_task_that_raises_costs_its_slide_alone() -> None:
 def test_a_killed_worker_costs_its_slide_alone(workers: int) -> None:
     jobs = ["a", "b", "kill", "c", "d"]
     expect(jobs, {"kill": DIED}, ran(jobs, workers))
+
+
+_RUN = """
+import sys
+from pathlib import Path
+from pipeline.engines import run_slides
+from tests.pipeline.test_engines import act
+
+if __name__ == "__main__":
+    run_slides(act, [f"sleep:{sys.argv[1]}"], workers=1, title="test")
+"""
+
+
+def test_workers_end_with_their_parent(tmp_path: Path) -> None:
+    """One that is killed leaves nobody who would hold a slide against the next run."""
+    script, marker = tmp_path / "run.py", tmp_path / "pid"
+    script.write_text(_RUN)
+    root = Path(__file__).resolve().parents[2]
+    parent = subprocess.Popen([sys.executable, script, marker], env=os.environ | {"PYTHONPATH": str(root)})
+    worker = int(awaited(marker.read_text) or 0)
+    assert Path(f"/proc/{worker}").exists()
+    parent.kill()
+    parent.wait()
+    assert awaited(lambda: "gone" if state_of(worker) in ("", "Z") else "")
+
+
+def awaited(ask: Callable[[], str]) -> str:
+    """The first answer that is not "" within a minute."""
+    for _ in range(600):
+        try:
+            if answer := ask():
+                return answer
+        except FileNotFoundError:
+            pass
+        time.sleep(0.1)
+    return ""
+
+
+def state_of(pid: int) -> str:
+    """The kernel's letter for a process, Z for one that has ended; "" for none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return ""
 
 
 @pytest.mark.parametrize("jobs", [["kill:1", "a", "raise:s", "kill:2", "b"], ["kill:1", "kill:2"]], ids=["some", "all"])
