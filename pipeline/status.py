@@ -40,7 +40,7 @@ class Status:
     @property
     def complete(self) -> bool:
         """Whether everything that was planned is done."""
-        return all(item.progress == "done" for item in self.items)
+        return bool(self.items) and all(item.progress == "done" for item in self.items)
 
     def counts(self) -> list[tuple[str, dict[str, int]]]:
         """How many artefacts of each stage stand how, in the stages' order."""
