@@ -116,12 +116,10 @@ def told(chain: Link) -> Iterator[str]:
         note = f" ({link.missing})" if link.missing else " (as above)" if again else ""
         yield f"{indent}{link.kind} {link.name}, sha256 {link.sha256}{note}"
         seen.add(link.sha256)
-        if again:
-            return
         facts = {name: value for name, value in link.facts.items() if value not in (None, {}, "")}
         for name, value in facts.items():
             yield f"{indent}    {name}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
-        for source in link.made_from:
+        for source in () if again else link.made_from:
             yield from lines(source, indent + "  ")
 
     return lines(chain, "")

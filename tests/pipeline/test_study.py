@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,16 +22,19 @@ import pytest
 import yaml
 from sklearn.metrics import roc_auc_score
 
-from pipeline import demo, run
+from pipeline import demo, run, study
 from pipeline.config import EvaluateConfig, HeatmapConfig, RepeatsConfig, StressConfig, StudyConfig
 from pipeline.demo import run_demo
+from pipeline.jobs import load_models
+from pipeline.ledger import read_ledger
 from pipeline.plan import plan
+from pipeline.status import read_status
 from pipeline.study_page import StudyReport
 from pipeline.synthetic import make_cohort, make_slide
 from tests.pipeline.conftest import RunCli, listing
 from tiling import TileStore, TilingConfig
-from tiling.errors import InputError
-from tiling.files import folder_faults, folder_hash
+from tiling.errors import ConfigError, InputError, OutputError, StoppedError
+from tiling.files import claimed, folder_faults, folder_hash, new_folder
 from training import TrainConfig
 from training.model import read_info
 
@@ -323,16 +332,169 @@ def test_damage_is_mended(copied: StudyConfig) -> None:
     assert content_of(copied.out) == content
 
 
+# ------------------------------------------------------------------------------------- what stops a run, and reruns
+
+
+def at_evaluation(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Let that happen when the model is about to be tested on its tiles."""
+    verb = study.evaluate_models
+
+    def acting(*arguments: Any, **settings: Any) -> Any:
+        act()
+        return verb(*arguments, **settings)
+
+    monkeypatch.setattr(study, "evaluate_models", acting)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_stops_the_study_and_the_next_run_goes_on(
+    copied: StudyConfig, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    content = content_of(copied.out)
+    shutil.rmtree(copied.out / "evaluation/tiles")
+    handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)]
+    with monkeypatch.context() as patch:
+        at_evaluation(patch, lambda: signal.raise_signal(number))
+        with pytest.raises(StoppedError, match=f"stopped by {number.name}; run the same command again") as caught:
+            run(copied)
+    assert caught.value.exit_code == 75
+    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)] == handlers
+    events = [(event.event, event.name) for event in read_ledger(copied.out)]
+    assert events[-2:] == [("begun", "evaluation/tiles"), ("stopped", "")]
+    assert not read_status(copied.out).complete
+    run(copied)
+    assert content_of(copied.out) == content
+    assert read_status(copied.out).complete
+
+
+def test_a_full_disk_is_told_and_the_next_run_goes_on(copied: StudyConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = content_of(copied.out)
+    shutil.rmtree(copied.out / "evaluation/tiles")
+
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        at_evaluation(patch, lambda: patch.setattr(os, "fsync", full))
+        with pytest.raises(
+            OutputError, match=r"No space left on device.*free some space and run the same command again"
+        ):
+            run(copied)
+    failed = read_ledger(copied.out)[-1]
+    assert failed.event == "failed"
+    assert "No space left" in failed.reason
+    run(copied)
+    assert content_of(copied.out) == content
+
+
+_HOLD = """
+import sys, time
+from pathlib import Path
+from tiling.files import claimed
+with claimed(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_the_second_of_two_runs_is_refused_and_a_dead_one_blocks_nobody(copied: StudyConfig) -> None:
+    before = listing(copied.out)
+    root = Path(__file__).resolve().parents[2]
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOLD, copied.out / "study"], stdout=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": str(root)},
+    ) as other:  # fmt: skip
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(OutputError, match=r"results: is being run by another process; .*specslide status"):
+            run(copied)
+        assert {name: value for name, value in listing(copied.out).items() if name != ".study.lock"} == before
+        other.kill()
+        other.wait()
+    assert (copied.out / ".study.lock").exists()
+    run(copied)
+    assert not (copied.out / ".study.lock").exists()
+
+
+def test_a_study_that_is_changed_half_way_says_what_is_remade(
+    copied: StudyConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Stopped in the middle, run on with another setting: what stays is not touched, the rest is named with why."""
+    shutil.rmtree(copied.out / "evaluation/tiles")
+    with monkeypatch.context() as patch:
+        at_evaluation(patch, lambda: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(StoppedError):
+            run(copied)
+    other = copied.model_copy(update={"heatmap": HeatmapConfig(min_tissue=0.9)})
+    steps = {step.name: step for step in plan(other)}
+    assert steps["evaluation/tiles"].state == "to do"
+    assert (steps["training"].state, steps["heatmaps/synthetic-04"].state) == ("done", "changed")
+    before = stamps(copied.out)
+    run(other)
+    assert "heatmaps/synthetic-04 is made again: settings, outline or files are others" in caplog.text
+    assert changed(before, stamps(copied.out)) == {"evaluation/tiles", *TESTED, "evaluation/slides", *REPORTS}
+
+
+def test_a_model_that_is_replaced_is_loaded_anew(copied: StudyConfig) -> None:
+    """A process that lives longer than a model's folder, as a cluster's worker may, does not answer with the old."""
+    model = copied.out / "training/model"
+    first = load_models([model], "cpu")
+    assert load_models([model], "cpu") is first
+    files = {path.name: path.read_bytes() for path in model.iterdir() if path.name != "commit.json"}
+    with claimed(model), new_folder(model) as folder:
+        for name, data in files.items():
+            (folder / name).write_bytes(data + (b" " if name == "README.md" else b""))
+    assert load_models([model], "cpu").sha256 == folder_hash(model) != first.sha256
+
+
+def test_a_study_is_led_by_one_process(copied: StudyConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under torchrun each process would lead its own."""
+    for name, value in {"LOCAL_WORLD_SIZE": "2", "GROUP_WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "x"}.items():
+        monkeypatch.setenv(name, value)
+    before = stamps(copied.out)
+    with pytest.raises(ConfigError, match="specslide run: was started 2 times at once"):
+        run(copied)
+    assert stamps(copied.out) == before
+
+
+def test_on_the_command_line(cohort: Path, tmp_path: Path, run_cli: RunCli) -> None:
+    """A dry run says all and does nothing; Ctrl-C ends with 75 and says what to do."""
+    train = TINY.model_dump(mode="json", exclude_defaults=True) | {"epochs": 200}
+    settings = {"manifest": str(cohort / "manifest.csv"), "out": "results", "tile": {"tile_px": 64}, "train": train}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(settings))
+    dry = run_cli("run", "study.yaml", "--dry-run", cwd=tmp_path)
+    assert dry.returncode == 0
+    assert "plan: 13 to do" in dry.stdout
+    for name in (*ALL_STORES, "training", *TESTED):
+        assert f"{name} " in dry.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"study.yaml"}
+    root = Path(__file__).resolve().parents[2]
+    variables = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "COLUMNS": "200", "TERM": "dumb"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "pipeline.cli", "run", "study.yaml"], cwd=tmp_path, env=variables,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as job:  # fmt: skip
+        while job.poll() is None and not (tmp_path / "results/training/log/metrics.csv").exists():
+            time.sleep(0.1)  # until the first epoch is over
+        job.send_signal(signal.SIGINT)
+        _, errors = job.communicate(timeout=120)
+    assert job.returncode == 75
+    assert "run the same command again to go on" in errors
+    assert "Traceback" not in errors
+    assert (tmp_path / "results/training/checkpoints/last.ckpt").exists(), "the training's state is saved"
+    assert run_cli("status", "results", cwd=tmp_path).returncode == 1
+
+
 def test_a_bad_slide_stops_nothing(cohort: Path, tmp_path: Path, run_cli: RunCli) -> None:
     """On the command line: one slide is cut short, and the rest go through."""
     mine = Path(shutil.copytree(cohort, tmp_path / "cohort"))
     cut = mine / "slides" / "synthetic-05.tif"
     cut.write_bytes(cut.read_bytes()[:5000])
-    study = {
+    settings = {
         "manifest": "cohort/manifest.csv", "out": "results", "tile": {"tile_px": 64}, "workers": 2,
         "train": TINY.model_dump(mode="json", exclude_defaults=True),
     }  # fmt: skip
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(settings))
     done = run_cli("run", tmp_path / "study.yaml")
     assert done.returncode == 1
     assert "Traceback" not in done.stdout + done.stderr
