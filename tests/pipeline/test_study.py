@@ -22,7 +22,7 @@ import pytest
 import yaml
 from sklearn.metrics import roc_auc_score
 
-from pipeline import demo, run, study
+from pipeline import demo, run
 from pipeline.config import EvaluateConfig, HeatmapConfig, RepeatsConfig, StressConfig, StudyConfig
 from pipeline.demo import run_demo
 from pipeline.jobs import load_models
@@ -35,7 +35,7 @@ from tests.pipeline.conftest import RunCli, listing
 from tiling import TileStore, TilingConfig
 from tiling.errors import ConfigError, InputError, OutputError, StoppedError
 from tiling.files import claimed, folder_faults, folder_hash, new_folder
-from training import TrainConfig
+from training import TrainConfig, evaluate_models
 from training.model import read_info
 
 TINY = TrainConfig(
@@ -337,13 +337,12 @@ def test_damage_is_mended(copied: StudyConfig) -> None:
 
 def at_evaluation(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
     """Let that happen when the model is about to be tested on its tiles."""
-    verb = study.evaluate_models
 
     def acting(*arguments: Any, **settings: Any) -> Any:
         act()
-        return verb(*arguments, **settings)
+        return evaluate_models(*arguments, **settings)
 
-    monkeypatch.setattr(study, "evaluate_models", acting)
+    monkeypatch.setattr("pipeline.study.evaluate_models", acting)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
