@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import BaseModel
 
-from pipeline.commands.options import listed
+from pipeline.commands.options import cluster_of, listed
 from pipeline.slurm import SlurmConfig, job_script, submit_script
 from tiling.errors import ConfigError
 from tiling.settings import checked
@@ -61,9 +61,10 @@ def slurm(
     """
     split = command.index("--") if "--" in command else len(command)
     (name, *arguments), further = command[:split] or [""], command[split + 1 :]
-    _check(context, name, arguments)
-    if array is not None and name not in _IN_PARTS:
-        raise ConfigError("--array", f"cannot be had with {name}, which is one job", "leave it out")
+    options = _checked(context, name, arguments)
+    if array is not None and (name not in _IN_PARTS or options["cluster"]):
+        what = f"{name}, which is one job" if name not in _IN_PARTS else "--cluster, which shares the slides out itself"
+        raise ConfigError("--array", f"cannot be had with {what}", "leave it out")
     settings = {
         "partition": partition, "account": account, "time": time, "cpus": cpus, "mem": mem, "gpus": gpus,
         "processes": gpus or 1 if name == "train" else 1, "array": array, "notice_s": notice_s,
@@ -77,8 +78,8 @@ def slurm(
         typer.echo(script, nl=False)
 
 
-def _check(context: typer.Context, name: str, arguments: list[str]) -> None:
-    """Parse the arguments as the command itself would, so that what it refuses is refused now and not in the queue.
+def _checked(context: typer.Context, name: str, arguments: list[str]) -> dict[str, Any]:
+    """The options of the command, parsed as itself would, so that what it refuses is refused now and not in the queue.
 
     Raises ConfigError for another command, and what the command's own parser raises.
     """
@@ -88,11 +89,16 @@ def _check(context: typer.Context, name: str, arguments: list[str]) -> None:
     parsed = root.command.commands[name].make_context(name, list(arguments), parent=root)
     if parsed.params.get("part") is not None:
         raise ConfigError("--part", "is what --array gives to each task", "leave it out")
-    _check_settings(name, parsed.params)
+    options: dict[str, Any] = parsed.params
+    _check_settings(name, options)
+    return options
 
 
 def _check_settings(name: str, options: dict[str, Any]) -> None:
-    """Check those options that are settings of the command, and its settings file. Raises ConfigError."""
+    """Check those options that are settings of the command, and its settings files. Raises ConfigError."""
+    if "cluster" in options:
+        file = options.get("cluster_config") or options.get("cluster_settings")
+        cluster_of(options["cluster"], file, memory=options["worker_memory"], workers=options.get("workers"))
     if name == "tile":
         from pipeline.commands.tile import rows_of
         from tiling import TilingConfig
