@@ -23,7 +23,9 @@ body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem
  background: #fff; overflow-wrap: anywhere; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 table { border-collapse: collapse; } th, td { padding: .25rem .8rem; text-align: left; border-bottom: 1px solid #ddd; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); gap: 1.2rem; }
+th { overflow-wrap: normal; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); gap: 1.2rem;
+ margin-top: 1rem; }
 figure { margin: 0; } img { max-width: 100%; border: 1px solid #ddd; background: #fff; }
 figcaption { font-size: .85rem; } .notice { background: #fff4d6; padding: .5rem .8rem; }
 """

@@ -14,7 +14,7 @@ from pipeline.page import Link, Picture, Section, write_page
 from tiling.files import canonical_json, write_changed
 from tiling.versions import RESEARCH_USE, software_versions
 from training.metrics import METRIC_NAMES
-from training.model import ModelInfo, read_info
+from training.model import MetricSummary, ModelInfo, read_info
 
 STUDY, PAGE = "study.json", "index.html"
 
@@ -56,7 +56,7 @@ def write_study(report: StudyReport, config: StudyConfig, told: Callable[[str], 
     Raises OutputError.
     """
     failed = {name: told(reason) for name, reason in report.failed.items()}
-    infos = {_run_of(model, report.out): read_info(model) for model in report.models}
+    infos = {_run_of(model): read_info(model) for model in report.models}
     machine = {"manifest": True, "out": True, "workers": True, "cluster": True, "train": True}
     record = {
         "config": config.model_dump(mode="json", exclude=machine | {"heatmap": {"batch_size", "readers"}}),
@@ -74,8 +74,7 @@ def write_study(report: StudyReport, config: StudyConfig, told: Callable[[str], 
 
 def page_sections(report: StudyReport, failed: Mapping[str, str] | None = None) -> list[Section]:
     """What the study's page shows; `failed` are reasons as others may read them."""
-    infos = {_run_of(model, report.out): read_info(model) for model in report.models}
-    first = next(iter(infos.values()))
+    infos = {_run_of(model): read_info(model) for model in report.models}
     overlays = tuple(Picture(r.folder / OVERLAY, _caption(r), _page_of(r)) for r in report.heatmaps)
     known = "" if report.test_auroc is None else f"AUROC of all their tiles against the truth: {report.test_auroc:.4f}."
     failed = report.failed if failed is None else failed
@@ -92,7 +91,7 @@ def page_sections(report: StudyReport, failed: Mapping[str, str] | None = None) 
         _models_section(report, infos),
         *([_tests_section(report)] if report.tests else []),
         *([_stress_section(report)] if report.stress else []),
-        Section("Data", columns=("split", "cases", "slides", "tiles"), rows=tuple(_data_rows(first))),
+        _data_section(infos),
         Section(
             "Tiling",
             "Mask outlined in blue, kept tiles in orange.",
@@ -101,38 +100,46 @@ def page_sections(report: StudyReport, failed: Mapping[str, str] | None = None) 
     ]
 
 
-def over_trainings(infos: Sequence[ModelInfo], split: str = "test") -> list[tuple[str, str]]:
-    """Mean and standard deviation (n - 1) of each metric over several models' values on a split, in words."""
-    rows = []
-    for name, label in METRIC_NAMES.items():
-        found = [info.metrics.get(split, {}).get(name) for info in infos]
-        values = [metric.value for metric in found if metric is not None and metric.value is not None]
+def over_trainings(infos: Sequence[ModelInfo], split: str = "test") -> dict[str, str]:
+    """Mean and standard deviation (n - 1) of each metric over several models' values on a split, in words; only of
+    those that all of them have.
+    """
+    found = {}
+    for name in METRIC_NAMES:
+        metrics = [info.metrics.get(split, {}).get(name) for info in infos]
+        values = [metric.value for metric in metrics if metric is not None and metric.value is not None]
         if len(values) == len(infos) > 1:
-            rows.append((label, f"{mean(values):.3f}, standard deviation {stdev(values):.3f}"))
-    return rows
+            found[name] = f"{mean(values):.3f} ± {stdev(values):.3f}"
+    return found
 
 
 def _models_section(report: StudyReport, infos: Mapping[str, ModelInfo]) -> Section:
     first = next(iter(infos.values()))
-    rows: list[tuple[object, ...]] = [
-        (name, split, METRIC_NAMES.get(metric, metric), _interval(m.value, m.low, m.high))
+    rows = [
+        (name, split, *(_metric(metrics.get(metric)) for metric in METRIC_NAMES))
+        for split in sorted({split for info in infos.values() for split in info.metrics})
         for name, info in infos.items()
-        for split, metrics in info.metrics.items()
-        for metric, m in metrics.items()
+        if (metrics := info.metrics.get(split)) is not None
     ]
-    rows = [(f"all {len(infos)}", "test", *row) for row in over_trainings(list(infos.values()))] + rows
+    if whole := over_trainings(list(infos.values())):
+        rows.insert(0, (f"mean of {len(infos)}", "test", *(whole.get(metric, "undefined") for metric in METRIC_NAMES)))
     curves = (
-        Picture(model.parent / "learning_curve.png", f"learning curve of {_run_of(model, report.out)}")
-        for model in report.models
+        Picture(model.parent / "learning_curve.png", f"learning curve of {_run_of(model)}") for model in report.models
     )
+    spread = ", of the mean the standard deviation over trainings" if whole else ""
     return Section(
         "Model" if len(infos) == 1 else "Models",
-        f"{first.backbone}, {first.training['epochs']} epochs, sd_lambda {first.training['sd_lambda']}.",
-        ("training", "split", "metric", "value (95% interval over cases)"),
+        f"{first.backbone}, {first.training['epochs']} epochs, sd_lambda {first.training['sd_lambda']}. "
+        f"In brackets the 95% interval over cases{spread}.",
+        ("training", "split", *METRIC_NAMES.values()),
         tuple(rows),
         tuple(curves),
-        tuple(Link(m / "README.md", f"model card of {_run_of(m, report.out)}") for m in report.models),
+        tuple(Link(m / "README.md", f"model card of {_run_of(m)}") for m in report.models),
     )
+
+
+def _metric(metric: MetricSummary | None) -> str:
+    return "undefined" if metric is None else _interval(metric.value, metric.low, metric.high)
 
 
 def _tests_section(report: StudyReport) -> Section:
@@ -171,8 +178,15 @@ def _slides_section(folder: Path) -> Section:
     )
 
 
-def _data_rows(info: ModelInfo) -> list[tuple[object, ...]]:
-    return [(split, s.cases, s.slides, f"{s.tiles:,}") for split, s in info.data.items()]
+def _data_section(infos: Mapping[str, ModelInfo]) -> Section:
+    """What was learned from: once, where all trainings share it."""
+    shared = len({info.hashes.get("data") for info in infos.values()}) == 1
+    rows = [
+        ("all" if shared else name, split, s.cases, s.slides, f"{s.tiles:,}")
+        for name, info in list(infos.items())[: 1 if shared else None]
+        for split, s in info.data.items()
+    ]
+    return Section("Data", columns=("training", "split", "cases", "slides", "tiles"), rows=tuple(rows))
 
 
 def _interval(value: float | None, low: float | None, high: float | None) -> str:
@@ -187,9 +201,9 @@ def _words(picture: Path) -> str:
     return {"performance": "performance", "gallery": "tiles most surely right and wrong"}.get(part, f"by {part}")
 
 
-def _run_of(model: Path, out: Path) -> str:
-    """The name of a model's training: its run's folder."""
-    return model.parent.relative_to(out).as_posix()
+def _run_of(model: Path) -> str:
+    """The name of a model's training: `seed-0`, or of the only one `training`."""
+    return model.parent.name
 
 
 def _page_of(report: HeatmapReport) -> Path | None:

@@ -287,7 +287,8 @@ def test_several_seeds_share_one_split_and_make_one_heatmap(copied: StudyConfig,
         made = json.loads((result.folder / "slide.json").read_bytes())["made_from"]
         assert {model["model_sha256"] for model in made["models"]} == {folder_hash(model) for model in report.models}
     page = (copied.out / "index.html").read_text()
-    assert "standard deviation" in page
+    values = [info.metrics["test"]["brier"].value or 0.0 for info in infos]
+    assert f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}" in page
     best = run(two.model_copy(update={"heatmap": HeatmapConfig(model="best")}))
     losses = [info.metrics["val"]["log_loss"].value or 0.0 for info in infos]
     for result in best.heatmaps:
@@ -482,6 +483,25 @@ def test_on_the_command_line(cohort: Path, tmp_path: Path, run_cli: RunCli) -> N
     assert "Traceback" not in errors
     assert (tmp_path / "results/training/checkpoints/last.ckpt").exists(), "the training's state is saved"
     assert run_cli("status", "results", cwd=tmp_path).returncode == 1
+
+
+@pytest.mark.nightly
+def test_a_study_whose_training_is_shared_by_processes(cohort: Path, tmp_path: Path, run_cli: RunCli) -> None:
+    """The processes that Lightning starts for each training take part in that one alone, and end with it."""
+    train = TINY.model_dump(mode="json", exclude_defaults=True) | {"devices": 2, "device": "cpu"}
+    settings = {
+        "manifest": str(cohort / "manifest.csv"), "out": "results", "tile": {"tile_px": 64}, "train": train,
+        "repeats": {"seeds": [0, 1]}, "evaluate": {"resamples": 20},
+    }  # fmt: skip
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(settings))
+    done = run_cli("run", "study.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for seed in (0, 1):
+        record = json.loads((tmp_path / f"results/training/seed-{seed}/provenance.json").read_bytes())
+        assert record["machine"]["processes"] == 2
+    events = [event.event for event in read_ledger(tmp_path / "results")]
+    assert (events.count("start"), events.count("end")) == (1, 1)
+    assert read_status(tmp_path / "results").complete
 
 
 def test_a_bad_slide_stops_nothing(cohort: Path, tmp_path: Path, run_cli: RunCli) -> None:
