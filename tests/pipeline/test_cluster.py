@@ -1,6 +1,6 @@
 """Slides on a Dask cluster: whatever happens to workers, slides and the scheduler, it is said and costs no other slide.
 
-The tasks live here: workers import this module.
+The tasks live here: workers import this module, which therefore does without torch.
 """
 
 from __future__ import annotations
@@ -19,15 +19,12 @@ from typing import Any
 
 import pytest
 from distributed import LocalCluster
-from typer.testing import CliRunner
 
-from pipeline import cli
 from pipeline import cluster as module
 from pipeline.cluster import job_script
 from pipeline.cluster_config import ClusterConfig
 from pipeline.engines import Outcome, TileProgress, run_slides
-from pipeline.jobs import TileJob, load_models, predict_all, tile_all
-from tests.inference.conftest import write_model
+from pipeline.jobs import TileJob, tile_all
 from tests.pipeline.conftest import RunCli, listing
 from tests.pipeline.test_engines import act
 from tests.pipeline.test_imports import loads
@@ -203,29 +200,6 @@ def test_stores_are_those_of_the_local_processes(
     assert there[0].result is not None
     assert there[0].result.tiles == here[0].result.tiles > 0
     assert listing(tmp_path / "here") == listing(tmp_path / "there")
-
-
-def test_heatmaps_are_those_of_this_process(
-    scheduler: ClusterConfig, small_slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Byte for byte, the cohort's page too, with a bad slide among them; from the command line."""
-    write_model(tmp_path / "model")
-    (tmp_path / "small.tif").symlink_to(small_slide)
-    (tmp_path / "bad.svs").write_text("no slide")
-    monkeypatch.chdir(tmp_path)
-    for out, cluster in (("here", []), ("there", ["--cluster", scheduler.at])):
-        arguments = ["heatmap", "bad.svs", "small.tif", "--model", "model", "--out", out, "--device", "cpu", *cluster]
-        done = CliRunner().invoke(cli.app, arguments)
-        assert done.exit_code == 1, done.output
-        assert "1 of 2 slides failed" in done.output
-    assert listing(tmp_path / "here") == listing(tmp_path / "there")
-    assert "small/report.html" in listing(tmp_path / "there")
-
-
-def test_a_model_that_is_loaded_stays_here(scheduler: ClusterConfig, tmp_path: Path) -> None:
-    write_model(tmp_path / "model")
-    with pytest.raises(ConfigError, match="cluster: a model that is loaded cannot be sent to workers; pass its folder"):
-        predict_all([], load_models([tmp_path / "model"]), cluster=scheduler)
 
 
 # --- schedulers and their workers -----------------------------------------------------------------------------------
