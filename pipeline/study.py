@@ -39,7 +39,7 @@ from tiling.files import claimed, is_claimed, output_error
 from tiling.manifest import ManifestRow, read_manifest
 from tiling.signals import STOPPING
 from training import evaluate_models, train
-from training.devices import device_name, is_own_child, processes_of
+from training.devices import device_name, is_own_child, launching, processes_of
 from training.metrics import auroc
 from training.stress import stress
 
@@ -133,7 +133,8 @@ class _Run:
                 log.info("%s: complete already", folder / "model")
                 _tidy(folder)
                 return _Made(reused=True)
-            train(training.samples, folder, training.config)
+            with launching():
+                train(training.samples, folder, training.config)
             return _Made()
 
         return not timed(config.out, "train", name, make).reused
