@@ -41,12 +41,12 @@ def serve(workers: int, pipe: Connection) -> None:
     import dask
     from distributed import LocalCluster
 
-    from pipeline.cluster import _DASK
+    from pipeline.cluster import _DASK, _NO_DASHBOARD
 
     with (
         dask.config.set(_DASK),
         LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=False, protocol="tcp://", dashboard_address=None,
+            n_workers=workers, threads_per_worker=1, processes=False, protocol="tcp://", scheduler_kwargs=_NO_DASHBOARD,
             memory_limit=None, silence_logs=50,
         ) as cluster,
     ):  # fmt: skip

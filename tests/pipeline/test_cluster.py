@@ -18,7 +18,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from distributed import LocalCluster
 
 from pipeline import cluster as module
 from pipeline.cluster import job_script
@@ -81,15 +80,6 @@ def ran(folder: Path, whats: list[str], config: ClusterConfig, **further: Any) -
 
 def tried(folder: Path) -> list[str]:
     return (folder / "tried").read_text().splitlines()
-
-
-@pytest.fixture(scope="module")
-def scheduler() -> Iterator[ClusterConfig]:
-    """A scheduler with one worker, a thread of this process."""
-    with LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=False, protocol="tcp://", dashboard_address=None
-    ) as cluster:
-        yield ClusterConfig(at=cluster.scheduler_address)
 
 
 def test_every_slide_gets_its_outcome(tmp_path: Path) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from distributed import LocalCluster
 from typer.testing import CliRunner
 
 from pipeline import cli
@@ -15,15 +13,6 @@ from pipeline.jobs import load_models, predict_all
 from tests.inference.conftest import write_model
 from tests.pipeline.conftest import listing
 from tiling.errors import ConfigError
-
-
-@pytest.fixture(scope="module")
-def scheduler() -> Iterator[ClusterConfig]:
-    """A scheduler with one worker, a thread of this process."""
-    with LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=False, protocol="tcp://", dashboard_address=None
-    ) as cluster:
-        yield ClusterConfig(at=cluster.scheduler_address)
 
 
 def test_heatmaps_are_those_of_this_process(
