@@ -41,7 +41,7 @@ from training.model import read_info
 TINY = TrainConfig(
     backbone="test_resnet", weights="none", input_px=32, epochs=1, batch_size=16, bootstrap_resamples=20, threads=1
 )
-TILING = TilingConfig(mpp=0.5, tile_px=64)
+TILING = TilingConfig(mpp=1.0, tile_px=64)
 FAST = EvaluateConfig(resamples=20)
 Stamps = dict[str, tuple[int, int]]
 
@@ -460,7 +460,12 @@ def test_a_study_is_led_by_one_process(copied: StudyConfig, monkeypatch: pytest.
 def test_on_the_command_line(cohort: Path, tmp_path: Path, run_cli: RunCli) -> None:
     """A dry run says all and does nothing; Ctrl-C ends with 75 and says what to do."""
     train = TINY.model_dump(mode="json", exclude_defaults=True) | {"epochs": 200}
-    settings = {"manifest": str(cohort / "manifest.csv"), "out": "results", "tile": {"tile_px": 64}, "train": train}
+    settings = {
+        "manifest": str(cohort / "manifest.csv"),
+        "out": "results",
+        "tile": {"mpp": 1.0, "tile_px": 64},
+        "train": train,
+    }
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(settings))
     dry = run_cli("run", "study.yaml", "--dry-run", cwd=tmp_path)
     assert dry.returncode == 0
@@ -490,7 +495,7 @@ def test_a_study_whose_training_is_shared_by_processes(cohort: Path, tmp_path: P
     """The processes that Lightning starts for each training take part in that one alone, and end with it."""
     train = TINY.model_dump(mode="json", exclude_defaults=True) | {"devices": 2, "device": "cpu"}
     settings = {
-        "manifest": str(cohort / "manifest.csv"), "out": "results", "tile": {"tile_px": 64}, "train": train,
+        "manifest": str(cohort / "manifest.csv"), "out": "results", "tile": {"mpp": 1.0, "tile_px": 64}, "train": train,
         "repeats": {"seeds": [0, 1]}, "evaluate": {"resamples": 20},
     }  # fmt: skip
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(settings))
@@ -510,7 +515,7 @@ def test_a_bad_slide_stops_nothing(cohort: Path, tmp_path: Path, run_cli: RunCli
     cut = mine / "slides" / "synthetic-05.tif"
     cut.write_bytes(cut.read_bytes()[:5000])
     settings = {
-        "manifest": "cohort/manifest.csv", "out": "results", "tile": {"tile_px": 64}, "workers": 2,
+        "manifest": "cohort/manifest.csv", "out": "results", "tile": {"mpp": 1.0, "tile_px": 64}, "workers": 2,
         "train": TINY.model_dump(mode="json", exclude_defaults=True),
     }  # fmt: skip
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(settings))
