@@ -64,21 +64,25 @@ def evaluate_slides(
     separation_um: float = SEPARATION_UM,
     resamples: int = 1000,
     seed: int = 0,
+    rows: Sequence[ManifestRow] | None = None,
+    one_model: bool = True,
 ) -> SlideEvaluation:
     """Test the heatmaps `results/<slide_id>/` of a manifest's slides, and write the files listed above into `out`.
 
     A slide is positive if its `label` is the heatmaps' class. `split` names the slides to test, by the column of the
     manifest; None is test where there are such, else all. With `sensitivity`, a threshold of `score` is chosen for it
     on the slides of the split val. `lesion_classes` are the annotations' classes that are lesions; none: the heatmaps'
-    class. `out/slides.json` is there only when everything else is; an older one is removed first. Raises InputError,
-    naming slide and fix, for a slide without a whole result or label, for results of several models, and where one
-    class is missing; ConfigError for a score or split that is not there; OutputError.
+    class. `rows` are the manifest's slides with the splits that count, None: as the manifest says. Without `one_model`,
+    as in a cross-validation, the results may be of several models. `out/slides.json` is there only when everything else
+    is; an older one is removed first. Raises InputError, naming slide and fix, for a slide without a whole result or
+    label, for results of several models, and where one class is missing; ConfigError for a score or split that is not
+    there; OutputError.
     """
-    rows = read_manifest(manifest)
+    rows = read_manifest(manifest) if rows is None else rows
     split = split or ("test" if any(row.split == "test" for row in rows) else "all")
     found = [_result(results, row, manifest) for row in _of_split(rows, split, manifest)]
     chosen_on = [] if sensitivity is None else [_result(results, r, manifest) for r in _of_split(rows, "val", manifest)]
-    made_from = _one_maker([*found, *chosen_on])
+    made_from = _one_maker([*found, *chosen_on]) if one_model else _makers([*found, *chosen_on])
     slides = _judged(found, manifest)
     if score not in slides.scores:
         raise ConfigError("--score", f"{score!r} is no score of these results", f"use {', '.join(slides.scores)}")
@@ -116,9 +120,9 @@ def evaluate_slides(
     return evaluation
 
 
-def _of_split(rows: list[ManifestRow], split: str, manifest: Path) -> list[ManifestRow]:
+def _of_split(rows: Sequence[ManifestRow], split: str, manifest: Path) -> list[ManifestRow]:
     if split == "all":
-        return rows
+        return list(rows)
     chosen = [row for row in rows if row.split == split]
     if not chosen:
         known = sorted({row.split for row in rows if row.split})
@@ -150,6 +154,12 @@ def _one_maker(found: Sequence[_Result]) -> dict[str, Any]:
             where = f"{first.folder} and {other.folder}"
             raise InputError(where, "were made by different models or settings", "make them alike: specslide heatmap")
     return _maker(first)
+
+
+def _makers(found: Sequence[_Result]) -> dict[str, Any]:
+    """Model and settings of each result: one list, each maker once."""
+    made = {canonical_json(_maker(result)): _maker(result) for result in found}
+    return {"models": [made[text] for text in sorted(made)]}
 
 
 def _maker(result: _Result) -> dict[str, Any]:

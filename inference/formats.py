@@ -26,7 +26,7 @@ HEATMAP_PNG, REGIONS, OME_TIFF, OME_ZARR, ASAP_XML = (
 class OutputConfig(BaseModel):
     """What is written of a prediction. Unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     formats: tuple[Format, ...] = ()
     """`png`: the heatmap without the slide; `geojson` and `asap`: regions; `ometiff` and `omezarr`: the map."""

@@ -46,7 +46,7 @@ _BATCHES_AHEAD = 2  # beside those that the readers are at
 class PredictConfig(BaseModel):
     """What decides a prediction, beside the slide and the model. Unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     overlap: float = Field(0.0, ge=0, lt=1)
     """Fraction of a tile that its neighbour shares, in [0, 1); a store brings its own."""

@@ -12,7 +12,7 @@ from typing import Any
 import shapely
 
 from inference.aggregate import SlideScores, areas_mm2, slide_scores
-from inference.ensemble import Ensemble
+from inference.ensemble import Ensemble, members
 from inference.formats import OutputConfig, write_outputs
 from inference.geojson import write_geojson
 from inference.novelty import outside
@@ -27,6 +27,7 @@ from tiling.manifest import require_slide_id
 from tiling.slide import slide_name
 from tiling.versions import RESEARCH_USE, software_versions
 from training import TileModel
+from training.devices import device_name
 
 log = logging.getLogger(__name__)
 
@@ -73,14 +74,11 @@ def make_heatmap(
     path = Path(source)
     identity, slide_id = _identity(path, slide_id, slide_mpp)
     require_slide_id(slide_id, path)  # it names the folder; a store may say anything
-    key = sha256_json(
-        [identity, model.sha256, prediction_settings(path, config, roi), None if truth is None else truth.wkt]
-        + ([outputs.model_dump(mode="json")] if outputs.formats else [])
-    )
+    key = _key(identity, path, model, config, roi, truth, outputs)
     folder = Path(out_dir) / slide_id
     with claimed(folder):
         if folder.exists():
-            report = _reusable(folder, key)
+            report = standing_result(folder, key)
             if report:
                 return report
             if not overwrite:
@@ -98,9 +96,38 @@ def make_heatmap(
             evidence = gather_evidence(path, prediction, slide_mpp)
             page = report_html(prediction, scores, evidence, _software())
             (partial / REPORT).write_text(page, encoding="utf-8")
-            summary = _summary(prediction, scores, key)
+            summary = _summary(prediction, scores, key, model)
             (partial / SUMMARY).write_text(canonical_json(summary), encoding="utf-8")
     return HeatmapReport(slide_id, folder, len(prediction.x0), scores, False, _warned(slide_id, summary))
+
+
+def result_key(
+    source: Path,
+    model: TileModel | Ensemble,
+    config: PredictConfig,
+    *,
+    slide_mpp: float | None = None,
+    roi: Path | None = None,
+    truth: shapely.Geometry | None = None,
+    outputs: OutputConfig = OutputConfig(),  # noqa: B008 - frozen
+) -> str:
+    """SHA-256 of all that decides the result that `make_heatmap` would make; raises as it does for the source."""
+    return _key(_identity(source, None, slide_mpp)[0], source, model, config, roi, truth, outputs)
+
+
+def _key(
+    identity: dict[str, Any],
+    path: Path,
+    model: TileModel | Ensemble,
+    config: PredictConfig,
+    roi: Path | None,
+    truth: shapely.Geometry | None,
+    outputs: OutputConfig,
+) -> str:
+    return sha256_json(
+        [identity, model.sha256, prediction_settings(path, config, roi), None if truth is None else truth.wkt]
+        + ([outputs.model_dump(mode="json")] if outputs.formats else [])
+    )
 
 
 def _identity(path: Path, slide_id: str | None, slide_mpp: float | None) -> tuple[dict[str, Any], str]:
@@ -112,7 +139,8 @@ def _identity(path: Path, slide_id: str | None, slide_mpp: float | None) -> tupl
         return {"slide": slide.sha256(), "mpp": slide.mpp}, slide_id or slide_name(path)
 
 
-def _reusable(folder: Path, key: str) -> HeatmapReport | None:
+def standing_result(folder: Path, key: str) -> HeatmapReport | None:
+    """The result in a folder if it is whole and has that key, see `result_key`; else None."""
     if folder_faults(folder) or not (folder / SUMMARY).is_file():
         return None
     summary = json.loads((folder / SUMMARY).read_bytes())
@@ -137,7 +165,7 @@ def _scores(prediction: Prediction) -> SlideScores:
     return slide_scores(values, threshold, areas)
 
 
-def _summary(prediction: Prediction, scores: SlideScores, key: str) -> dict[str, Any]:
+def _summary(prediction: Prediction, scores: SlideScores, key: str, model: TileModel | Ensemble) -> dict[str, Any]:
     known = outside(prediction.columns, prediction.ood_quantile)
     return {
         "format": "specslide-heatmap",
@@ -152,6 +180,7 @@ def _summary(prediction: Prediction, scores: SlideScores, key: str) -> dict[str,
         "scores": asdict(scores),
         "out_of_distribution": None if known is None else known.record(),
         "made_from": prediction.provenance,
+        "device": device_name(members(model)[0].device),
         "software": _software(),
         "notice": RESEARCH_USE,
     }

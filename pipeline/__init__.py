@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.config import StudyConfig
-    from pipeline.study import StudyReport
+    from pipeline.study_page import StudyReport
 
 
 def run(study: StudyConfig | Path | str) -> StudyReport:

@@ -21,11 +21,11 @@ def start_logging(verbose: bool) -> None:
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler], format="%(message)s")
 
 
-def progress_bar(unit: str = "slides") -> Progress:
+def progress_bar(unit: str = "slides", *, time_left: bool = True) -> Progress:
     """A bar over slides or another unit, with a column `tiles` for how far a slide's tiles are."""
     return Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
-        TextColumn("{task.fields[tiles]}"), TimeRemainingColumn(), console=errors,
+        TextColumn("{task.fields[tiles]}"), *([TimeRemainingColumn()] if time_left else []), console=errors,
     )  # fmt: skip
 
 

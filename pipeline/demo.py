@@ -11,7 +11,8 @@ from inference.result import OVERLAY, HeatmapReport, make_heatmap
 from pipeline.config import HeatmapConfig, StudyConfig
 from pipeline.page import Picture, Section, write_page
 from pipeline.real_slide import find_real_slide
-from pipeline.study import StudyReport, page_sections, run
+from pipeline.study import run
+from pipeline.study_page import StudyReport, page_sections
 from pipeline.synthetic import make_cohort
 from tiling import TilingConfig, tile_slide
 from training import TrainConfig, load_model

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from pipeline.console import progress_bar
-from pipeline.engines import Outcome, TileProgress, run_slides
+from pipeline.cluster_config import ClusterConfig
+from pipeline.engines import Job, Outcome, Result, Task, TileProgress, bytes_of, run_slides
+from pipeline.ledger import timed, without_paths
 from pipeline.page import write_cohort_index
+from pipeline.parts import Part
 from tiling import TileReport, TilingConfig, tile_slide
-from tiling.errors import InputError, OutputError, SpecslideError
-from tiling.files import output_error
+from tiling.errors import ConfigError, InputError, OutputError
+from tiling.files import COMMIT, output_error
 from tiling.manifest import ManifestRow
 from tiling.slide import slide_name
 
 if TYPE_CHECKING:  # imported when needed: workers that tile must not wait for torch
+    import shapely
+
     from inference import Ensemble, HeatmapReport, PredictConfig
     from inference.formats import OutputConfig
     from training import TileModel
+
+_WHOLE = Part()
 
 
 @dataclass(frozen=True)
@@ -35,26 +41,30 @@ class TileJob:
     overwrite: bool = False
     tissue_file: Path | None = None
     """The user's tissue mask, for the method `mask`."""
+    ledger: Path | None = None
+    """The study's folder, in whose ledger it is said."""
 
     @property
     def slide_id(self) -> str:
         """The slide's id."""
         return self.row.slide_id
 
+    def anywhere(self) -> TileJob:
+        """The same job for a worker that starts in another folder."""
+        row = self.row
+        row = row.model_copy(update={"slide_path": row.slide_path.absolute(), "annotation": _absolute(row.annotation)})
+        return replace(self, row=row, out=self.out.absolute(), tissue_file=_absolute(self.tissue_file),
+                       ledger=_absolute(self.ledger))  # fmt: skip
+
 
 def tile_job(job: TileJob, progress: TileProgress) -> TileReport:
     """Tile the slide of one job."""
-    return tile_slide(
-        job.row.slide_path,
-        job.out,
-        job.config,
-        slide_id=job.row.slide_id,
-        slide_mpp=job.row.mpp,
-        annotation=job.row.annotation,
-        tissue_file=job.tissue_file,
-        overwrite=job.overwrite,
-        progress=progress,
-    )
+    work = partial(
+        tile_slide, job.row.slide_path, job.out, job.config,
+        slide_id=job.row.slide_id, slide_mpp=job.row.mpp, annotation=job.row.annotation,
+        tissue_file=job.tissue_file, overwrite=job.overwrite, progress=progress,
+    )  # fmt: skip
+    return timed(job.ledger, "tile", f"{job.out.name}/{job.slide_id}.zarr", work)
 
 
 def tile_all(
@@ -65,14 +75,20 @@ def tile_all(
     workers: int,
     overwrite: bool = False,
     tissue_files: Mapping[str, Path] = MappingProxyType({}),
+    cluster: ClusterConfig | None = None,
+    ledger: Path | None = None,
 ) -> list[Outcome[TileJob, TileReport]]:
-    """Tile the slides in parallel processes. Raises OutputError if the folder `out` cannot be made or written.
+    """Tile the slides in parallel processes, or on a cluster. Raises OutputError if the folder `out` cannot be made or
+    written, and as `pipeline.engines.run_slides` does.
 
-    `tissue_files` are the users' tissue masks by slide_id, for the method `mask`.
+    `tissue_files` are the users' tissue masks by slide_id, for the method `mask`. `ledger` is the folder of a study.
     """
     require_folder(out)
-    jobs = [TileJob(row, out, config, overwrite, tissue_files.get(row.slide_id)) for row in rows]
-    return run_slides(tile_job, jobs, workers=workers, title="tiling")
+    jobs = [TileJob(row, out, config, overwrite, tissue_files.get(row.slide_id), ledger) for row in rows]
+    sizes = [bytes_of(row.slide_path) for row in rows]
+    sent = jobs if cluster is None else [job.anywhere() for job in jobs]
+    outcomes = run_slides(tile_job, sent, workers=workers, title="tiling", sizes=sizes, cluster=cluster)
+    return _as_asked(jobs, outcomes)
 
 
 def require_folder(folder: Path) -> None:
@@ -93,48 +109,166 @@ def find_annotation(folder: Path, slide_id: str) -> Path | None:
     return next((path for path in candidates if path.exists()), None)
 
 
+@dataclass(frozen=True)
+class HeatmapJob:
+    """One slide or store to make a heatmap of; the model is the task's."""
+
+    source: Path
+    out: Path
+    config: PredictConfig
+    slide_mpp: float | None = None
+    roi: Path | None = None
+    truth: shapely.Geometry | None = None
+    outputs: OutputConfig | None = None
+    overwrite: bool = False
+    ledger: Path | None = None
+    """The study's folder, in whose ledger it is said."""
+
+    @property
+    def slide_id(self) -> str:
+        """The slide's id, as far as the source's name tells it."""
+        return _name_of(self.source)
+
+    def anywhere(self) -> HeatmapJob:
+        """The same job for a worker that starts in another folder."""
+        return replace(self, source=self.source.absolute(), out=self.out.absolute(), roi=_absolute(self.roi),
+                       ledger=_absolute(self.ledger))  # fmt: skip
+
+
+def heatmap_job(job: HeatmapJob, progress: TileProgress, model: TileModel | Ensemble) -> HeatmapReport:
+    """Make the heatmap of one job."""
+    from inference import make_heatmap
+    from inference.formats import OutputConfig
+
+    work = partial(
+        make_heatmap, job.source, model, job.out, job.config,
+        slide_mpp=job.slide_mpp, roi=job.roi, truth=job.truth, outputs=job.outputs or OutputConfig(),
+        overwrite=job.overwrite, progress=progress,
+    )  # fmt: skip
+    return timed(job.ledger, "heatmap", f"{job.out.name}/{job.slide_id}", work)
+
+
+def heatmap_job_elsewhere(
+    job: HeatmapJob, progress: TileProgress, models: tuple[Path, ...], device: str
+) -> HeatmapReport:
+    """Make the heatmap of one job in a process that has yet to load the models; it does so once."""
+    return heatmap_job(job, progress, load_models(models, device))
+
+
+def load_models(folders: Sequence[Path], device: str = "auto") -> TileModel | Ensemble:
+    """A model, or several as an ensemble, from their folders; loaded once in each process. Raises ModelError, and
+    ConfigError for a device (auto, cpu or cuda) that is not there.
+    """
+    places = tuple(Path(folder).absolute() for folder in folders)
+    return _loaded(places, tuple(map(_commit_of, places)), device)
+
+
+def _commit_of(folder: Path) -> bytes:
+    """What tells whether a folder still holds the same model; b"" if nothing can be read."""
+    try:
+        return (folder / COMMIT).read_bytes()
+    except OSError:
+        return b""
+
+
+@cache
+def _loaded(folders: tuple[Path, ...], commits: tuple[bytes, ...], device: str) -> TileModel | Ensemble:
+    from inference import load_model, make_ensemble
+    from training import load_train_config
+    from training.devices import device_of
+
+    place = device_of(load_train_config(None, {"device": device}))
+    return make_ensemble([load_model(folder, place) for folder in folders])
+
+
+def predict_all(
+    jobs: Sequence[HeatmapJob],
+    models: TileModel | Ensemble | Sequence[Path],
+    *,
+    device: str = "auto",
+    cluster: ClusterConfig | None = None,
+) -> list[Outcome[HeatmapJob, HeatmapReport]]:
+    """Make heatmaps with one model or several: in this process, on all GPUs of this machine, or on a cluster.
+
+    On a CPU, and with one GPU, the slides follow each other in this process: torch has all cores there as it is, and
+    more processes would only share them. With several GPUs each has a process of its own. `models` are a model that is
+    loaded, for this process alone, or the folders of models, which each process loads for itself. `device` is auto, cpu
+    or cuda. Raises as `pipeline.engines.run_slides` does, and ConfigError for a loaded model on a cluster.
+    """
+    sizes = [bytes_of(job.source) for job in jobs]
+    if not isinstance(models, Sequence):
+        if cluster is not None:
+            raise ConfigError("cluster", "a model that is loaded cannot be sent to workers", "pass its folder")
+        here = partial(heatmap_job, model=models)
+        return run_slides(here, jobs, workers=0, title="heatmaps", sizes=sizes)
+    devices = [] if device == "cpu" else _devices()
+    folders = tuple(Path(folder).absolute() for folder in models)
+    task: Task[HeatmapJob, HeatmapReport] = partial(heatmap_job_elsewhere, models=folders, device=device)
+    if cluster is None:
+        workers = len(devices) if len(devices) > 1 else 0
+        return run_slides(task, jobs, workers=workers, title="heatmaps", sizes=sizes, devices=devices)
+    if cluster.kind != "local" and device != "cpu":
+        devices = ["those of the workers"]
+    sent = [job.anywhere() for job in jobs]
+    outcomes = run_slides(task, sent, workers=0, title="heatmaps", sizes=sizes, cluster=cluster, devices=devices)
+    return _as_asked(jobs, outcomes)
+
+
 def heatmap_all(
     sources: Sequence[Path],
-    model: TileModel | Ensemble,
+    models: TileModel | Ensemble | Sequence[Path],
     out: Path,
     config: PredictConfig,
     *,
     slide_mpp: float | None = None,
     roi: Path | None = None,
     outputs: OutputConfig | None = None,
+    part: Part = _WHOLE,
     overwrite: bool = False,
+    device: str = "auto",
+    cluster: ClusterConfig | None = None,
 ) -> tuple[list[HeatmapReport], dict[str, str]]:
-    """Heatmaps of slides or stores, one after the other on the model's device; and the reason for each that failed.
+    """Heatmaps of slides or stores, as `predict_all` makes them; and the reason for each that failed.
 
-    `roi` is the region of interest of a single slide, or a folder of those of each. `out/index.html` shows all results
-    in the folder. Raises InputError if two would have one name, OutputError if the folder `out` cannot be made or
-    written.
+    `roi` is the region of interest of a single slide, or a folder of those of each. Of several jobs that share the
+    slides, each does its `part`. `out/index.html` shows all results in the folder. Raises InputError if two would have
+    one name, OutputError if the folder `out` cannot be made or written, and as `predict_all` does.
     """
-    from inference import make_heatmap
-    from inference.formats import OutputConfig
-
     _refuse_twins(sources)
     if roi is not None and len(sources) > 1 and not roi.is_dir():
         raise InputError(roi, f"is one region for {len(sources)} slides", "pass a folder of them, named by slide_id")
     require_folder(out)
-    reports, failed = [], {}
-    with progress_bar() as bar:
-        shown = bar.add_task("heatmaps", total=len(sources), tiles="")
-        for source in sources:
-            try:
-                reports.append(
-                    make_heatmap(
-                        source, model, out, config, slide_mpp=slide_mpp, overwrite=overwrite,
-                        roi=None if roi is None else _roi_of(roi, source),
-                        outputs=outputs or OutputConfig(),
-                        progress=lambda done, total: bar.update(shown, tiles=f"{done:,} of {total:,} tiles"),
-                    )
-                )  # fmt: skip
-            except SpecslideError as error:
-                failed[str(source)] = str(error)
-            bar.advance(shown)
-    write_cohort_index(out, {_name_of(Path(name)): without_path(text, name) for name, text in failed.items()})
-    return reports, failed
+    jobs, failed = [], {}
+    for source in part.of(sources):  # after the checks, which are about all of them
+        try:
+            region = None if roi is None else _roi_of(roi, source)
+        except InputError as error:
+            failed[str(source)] = str(error)
+            continue
+        jobs.append(HeatmapJob(source, out, config, slide_mpp, region, None, outputs, overwrite))
+    outcomes = predict_all(jobs, models, device=device, cluster=cluster)
+    failed |= {str(o.job.source): o.error for o in outcomes if o.error is not None}
+    told = {_name_of(Path(name)): without_paths(text, Path(name).parent) for name, text in failed.items()}
+    write_cohort_index(out, told)
+    return [outcome.result for outcome in outcomes if outcome.result is not None], failed
+
+
+def _as_asked(jobs: Sequence[Job], outcomes: Sequence[Outcome[Job, Result]]) -> list[Outcome[Job, Result]]:
+    """The outcomes of the jobs as they were given, not as they were sent."""
+    return [replace(outcome, job=job) for job, outcome in zip(jobs, outcomes, strict=True)]
+
+
+def _devices() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    return named[:count] if len(named) >= count > 0 and named[0] else [str(number) for number in range(count)]
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else path.absolute()
 
 
 def _refuse_twins(sources: Sequence[Path]) -> None:
@@ -158,13 +292,3 @@ def _roi_of(roi: Path, source: Path) -> Path:
     if found is None:
         raise InputError(roi, f"holds no region of {_name_of(source)}", f"add {_name_of(source)}.geojson")
     return found
-
-
-def without_path(reason: str, source: str, name: str | None = None) -> str:
-    """A reason as others may read it: pages and records are sent away with results, and tell nothing of the machine.
-
-    `name` is what the slide `source` is called there, for a file may be named after a patient; None: as its file.
-    """
-    file = Path(source).name
-    known = reason.replace(source, name or file).replace(str(Path(source).resolve().parent) + os.sep, "")
-    return re.sub(r"(?<![\w.])/(?:[^/\s;,]+/)+", "", known).replace(file, name or file)

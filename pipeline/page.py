@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from tiling.files import write_file
+from tiling.files import write_changed
 from tiling.versions import RESEARCH_USE
 
 INDEX = "index.html"
@@ -23,7 +23,9 @@ body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem
  background: #fff; overflow-wrap: anywhere; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 table { border-collapse: collapse; } th, td { padding: .25rem .8rem; text-align: left; border-bottom: 1px solid #ddd; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); gap: 1.2rem; }
+th { overflow-wrap: normal; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); gap: 1.2rem;
+ margin-top: 1rem; }
 figure { margin: 0; } img { max-width: 100%; border: 1px solid #ddd; background: #fff; }
 figcaption { font-size: .85rem; } .notice { background: #fff4d6; padding: .5rem .8rem; }
 """
@@ -40,6 +42,14 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Link:
+    """Words that open a file."""
+
+    path: Path
+    text: str
+
+
+@dataclass(frozen=True)
 class Section:
     """A headed part of the page."""
 
@@ -48,26 +58,19 @@ class Section:
     columns: tuple[str, ...] = ()
     rows: tuple[tuple[object, ...], ...] = ()
     pictures: tuple[Picture, ...] = ()
+    links: tuple[Link, ...] = ()
 
 
 def write_page(path: Path, title: str, sections: Iterable[Section]) -> None:
     """Write the page; files are linked relative to it. Raises OutputError."""
     body = "\n".join(_section(section, path.parent) for section in sections)
-    write_file(
+    write_changed(
         path,
         '<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'
         f"<style>{_STYLE}</style></head>\n<body>\n<h1>{escape(title)}</h1>\n"
         f'<p class="notice">{escape(RESEARCH_USE)}</p>\n{body}\n</body>\n</html>\n',
     )
-
-
-@dataclass(frozen=True)
-class Link:
-    """A cell of a table that opens a file."""
-
-    path: Path
-    text: str
 
 
 def write_cohort_index(folder: Path, failed: Mapping[str, str]) -> None:
@@ -133,6 +136,8 @@ def _section(section: Section, base: Path) -> str:
     parts = [f"<h2>{escape(section.title)}</h2>"]
     if section.text:
         parts.append(f"<p>{escape(section.text)}</p>")
+    if section.links:
+        parts.append(f"<p>{' · '.join(_cell(link, base) for link in section.links)}</p>")
     if section.rows:
         parts.append(_table(section.columns, section.rows, base))
     if section.pictures:

@@ -14,7 +14,7 @@ from tiling.tissue import TissueConfig
 class TilingConfig(BaseModel):
     """What decides the content of a store, beside the slide. Unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     mpp: Annotated[PositiveFloat, Field(le=1000)] = 0.5
     """Micrometres per pixel of the tiles."""

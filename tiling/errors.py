@@ -47,6 +47,10 @@ class OutputError(SpecslideError):
     """A result cannot be written."""
 
 
+class ClusterError(SpecslideError):
+    """The machines that work on a cohort cannot be reached, or are gone."""
+
+
 class StoppedError(SpecslideError):
     """A signal asked to stop; the state is saved, and the same command goes on from it."""
 

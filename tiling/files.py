@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 COMMIT = "commit.json"
 COMMIT_VERSION = 1
+PROVENANCE = "provenance.json"
+"""What an artefact was made from, in its folder; where another file there says all of it, there is none."""
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}  # some Lustre, NFS and FUSE mounts
 
 
@@ -40,7 +42,12 @@ def canonical_json(value: object) -> str:
 
 def sha256_json(value: object) -> str:
     """SHA-256 of a value's canonical JSON."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    return sha256_text(canonical_json(value))
+
+
+def sha256_text(text: str) -> str:
+    """SHA-256 of a text as UTF-8."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def write_file(path: Path, data: bytes | str) -> None:
@@ -60,6 +67,16 @@ def write_file(path: Path, data: bytes | str) -> None:
         raise output_error(path, error) from error
 
 
+def write_changed(path: Path, text: str) -> None:
+    """Write `path` as `write_file` does, unless it holds that text already. Raises OutputError."""
+    try:
+        same = path.read_bytes() == text.encode()
+    except OSError:
+        same = False
+    if not same:
+        write_file(path, text)
+
+
 @contextmanager
 def claimed(final: Path) -> Iterator[None]:
     """Hold the right to write the folder `final`, and sweep what a killed job left of it.
@@ -67,7 +84,7 @@ def claimed(final: Path) -> Iterator[None]:
     Two jobs on one output never write the same folder at once: the second is refused. The claim is a lock that
     the operating system drops with the process, so a killed job blocks nobody. Raises OutputError.
     """
-    lock = final.with_name(f".{final.name}.lock")
+    lock = _lock_of(final)
     fd = _lock(lock, final)
     try:
         _sweep(final)
@@ -76,6 +93,21 @@ def claimed(final: Path) -> Iterator[None]:
         with suppress(OSError):
             lock.unlink()  # while still held: whoever waits for it sees another file and tries again
         os.close(fd)
+
+
+def is_claimed(final: Path) -> bool:
+    """Whether a living process holds the claim on `final`; false where that cannot be told."""
+    try:
+        fd = os.open(_lock_of(final), os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that ask do not see each other
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
+    finally:
+        os.close(fd)
+    return False
 
 
 @contextmanager
@@ -173,6 +205,10 @@ def output_error(path: Path, error: OSError) -> OutputError:
         errno.EEXIST: "a file stands where a folder is needed; choose another output folder",
     }
     return OutputError(path, f"cannot be written ({error.strerror or error})", fixes.get(error.errno or 0, ""))
+
+
+def _lock_of(final: Path) -> Path:
+    return final.with_name(f".{final.name}.lock")
 
 
 def _partial(final: Path) -> Path:

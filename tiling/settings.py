@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -53,6 +53,7 @@ def _section(model: type[BaseModel], place: tuple[int | str, ...]) -> type[BaseM
     section = model
     for name in place:
         field = section.model_fields.get(str(name))
-        if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            section = field.annotation
+        if field is not None:
+            kinds = (field.annotation, *get_args(field.annotation))  # also a section that may be None
+            section = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), section)
     return section

@@ -95,11 +95,7 @@ def tile_slide(
     preview_path = store_path.with_suffix(".png")
     with Slide(slide_path, mpp=slide_mpp) as slide, claimed(store_path):
         facts = slide_facts(slide, slide_id)
-        inputs = config.model_dump(mode="json") | {
-            "slide_mpp": slide_mpp,
-            "annotation_sha256": None if annotation is None else annotation_hash(annotation),
-            "tissue_sha256": None if tissue_file is None else annotation_hash(tissue_file),
-        }
+        inputs = tiling_inputs(config, slide_mpp, annotation, tissue_file)
         standing = _standing(store_path, facts, inputs, overwrite)
         if standing is None:
             plan = plan_tiles(slide, config, tissue_file)
@@ -110,6 +106,19 @@ def tile_slide(
         if not preview_path.exists():
             write_preview(store, preview_path)
     return TileReport(slide_id, store_path, len(store), standing is not None, store.attributes.bad_tiles)
+
+
+def tiling_inputs(
+    config: TilingConfig, slide_mpp: float | None, annotation: Path | None, tissue_file: Path | None = None
+) -> dict[str, object]:
+    """All that decides a store beside its slide: what its attributes say as `config`. Raises InputError for a file
+    that cannot be read.
+    """
+    return config.model_dump(mode="json") | {
+        "slide_mpp": slide_mpp,
+        "annotation_sha256": None if annotation is None else annotation_hash(annotation),
+        "tissue_sha256": None if tissue_file is None else annotation_hash(tissue_file),
+    }
 
 
 def plan_tiles(slide: Slide, config: TilingConfig, tissue_file: Path | None = None) -> Plan:
@@ -329,7 +338,7 @@ def _standing(path: Path, facts: SlideFacts, inputs: dict[str, object], overwrit
     if not path.exists():
         return None
     try:
-        store = _reusable(path, facts, inputs)
+        store = reusable_store(path, facts.sha256, inputs)
         if overwrite and (faults := verify_store(path)):
             raise StoreError(path, f"is damaged: {faults[0]}")
     except StoreError as error:
@@ -341,11 +350,14 @@ def _standing(path: Path, facts: SlideFacts, inputs: dict[str, object], overwrit
     return store
 
 
-def _reusable(path: Path, facts: SlideFacts, inputs: dict[str, object]) -> TileStore:
-    """The store at `path`, made from this slide with these settings. Raises StoreError naming the difference."""
+def reusable_store(path: Path, slide_sha256: str, inputs: dict[str, object]) -> TileStore:
+    """The store at `path`, made from that slide with these `tiling_inputs`. Raises StoreError naming the difference.
+
+    Of its bytes only the metadata are checked.
+    """
     store = TileStore(path)
     fix = "choose another --out, or pass --overwrite"
-    if store.slide.sha256 != facts.sha256:
+    if store.slide.sha256 != slide_sha256:
         raise StoreError(path, "was made from another slide", fix)
     if store.attributes.config_sha256 != sha256_json(inputs):
         before = store.attributes.config

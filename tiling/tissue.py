@@ -36,7 +36,7 @@ METHODS: tuple[Method, ...] = get_args(Method)
 class TissueConfig(BaseModel):
     """How the tissue mask is made."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     method: Method = "specslide"
     """specslide: stained pixels, without ink (the default). otsu: Otsu's threshold on the optical density. hsv:

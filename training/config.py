@@ -16,7 +16,7 @@ from tiling.where import parse_where
 class TrainConfig(BaseModel):
     """Everything that shapes a model, apart from the data. The defaults are the tested recipe."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     # the network
     backbone: str = "tf_efficientnet_lite0"
@@ -71,6 +71,9 @@ class TrainConfig(BaseModel):
     specslide[stain]. See training.stain."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Decides the split, the weights of a new head, the order of tiles and the augmentation."""
+    split_seed: int | None = Field(None, ge=0, lt=2**32)
+    """Decides the split, and which tiles max_tiles_per_slide draws, in place of `seed`: trainings under several seeds
+    can so share them. None: the seed."""
 
     # the data
     group: Literal["case", "site"] = "case"
@@ -135,6 +138,11 @@ class TrainConfig(BaseModel):
     """"auto": bf16 on a GPU that supports it, else 32 bits."""
     bootstrap_resamples: int = Field(1000, ge=0, le=100_000)
     """Resamples of cases behind each interval."""
+
+    @property
+    def data_seed(self) -> int:
+        """What decides the split and the draw of tiles."""
+        return self.seed if self.split_seed is None else self.split_seed
 
     @field_validator("where")
     @classmethod

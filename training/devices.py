@@ -74,6 +74,34 @@ def make_fabric(config: TrainConfig) -> Fabric:
     )
 
 
+def machine_of(fabric: Fabric, config: TrainConfig) -> dict[str, object]:
+    """What a model was trained on: device, precision and number of processes; nothing that names a machine."""
+    precision = precision_of(config)
+    return {"device": device_name(fabric.device), "precision": precision, "processes": fabric.world_size}
+
+
+def device_name(device: torch.device) -> str:
+    """ "cpu", or what the GPU is sold as."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+@contextmanager
+def launching() -> Iterator[None]:
+    """Let a process train several times with others: what Lightning left of one group would take part in the next."""
+    names = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
 def is_own_child() -> bool:
     """Whether Fabric, and neither torchrun nor srun, started this process beside the first one."""
     return not _launched()[0] and LightningEnvironment().local_rank() > 0

@@ -97,6 +97,35 @@ def metric_record(info: ModelInfo) -> dict[str, object]:
     return record | {"best_epoch": info.best_epoch, "interval": "95% bootstrap over cases", "notice": RESEARCH_USE}
 
 
+def provenance_record(samples: Samples, machine: Mapping[str, object]) -> dict[str, object]:
+    """What provenance.json says beyond model.json, which holds its hash: the hashes of each source, and the machine.
+
+    Slides and cases are named by their ids, as in the tables beside it; no path is in it.
+    """
+    first = np.unique(samples.source, return_index=True)[1]
+    tiles = np.bincount(samples.source, minlength=len(samples.hashes)).tolist()
+    sources = [
+        {
+            "slide_id": str(samples.slide_id[row]),
+            "case_id": str(samples.case_id[row]),
+            "split": str(samples.split[row]),
+            "tiles": tiles[samples.source[row]],
+            "sha256": samples.hashes[samples.source[row]],
+        }
+        | ({"slide_sha256": samples.slides[samples.source[row]]} if samples.slides else {})
+        for row in first.tolist()
+    ]
+    return {
+        "format": "specslide-provenance",
+        "version": 1,
+        "artefact": "model",
+        "inputs": {"data": samples.identity(), "kind": samples.kind, "sources": sources},
+        "machine": dict(machine),
+        "software": software_versions(*_SOFTWARE),
+        "notice": RESEARCH_USE,
+    }
+
+
 def split_table(samples: Samples) -> str:
     """CSV: a row a case, with its split and how many tiles of each class it has."""
     cases, first, case_of = np.unique(samples.case_id, return_index=True, return_inverse=True)

@@ -69,6 +69,8 @@ class Samples:
     """Where the slide comes from; "" if unknown."""
     scanner: Texts
     """What scanned it; "" if unknown."""
+    slides: tuple[str, ...] = ()
+    """SHA-256 of the slide of each source, where these are stores."""
 
     def __len__(self) -> int:
         return len(self.label)
@@ -203,14 +205,15 @@ def split_samples(samples: Samples, config: TrainConfig, where: Path) -> Samples
         unit = joined(*ties)
     if config.folds is None:
         fractions = {"val_fraction": config.val_fraction, "test_fraction": config.test_fraction}
-        return replace(samples, split=split_units(unit, samples.label, **fractions, seed=config.seed))
+        return replace(samples, split=split_units(unit, samples.label, **fractions, seed=config.data_seed))
     units = len(np.unique(unit))
     if units < config.folds:
         what = f"{units} {config.group}s cannot make {config.folds} folds"
         raise InputError(where, what, f"use at most {units} folds, or add {config.group}s")
     split = split_by_fold(
-        unit, samples.label, folds=config.folds, fold=config.fold, val_fraction=config.val_fraction, seed=config.seed
-    )
+        unit, samples.label, folds=config.folds, fold=config.fold, val_fraction=config.val_fraction,
+        seed=config.data_seed,
+    )  # fmt: skip
     return replace(samples, split=split)
 
 
@@ -378,6 +381,7 @@ def _join_slides(slides: Sequence[tuple[_StoredSlide, Ints]], classes: tuple[str
         split=spread(row.split for row in manifest_rows),
         site=spread(row.site for row in manifest_rows),
         scanner=spread(row.scanner for row in manifest_rows),
+        slides=tuple(store.slide.sha256 for store in stores),
     )
 
 
@@ -387,7 +391,7 @@ def _capped(rows: Ints, slide_id: str, config: TrainConfig) -> Ints:
     if limit is None or len(rows) <= limit:
         return rows
     name = int.from_bytes(hashlib.sha256(slide_id.encode()).digest()[:8])
-    return np.sort(np.random.default_rng([config.seed, name]).choice(rows, limit, replace=False))
+    return np.sort(np.random.default_rng([config.data_seed, name]).choice(rows, limit, replace=False))
 
 
 def _capped_images(rows: list[_ImageRow], config: TrainConfig) -> list[_ImageRow]:

@@ -4,6 +4,7 @@ out/log/metrics.csv       losses and validation metrics by epoch     out/metrics
 out/learning_curve.png                                                out/split.csv        the split of each case
 out/predictions.csv       probabilities of validation and test tiles  out/model/           published last
 out/pictures/             <split>_performance.png, <split>_gallery.png of validation and test
+out/provenance.json       the hashes of all that was learned from, and the machine
 out/checkpoints/          the state of a run that was stopped; gone when the model is there
 """
 
@@ -23,12 +24,21 @@ from lightning.fabric import Fabric
 from numpy.typing import NDArray
 
 from tiling.errors import ConfigError, StoppedError
-from tiling.files import canonical_json, claimed, output_error, sha256_file, sha256_json, write_file
+from tiling.files import (
+    PROVENANCE,
+    canonical_json,
+    claimed,
+    output_error,
+    sha256_file,
+    sha256_json,
+    sha256_text,
+    write_file,
+)
 from training.card import model_card
 from training.checkpoints import Checkpoints
 from training.config import TrainConfig
 from training.data import Tiles
-from training.devices import is_own_child, make_fabric, settled
+from training.devices import is_own_child, machine_of, make_fabric, settled
 from training.evaluate import group_summaries, predictions_of, write_pictures
 from training.figures import Predictions, learning_curve
 from training.fit import Training
@@ -38,7 +48,15 @@ from training.metrics import Interval, balanced_threshold, bootstrap_interval, e
 from training.model import Features, NoveltySummary, TileClassifier, load_weights, make_classifier, save_model
 from training.novelty import MOST_TILES, QUANTILE, Novelty, fit_novelty
 from training.optim import parameter_groups, rate_at
-from training.record import MACHINE_SETTINGS, Calibration, describe, metric_record, prediction_table, split_table
+from training.record import (
+    MACHINE_SETTINGS,
+    Calibration,
+    describe,
+    metric_record,
+    prediction_table,
+    provenance_record,
+    split_table,
+)
 from training.samples import Samples
 from training.signals import listening
 from training.splits import SPLITS
@@ -116,6 +134,9 @@ def train(samples: Samples, out: Path, config: TrainConfig | None = None) -> Tra
             info = describe(network, origin, samples, config, calibration, metrics, best_epoch, key, before, groups)
             info = info.model_copy(update={"novelty": known})
             if fabric.is_global_zero:
+                provenance = canonical_json(provenance_record(samples, machine_of(fabric, config)))
+                info = info.model_copy(update={"hashes": info.hashes | {PROVENANCE: sha256_text(provenance)}})
+                write_file(out / PROVENANCE, provenance)
                 write_file(out / "learning_curve.png", learning_curve(progress.history, best_epoch))
                 for split, (tiles, predicted) in judged.items():
                     folder = out / "pictures"

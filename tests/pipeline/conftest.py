@@ -7,11 +7,12 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from pipeline.cluster_config import ClusterConfig
 from pipeline.synthetic import make_slide
 
 Finished = subprocess.CompletedProcess[str]
@@ -56,3 +57,15 @@ def small_slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("small") / "small.tif"
     make_slide(path, seed=1, tumour=True, size_px=(1024, 1024))
     return path
+
+
+@pytest.fixture(scope="module")
+def scheduler() -> Iterator[ClusterConfig]:
+    """A Dask scheduler with one worker, a thread of this process."""
+    from distributed import LocalCluster
+
+    no_pages = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, protocol="tcp://", scheduler_kwargs=no_pages
+    ) as cluster:
+        yield ClusterConfig(at=cluster.scheduler_address)

@@ -12,7 +12,7 @@ import pytest
 import zarr
 
 from inference import PredictConfig, load_model
-from pipeline import cli
+from pipeline.commands.train import train
 from pipeline.jobs import heatmap_all
 from pipeline.synthetic import write_pyramid
 from tests.inference.conftest import write_model
@@ -221,7 +221,7 @@ def test_unknown_configuration_keys_are_refused(
 @pytest.mark.parametrize("given", [(), ("stores",), ("manifest",), ("stores", "manifest", "images")])
 def test_training_on_nothing_is_refused(tmp_path: Path, given: tuple[str, ...]) -> None:
     with pytest.raises(ConfigError, match="name no data"):
-        cli.train(tmp_path / "run", **dict.fromkeys(given, tmp_path / "data"))  # type: ignore[arg-type]
+        train(tmp_path / "run", **dict.fromkeys(given, tmp_path / "data"))  # type: ignore[arg-type]
     assert listing(tmp_path) == {}
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.cli import _tissue_files, _tissue_method, app
+from pipeline.cli import app
+from pipeline.commands.tile import _tissue_files, _tissue_method
 from pipeline.synthetic import write_pyramid
 from tiling import TileStore, TilingConfig, tile_slide
 from tiling.errors import ConfigError, InputError

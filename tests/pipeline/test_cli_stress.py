@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline import cli
+from pipeline.commands.stress import _names_of
 from tests.pipeline.conftest import RunCli
 from tiling.errors import SpecslideError
 from training import TrainConfig, samples_from_images, train
@@ -70,6 +71,6 @@ def test_refusals_say_what_to_pass_and_nothing_is_written(
 
 
 def test_models_are_called_by_their_runs_or_by_their_paths() -> None:
-    assert cli._names_of([Path("x/erm/model"), Path("sd")]) == {"erm": Path("x/erm/model"), "sd": Path("sd")}
+    assert _names_of([Path("x/erm/model"), Path("sd")]) == {"erm": Path("x/erm/model"), "sd": Path("sd")}
     twins = [Path("x/run/model"), Path("y/run/model")]
-    assert cli._names_of(twins) == {"x/run/model": twins[0], "y/run/model": twins[1]}
+    assert _names_of(twins) == {"x/run/model": twins[0], "y/run/model": twins[1]}

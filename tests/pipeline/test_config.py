@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,8 +13,14 @@ from pipeline.config import StudyConfig, load_study
 from tiling import TilingConfig
 from tiling.errors import ConfigError
 from tiling.settings import checked
+from training.shifts import SHIFTS
 
 GOOD = "manifest: slides.csv\nout: results\n"
+
+
+def joined(line: str) -> str:
+    """GOOD with one more line, or with those of a mapping in braces."""
+    return GOOD + (yaml.safe_dump(yaml.safe_load(line)) if line.startswith("{") else line)
 
 
 def loaded(folder: Path, text: str) -> StudyConfig:
@@ -56,6 +63,11 @@ def test_settings_arrive_and_the_rest_are_defaults(tmp_path: Path) -> None:
         ("tile: {tissue: {colour: 1}}", "tile.tissue.colour", "mask_mpp"),
         ("train: {lr: 1}", "train.lr", "learning_rate"),
         ("heatmap: {slide: test}", "heatmap.slide", "slides"),
+        ("repeats: {seed: 1}", "repeats.seed", "seeds, folds"),
+        ("evaluate: {group: site}", "evaluate.group", "by, score"),
+        ("stress: {shift: all}", "stress.shift", "shifts, strengths"),
+        ("cluster: {kind: slurm}", "cluster.kind", "at, workers"),
+        ("heatmap: {outputs: {format: png}}", "heatmap.outputs.format", "formats"),
     ],
 )
 def test_unknown_keys_are_refused_with_the_known_ones(tmp_path: Path, line: str, key: str, known: str) -> None:
@@ -87,15 +99,52 @@ def test_unknown_keys_are_refused_with_the_known_ones(tmp_path: Path, line: str,
         ("heatmap: {overlap: 1}", "heatmap.overlap"),
         ("heatmap: {batch_size: 0}", "heatmap.batch_size"),
         ("workers: 0", "workers"),
+        ("repeats: {seeds: [0, 0]}", "repeats.seeds"),
+        ("repeats: {seeds: [-1]}", "repeats.seeds.0"),
+        ("repeats: {folds: 1}", "repeats.folds"),
+        ("repeats: {seeds: [0], folds: 3}", "repeats.folds"),
+        ("{train: {folds: 3}, repeats: {folds: 3}}", "repeats"),
+        ("{train: {val_fraction: 0.5, test_fraction: 0}, repeats: {folds: 2}}", "repeats"),
+        ("evaluate: {sensitivity: 0.9}", "evaluate"),
+        ("evaluate: {by: [colour]}", "evaluate.by.0"),
+        ("stress: {shifts: [warp]}", "stress.shifts"),
+        ("stress: {shifts: [hue, hue]}", "stress.shifts"),
+        ("cluster: {at: slurm}", "cluster.at"),
+        ("cluster: {at: cloud}", "cluster.at"),
         ("workers: [1]", "workers"),
     ],
 )
 def test_wrong_values_are_refused_naming_the_key(tmp_path: Path, line: str, key: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        loaded(tmp_path, GOOD + line)
+        loaded(tmp_path, joined(line))
     assert str(caught.value).startswith(f"{tmp_path / 'study.yaml'}: {key}: ")
     assert "is refused" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("", {"": (0, None, None, 0)}),
+        ("train: {seed: 3, folds: 4, fold: 2}", {"": (3, None, 4, 2)}),
+        ("repeats: {seeds: [5, 1]}", {"seed-5": (5, 0, None, 0), "seed-1": (1, 0, None, 0)}),
+        ("{train: {seed: 7}, repeats: {seeds: [1]}}", {"seed-1": (1, 7, None, 0)}),
+        ("{train: {seed: 7, split_seed: 2}, repeats: {seeds: [1]}}", {"seed-1": (1, 2, None, 0)}),
+        ("{train: {seed: 7}, repeats: {folds: 2}}", {"fold-0": (7, None, 2, 0), "fold-1": (7, None, 2, 1)}),
+    ],
+)
+def test_the_trainings_of_a_study(
+    tmp_path: Path, lines: str, expected: dict[str, tuple[int, int | None, int | None, int]]
+) -> None:
+    """By name: seed, split_seed, folds, fold. Trainings under several seeds share their split."""
+    trainings = loaded(tmp_path, joined(lines)).trainings()
+    assert {name: (t.seed, t.split_seed, t.folds, t.fold) for name, t in trainings.items()} == expected
+    assert list(trainings) == list(expected)
+
+
+def test_all_shifts_can_be_asked_for(tmp_path: Path) -> None:
+    assert loaded(tmp_path, GOOD + "stress: {shifts: [all]}").stress.shifts == tuple(SHIFTS)
+    assert loaded(tmp_path, GOOD).stress.shifts == ()
 
 
 @pytest.mark.parametrize("missing", ["manifest", "out"])

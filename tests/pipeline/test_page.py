@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from pipeline.jobs import without_path
+from pipeline.ledger import without_paths
 from pipeline.page import Picture, Section, write_cohort_index, write_page
 
 
@@ -115,4 +115,4 @@ def test_without_results_there_is_no_index(tmp_path: Path) -> None:
 )
 def test_a_reason_tells_nothing_of_the_machine(tmp_path: Path, reason: str, shown: str) -> None:
     source = str(tmp_path / "a folder" / "secret x.svs")
-    assert without_path(reason.format(source=source), source) == shown
+    assert without_paths(reason.format(source=source), Path(source).parent) == shown

@@ -32,7 +32,7 @@ from typer.testing import CliRunner
 from inference.formats import FORMATS, OutputConfig
 from inference.result import make_heatmap
 from pipeline import cli
-from pipeline.jobs import without_path
+from pipeline.ledger import without_paths
 from tests.inference.conftest import picture, write_model
 from tests.pipeline.conftest import RunCli
 from tiling.errors import SpecslideError
@@ -309,7 +309,8 @@ def test_the_terminal_of_a_run_that_fails(run_cli: RunCli, tmp_path: Path) -> No
     ],
 )
 def test_reasons_as_others_may_read_them(reason: str, name: str | None, told_of_it: str) -> None:
-    assert without_path(reason, "/data/ward 7/MILLER.svs", name) == told_of_it
+    slide = Path("/data/ward 7/MILLER.svs")
+    assert without_paths(reason, slide.parent, names={slide: name} if name else {}) == told_of_it
 
 
 # ----------------------------------------------------------------------------------------- does the search find?

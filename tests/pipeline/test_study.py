@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,20 +23,26 @@ import yaml
 from sklearn.metrics import roc_auc_score
 
 from pipeline import demo, run
-from pipeline.config import HeatmapConfig, StudyConfig
+from pipeline.config import EvaluateConfig, HeatmapConfig, RepeatsConfig, StressConfig, StudyConfig
 from pipeline.demo import run_demo
-from pipeline.study import StudyReport
-from pipeline.synthetic import make_cohort
+from pipeline.jobs import load_models
+from pipeline.ledger import read_ledger
+from pipeline.plan import plan
+from pipeline.status import read_status
+from pipeline.study_page import StudyReport
+from pipeline.synthetic import make_cohort, make_slide
 from tests.pipeline.conftest import RunCli, listing
 from tiling import TileStore, TilingConfig
-from tiling.errors import InputError
-from tiling.files import folder_faults
-from training import TrainConfig
+from tiling.errors import ConfigError, InputError, OutputError, StoppedError
+from tiling.files import claimed, folder_faults, folder_hash, new_folder
+from training import TrainConfig, evaluate_models
+from training.model import read_info
 
 TINY = TrainConfig(
     backbone="test_resnet", weights="none", input_px=32, epochs=1, batch_size=16, bootstrap_resamples=20, threads=1
 )
-TILING = TilingConfig(mpp=0.5, tile_px=64)
+TILING = TilingConfig(mpp=1.0, tile_px=64)
+FAST = EvaluateConfig(resamples=20)
 Stamps = dict[str, tuple[int, int]]
 
 
@@ -43,16 +56,19 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyConfig, StudyReport]:
     """The study of that cohort and its first report; read only unless copied."""
     out = tmp_path_factory.mktemp("study") / "results"
-    config = StudyConfig(manifest=cohort / "manifest.csv", out=out, tile=TILING, train=TINY, workers=2)
+    config = StudyConfig(
+        manifest=cohort / "manifest.csv", out=out, tile=TILING, train=TINY, evaluate=FAST, workers=2,
+    )  # fmt: skip
     return config, run(config)
 
 
 @pytest.fixture
-def copied(finished: tuple[StudyConfig, StudyReport], tmp_path: Path) -> StudyConfig:
-    """A copy of the finished study, with its stamps, to be run again."""
+def copied(finished: tuple[StudyConfig, StudyReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StudyConfig:
+    """A copy of the finished study, with its stamps, to be run again; tiles in this process, which starts sooner."""
     config, _ = finished
     out = Path(shutil.copytree(config.out, tmp_path / "results"))
-    return config.model_copy(update={"out": out})
+    monkeypatch.setattr("pipeline.study.default_workers", lambda: 0)
+    return config.model_copy(update={"out": out, "workers": None})
 
 
 def stamps(folder: Path) -> Stamps:
@@ -64,10 +80,25 @@ def stamps(folder: Path) -> Stamps:
     }
 
 
+def artefact_of(name: str) -> str:
+    """The artefact of a study that a file belongs to."""
+    parts = name.split("/")
+    two = parts[0] in ("heatmaps", "evaluation") or (len(parts) > 1 and parts[1].startswith(("seed-", "fold-")))
+    if parts[0] == "stores":
+        return f"stores/{parts[1].split('.')[0]}.zarr"
+    several = len(parts) > 2 and parts[2].startswith(("seed-", "fold-"))
+    return "/".join(parts[: 3 if several else 2 if two else 1])
+
+
 def changed(before: Stamps, after: Stamps) -> set[str]:
-    """The parts of a study (its top-level folders) in which a file was written, added or removed."""
+    """The artefacts of a study in which a file was written, added or removed; not the ledger."""
     names = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
-    return {name.split("/")[0] for name in names}
+    return {artefact_of(name) for name in names} - {"ledger.jsonl"}
+
+
+def content_of(folder: Path) -> dict[str, str]:
+    """All there is in a study but the times: relative path -> hash."""
+    return {name: value for name, value in listing(folder).items() if name != "ledger.jsonl"}
 
 
 class Links(HTMLParser):
@@ -100,7 +131,15 @@ def test_a_study_leaves_everything_it_promises(finished: tuple[StudyConfig, Stud
     config, report = finished
     names = {f"synthetic-{i:02d}" for i in range(6)}
     assert (report.trained, report.failed, report.out) == (True, {}, config.out)
-    assert {p.name for p in config.out.iterdir()} == {"stores", "training", "heatmaps", "index.html", "study.json"}
+    assert {p.name for p in config.out.iterdir()} == {
+        "stores", "training", "evaluation", "heatmaps", "index.html", "study.json", "ledger.jsonl",
+    }  # fmt: skip
+    assert {p.name for p in (config.out / "evaluation").iterdir()} == {"tiles", "slides"}
+    assert (config.out / "evaluation/slides/slides.json").exists()
+    assert {p.name for p in (config.out / "evaluation/tiles").iterdir()} == {
+        "evaluation.json", "evaluation.md", "predictions.csv", "provenance.json", "model_performance.png",
+        "model_gallery.png", "model_site.png", "model_scanner.png",
+    }  # fmt: skip
     assert {p.name for p in (config.out / "stores").iterdir()} == {f"{n}{e}" for n in names for e in (".zarr", ".png")}
     assert {r.slide_id for r in report.heatmaps} == {"synthetic-04", "synthetic-05"}, "the test split of the manifest"
     for folder in (*(config.out / "stores").glob("*.zarr"), report.model, *(r.folder for r in report.heatmaps)):
@@ -122,45 +161,352 @@ def test_the_record_says_what_was_done(finished: tuple[StudyConfig, StudyReport]
     assert str(cohort.parent) not in text
 
 
-def test_a_second_run_writes_nothing(copied: StudyConfig) -> None:
+ALL_STORES = {f"stores/synthetic-{i:02d}.zarr" for i in range(6)}
+TESTED = {"heatmaps/synthetic-04", "heatmaps/synthetic-05"}
+REPORTS = {"study.json", "index.html"}
+AFTER_TRAINING = {"evaluation/tiles", "evaluation/slides", *TESTED, *REPORTS}
+
+
+def of(section: str, **changes: object) -> Callable[[StudyConfig, Path], StudyConfig]:
+    """A change of settings of one section, or of the study itself ("")."""
+
+    def change(config: StudyConfig, folder: Path) -> StudyConfig:
+        if not section:
+            return config.model_copy(update=changes)
+        return config.model_copy(update={section: getattr(config, section).model_copy(update=changes)})
+
+    return change
+
+
+def of_manifest(column: str, slide_id: str, edit: Callable[[str], str]) -> Callable[[StudyConfig, Path], StudyConfig]:
+    """A change of one cell of the manifest."""
+
+    def change(config: StudyConfig, folder: Path) -> StudyConfig:
+        rows = absolute_rows(config.manifest.parent)
+        for row in rows:
+            if row["slide_id"] == slide_id:
+                row[column] = edit(row[column])
+        return config.model_copy(update={"manifest": write_manifest(rows, folder)})
+
+    return change
+
+
+def other_slide(config: StudyConfig, folder: Path) -> StudyConfig:
+    """Another slide under a name of before: younger than its store, as a new file is."""
+    rows = absolute_rows(config.manifest.parent)
+    slide = make_slide(folder / "other.tif", seed=77, tumour=False, size_px=(1024, 1024))
+    assert slide is not None or (folder / "other.tif").exists()
+    for row in rows:
+        if row["slide_id"] == "synthetic-05":
+            row["slide_path"] = str(folder / "other.tif")
+    return config.model_copy(update={"manifest": write_manifest(rows, folder)})
+
+
+CHANGES: dict[str, tuple[Callable[[StudyConfig, Path], StudyConfig], set[str]]] = {
+    "nothing": (of(""), set()),
+    "how many processes": (of("", workers=1), set()),
+    "threads of torch": (of("train", threads=2), set()),
+    "how many tiles at once": (of("heatmap", batch_size=7), set()),
+    "resamples": (of("evaluate", resamples=10), {"evaluation/tiles", "evaluation/slides", *REPORTS}),
+    "groups": (of("evaluate", by=("site",)), {"evaluation/tiles", *REPORTS}),
+    "the score of a slide": (of("evaluate", score="mean"), {"evaluation/slides", *REPORTS}),
+    "a stress test": (of("", stress=StressConfig(shifts=("hue",), strengths=1, resamples=5)), {"stress", *REPORTS}),
+    "which tiles count": (of("heatmap", min_tissue=0.9), {*TESTED, "evaluation/slides", *REPORTS}),
+    "which slides": (of("heatmap", slides="all"), {f"heatmaps/synthetic-{i:02d}" for i in range(4)} | REPORTS),
+    "a setting of training": (of("train", sd_lambda=0.5), {"training", *AFTER_TRAINING}),
+    "a setting of tiling": (of("tile", min_tissue=0.6), {*ALL_STORES, "training", *AFTER_TRAINING}),
+    "the scanner of a test slide": (
+        of_manifest("scanner", "synthetic-04", lambda name: f"{name}x"),
+        {"evaluation/tiles", "evaluation/slides", *REPORTS},
+    ),
+    "a slide": (other_slide, {"stores/synthetic-05.zarr", "training", *AFTER_TRAINING}),
+}
+
+
+SLOW = {"which slides", "a setting of tiling", "a slide"}
+
+
+@pytest.mark.parametrize(
+    "what", [pytest.param(what, marks=pytest.mark.nightly if what in SLOW else ()) for what in CHANGES]
+)
+def test_what_changes_remakes_what_follows_from_it(copied: StudyConfig, tmp_path: Path, what: str) -> None:
+    """By the inodes of all files; and the plan says so before, with a reason, and changes nothing."""
+    change, expected = CHANGES[what]
+    config = change(copied, tmp_path)
     before, content = stamps(copied.out), listing(copied.out)
-    report = run(copied)
-    assert not report.trained
-    assert [r.reused for r in report.heatmaps] == [True, True]
-    assert changed(before, stamps(copied.out)) <= {"index.html", "study.json"}
-    assert listing(copied.out) == content
+    planned = plan(config)
+    assert stamps(copied.out) == before, "a plan does nothing"
+    report = run(config)
+    assert report.failed == {}
+    remade = changed(before, stamps(copied.out))
+    assert remade - REPORTS == expected - REPORTS
+    assert remade <= expected, "the reports are written only if they say something else"
+    assert {step.name for step in planned if step.state != "done"} == expected
+    assert all(step.why for step in planned if step.state == "changed")
+    assert report.trained == ("training" in expected)
+    if not expected:
+        assert {name: value for name, value in listing(copied.out).items() if name != "ledger.jsonl"} == {
+            name: value for name, value in content.items() if name != "ledger.jsonl"
+        }
+    assert {step.state for step in plan(config)} == {"done"}
+    check_page(
+        copied.out / "index.html", "Test slides", "Test tiles", *(["Shifted tiles"] if "stress" in expected else [])
+    )
 
 
-def test_changed_heatmaps_redo_only_heatmaps(copied: StudyConfig) -> None:
+def test_the_plan_of_a_study_that_has_not_begun(cohort: Path, tmp_path: Path) -> None:
+    """Everything is to do, in the order of its making; nothing is written, not even the folder."""
+    config = StudyConfig(manifest=cohort / "manifest.csv", out=tmp_path / "results", tile=TILING, train=TINY)
+    steps = plan(config)
+    assert {step.state for step in steps} == {"to do"}
+    assert [step.name for step in steps] == [
+        *sorted(ALL_STORES), "training", "evaluation/tiles", *sorted(TESTED), "evaluation/slides", "study.json",
+        "index.html",
+    ]  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
+    unsplit = write_manifest([row | {"split": ""} for row in absolute_rows(cohort)], tmp_path)
+    assert [s.name for s in plan(config.model_copy(update={"manifest": unsplit})) if s.stage == "heatmap"] == [
+        "heatmaps/..."
+    ]
+
+
+def test_several_seeds_share_one_split_and_make_one_heatmap(copied: StudyConfig, cohort: Path, tmp_path: Path) -> None:
+    """A further seed leaves the first one's model alone; the heatmaps are of the mean of both."""
+    two = copied.model_copy(update={"repeats": RepeatsConfig(seeds=(0, 1))})
+    one = copied.model_copy(update={"repeats": RepeatsConfig(seeds=(0,))})
+    run(one)
     before = stamps(copied.out)
-    report = run(copied.model_copy(update={"heatmap": HeatmapConfig(min_tissue=0.9)}))
-    assert not report.trained
-    assert [r.reused for r in report.heatmaps] == [False] * 2
-    assert changed(before, stamps(copied.out)) <= {"heatmaps", "index.html", "study.json"}
+    report = run(two)
+    assert changed(before, stamps(copied.out)) == {
+        "training/seed-1", "evaluation/tiles/seed-1", "evaluation/slides", *TESTED, *REPORTS
+    }  # fmt: skip
+    infos = [read_info(model) for model in report.models]
+    assert len({info.hashes["data"] for info in infos}) == 1, "the same tiles in the same splits"
+    assert [info.training["seed"] for info in infos] == [0, 1]
+    for result in report.heatmaps:
+        made = json.loads((result.folder / "slide.json").read_bytes())["made_from"]
+        assert {model["model_sha256"] for model in made["models"]} == {folder_hash(model) for model in report.models}
+    page = (copied.out / "index.html").read_text()
+    values = [info.metrics["test"]["brier"].value or 0.0 for info in infos]
+    assert f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}" in page
+    best = run(two.model_copy(update={"heatmap": HeatmapConfig(model="best")}))
+    losses = [info.metrics["val"]["log_loss"].value or 0.0 for info in infos]
+    for result in best.heatmaps:
+        made = json.loads((result.folder / "slide.json").read_bytes())["made_from"]
+        assert made["model_sha256"] == folder_hash(best.models[int(np.argmin(losses))])
 
 
-def test_changed_training_keeps_the_stores(copied: StudyConfig) -> None:
-    before = stamps(copied.out)
-    report = run(copied.model_copy(update={"train": TINY.model_copy(update={"sd_lambda": 0.5})}))
-    assert report.trained
-    assert [r.reused for r in report.heatmaps] == [False] * 2
-    assert changed(before, stamps(copied.out)) == {"training", "heatmaps", "index.html", "study.json"}
+def test_a_cross_validation_judges_each_slide_by_a_model_that_has_not_seen_it(
+    copied: StudyConfig, cohort: Path, tmp_path: Path
+) -> None:
+    manifest = write_manifest([row | {"split": ""} for row in absolute_rows(cohort)], tmp_path)
+    train = TINY.model_copy(update={"val_fraction": 0.3})
+    config = copied.model_copy(update={"manifest": manifest, "train": train, "repeats": RepeatsConfig(folds=2)})
+    report = run(config)
+    assert report.failed == {}
+    assert [model.parent.name for model in report.models] == ["fold-0", "fold-1"]
+    tested: dict[str, str] = {}
+    for model in report.models:
+        sources = json.loads((model.parent / "provenance.json").read_bytes())["inputs"]["sources"]
+        tested |= {source["slide_id"]: folder_hash(model) for source in sources if source["split"] == "test"}
+    made = {r.slide_id: json.loads((r.folder / "slide.json").read_bytes())["made_from"] for r in report.heatmaps}
+    assert tested
+    assert set(made) == {f"synthetic-{i:02d}" for i in range(6)}, "each slide is tested once"
+    assert {slide: made[slide]["model_sha256"] for slide in tested} == tested
+    assert report.slides is not None
+    assert len(json.loads((report.slides / "slides.json").read_bytes())["slides"]) == 6
+    assert {step.state for step in plan(config)} == {"done"}
 
 
 def test_damage_is_mended(copied: StudyConfig) -> None:
     """A store, the model and a heatmap with a changed byte each: all are as they were after the next run."""
-    content = listing(copied.out)
+    content = content_of(copied.out)
     victims = ("stores/synthetic-04.zarr/thumbnail/c/0/0/0", "training/model/weights.safetensors")
-    for name in (*victims, "heatmaps/synthetic-05/predictions.csv"):
+    more = ("heatmaps/synthetic-05/predictions.csv", "evaluation/tiles/predictions.csv", "evaluation/slides/slides.md")
+    for name in (*victims, *more):
         data = bytearray((copied.out / name).read_bytes())
         data[len(data) // 2] ^= 1
         (copied.out / name).write_bytes(data)
     report = run(copied)
     assert report.trained
     assert report.failed == {}
-    assert {name: listing(copied.out)[name] for name in content if "log/" not in name} == {
-        name: value for name, value in content.items() if "log/" not in name
+    assert content_of(copied.out) == content
+
+
+# ------------------------------------------------------------------------------------- what stops a run, and reruns
+
+
+def at_evaluation(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Let that happen when the model is about to be tested on its tiles."""
+
+    def acting(*arguments: Any, **settings: Any) -> Any:
+        act()
+        return evaluate_models(*arguments, **settings)
+
+    monkeypatch.setattr("pipeline.study.evaluate_models", acting)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_stops_the_study_and_the_next_run_goes_on(
+    copied: StudyConfig, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    content = content_of(copied.out)
+    shutil.rmtree(copied.out / "evaluation/tiles")
+    handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)]
+    with monkeypatch.context() as patch:
+        at_evaluation(patch, lambda: signal.raise_signal(number))
+        with pytest.raises(StoppedError, match=f"stopped by {number.name}; run the same command again") as caught:
+            run(copied)
+    assert caught.value.exit_code == 75
+    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)] == handlers
+    events = [(event.event, event.name) for event in read_ledger(copied.out)]
+    assert events[-2:] == [("begun", "evaluation/tiles"), ("stopped", "")]
+    assert not read_status(copied.out).complete
+    run(copied)
+    assert content_of(copied.out) == content
+    assert read_status(copied.out).complete
+
+
+def test_a_full_disk_is_told_and_the_next_run_goes_on(copied: StudyConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = content_of(copied.out)
+    shutil.rmtree(copied.out / "evaluation/tiles")
+
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        at_evaluation(patch, lambda: patch.setattr(os, "fsync", full))
+        with pytest.raises(
+            OutputError, match=r"No space left on device.*free some space and run the same command again"
+        ):
+            run(copied)
+    failed = read_ledger(copied.out)[-1]
+    assert failed.event == "failed"
+    assert "No space left" in failed.reason
+    run(copied)
+    assert content_of(copied.out) == content
+
+
+_HOLD = """
+import sys, time
+from pathlib import Path
+from tiling.files import claimed
+with claimed(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_the_second_of_two_runs_is_refused_and_a_dead_one_blocks_nobody(copied: StudyConfig) -> None:
+    before = listing(copied.out)
+    root = Path(__file__).resolve().parents[2]
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOLD, copied.out / "study"], stdout=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": str(root)},
+    ) as other:  # fmt: skip
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(OutputError, match=r"results: is being run by another process; .*specslide status"):
+            run(copied)
+        assert {name: value for name, value in listing(copied.out).items() if name != ".study.lock"} == before
+        other.kill()
+        other.wait()
+    assert (copied.out / ".study.lock").exists()
+    run(copied)
+    assert not (copied.out / ".study.lock").exists()
+
+
+def test_a_study_that_is_changed_half_way_says_what_is_remade(
+    copied: StudyConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Stopped in the middle, run on with another setting: what stays is not touched, the rest is named with why."""
+    shutil.rmtree(copied.out / "evaluation/tiles")
+    with monkeypatch.context() as patch:
+        at_evaluation(patch, lambda: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(StoppedError):
+            run(copied)
+    other = copied.model_copy(update={"heatmap": HeatmapConfig(min_tissue=0.9)})
+    steps = {step.name: step for step in plan(other)}
+    assert steps["evaluation/tiles"].state == "to do"
+    assert (steps["training"].state, steps["heatmaps/synthetic-04"].state) == ("done", "changed")
+    before = stamps(copied.out)
+    run(other)
+    assert "heatmaps/synthetic-04 is made again: settings, outline or files are others" in caplog.text
+    assert changed(before, stamps(copied.out)) == {"evaluation/tiles", *TESTED, "evaluation/slides", *REPORTS}
+
+
+def test_a_model_that_is_replaced_is_loaded_anew(copied: StudyConfig) -> None:
+    """A process that lives longer than a model's folder, as a cluster's worker may, does not answer with the old."""
+    model = copied.out / "training/model"
+    first = load_models([model], "cpu")
+    assert load_models([model], "cpu") is first
+    files = {path.name: path.read_bytes() for path in model.iterdir() if path.name != "commit.json"}
+    with claimed(model), new_folder(model) as folder:
+        for name, data in files.items():
+            (folder / name).write_bytes(data + (b" " if name == "README.md" else b""))
+    assert load_models([model], "cpu").sha256 == folder_hash(model) != first.sha256
+
+
+def test_a_study_is_led_by_one_process(copied: StudyConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under torchrun each process would lead its own."""
+    for name, value in {"LOCAL_WORLD_SIZE": "2", "GROUP_WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "x"}.items():
+        monkeypatch.setenv(name, value)
+    before = stamps(copied.out)
+    with pytest.raises(ConfigError, match="specslide run: was started 2 times at once"):
+        run(copied)
+    assert stamps(copied.out) == before
+
+
+def test_on_the_command_line(cohort: Path, tmp_path: Path, run_cli: RunCli) -> None:
+    """A dry run says all and does nothing; Ctrl-C ends with 75 and says what to do."""
+    train = TINY.model_dump(mode="json", exclude_defaults=True) | {"epochs": 200}
+    settings = {
+        "manifest": str(cohort / "manifest.csv"),
+        "out": "results",
+        "tile": {"mpp": 1.0, "tile_px": 64},
+        "train": train,
     }
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(settings))
+    dry = run_cli("run", "study.yaml", "--dry-run", cwd=tmp_path)
+    assert dry.returncode == 0
+    assert "plan: 13 to do" in dry.stdout
+    for name in (*ALL_STORES, "training", *TESTED):
+        assert f"{name} " in dry.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"study.yaml"}
+    root = Path(__file__).resolve().parents[2]
+    variables = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "COLUMNS": "200", "TERM": "dumb"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "pipeline.cli", "run", "study.yaml"], cwd=tmp_path, env=variables,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as job:  # fmt: skip
+        while job.poll() is None and not (tmp_path / "results/training/log/metrics.csv").exists():
+            time.sleep(0.1)  # until the first epoch is over
+        job.send_signal(signal.SIGINT)
+        _, errors = job.communicate(timeout=120)
+    assert job.returncode == 75
+    assert "run the same command again to go on" in errors
+    assert "Traceback" not in errors
+    assert (tmp_path / "results/training/checkpoints/last.ckpt").exists(), "the training's state is saved"
+    assert run_cli("status", "results", cwd=tmp_path).returncode == 1
+
+
+@pytest.mark.nightly
+def test_a_study_whose_training_is_shared_by_processes(cohort: Path, tmp_path: Path, run_cli: RunCli) -> None:
+    """The processes that Lightning starts for each training take part in that one alone, and end with it."""
+    train = TINY.model_dump(mode="json", exclude_defaults=True) | {"devices": 2, "device": "cpu"}
+    settings = {
+        "manifest": str(cohort / "manifest.csv"), "out": "results", "tile": {"mpp": 1.0, "tile_px": 64}, "train": train,
+        "repeats": {"seeds": [0, 1]}, "evaluate": {"resamples": 20},
+    }  # fmt: skip
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(settings))
+    done = run_cli("run", "study.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for seed in (0, 1):
+        record = json.loads((tmp_path / f"results/training/seed-{seed}/provenance.json").read_bytes())
+        assert record["machine"]["processes"] == 2
+    events = [event.event for event in read_ledger(tmp_path / "results")]
+    assert (events.count("start"), events.count("end")) == (1, 1)
+    assert read_status(tmp_path / "results").complete
 
 
 def test_a_bad_slide_stops_nothing(cohort: Path, tmp_path: Path, run_cli: RunCli) -> None:
@@ -168,11 +514,11 @@ def test_a_bad_slide_stops_nothing(cohort: Path, tmp_path: Path, run_cli: RunCli
     mine = Path(shutil.copytree(cohort, tmp_path / "cohort"))
     cut = mine / "slides" / "synthetic-05.tif"
     cut.write_bytes(cut.read_bytes()[:5000])
-    study = {
-        "manifest": "cohort/manifest.csv", "out": "results", "tile": {"tile_px": 64}, "workers": 2,
+    settings = {
+        "manifest": "cohort/manifest.csv", "out": "results", "tile": {"mpp": 1.0, "tile_px": 64}, "workers": 2,
         "train": TINY.model_dump(mode="json", exclude_defaults=True),
     }  # fmt: skip
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(settings))
     done = run_cli("run", tmp_path / "study.yaml")
     assert done.returncode == 1
     assert "Traceback" not in done.stdout + done.stderr
@@ -188,19 +534,27 @@ def test_a_bad_slide_stops_nothing(cohort: Path, tmp_path: Path, run_cli: RunCli
         assert cut.name not in text, "a file may be named after a patient; the manifest's id is not"
 
 
-def manifest_without(cohort: Path, folder: Path, *bare: str) -> Path:
-    """The cohort's manifest, with absolute paths, and without the annotation of some slides."""
+def absolute_rows(cohort: Path) -> list[dict[str, str]]:
+    """The rows of the cohort's manifest, with absolute paths."""
     with (cohort / "manifest.csv").open(newline="") as f:
         rows = list(csv.DictReader(f))
-    for row in rows:
-        row["slide_path"] = str(cohort / row["slide_path"])
-        row["annotation"] = "" if row["slide_id"] in bare else str(cohort / row["annotation"])
+    return [row | {name: str(cohort / row[name]) for name in ("slide_path", "annotation")} for row in rows]
+
+
+def write_manifest(rows: Sequence[Mapping[str, str]], folder: Path) -> Path:
+    """The rows as `manifest.csv` in a folder."""
     path = folder / "manifest.csv"
     with path.open("w", newline="") as f:
         table = csv.DictWriter(f, rows[0].keys())
         table.writeheader()
         table.writerows(rows)
     return path
+
+
+def manifest_without(cohort: Path, folder: Path, *bare: str) -> Path:
+    """The cohort's manifest, with absolute paths, and without the annotation of some slides."""
+    rows = absolute_rows(cohort)
+    return write_manifest([row | ({"annotation": ""} if row["slide_id"] in bare else {}) for row in rows], folder)
 
 
 def auroc_of(out: Path, slide_ids: set[str]) -> float:

@@ -21,6 +21,7 @@ from tiling.files import (
     claimed,
     folder_faults,
     folder_hash,
+    is_claimed,
     new_folder,
     read_commit,
     sha256_file,
@@ -188,6 +189,20 @@ def another_job(final: Path) -> Iterator[subprocess.Popen[str]]:
             yield job
         finally:
             job.kill()
+
+
+def test_whether_a_folder_is_claimed_can_be_asked(tmp_path: Path) -> None:
+    """Asking changes nothing, and the lock that a killed job leaves counts for nothing."""
+    final = tmp_path / "x"
+    assert not is_claimed(final)
+    with another_job(final) as job:
+        assert is_claimed(final)
+        assert not is_claimed(tmp_path / "y")
+        job.kill()
+        job.wait()
+        assert (tmp_path / ".x.lock").exists()
+        assert not is_claimed(final)
+        assert names(tmp_path) == [".x.lock", ".x.partial", ".x.partial/half"]
 
 
 def test_a_killed_job_blocks_nobody_and_is_swept(tmp_path: Path) -> None:

@@ -198,6 +198,18 @@ def test_tiles_of_a_slide_can_be_capped(cohort: Cohort, tiny: TrainConfig) -> No
     assert rows(99, 0) == rows(99, 1)
 
 
+def test_trainings_under_several_seeds_share_split_and_tiles(cohort: Cohort, tiny: TrainConfig) -> None:
+    """With a split_seed the seed decides nothing of the data; without one it does."""
+    stores, manifest = cohort(cases=12)
+
+    def identity(seed: int, split_seed: int | None) -> str:
+        config = tiny.model_copy(update={"max_tiles_per_slide": 5, "seed": seed, "split_seed": split_seed})
+        return samples_from_stores(stores, manifest, config).identity()
+
+    assert identity(1, None) != identity(2, None)
+    assert identity(1, 7) == identity(2, 7) == identity(7, None)
+
+
 def test_images_of_a_slide_can_be_capped(write_table: WriteTable, tiny: TrainConfig) -> None:
     rows = [(f"{i}.png", "xy"[i // 2 % 2], f"slide{i % 2}", f"case{i // 2}", SPLITS[i // 4 % 3]) for i in range(24)]
     table = write_table([("path", "label", "slide_id", "case_id", "split"), *rows])

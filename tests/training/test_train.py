@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import importlib
 import itertools
 import json
@@ -16,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
+from tiling import TileStore
 from tiling.errors import ConfigError, ModelError, OutputError
 from training import Samples, TileModel, TrainConfig, load_model, samples_from_images, samples_from_stores, train
 from training.card import model_card
@@ -23,7 +25,7 @@ from training.data import Shuffled, Tiles, read_image
 from training.model import Features, make_classifier
 from training.train import parameter_groups, rate_at
 
-RESULTS = ["learning_curve.png", "metrics.json", "pictures", "predictions.csv", "split.csv"]
+RESULTS = ["learning_curve.png", "metrics.json", "pictures", "predictions.csv", "provenance.json", "split.csv"]
 
 
 def files_of(out: Path) -> dict[str, bytes]:
@@ -52,6 +54,7 @@ def test_training_learns_and_leaves_a_complete_result(image_table: Path, tiny: T
         tile = read_image(image_table.parent / row["slide_id"], 32)
         assert model.predict(tile[None])[0, 1] == pytest.approx(float(row["prob_dark"]), abs=1e-5)
 
+    check_provenance(out, dict(zip(samples.slide_id.tolist(), samples.hashes, strict=True)))
     with (out / "split.csv").open() as f:
         splits = {row["case_id"]: row["split"] for row in csv.DictReader(f)}
     assert splits == dict(zip(samples.case_id.tolist(), samples.split.tolist(), strict=True))
@@ -152,6 +155,27 @@ def test_training_on_stores(
     with (tmp_path / "run" / "predictions.csv").open() as f:
         row = next(csv.DictReader(f))
     assert (row["minx"], row["miny"], row["width"], row["height"]) == ("0", "0", "24", "24")
+    stores = (tmp_path / "stores").glob("*.zarr")
+    check_provenance(tmp_path / "run", {path.stem: TileStore(path).content_hash for path in stores})
+
+
+def check_provenance(out: Path, hashes: dict[str, str]) -> None:
+    """It names every source by its hash, each on the side that split.csv says, and the model holds its own hash."""
+    record = json.loads((out / "provenance.json").read_bytes())
+    info = load_model(out / "model").info
+    assert info.hashes["provenance.json"] == hashlib.sha256((out / "provenance.json").read_bytes()).hexdigest()
+    assert record["inputs"]["data"] == info.hashes["data"]
+    assert record["machine"] == {"device": "cpu", "precision": "32-true", "processes": 1}
+    sources = record["inputs"]["sources"]
+    assert {source["slide_id"]: source["sha256"] for source in sources} == hashes
+    with (out / "split.csv").open() as f:
+        splits = {row["case_id"]: row["split"] for row in csv.DictReader(f)}
+    for source in sources:
+        assert source["split"] == splits[source["case_id"]]
+        if record["inputs"]["kind"] == "stores":
+            assert source["slide_sha256"] == TileStore(out.parent / f"stores/{source['slide_id']}.zarr").slide.sha256
+    assert sum(source["tiles"] for source in sources) == sum(split.tiles for split in info.data.values())
+    assert str(out.parent) not in json.dumps(record), "no path of a machine"
 
 
 def test_three_classes_and_no_test(image_table: Path, tiny: TrainConfig, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from training.signals import STOPPING, Stop, listening
+from tiling.signals import STOPPING, Stop, listening
 
 
 @pytest.mark.parametrize("number", STOPPING)

@@ -1,0 +1,36 @@
+"""A model for other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from pipeline import console
+from pipeline.commands.options import Overwrite
+
+
+def export_model(
+    run: Annotated[Path, typer.Argument(help="Folder of a training run, or its model folder.")],
+    to: Annotated[Literal["onnx", "torchscript", "wsinfer"], typer.Option(help="What reads it.")],
+    out: Annotated[Path, typer.Option(help="Folder of the export.")],
+    overwrite: Overwrite = False,
+) -> None:
+    """A trained model for other programs, checked against torch: ONNX, TorchScript, or WSInfer's folder.
+
+    WSInfer's folder runs in the wsinfer command and in QuPath's WSInfer extension. The temperature is folded in.
+
+    Examples:
+
+    `specslide export-model run --to onnx --out exported/onnx`
+
+    `specslide export-model run --to wsinfer --out exported/wsinfer`, then
+    `wsinfer run --config exported/wsinfer/config.json --model-path exported/wsinfer/torchscript_model.pt ...`
+    """
+    from inference import load_model
+    from inference.export_model import export_model as verb
+
+    inner = run / "model"
+    report = verb(load_model(inner if inner.is_dir() else run), to, out, overwrite=overwrite)
+    console.say(f"{report.file}, at most {report.difference:.1e} from torch")

@@ -1,0 +1,38 @@
+"""HistoPrep's output into tile stores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.commands.options import Overwrite
+from pipeline.commands.outcomes import show_outcomes
+from tiling.errors import SpecslideError
+
+
+def histoprep(
+    folders: Annotated[list[Path], typer.Argument(help="Output folders of HistoPrep or histoslice, one a slide.")],
+    out: Annotated[Path, typer.Option(help="Folder of the stores.")],
+    mpp: Annotated[float, typer.Option(min=0.001, max=1000, help="Micrometres per pixel of the saved tiles.")],
+    overwrite: Overwrite = False,
+) -> None:
+    """Make tile stores of HistoPrep's output: its tiles as they are, and its metrics as quality columns.
+
+    Example: `specslide import histoprep output/slide_1 --out stores --mpp 0.5`
+    """
+    from pipeline.jobs import require_folder
+    from tiling.histoprep_folder import import_histoprep
+
+    require_folder(out)
+    rows, failed = [], set()
+    for folder in folders:
+        name = folder.resolve().name
+        try:
+            report = import_histoprep(folder, out, mpp=mpp, overwrite=overwrite)
+            rows.append((name, f"{report.tiles} tiles", "kept" if report.reused else "made"))
+        except SpecslideError as error:
+            rows.append((name, "", str(error)))
+            failed.add(name)
+    show_outcomes(f"stores in {out}", rows, failed)

@@ -1,0 +1,43 @@
+"""What a slide is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline import console
+from pipeline.commands.options import SlideMpp
+from tiling.errors import SpecslideError
+
+
+def info(
+    slide: Annotated[Path, typer.Argument(help="A slide file, or the folder of a DICOM slide.", readable=False)],
+    slide_mpp: SlideMpp = None,
+) -> None:
+    """Size, levels, scale, vendor and compression of a slide, and whether it can be tiled.
+
+    Example: `specslide info slide.svs`
+    """
+    from tiling import Slide
+
+    with Slide(slide, mpp=slide_mpp) as opened:
+        try:
+            mpp, tileable = f"{opened.mpp:.6g}", "yes"
+        except SpecslideError as error:
+            mpp, tileable = "unknown", f"no: {error.what}; {error.fix}"
+        levels = "\n".join(
+            f"{number}: {level.width} x {level.height}, 1/{level.downsample:.6g}"
+            for number, level in enumerate(opened.levels)
+        )
+        facts = {
+            "size": f"{opened.width} x {opened.height} px",
+            "micrometres per pixel": mpp,
+            "objective power": f"{opened.objective_power:g}" if opened.objective_power else "unknown",
+            "vendor": opened.vendor,
+            "compression": opened.compression(),
+            "levels": levels,
+            "can be tiled": tileable,
+        }
+    console.show_table(str(slide), ("", ""), facts.items())

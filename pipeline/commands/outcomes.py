@@ -1,0 +1,58 @@
+"""What commands print of what they did."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from pipeline import console
+from pipeline.ledger import Step
+
+
+def show_outcomes(title: str, rows: list[tuple[str, str, str]], failed: set[str]) -> None:
+    """Print the summary table; exit with code 1 if any slide failed."""
+    shown = [(name, what or "FAILED", note) for name, what, note in rows]
+    console.show_table(title, ("slide", "result", "note"), shown)
+    if failed:
+        console.show_error(f"{len(failed)} of {len(rows)} slides failed; the reasons are in the table")
+        raise typer.Exit(1)
+
+
+def show_plan(out: Path, steps: Sequence[Step], *, whole: bool = False) -> None:
+    """Print how the artefacts of a study stand: all of them, or those that there is something to say of."""
+    shown = [step for step in steps if whole or step.state in ("changed", "failed")]
+    counts = Counter(step.state for step in steps)
+    text = ", ".join(f"{counts[state]} {state}" for state in ("done", "to do", "changed", "failed") if counts[state])
+    if shown:
+        console.show_table(f"plan of {out}", ("artefact", "state", "why"), [step[1:] for step in shown])
+    console.say(f"plan: {text}")
+
+
+def show_study(report: Any) -> None:
+    """Print what a study made (a StudyReport); exit with code 1 if any slide failed."""
+    rows = [
+        (r.slide_id, f"{r.tiles} tiles, {scores_text(r.scores)}", "kept" if r.reused else "made")
+        for r in report.heatmaps
+    ]
+    if report.test_auroc is not None:
+        console.say(f"tile AUROC on the heatmaps' annotated slides: {report.test_auroc:.4f}")
+    for model in report.models:
+        console.say(f"model ({'trained' if report.trained else 'kept'}): {model}")
+    for name, reason in report.skipped.items():
+        console.say(f"left out: {name}, {reason}")
+    console.say(f"page: {report.out / 'index.html'}")
+    everything = [*rows, *((name, "", reason) for name, reason in report.failed.items())]
+    show_outcomes(f"heatmaps in {report.out / 'heatmaps'}", everything, set(report.failed))
+
+
+def scores_text(scores: Any) -> str:
+    """A slide's scores (SlideScores) in a few words."""
+    if scores.mean is None:
+        return "no tissue"
+    return (
+        f"mean {scores.mean:.3f}, top 5% {scores.top5_mean:.3f}, above threshold {scores.fraction_above_threshold:.3f}"
+    )

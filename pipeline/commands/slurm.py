@@ -1,0 +1,143 @@
+"""Commands as jobs of a Slurm cluster."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Container
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel
+
+from pipeline.commands.options import cluster_of, listed
+from pipeline.slurm import SlurmConfig, job_script, submit_script
+from tiling.errors import ConfigError
+from tiling.settings import checked
+
+WRAPPED = ("tile", "train", "heatmap", "run")
+_IN_PARTS = ("tile", "heatmap")
+
+
+def slurm(
+    context: typer.Context,
+    command: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="COMMAND ARGUMENTS [-- SBATCH_OPTIONS]",
+            help="tile, train, heatmap or run, and its arguments; after a `--`, more of sbatch's options.",
+        ),
+    ],
+    partition: Annotated[str | None, typer.Option(help="Queue of the cluster.")] = None,
+    account: Annotated[str | None, typer.Option(help="Whom the time is charged to.")] = None,
+    time: Annotated[str | None, typer.Option(help="Time limit: 90 (minutes), 8:00:00 or 2-12 (days-hours).")] = None,
+    cpus: Annotated[int | None, typer.Option(help="Cores of a process.")] = None,
+    mem: Annotated[str | None, typer.Option(help="Memory of a node: 16G.")] = None,
+    gpus: Annotated[int | None, typer.Option(help="GPUs of a node; training gets a process for each.")] = None,
+    array: Annotated[int | None, typer.Option(help="Tasks that share the slides of tile or heatmap.")] = None,
+    notice_s: Annotated[
+        int, typer.Option(help="Seconds before the time limit at which the command is asked to stop.")
+    ] = 120,
+    requeues: Annotated[int, typer.Option(help="How often a job that ran out of time goes back into the queue.")] = 100,
+    executable: Annotated[
+        str | None, typer.Option(help="What runs specslide on the nodes; default: this installation.")
+    ] = None,
+    submit: Annotated[bool, typer.Option("--submit", help="Give the script to sbatch instead of printing it.")] = False,
+) -> None:
+    """Print the sbatch script that runs tile, train, heatmap or run as a job; with --submit, submit it.
+
+    Slurm's options stand before the command, the command's own behind it, where they are checked as the command checks
+    them. Shortly before its time limit the command is asked to stop; the job then goes back into the queue, and the
+    command goes on from what it has done. Training is one job; slides can be shared among the tasks of an array.
+
+    Examples:
+
+    `specslide slurm --partition cpu --time 4:00:00 --cpus 8 --array 20 tile --manifest slides.csv --out stores`
+
+    `specslide slurm --time 1-0 --gpus 4 --cpus 8 --submit train --images index.csv --out run -- --exclude=node07`
+
+    `specslide slurm --time 60 --executable "apptainer run specslide.sif" run study.yaml > job.sh`
+    """
+    split = command.index("--") if "--" in command else len(command)
+    (name, *arguments), further = command[:split] or [""], command[split + 1 :]
+    options = _checked(context, name, arguments)
+    if array is not None and (name not in _IN_PARTS or options["cluster"]):
+        what = f"{name}, which is one job" if name not in _IN_PARTS else "--cluster, which shares the slides out itself"
+        raise ConfigError("--array", f"cannot be had with {what}", "leave it out")
+    settings = {
+        "partition": partition, "account": account, "time": time, "cpus": cpus, "mem": mem, "gpus": gpus,
+        "processes": gpus or 1 if name == "train" else 1, "array": array, "notice_s": notice_s,
+        "requeues": requeues, "further": further,
+    }  # fmt: skip
+    config = checked(SlurmConfig, settings, "slurm options")
+    script = job_script(f"specslide-{name}", [*_executable(executable), name, *arguments], config)
+    if submit:
+        typer.echo(f"job {submit_script(script)}")
+    else:
+        typer.echo(script, nl=False)
+
+
+def _checked(context: typer.Context, name: str, arguments: list[str]) -> dict[str, Any]:
+    """The options of the command, parsed as itself would, so that what it refuses is refused now and not in the queue.
+
+    Raises ConfigError for another command, and what the command's own parser raises.
+    """
+    if name not in WRAPPED:
+        raise ConfigError(f"slurm {name}", "is no command that runs as a job", f"use one of {', '.join(WRAPPED)}")
+    root: Any = context.find_root()
+    parsed = root.command.commands[name].make_context(name, list(arguments), parent=root)
+    if parsed.params.get("part") is not None:
+        raise ConfigError("--part", "is what --array gives to each task", "leave it out")
+    options: dict[str, Any] = parsed.params
+    _check_settings(name, options)
+    return options
+
+
+def _check_settings(name: str, options: dict[str, Any]) -> None:
+    """Check those options that are settings of the command, and its settings files. Raises ConfigError."""
+    if "cluster" in options:
+        file = options.get("cluster_config") or options.get("cluster_settings")
+        cluster_of(options["cluster"], file, memory=options["worker_memory"], workers=options.get("workers"))
+    if name == "tile":
+        from pipeline.commands.tile import rows_of
+        from tiling import TilingConfig
+
+        rows_of(options["slides"], options["manifest"])
+        checked(TilingConfig, _settings(TilingConfig, options, but={"tissue"}), "tile options")
+    elif name == "train":
+        from training.config import TrainConfig, load_train_config
+
+        load_train_config(options["config"], _settings(TrainConfig, options | {"loggers": options["logger"]}))
+    elif name == "heatmap":
+        from inference.formats import OutputConfig
+        from inference.predict import PredictConfig
+
+        checked(PredictConfig, _settings(PredictConfig, options), "heatmap options")
+        checked(
+            OutputConfig, _settings(OutputConfig, options | {"formats": listed(options["formats"])}), "heatmap options"
+        )
+    else:
+        from pipeline.config import load_study
+
+        load_study(options["study"])
+
+
+def _settings(model: type[BaseModel], options: dict[str, Any], but: Container[str] = ()) -> dict[str, Any]:
+    """Those of the options that were given and that the settings have, but some."""
+    given = {name: value for name, value in options.items() if value not in (None, (), [])}
+    return {name: value for name, value in given.items() if name in model.model_fields and name not in but}
+
+
+def _executable(given: str | None) -> list[str]:
+    """The words that run specslide: those given, or this installation, wherever the job starts. Raises ConfigError."""
+    if given is None:
+        script = Path(sys.executable).with_name("specslide")
+        return [str(script)] if script.exists() else [sys.executable, "-m", "pipeline.cli"]
+    try:
+        words = shlex.split(given)
+    except ValueError as error:
+        raise ConfigError("--executable", f"cannot be read ({error})", "close its quotes") from None
+    if not words:
+        raise ConfigError("--executable", "is empty", "name a program")
+    return words

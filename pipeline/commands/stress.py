@@ -1,0 +1,82 @@
+"""A model tested on shifted tiles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline import console
+from pipeline.commands.options import WhereOption, listed
+from tiling.errors import ConfigError
+
+
+def stress(
+    models: Annotated[list[Path], typer.Argument(help="Model folders; all are drawn into one picture.")],
+    out: Annotated[Path, typer.Option(help="Folder of the figures and the picture.")],
+    stores: Annotated[Path | None, typer.Option(help="Folder of tile stores; needs --manifest.")] = None,
+    manifest: Annotated[Path | None, typer.Option(help="Table of the stores' slides.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Table of labelled images: path, label, case_id.")] = None,
+    mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel of the images; else the model's.")] = None,
+    split: Annotated[str, typer.Option(help="train, val, test, or all for data the models never saw.")] = "test",
+    metric: Annotated[str, typer.Option(help="balanced_accuracy or auroc.")] = "balanced_accuracy",
+    shifts: Annotated[
+        str | None,
+        typer.Option(
+            help="Of sharpness, brightness, contrast, saturation, hue, gamma, stain, jpeg, noise, resolution; commas "
+            "between. Default: all."
+        ),
+    ] = None,
+    strengths: Annotated[int, typer.Option(min=1, max=100, help="Strengths to each side of a shift.")] = 4,
+    where: WhereOption = None,
+    resamples: Annotated[int, typer.Option(min=0, max=100_000, help="Resamples of cases behind each interval.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the resamples.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Tiles the model sees at once.")] = 256,
+) -> None:
+    """How well models stand what another scanner or laboratory changes: a metric against the strength of each shift.
+
+    DIR gets stress.json, stress.csv and stress.png: curves with intervals over cases, and the area under each.
+
+    Examples:
+
+    `specslide stress run/model --images index.csv --out stress`
+
+    `specslide stress erm/model sd/model --stores stores --manifest slides.csv --shifts sharpness,stain --out stress`
+    """
+    from pipeline.jobs import require_folder
+    from training import load_model, load_train_config
+    from training.devices import device_of
+    from training.evaluate import choose_tiles, labelled_tiles
+    from training.metrics import METRIC_NAMES
+    from training.shifts import SHIFTS
+    from training.stress import stress as verb
+
+    device = device_of(load_train_config())
+    loaded = {name: load_model(folder, device) for name, folder in _names_of(models).items()}
+    data = {"images": images, "stores": stores, "manifest": manifest}
+    samples = labelled_tiles(next(iter(loaded.values())).info, **data, mpp=mpp, where=where)
+    chosen = choose_tiles(samples, split, manifest or images or Path())
+    require_folder(out)
+    with console.progress_bar("predictions") as bar:
+        shown = bar.add_task("stress", total=None, tiles="")
+        found = verb(
+            loaded, samples, chosen, out, split=split, metric=metric, shifts=listed(shifts) or tuple(SHIFTS),
+            steps=strengths, resamples=resamples, seed=seed, batch_size=batch_size,
+            progress=lambda done, total: bar.update(shown, completed=done, total=total),
+        )  # fmt: skip
+    rows: list[tuple[object, ...]] = [("none", *found.unshifted.values())]
+    rows += [(shift, *(curve.area for curve in curves.values())) for shift, curves in found.curves.items()]
+    title = f"mean {METRIC_NAMES[metric]} over the strengths of each shift; {len(chosen):,} tiles, in {out}"
+    console.show_table(title, ("shift", *found.models), rows)
+
+
+def _names_of(models: list[Path]) -> dict[str, Path]:
+    """What to call model folders: the run's folder where the model's is called `model`, or else whole paths."""
+    resolved = [folder.resolve() for folder in models]
+    names = [folder.parent.name if folder.name == "model" else folder.name for folder in resolved]
+    if len(set(names)) < len(names):
+        names = [str(folder) for folder in models]
+    if len(set(resolved)) < len(resolved):
+        raise ConfigError("models", "one is named twice", "name each once")
+    return dict(zip(names, models, strict=True))

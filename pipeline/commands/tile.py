@@ -1,0 +1,151 @@
+"""Slides into tile stores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.commands.options import (
+    ClusterOption,
+    ClusterConfigFile,
+    Overwrite,
+    PartOption,
+    SlideMpp,
+    WorkerMemory,
+    cluster_of,
+)
+from pipeline.commands.outcomes import show_outcomes
+from pipeline.parts import Part
+from tiling.errors import ConfigError, InputError
+
+# readable=False: a slide that may not be read is a bad slide like any other, and must not stop the rest.
+Slides = Annotated[
+    list[Path] | None, typer.Argument(help="Slide files, or folders of one DICOM slide each.", readable=False)
+]
+
+
+def tile(
+    out: Annotated[Path, typer.Option(help="Folder of the stores.")],
+    slides: Slides = None,
+    manifest: Annotated[Path | None, typer.Option(help="Table of slides (CSV or Parquet) instead of SLIDES.")] = None,
+    mpp: Annotated[float, typer.Option(help="Micrometres per pixel of the tiles.")] = 0.5,
+    tile_px: Annotated[int, typer.Option(help="Side of a tile, pixels.")] = 256,
+    overlap: Annotated[float, typer.Option(help="Fraction a tile shares with its neighbour, 0 to below 1.")] = 0.0,
+    min_tissue: Annotated[float, typer.Option(help="Least fraction of a tile that is tissue.")] = 0.5,
+    mpp_tolerance: Annotated[float, typer.Option(help="Take a level whose scale is this close as it is.")] = 0.02,
+    codec: Annotated[str, typer.Option(help="jpeg:Q (quality 1 to 100), jpeg:Q:420, lossless, or source.")] = "jpeg:90",
+    quality: Annotated[list[str] | None, typer.Option(help="Sets of columns: specslide (default), histoprep.")] = None,
+    max_bad_tiles: Annotated[
+        float, typer.Option(help="Fraction of tiles that may be undecodable and left out.")
+    ] = 0.01,
+    slide_mpp: SlideMpp = None,
+    annotations: Annotated[
+        Path | None, typer.Option(help="Folder of `<slide_id>` .geojson (QuPath), .xml (ASAP), .png or .tif (labels).")
+    ] = None,
+    tissue: Annotated[
+        str, typer.Option(help="specslide, otsu, hsv, histoprep; or a mask: a file, or a folder as for --annotations.")
+    ] = "specslide",
+    workers: Annotated[int | None, typer.Option(min=1, help="Parallel processes; default: one a core.")] = None,
+    cluster: ClusterOption = None,
+    cluster_config: ClusterConfigFile = None,
+    worker_memory: WorkerMemory = None,
+    part: PartOption = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Tile slides into zarr stores, with a tissue mask and a preview picture of each.
+
+    Stopped at any time, the same command goes on. A bad slide never stops the others.
+
+    Examples:
+
+    `specslide tile slide.svs --out stores --mpp 0.5`
+
+    `specslide tile --manifest slides.csv --annotations geojson --out stores --workers 8`
+
+    `specslide tile --manifest slides.csv --out stores --cluster local:4 --worker-memory 8GB`
+
+    `specslide tile --manifest slides.csv --out stores --cluster slurm --cluster-config cluster.yaml`, with a file like
+
+        workers: 40
+        queue: {cores: 8, memory: 32GB, queue: normal, walltime: "04:00:00"}
+    """
+    from pipeline.engines import default_workers
+    from pipeline.jobs import find_annotation, tile_all
+    from tiling import TilingConfig
+    from tiling.settings import checked
+
+    settings = {
+        "mpp": mpp, "tile_px": tile_px, "overlap": overlap, "min_tissue": min_tissue,
+        "mpp_tolerance": mpp_tolerance, "codec": codec, "max_bad_tiles": max_bad_tiles,
+        "tissue": {"method": _tissue_method(tissue)}, "quality": quality or ["specslide"],
+    }  # fmt: skip
+    config = checked(TilingConfig, settings, "tile options")
+    rows = rows_of(slides, manifest)
+    if annotations is not None:
+        if not annotations.is_dir():
+            raise InputError(annotations, "is not a folder", "pass the folder of the GeoJSON files")
+        rows = [row.model_copy(update={"annotation": find_annotation(annotations, row.slide_id)}) for row in rows]
+    rows = [row.model_copy(update={"mpp": slide_mpp or row.mpp}) for row in rows]
+    masks = _tissue_files(Path(tissue), rows) if config.tissue.method == "mask" else {}
+    outcomes = tile_all(
+        (part or Part()).of(rows),
+        out,
+        config,
+        workers=workers or default_workers(),
+        overwrite=overwrite,
+        tissue_files=masks,
+        cluster=cluster_of(cluster, cluster_config, memory=worker_memory, workers=workers),
+    )
+    show_outcomes(
+        f"stores in {out}",
+        [(o.job.slide_id, _tiles_made(o.result), "kept" if o.result.reused else "made") if o.result
+         else (o.job.slide_id, "", o.error or "") for o in outcomes],
+        {o.job.slide_id for o in outcomes if o.error is not None},
+    )  # fmt: skip
+
+
+def rows_of(slides: list[Path] | None, manifest: Path | None) -> list[Any]:
+    """The slides to work on, from the command line or a manifest. Raises ConfigError for both or none, InputError."""
+    from tiling.manifest import read_manifest, refuse_twins, slide_row
+
+    if manifest is not None and not slides:
+        return read_manifest(manifest)
+    if slides and manifest is None:
+        rows = [slide_row(path) for path in slides]
+        refuse_twins(rows, "the slides given")
+        return rows
+    raise ConfigError("tile options", "name no slides, or name them twice", "pass slides or --manifest, one of them")
+
+
+def _tissue_method(tissue: str) -> str:
+    """The method that `--tissue` names; the method `mask` for a file or folder."""
+    from tiling.tissue import METHODS
+
+    if tissue in METHODS and tissue != "mask":
+        return tissue
+    if Path(tissue).exists():
+        return "mask"
+    named = ", ".join(name for name in METHODS if name != "mask")
+    raise ConfigError(f"--tissue {tissue}", "is neither a method nor a file", f"use {named}, or the path of a mask")
+
+
+def _tissue_files(path: Path, rows: list[Any]) -> dict[str, Path]:
+    """The mask of each slide, by slide_id: one file for one slide, or those of a folder."""
+    from pipeline.jobs import find_annotation
+
+    if path.is_dir():
+        found = {row.slide_id: find_annotation(path, row.slide_id) for row in rows}
+        missing = [name for name, mask in found.items() if mask is None]
+        if missing:
+            raise InputError(path, f"holds no mask of {missing[0]}", f"add {missing[0]}.png, .tif, .geojson or .xml")
+        return {name: mask for name, mask in found.items() if mask is not None}
+    if len(rows) > 1:
+        raise InputError(path, f"is one mask for {len(rows)} slides", "pass a folder of masks named by slide_id")
+    return {rows[0].slide_id: path}
+
+
+def _tiles_made(report: Any) -> str:
+    bad = f", {len(report.bad)} left out that cannot be decoded" if report.bad else ""
+    return f"{report.tiles} tiles{bad}"

@@ -1,0 +1,305 @@
+"""Where an artefact comes from: the record of those that have none of their own, and the chain back to the slides.
+
+Stores, models and heatmaps say themselves what they are made from (attributes, model.json, slide.json). What else a
+study makes has a `provenance.json` beside it, as a training run has of its data. The chain is followed by hashes alone,
+so that it holds wherever the folders are; where one cannot be found, its hash is what is left to say.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tiling.errors import InputError, SpecslideError
+from tiling.files import COMMIT, PROVENANCE, canonical_json, folder_hash, read_commit, sha256_file, write_file
+from tiling.versions import RESEARCH_USE, software_versions
+
+log = logging.getLogger(__name__)
+
+_SOFTWARE = ("torch", "timm", "numpy", "matplotlib", "scikit-learn")
+
+
+class Record(BaseModel):
+    """What `provenance.json` says of the artefact in its folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal["specslide-provenance"] = "specslide-provenance"
+    version: Literal[1] = 1
+    artefact: str
+    """`model` for a training's data, else `tiles`, `stress` or `slides`: what was tested."""
+    inputs: dict[str, Any]
+    """Hashes, by what they are of."""
+    settings: dict[str, Any] = {}
+    machine: dict[str, Any] = {}
+    """Device and what else decides how numbers are rounded; nothing that names a machine."""
+    files: dict[str, str] = {}
+    """SHA-256 of the artefact's files, where no commit.json says them."""
+    software: dict[str, str]
+    notice: str = RESEARCH_USE
+
+
+def write_record(
+    folder: Path,
+    artefact: str,
+    inputs: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    machine: Mapping[str, Any],
+) -> None:
+    """Seal the finished artefact in a folder: the record holds the hashes of all files in it. Raises OutputError."""
+    files = {
+        path.name: sha256_file(path)
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.name != PROVENANCE and not path.name.startswith(".")
+    }
+    record = Record(
+        artefact=artefact, inputs=dict(inputs), settings=dict(settings), machine=dict(machine), files=files,
+        software=software_versions(*_SOFTWARE),
+    )  # fmt: skip
+    write_file(folder / PROVENANCE, canonical_json(record.model_dump(mode="json")))
+
+
+def read_record(folder: Path) -> Record | None:
+    """The record in a folder; None if there is none that can be read."""
+    try:
+        return Record.model_validate_json((folder / PROVENANCE).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+# ---------------------------------------------------------------------------------------------------- the chain
+
+
+@dataclass(frozen=True)
+class Link:
+    """One artefact of a chain, and what it was made from."""
+
+    kind: str
+    """heatmap, store, slide, model, data, tiles, stress or slides."""
+    name: str
+    sha256: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What else is known of it, by name."""
+    missing: str = ""
+    """Why its own record is not here; "" if it is."""
+    made_from: tuple[Link, ...] = ()
+
+    def record(self) -> dict[str, Any]:
+        """The chain from here on, as JSON has it."""
+        return asdict(self)
+
+
+def trace(path: Path, search: Sequence[Path] = ()) -> Link:
+    """The chain of a result folder, store or model, or of any file in one, back to slides and training data.
+
+    What it names by hash is looked for in the folders `search`; none: in the study that the path lies in, or beside it.
+    Raises InputError for what is of no artefact, or was changed after it was made.
+    """
+    folder = _artefact_of(path)
+    _refuse_changed(folder, path)
+    return _Chain(_Index(search or (_study_of(folder),))).of(folder)
+
+
+def told(chain: Link) -> Iterator[str]:
+    """The chain in lines of text, each link below what was made from it; one named before is not told again."""
+    seen: set[str] = set()
+
+    def lines(link: Link, indent: str) -> Iterator[str]:
+        again = link.sha256 in seen and bool(link.made_from)
+        note = f" ({link.missing})" if link.missing else " (as above)" if again else ""
+        yield f"{indent}{link.kind} {link.name}, sha256 {link.sha256}{note}"
+        seen.add(link.sha256)
+        facts = {name: value for name, value in link.facts.items() if value not in (None, {}, "")}
+        for name, value in facts.items():
+            yield f"{indent}    {name}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
+        for source in () if again else link.made_from:
+            yield from lines(source, indent + "  ")
+
+    return lines(chain, "")
+
+
+def _artefact_of(path: Path) -> Path:
+    """The folder of the artefact that a path is or lies in. Raises InputError."""
+    if not path.exists():
+        raise InputError(path, "does not exist", "pass a file or folder of a result")
+    place = path.resolve()
+    for folder in (place, *place.parents):
+        if folder.is_dir() and _kind_of(folder) is not None:
+            return folder
+        if (folder / "model" / "model.json").is_file():  # of a training run
+            return folder / "model"
+    what = "is of no artefact that says where it comes from"
+    raise InputError(path, what, "pass a store, a model, a heatmap's folder, or a file of an evaluation")
+
+
+def _kind_of(folder: Path) -> str | None:
+    """What sort of artefact a folder holds, by the file that says it."""
+    names = {"zarr.json": "store", "model.json": "model", "slide.json": "heatmap"}
+    for name, kind in names.items():
+        if (folder / name).is_file() and (folder / COMMIT).is_file():
+            return kind
+    record = read_record(folder)
+    return None if record is None or record.artefact == "model" else record.artefact
+
+
+def _refuse_changed(folder: Path, path: Path) -> None:
+    """Raise InputError if the file was changed after its artefact was made, or does not belong to it."""
+    place = path.resolve()
+    if not place.is_file() or place.name in (COMMIT, PROVENANCE) or not place.is_relative_to(folder):
+        return
+    name = place.relative_to(folder).as_posix()
+    record = read_record(folder)
+    known = record.files if record is not None else {n: str(f["sha256"]) for n, f in read_commit(folder).items()}
+    if name not in known:
+        raise InputError(path, "is no part of the artefact it lies in", "pass a file that specslide made")
+    if sha256_file(place) != known[name]:
+        raise InputError(path, "was changed after it was made, so nothing vouches for it", "make it again")
+
+
+def _study_of(folder: Path) -> Path:
+    """The study that a folder lies in: the nearest above it with a study's record; else the folder two above."""
+    for above in folder.parents:
+        if (above / "study.json").is_file() or (above / "ledger.jsonl").is_file():
+            return above
+    return folder.parent.parent if folder.parent.parent != Path(folder.anchor) else folder.parent
+
+
+class _Index:
+    """The artefacts below some folders, by their hashes; looked through once, when first asked."""
+
+    def __init__(self, roots: Iterable[Path]) -> None:
+        self._roots = tuple(roots)
+        self._found: dict[str, Path] | None = None
+
+    def find(self, sha256: str) -> Path | None:
+        """The folder with that hash."""
+        if self._found is None:
+            self._found = dict(self._hashed())
+        return self._found.get(sha256)
+
+    def _hashed(self) -> Iterator[tuple[str, Path]]:
+        for root in self._roots:
+            for place, folders, files in os.walk(root):
+                if COMMIT not in files:
+                    folders[:] = sorted(name for name in folders if not name.startswith("."))
+                    continue
+                folders.clear()
+                try:
+                    yield folder_hash(Path(place)), Path(place)
+                except SpecslideError as error:
+                    log.warning("%s", error)
+
+
+class _Chain:
+    """Follows what artefacts say of their origin."""
+
+    def __init__(self, index: _Index) -> None:
+        self._index = index
+
+    def of(self, folder: Path) -> Link:
+        kind = _kind_of(folder)
+        if kind == "store":
+            return self._store(folder)
+        if kind == "model":
+            return self._model(folder)
+        if kind == "heatmap":
+            return self._heatmap(folder)
+        return self._tested(folder)
+
+    def _heatmap(self, folder: Path) -> Link:
+        summary = _json(folder / "slide.json")
+        made, slide = summary["made_from"], summary["slide"]
+        store = made["settings"].get("store_sha256")
+        source = self._slide(slide) if store is None else self._found(store, "store", slide["slide_id"], slide)
+        models = made.get("models") or [made]
+        links = [self._found(m["model_sha256"], "model", m["backbone"]) for m in models]
+        facts = {"device": summary.get("device"), "settings": made["settings"], **_software(summary)}
+        return Link("heatmap", folder.name, folder_hash(folder), facts, made_from=(source, *links))
+
+    def _store(self, folder: Path) -> Link:
+        attributes = _json(folder / "zarr.json")["attributes"]
+        facts = {"config": attributes["config"], **_software(attributes)}
+        slide = self._slide(attributes["slide"])
+        return Link("store", folder.stem, folder_hash(folder), facts, made_from=(slide,))
+
+    @staticmethod
+    def _slide(slide: Mapping[str, Any]) -> Link:
+        facts = {name: slide[name] for name in ("width", "height", "mpp", "vendor") if name in slide}
+        return Link("slide", slide["slide_id"], slide["sha256"], facts)
+
+    def _model(self, folder: Path) -> Link:
+        info = _json(folder / "model.json")
+        facts = {
+            "backbone": info["backbone"],
+            "seed": info["training"].get("seed"),
+            "fold": info["training"].get("fold") if info["training"].get("folds") else None,
+            "starts from": info["training"].get("weights"),
+            "training key": info["hashes"].get("training"),
+            **_software(info),
+        }
+        name = folder.parent.name if folder.name == "model" else folder.name
+        data = self._data(folder, info["hashes"])
+        return Link("model", name, folder_hash(folder), facts, made_from=(data,))
+
+    def _data(self, folder: Path, hashes: Mapping[str, str]) -> Link:
+        """What a model has learned from, by the record in its run's folder; only if it is the one the model knows."""
+        name, sha256 = "training data", hashes.get("data", "unknown")
+        path = folder.parent / PROVENANCE
+        record = read_record(folder.parent)
+        if record is None or sha256_file(path) != hashes.get(PROVENANCE):
+            what = "not here: the file provenance.json of its training run"
+            return Link("data", name, sha256, missing=what)
+        sources = record.inputs["sources"]
+        links = tuple(self._source(source, record.inputs["kind"]) for source in sources)
+        facts = {"machine": record.machine, "tiles": sum(source["tiles"] for source in sources)}
+        return Link("data", name, sha256, facts, made_from=links)
+
+    def _source(self, source: Mapping[str, Any], kind: str) -> Link:
+        facts = {"split": source["split"], "case": source["case_id"], "tiles": source["tiles"]}
+        if kind != "stores":
+            return Link("image", source["slide_id"], source["sha256"], facts)
+        found = self._index.find(source["sha256"])
+        slide = Link("slide", source["slide_id"], source["slide_sha256"])
+        missing = "" if found is not None else "the store is not here"
+        return Link("store", source["slide_id"], source["sha256"], facts, missing, (slide,))
+
+    def _tested(self, folder: Path) -> Link:
+        record = read_record(folder)
+        if record is None:
+            raise InputError(folder, "holds no artefact", "pass a file of a result")
+        links = []
+        models = record.inputs.get("models", {"model": record.inputs["model"]} if "model" in record.inputs else {})
+        links += [self._found(sha256, "model", name) for name, sha256 in models.items()]
+        links += [self._found(s, "heatmap", name) for name, s in record.inputs.get("heatmaps", {}).items()]
+        facts = {"settings": record.settings, "machine": record.machine, **_software(record.model_dump())}
+        sha256 = sha256_file(folder / PROVENANCE)
+        return Link(record.artefact, folder.name, sha256, facts, made_from=tuple(links))
+
+    def _found(self, sha256: str, kind: str, name: str, slide: Mapping[str, Any] | None = None) -> Link:
+        """The link of an artefact with that hash, or what is known of it without."""
+        place = self._index.find(sha256)
+        if place is not None:
+            return self.of(place)
+        known = () if slide is None else (self._slide(slide),)
+        return Link(kind, name, sha256, missing=f"the {kind} is not here", made_from=known)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(path, f"cannot be read ({type(error).__name__})", "make it again") from None
+    return found
+
+
+def _software(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The version that made it."""
+    software = record.get("software", {})
+    return {name: software[name] for name in ("specslide", "specslide_commit") if name in software}

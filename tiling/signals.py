@@ -1,0 +1,44 @@
+"""The wish to stop: signals are remembered, and the work asks when it can. Knows nothing of the work."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+STOPPING = (signal.SIGTERM, signal.SIGUSR1)
+"""What Slurm sends before it ends a job (`--signal=USR1@60`), and what everybody else sends."""
+
+
+class Stop:
+    """Whether a signal has asked to stop; false until then."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+    def ask(self, number: int, frame: FrameType | None = None) -> None:
+        """Remember the signal; a signal handler."""
+        self.signal = signal.Signals(number)
+
+
+@contextmanager
+def listening(signals: Iterable[signal.Signals] = STOPPING) -> Iterator[Stop]:
+    """Yield a `Stop` that the signals set; their handlers are put back afterwards.
+
+    Outside the main thread, where Python lets nobody handle signals, it is never set.
+    """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, stop.ask) for number in signals}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
