@@ -103,7 +103,8 @@ class TrainConfig(BaseModel):
     annotation_threshold: float = Field(0.5, gt=0, le=1)
     """A tile is of a class if at least this fraction of it is annotated as that class."""
     negative_max_fraction: float = Field(0.0, ge=0, lt=1)
-    """A tile is negative if no annotated fraction exceeds this; tiles between the two are left out."""
+    """A tile is clearly negative if no annotated fraction exceeds this. Tiles between the two count as negative in
+    validation and test, which so hold all that a heatmap shows, and are not trained on."""
     max_tiles_per_slide: int | None = Field(None, ge=1)
     """At most this many tiles of a slide, drawn at random under the seed. None: all."""
     balance: tuple[Literal["class", "slide", "case", "site"], ...] = ()

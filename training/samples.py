@@ -69,6 +69,9 @@ class Samples:
     """Where the slide comes from; "" if unknown."""
     scanner: Texts
     """What scanned it; "" if unknown."""
+    clear: NDArray[np.bool_]
+    """Whether a tile is of its class beyond doubt. Others are validated and tested on, as heatmaps show them too, and
+    not trained on."""
     slides: tuple[str, ...] = ()
     """SHA-256 of the slide of each source, where these are stores."""
 
@@ -76,13 +79,14 @@ class Samples:
         return len(self.label)
 
     def where(self, split: str) -> Ints:
-        """Indices of the tiles of a split, in order."""
-        return np.flatnonzero(self.split == split)
+        """Indices of the tiles of a split, in order; of "train", of those that are clear."""
+        chosen = self.split == split
+        return np.flatnonzero(chosen & self.clear if split == "train" else chosen)
 
     def identity(self) -> str:
         """SHA-256 of what is learned from: the content of the sources, which tiles of them, labels and splits."""
         digest = hashlib.sha256()
-        for numbers in (self.label, self.source, self.row):
+        for numbers in (self.label, self.source, self.row, *([] if self.clear.all() else [self.clear])):
             digest.update(numbers.astype("<i8").tobytes())
         facts = [self.classes, self.hashes, self.tile_px, self.mpp]
         columns = (self.case_id, self.split, self.slide_id, self.site)  # slide and site, for sampling balances them
@@ -146,6 +150,7 @@ def samples_from_images(
         split=np.array([row.split for row in rows]),
         site=np.array([row.site for row in rows]),
         scanner=np.array([row.scanner for row in rows]),
+        clear=np.ones(len(rows), np.bool_),
     )
     return _checked(split_samples(samples, config, index), config, index) if to_train else _as_given(samples, index)
 
@@ -175,10 +180,8 @@ def samples_from_stores(
             raise ConfigError("classes", f"lacks the negative class {config.negative_class!r}", "add it to classes")
     else:
         classes = _class_names(config, {_slide_label(slide.row, manifest) for slide in slides})
-    tables = [
-        _filtered(slide, _label_slide(slide, classes, by_annotation, config, manifest), config) for slide in slides
-    ]
-    kept = [(slide, label) for slide, label in zip(slides, tables, strict=True) if (label >= 0).any()]
+    tables = [_label_slide(slide, classes, by_annotation, config, manifest) for slide in slides]
+    kept = [table for table in tables if table.chosen.any()]
     if not kept:
         raise InputError(manifest, "gives no labelled tile", "see the reasons in the log")
     samples = _join_slides(kept, classes, config)
@@ -219,11 +222,12 @@ def split_samples(samples: Samples, config: TrainConfig, where: Path) -> Samples
 
 def annotation_labels(
     fractions: Mapping[str, NDArray[np.float32]], count: int, classes: Sequence[str], config: TrainConfig
-) -> Ints:
-    """The class of each of `count` tiles from the fractions of it under each class's annotations; -1 to leave it out.
+) -> tuple[Ints, NDArray[np.bool_]]:
+    """The class of each of `count` tiles from the fractions of it under each class's annotations, and if it is clear.
 
-    A tile is of the class with the largest fraction if that reaches `annotation_threshold`, and negative if it does not
-    exceed `negative_max_fraction`. Fractions of the negative class itself and of names not in `classes` do not count.
+    A tile is of the class with the largest fraction if that reaches `annotation_threshold`, else negative, which is
+    clear if the fraction does not exceed `negative_max_fraction`. Fractions of the negative class itself and of names
+    not in `classes` do not count.
     """
     negative = classes.index(config.negative_class)
     covered = np.zeros((len(classes), count), dtype=np.float32)
@@ -231,8 +235,8 @@ def annotation_labels(
         if c != negative and name in fractions:
             covered[c] = fractions[name]
     largest = covered.max(axis=0)
-    label = np.where(largest >= config.annotation_threshold, covered.argmax(axis=0), -1)
-    return np.where(largest <= config.negative_max_fraction, negative, label).astype(np.int64)
+    free, covers = largest <= config.negative_max_fraction, largest >= config.annotation_threshold
+    return np.where(covers & ~free, covered.argmax(axis=0), negative).astype(np.int64), free | covers
 
 
 @dataclass(frozen=True)
@@ -281,6 +285,16 @@ class _StoredSlide:
     store: TileStore
 
 
+@dataclass(frozen=True)
+class _LabelledSlide:
+    slide: _StoredSlide
+    label: Ints
+    """Of its tiles, (N,); this and the next as in `Samples`."""
+    clear: NDArray[np.bool_]
+    chosen: NDArray[np.bool_]
+    """Which tiles count, (N,)."""
+
+
 def _open_slides(stores: Path, rows: Iterable[ManifestRow], manifest: Path) -> list[_StoredSlide]:
     """The slides that have tiles, all of one tile size and scale."""
     slides = []
@@ -327,35 +341,37 @@ def _refuse_unlike(first: _StoredSlide, other: _StoredSlide) -> None:
 
 def _label_slide(
     slide: _StoredSlide, classes: tuple[str, ...], by_annotation: bool, config: TrainConfig, manifest: Path
-) -> Ints:
-    """The label of each of a slide's tiles, (N,), -1 for those left out for a reason that is logged."""
+) -> _LabelledSlide:
+    """The slide with its tiles' labels; why some are left out is logged."""
     store, row = slide.store, slide.row
+    every = np.ones(len(store), np.bool_)
     if not by_annotation:
         label = _class_index(_slide_label(row, manifest), classes, f"{manifest}, slide {row.slide_id}")
-        return np.full(len(store), label)
+        return _LabelledSlide(slide, np.full(len(store), label), every, _chosen(slide, config))
     if not store.annotations and row.label != config.negative_class:
         log.warning("%s: left out, it has neither annotations nor the label %r", row.slide_id, config.negative_class)
-        return np.full(len(store), -1)
-    labels = annotation_labels(store.annotations, len(store), classes, config)
-    between = int((labels < 0).sum())
-    if between:
-        log.info("%s: %d of %d tiles left out, they lie between two classes", row.slide_id, between, len(store))
-    return labels
+        return _LabelledSlide(slide, np.zeros(len(store), np.int64), every, ~every)
+    labels, clear = annotation_labels(store.annotations, len(store), classes, config)
+    if not clear.all():
+        count = int((~clear).sum())
+        log.info("%s: %d of %d tiles lie between two classes, not to be trained on", row.slide_id, count, len(store))
+    return _LabelledSlide(slide, labels, clear, _chosen(slide, config))
 
 
-def _filtered(slide: _StoredSlide, labels: Ints, config: TrainConfig) -> Ints:
-    """The labels, -1 where `config.where` leaves the tile out."""
+def _chosen(slide: _StoredSlide, config: TrainConfig) -> NDArray[np.bool_]:
+    """Which tiles `config.where` keeps, (N,)."""
     kept = rows_where(slide.store, config.where)
     if not kept.all():
         log.info("%s: %d of %d tiles left out by where", slide.row.slide_id, int((~kept).sum()), len(kept))
-    return np.where(kept, labels, -1)
+    return kept
 
 
-def _join_slides(slides: Sequence[tuple[_StoredSlide, Ints]], classes: tuple[str, ...], config: TrainConfig) -> Samples:
-    rows = [_capped(np.flatnonzero(label >= 0), slide.row.slide_id, config) for slide, label in slides]
+def _join_slides(tables: Sequence[_LabelledSlide], classes: tuple[str, ...], config: TrainConfig) -> Samples:
+    slides = [table.slide for table in tables]
+    rows = [_capped(np.flatnonzero(table.chosen), table.slide.row.slide_id, config) for table in tables]
     counts = [len(r) for r in rows]
-    manifest_rows = [slide.row for slide, _ in slides]
-    stores = [slide.store for slide, _ in slides]
+    manifest_rows = [slide.row for slide in slides]
+    stores = [slide.store for slide in slides]
 
     def spread(texts: Iterable[str | None]) -> Texts:
         return np.repeat(np.array([text or "" for text in texts]), counts)
@@ -366,11 +382,11 @@ def _join_slides(slides: Sequence[tuple[_StoredSlide, Ints]], classes: tuple[str
     return Samples(
         kind="stores",
         classes=classes,
-        sources=tuple(slide.path for slide, _ in slides),
+        sources=tuple(slide.path for slide in slides),
         hashes=tuple(store.content_hash for store in stores),
         tile_px=stores[0].grid.tile_px,
         mpp=float(np.median([store.grid.mpp for store in stores])),
-        label=gather(label for _, label in slides),
+        label=gather(table.label for table in tables),
         source=np.repeat(np.arange(len(slides)), counts),
         row=np.concatenate(rows),
         x0=gather(store.x for store in stores),
@@ -381,6 +397,7 @@ def _join_slides(slides: Sequence[tuple[_StoredSlide, Ints]], classes: tuple[str
         split=spread(row.split for row in manifest_rows),
         site=spread(row.site for row in manifest_rows),
         scanner=spread(row.scanner for row in manifest_rows),
+        clear=gather(table.clear for table in tables).astype(np.bool_),
         slides=tuple(store.slide.sha256 for store in stores),
     )
 
@@ -442,10 +459,10 @@ def _checked(samples: Samples, config: TrainConfig, where: Path) -> Samples:
     needed = SPLITS if config.test_fraction > 0 or config.folds is not None else SPLITS[:2]
     units = len(np.unique(samples.case_id if config.group == "case" else samples.site))
     for split in needed:
-        if not (samples.split == split).any():
+        if not len(samples.where(split)):
             reason = f"the {split} split is empty: there are {units} {config.group}s in all"
             raise InputError(where, reason, f"add {config.group}s, or give some of them the split {split}")
-    present = np.unique(samples.label[samples.split == "train"])
+    present = np.unique(samples.label[samples.where("train")])
     missing = [name for c, name in enumerate(samples.classes) if c not in present]
     if missing:
         raise InputError(

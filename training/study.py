@@ -139,11 +139,11 @@ def read_tiles(samples: Samples, config: ShortcutConfig) -> TileSet:
     if len(samples) * side * side * 3 > LARGEST:
         what = f"is {len(samples)} tiles of {side} px, more than {LARGEST // 2**30} GiB of memory hold"
         raise InputError(where, what, "use fewer or smaller tiles")
-    read = Tiles(samples, np.arange(len(samples)), side)
+    read = Tiles(samples, np.flatnonzero(samples.clear), side)
     return TileSet(
         tiles=read.__getitems__(list(range(len(read)))).tiles.numpy(),
-        label=samples.label,
-        unit=joined(samples.case_id, samples.content()),
+        label=samples.label[samples.clear],
+        unit=joined(samples.case_id, samples.content())[samples.clear],
         classes=samples.classes,
         identity=sha256_json([samples.identity(), side]),
     )

@@ -8,12 +8,11 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.options import (
-    ClusterOption,
     ClusterConfigFile,
+    ClusterOption,
     Overwrite,
     PartOption,
     SlideMpp,
-    WhereOption,
     WorkerMemory,
     cluster_of,
     listed,
@@ -31,7 +30,10 @@ def heatmap(
     overlap: Annotated[float, typer.Option(help="Fraction a tile shares with its neighbour, on slides.")] = 0.0,
     min_tissue: Annotated[float, typer.Option(help="Least fraction of a tile that is tissue.")] = 0.5,
     slide_mpp: SlideMpp = None,
-    where: WhereOption = None,
+    where: Annotated[
+        str | None,
+        typer.Option(help="Which tiles, by columns of a store or measured of a slide: `focus > 20 and pen < 0.05`."),
+    ] = None,
     roi: Annotated[
         Path | None,
         typer.Option(help="Predict only within its polygons: GeoJSON or ASAP XML; or a folder of <slide_id>.geojson."),

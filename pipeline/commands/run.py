@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline import console
-from pipeline.commands.options import ClusterOption, ClusterConfigFile, WorkerMemory, cluster_of
+from pipeline.commands.options import ClusterConfigFile, ClusterOption, WorkerMemory, cluster_of
 from pipeline.commands.outcomes import show_plan, show_study
 
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.commands.options import (
-    ClusterOption,
     ClusterConfigFile,
+    ClusterOption,
     Overwrite,
     PartOption,
     SlideMpp,

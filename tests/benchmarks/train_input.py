@@ -46,6 +46,7 @@ def samples_of(slide: Path, folder: Path, tile_px: int, overlap: float) -> Sampl
         kind="stores", classes=("a", "b"), sources=(path,), hashes=(store.content_hash,), tile_px=tile_px, mpp=mpp,
         label=rows % 2, source=nothing, row=rows, x0=nothing, y0=nothing, tile_px0=nothing, case_id=names,
         slide_id=names, split=np.repeat("train", len(rows)), site=names, scanner=names,
+        clear=np.ones(len(rows), np.bool_),
     )  # fmt: skip
 
 

@@ -311,7 +311,8 @@ def test_srun_signals_every_process_of_a_job_and_the_command_stops_in_order(smal
     """What slurmstepd does, `killpg`; with the exit code the script requeues on, and nothing broken in the log."""
     for number in range(300):
         (tmp_path / f"{number:03}.tif").symlink_to(small_slide)
-    command = [sys.executable, "-m", "pipeline.cli", "tile", *sorted(tmp_path.glob("*.tif")), "--workers", "2"]
+    slides = sorted(map(str, tmp_path.glob("*.tif")))
+    command = [sys.executable, "-m", "pipeline.cli", "tile", *slides, "--workers", "2"]
     root = Path(__file__).resolve().parents[2]
     process = subprocess.Popen(
         [*command, "--out", tmp_path / "stores", "--tile-px", "128"],

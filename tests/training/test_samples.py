@@ -126,12 +126,16 @@ def test_labels_from_annotations(cohort: Cohort, tiny: TrainConfig) -> None:
     stores, manifest = cohort()
     samples = samples_from_stores(stores, manifest, tiny)
     assert samples.classes == ("benign", "tumour")
-    assert samples.label.tolist() == [1, 1, 1, 1, 0, 0, 0] * 6, "the tile between the classes is left out"
-    assert samples.row[:7].tolist() == [0, 1, 2, 3, 4, 5, 7]
-    assert samples.x0[:7].tolist() == [0, 16, 32, 48, 0, 16, 48]
-    assert samples.y0[:7].tolist() == [0, 0, 0, 0, 16, 16, 16]
+    assert samples.label.tolist() == [1, 1, 1, 1, 0, 0, 0, 0] * 6
+    assert samples.clear.tolist() == [True, True, True, True, True, True, False, True] * 6
+    for split, tiles in (("train", 7), ("val", 8), ("test", 8)):
+        cases = len(np.unique(samples.case_id[samples.split == split]))
+        assert len(samples.where(split)) == tiles * cases > 0, "the tile between the classes is not trained on"
+    assert samples.row[:8].tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert samples.x0[:8].tolist() == [0, 16, 32, 48, 0, 16, 32, 48]
+    assert samples.y0[:8].tolist() == [0, 0, 0, 0, 16, 16, 16, 16]
     assert (samples.tile_px, samples.mpp, samples.tile_px0[0]) == (16, 0.5, 16)
-    assert samples.scanner[[0, 7]].tolist() == ["scanner0", "scanner1"]
+    assert samples.scanner[[0, 8]].tolist() == ["scanner0", "scanner1"]
 
 
 def test_labels_from_slides(cohort: Cohort, tiny: TrainConfig) -> None:
@@ -181,7 +185,9 @@ def test_annotation_labels(fractions: dict[str, list[float]], changes: dict[str,
     columns = {name: np.array(values, dtype=np.float32) for name, values in fractions.items()}
     config = TrainConfig.model_validate(changes)
     found = annotation_labels(columns, len(expected), ("benign", "tumour", "necrosis"), config)
-    assert found.tolist() == expected
+    clear = [c >= 0 for c in expected]
+    assert found[0].tolist() == [max(c, 0) for c in expected]
+    assert found[1].tolist() == clear
 
 
 def test_tiles_of_a_slide_can_be_capped(cohort: Cohort, tiny: TrainConfig) -> None:
@@ -190,7 +196,7 @@ def test_tiles_of_a_slide_can_be_capped(cohort: Cohort, tiny: TrainConfig) -> No
     def rows(limit: int, seed: int) -> list[int]:
         config = tiny.model_copy(update={"max_tiles_per_slide": limit, "seed": seed})
         samples = samples_from_stores(stores, manifest, config)
-        assert max(np.bincount(samples.source)) == min(limit, 7)
+        assert max(np.bincount(samples.source)) == min(limit, 8)
         return [int(row) for row in samples.row]
 
     assert rows(5, 0) == rows(5, 0)
