@@ -289,7 +289,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> Callable[[TileModel], None]:
     """Makes the command use that model, whatever folder it is told."""
 
     def give(model: TileModel) -> None:
-        monkeypatch.setattr("inference.load_model", lambda *args: model)
+        monkeypatch.setattr("pipeline.jobs._loaded", lambda *args: model)
 
     return give
 

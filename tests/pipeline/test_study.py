@@ -296,6 +296,7 @@ def test_several_seeds_share_one_split_and_make_one_heatmap(copied: StudyConfig,
         assert made["model_sha256"] == folder_hash(best.models[int(np.argmin(losses))])
 
 
+@pytest.mark.nightly
 def test_a_cross_validation_judges_each_slide_by_a_model_that_has_not_seen_it(
     copied: StudyConfig, cohort: Path, tmp_path: Path
 ) -> None:

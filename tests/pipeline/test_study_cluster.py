@@ -119,7 +119,8 @@ def check_told(done: Finished) -> None:
     assert "Traceback" not in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(("n_slides", "heatmaps"), [(6, "test"), pytest.param(37, "all", marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize(("n_slides", "heatmaps"), [(6, "test"), (37, "all")])
 def test_a_study_survives_its_workers_and_its_slides(
     run_cli: RunCli, tmp_path: Path, n_slides: int, heatmaps: str
 ) -> None:

@@ -284,7 +284,20 @@ def test_real_tiles_are_learned(data_dir: Callable[[str], Path], tiny: TrainConf
     config = tiny.model_copy(update={"epochs": 4, "batch_size": 32, "bootstrap_resamples": 200})
     whole = samples_from_images(index, config)
     keep = np.arange(0, len(whole), 8)
-    columns = ("label", "source", "row", "x0", "y0", "tile_px0", "case_id", "slide_id", "split", "site", "scanner")
+    columns = (
+        "label",
+        "source",
+        "row",
+        "x0",
+        "y0",
+        "tile_px0",
+        "case_id",
+        "slide_id",
+        "split",
+        "site",
+        "scanner",
+        "clear",
+    )
     samples = replace(whole, **{name: getattr(whole, name)[keep] for name in columns})
     result = train(samples, tmp_path / "run", config)
     area = result.metrics["test"]["auroc"]
