@@ -35,12 +35,15 @@ def assembled(
     return assemble(values.astype(np.float32), x0.astype(np.int32), y0.astype(np.int32), size0, px0, shape, weights)
 
 
-@given(
+any_squares = given(
     squares=st.lists(st.tuples(st.floats(0, 1, width=32), st.integers(0, 90), st.integers(0, 90)), max_size=12),
     size0=st.integers(1, 40),
     px0=st.floats(1, 9),
     shape=st.tuples(st.integers(1, 16), st.integers(1, 16)),
 )
+
+
+@any_squares
 @settings(max_examples=150, deadline=None)
 def test_is_what_a_loop_paints(
     squares: list[tuple[float, int, int]], size0: int, px0: float, shape: tuple[int, int]
@@ -120,12 +123,7 @@ def tented(values: Floats, x0: Ints, y0: Ints, size0: int, px0: float, shape: tu
         return np.asarray(total / weight, np.float32)
 
 
-@given(
-    squares=st.lists(st.tuples(st.floats(0, 1, width=32), st.integers(0, 90), st.integers(0, 90)), max_size=12),
-    size0=st.integers(1, 40),
-    px0=st.floats(1, 9),
-    shape=st.tuples(st.integers(1, 16), st.integers(1, 16)),
-)
+@any_squares
 @settings(max_examples=150, deadline=None)
 def test_tents_are_what_a_loop_paints(
     squares: list[tuple[float, int, int]], size0: int, px0: float, shape: tuple[int, int]
