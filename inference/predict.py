@@ -146,7 +146,7 @@ def predict_slide(
     with ExitStack() as stack:
         if is_store(path):
             store = TileStore(path)
-            tiles = _from_store(store, asked, config, region)
+            tiles = _from_store(store, slide_id or store.slide.slide_id, asked, config, region)
             settings |= {"store_sha256": store.content_hash}
         else:
 
@@ -356,7 +356,9 @@ def _require_columns_of_slides(where: str) -> None:
         raise ConfigError(error.where, error.what, fix) from None
 
 
-def _from_store(store: TileStore, asked: _Asked, config: PredictConfig, region: shapely.Geometry | None) -> _Tiles:
+def _from_store(
+    store: TileStore, slide_id: str, asked: _Asked, config: PredictConfig, region: shapely.Geometry | None
+) -> _Tiles:
     model = asked.models[0]
     mpp, tile_px = model_mpp(model), model.info.tile_px
     fits = abs(store.grid.mpp / mpp - 1) <= config.mpp_tolerance and store.grid.tile_px == tile_px
@@ -378,7 +380,7 @@ def _from_store(store: TileStore, asked: _Asked, config: PredictConfig, region: 
     }
     wanted = _slices(len(rows), asked.batch_size)
     return _Tiles(
-        slide=store.slide,
+        slide=store.slide.model_copy(update={"slide_id": slide_id}),
         grid=store.grid,
         x0=store.x[rows],
         y0=store.y[rows],

@@ -57,7 +57,7 @@ def _real_section(preview: Path, real: HeatmapReport) -> Section:
         "that a real slide goes through, not that its probabilities mean anything."
     )
     pictures = (
-        Picture(real.folder / OVERLAY, "heatmap of the real slide"),
+        Picture(real.folder / OVERLAY, f"heatmap of the real slide. {real.warning or ''}"),
         Picture(preview, "its tissue mask and tiles"),
     )
     return Section("A real slide", text, pictures=pictures)

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 from pipeline.cluster_config import ClusterConfig
 from pipeline.engines import Job, Outcome, Result, Task, TileProgress, bytes_of, run_slides
-from pipeline.ledger import timed, without_paths
+from pipeline.ledger import timed
+from pipeline.names import logged_by_id, without_paths
 from pipeline.page import write_cohort_index
 from pipeline.parts import Part
 from tiling import TileReport, TilingConfig, tile_slide
 from tiling.errors import ConfigError, InputError, OutputError
 from tiling.files import COMMIT, output_error
 from tiling.manifest import ManifestRow
-from tiling.slide import slide_name
 
 if TYPE_CHECKING:  # imported when needed: workers that tile must not wait for torch
     import shapely
@@ -64,7 +64,8 @@ def tile_job(job: TileJob, progress: TileProgress) -> TileReport:
         slide_id=job.row.slide_id, slide_mpp=job.row.mpp, annotation=job.row.annotation,
         tissue_file=job.tissue_file, overwrite=job.overwrite, progress=progress,
     )  # fmt: skip
-    return timed(job.ledger, "tile", f"{job.out.name}/{job.slide_id}.zarr", work)
+    with logged_by_id(job.row.slide_path, job.slide_id):
+        return timed(job.ledger, "tile", f"{job.out.name}/{job.slide_id}.zarr", work)
 
 
 def tile_all(
@@ -114,6 +115,7 @@ class HeatmapJob:
     """One slide or store to make a heatmap of; the model is the task's."""
 
     source: Path
+    slide_id: str
     out: Path
     config: PredictConfig
     slide_mpp: float | None = None
@@ -123,11 +125,6 @@ class HeatmapJob:
     overwrite: bool = False
     ledger: Path | None = None
     """The study's folder, in whose ledger it is said."""
-
-    @property
-    def slide_id(self) -> str:
-        """The slide's id, as far as the source's name tells it."""
-        return _name_of(self.source)
 
     def anywhere(self) -> HeatmapJob:
         """The same job for a worker that starts in another folder."""
@@ -142,10 +139,11 @@ def heatmap_job(job: HeatmapJob, progress: TileProgress, model: TileModel | Ense
 
     work = partial(
         make_heatmap, job.source, model, job.out, job.config,
-        slide_mpp=job.slide_mpp, roi=job.roi, truth=job.truth, outputs=job.outputs or OutputConfig(),
-        overwrite=job.overwrite, progress=progress,
+        slide_id=job.slide_id, slide_mpp=job.slide_mpp, roi=job.roi, truth=job.truth,
+        outputs=job.outputs or OutputConfig(), overwrite=job.overwrite, progress=progress,
     )  # fmt: skip
-    return timed(job.ledger, "heatmap", f"{job.out.name}/{job.slide_id}", work)
+    with logged_by_id(job.source, job.slide_id):
+        return timed(job.ledger, "heatmap", f"{job.out.name}/{job.slide_id}", work)
 
 
 def heatmap_job_elsewhere(
@@ -215,12 +213,11 @@ def predict_all(
 
 
 def heatmap_all(
-    sources: Sequence[Path],
+    rows: Sequence[ManifestRow],
     models: TileModel | Ensemble | Sequence[Path],
     out: Path,
     config: PredictConfig,
     *,
-    slide_mpp: float | None = None,
     roi: Path | None = None,
     outputs: OutputConfig | None = None,
     part: Part = _WHOLE,
@@ -230,26 +227,25 @@ def heatmap_all(
 ) -> tuple[list[HeatmapReport], dict[str, str]]:
     """Heatmaps of slides or stores, as `predict_all` makes them; and the reason for each that failed.
 
-    `roi` is the region of interest of a single slide, or a folder of those of each. Of several jobs that share the
-    slides, each does its `part`. `out/index.html` shows all results in the folder. Raises InputError if two would have
-    one name, OutputError if the folder `out` cannot be made or written, and as `predict_all` does.
+    `rows` name slides or stores by their ids, no two alike, and may give a slide's `mpp`. `roi` is the region of
+    interest of a single slide, or a folder of those of each. Of several jobs that share the slides, each does its
+    `part`. `out/index.html` shows all results in the folder. Raises InputError for one region for several slides,
+    OutputError if the folder `out` cannot be made or written, and as `predict_all` does.
     """
-    _refuse_twins(sources)
-    if roi is not None and len(sources) > 1 and not roi.is_dir():
-        raise InputError(roi, f"is one region for {len(sources)} slides", "pass a folder of them, named by slide_id")
+    if roi is not None and len(rows) > 1 and not roi.is_dir():
+        raise InputError(roi, f"is one region for {len(rows)} slides", "pass a folder of them, named by slide_id")
     require_folder(out)
-    jobs, failed = [], {}
-    for source in part.of(sources):  # after the checks, which are about all of them
+    jobs, failed, files = [], {}, {row.slide_id: row.slide_path for row in rows}
+    for row in part.of(rows):  # after the check, which is about all of them
         try:
-            region = None if roi is None else _roi_of(roi, source)
+            region = None if roi is None else _roi_of(roi, row.slide_id)
         except InputError as error:
-            failed[str(source)] = str(error)
+            failed[row.slide_id] = str(error)
             continue
-        jobs.append(HeatmapJob(source, out, config, slide_mpp, region, None, outputs, overwrite))
+        jobs.append(HeatmapJob(row.slide_path, row.slide_id, out, config, row.mpp, region, None, outputs, overwrite))
     outcomes = predict_all(jobs, models, device=device, cluster=cluster)
-    failed |= {str(o.job.source): o.error for o in outcomes if o.error is not None}
-    told = {_name_of(Path(name)): without_paths(text, Path(name).parent) for name, text in failed.items()}
-    write_cohort_index(out, told)
+    failed |= {o.job.slide_id: o.error for o in outcomes if o.error is not None}
+    write_cohort_index(out, {name: without_paths(text, names={files[name]: name}) for name, text in failed.items()})
     return [outcome.result for outcome in outcomes if outcome.result is not None], failed
 
 
@@ -271,24 +267,9 @@ def _absolute(path: Path | None) -> Path | None:
     return None if path is None else path.absolute()
 
 
-def _refuse_twins(sources: Sequence[Path]) -> None:
-    """Raise InputError if two slides or stores share one id: the second result would replace the first."""
-    seen: dict[str, Path] = {}
-    for source in sources:
-        name = _name_of(source)
-        if name in seen:
-            both = f"{seen[name]} and {source}"
-            raise InputError("the slides given", f"two have the id {name!r}: {both}", "give each once")
-        seen[name] = source
-
-
-def _name_of(source: Path) -> str:
-    return source.name.removesuffix(".zarr") if source.name.endswith(".zarr") else slide_name(source)
-
-
-def _roi_of(roi: Path, source: Path) -> Path:
+def _roi_of(roi: Path, slide_id: str) -> Path:
     """The slide's region of interest. Raises InputError if a folder holds none."""
-    found = find_annotation(roi, _name_of(source)) if roi.is_dir() else roi
+    found = find_annotation(roi, slide_id) if roi.is_dir() else roi
     if found is None:
-        raise InputError(roi, f"holds no region of {_name_of(source)}", f"add {_name_of(source)}.geojson")
+        raise InputError(roi, f"holds no region of {slide_id}", f"add {slide_id}.geojson")
     return found

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -124,23 +122,6 @@ def timed(folder: Path | None, stage: str, name: str, make: Callable[[], Report]
 def last_of(events: Iterable[Event]) -> Mapping[str, Event]:
     """The last thing that happened to each artefact, by its name."""
     return {event.name: event for event in events if event.name}
-
-
-def without_paths(reason: str, *known: Path, names: Mapping[Path, str] = MappingProxyType({})) -> str:
-    """A reason as others may read it, who get the results: file names stay, folders of this machine do not.
-
-    `names` is what slides' files are called there, for a file may be named after a patient.
-    """
-    for file, name in names.items():
-        reason = reason.replace(str(file), name)
-    for path in (*known, *(file.parent for file in names)):
-        for folder in (path, path.absolute(), path.resolve()):
-            if len(folder.parts) > 1:
-                reason = reason.replace(f"{folder}{os.sep}", "")
-    reason = re.sub(r"(?<![\w.])/(?:[^/\s;,]+/)+", "", reason)
-    for file, name in names.items():
-        reason = reason.replace(file.name, name)
-    return reason
 
 
 def _event(line: bytes) -> Event | None:

@@ -29,7 +29,8 @@ from pipeline.config import StudyConfig, load_study
 from pipeline.console import progress_bar
 from pipeline.engines import Outcome, default_workers
 from pipeline.jobs import HeatmapJob, predict_all, require_folder, tile_all
-from pipeline.ledger import Step, append, timed, without_paths
+from pipeline.ledger import Step, append, timed
+from pipeline.names import without_paths
 from pipeline.provenance import write_record
 from pipeline.stages import HEATMAPS, SLIDES, STORES, STRESS, TILES, TRAINING, Recipe, Trained, Training
 from pipeline.study_page import PAGE, STUDY, StudyReport, write_study
@@ -78,7 +79,7 @@ class _Run:
     rows: Sequence[ManifestRow]
 
     def __post_init__(self) -> None:
-        self.failed: dict[str, str] = {}
+        self.failed: dict[str, str] = {}  # reasons as others may read them
         self.skipped: dict[str, str] = {}
 
     def report(self) -> StudyReport:
@@ -105,8 +106,7 @@ class _Run:
             slides=slides,
             skipped=self.skipped,
         )
-        row_of = {row.slide_id: row for row in self.rows}
-        write_study(report, config, {name: self.told(row_of[name], reason) for name, reason in self.failed.items()})
+        write_study(report, config)
         for name in (STUDY, PAGE):
             append(out, "made", "report", name)
         return report
@@ -203,8 +203,9 @@ class _Run:
             chosen = tuple(one.training.name for one in stages.judges(row, trained, config))
             store, settings = out / STORES / f"{row.slide_id}.zarr", stages.predict_settings(config)
             job = HeatmapJob(
-                store, out / HEATMAPS, settings, truth=truth, outputs=config.heatmap.outputs, overwrite=True, ledger=out
-            )
+                store, row.slide_id, out / HEATMAPS, settings,
+                truth=truth, outputs=config.heatmap.outputs, overwrite=True, ledger=out,
+            )  # fmt: skip
             jobs.setdefault(chosen, []).append(job)
         reports = {}
         for names, of_models in jobs.items():
@@ -249,8 +250,8 @@ class _Run:
         except (OutputError, StoppedError):
             raise
         except SpecslideError as error:  # of the manifest or its annotations: all else is there already
-            append(out, "failed", "slides", SLIDES, reason=without_paths(str(error), config.manifest.parent))
-            self.failed[SLIDES] = str(error)
+            self.failed[SLIDES] = without_paths(str(error), config.manifest.parent, out)
+            append(out, "failed", "slides", SLIDES, reason=self.failed[SLIDES])
             return None
 
     def recorded(self, stage: str, name: str, artefact: str, recipe: Recipe, make: Callable[[Path], None]) -> Path:
@@ -275,13 +276,9 @@ class _Run:
 
     def fail(self, stage: str, name: str, row: ManifestRow, reason: str) -> None:
         """Note a slide that failed, with its reason."""
-        append(self.config.out, "failed", stage, name, reason=self.told(row, reason))
-        self.failed[row.slide_id] = reason
-
-    def told(self, row: ManifestRow, reason: str) -> str:
-        """Why a slide failed, as others may read it."""
         folders = (self.config.manifest.parent, self.config.out)
-        return without_paths(reason, *folders, names={row.slide_path: row.slide_id})
+        self.failed[row.slide_id] = without_paths(reason, *folders, names={row.slide_path: row.slide_id})
+        append(self.config.out, "failed", stage, name, reason=self.failed[row.slide_id])
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ class StudyReport:
     """The model folders, in the order of the trainings."""
     heatmaps: tuple[HeatmapReport, ...]
     failed: Mapping[str, str]
-    """slide_id -> reason."""
+    """slide_id, or the folder of what could not be made of all slides -> reason, as others may read it."""
     test_auroc: float | None
     """AUROC of all tiles of the heatmaps against their annotations; None without both."""
     trained: bool
@@ -50,17 +50,14 @@ class StudyReport:
         return self.models[0]
 
 
-def write_study(report: StudyReport, config: StudyConfig, failed: Mapping[str, str]) -> None:
-    """Write study.json and index.html, unless they say just that already; `failed` are reasons for others to read.
-
-    Raises OutputError.
-    """
+def write_study(report: StudyReport, config: StudyConfig) -> None:
+    """Write study.json and index.html, unless they say just that already. Raises OutputError."""
     infos = {_run_of(model): read_info(model) for model in report.models}
     machine = {"manifest": True, "out": True, "workers": True, "cluster": True, "train": True}
     record = {
         "config": config.model_dump(mode="json", exclude=machine | {"heatmap": {"batch_size", "readers"}}),
         "slides": {r.slide_id: {"tiles": r.tiles, "scores": asdict(r.scores)} for r in report.heatmaps},
-        "failed": dict(failed),
+        "failed": dict(report.failed),
         "skipped": dict(report.skipped),
         "heatmap_tile_auroc": report.test_auroc,
         "models": {name: {"training": info.training, "hashes": info.hashes} for name, info in infos.items()},
@@ -68,19 +65,19 @@ def write_study(report: StudyReport, config: StudyConfig, failed: Mapping[str, s
         "notice": RESEARCH_USE,
     }
     write_changed(report.out / STUDY, canonical_json(record))
-    write_page(report.out / PAGE, f"specslide: {report.out.resolve().name}", page_sections(report, failed))
+    write_page(report.out / PAGE, f"specslide: {report.out.resolve().name}", page_sections(report))
 
 
-def page_sections(report: StudyReport, failed: Mapping[str, str] | None = None) -> list[Section]:
-    """What the study's page shows; `failed` are reasons as others may read them."""
+def page_sections(report: StudyReport) -> list[Section]:
+    """What the study's page shows."""
     infos = {_run_of(model): read_info(model) for model in report.models}
     overlays = tuple(Picture(r.folder / OVERLAY, _caption(r), _page_of(r)) for r in report.heatmaps)
     known = "" if report.test_auroc is None else f"AUROC of all their tiles against the truth: {report.test_auroc:.4f}."
-    failed = report.failed if failed is None else failed
+    failed = tuple(report.failed.items())
     previews = sorted((report.out / "stores").glob("*.png"))
     return [
         Section("Heatmaps", f"Annotated regions are outlined in white. {known}", pictures=overlays),
-        *([Section("Not analysed", columns=("slide", "reason"), rows=tuple(failed.items()))] if failed else []),
+        *([Section("Not analysed", columns=("slide", "reason"), rows=failed)] if failed else []),
         *(
             [Section("Left out", columns=("part", "reason"), rows=tuple(report.skipped.items()))]
             if report.skipped
@@ -215,4 +212,5 @@ def _caption(report: HeatmapReport) -> str:
     scores = report.scores
     if scores.mean is None:
         return f"{report.slide_id}: no tissue"
-    return f"{report.slide_id}: mean {scores.mean:.2f}, top 5% {scores.top5_mean:.2f}, {report.tiles} tiles"
+    said = f"{report.slide_id}: mean {scores.mean:.2f}, top 5% {scores.top5_mean:.2f}, {report.tiles} tiles"
+    return f"{said}. {report.warning}" if report.warning else said

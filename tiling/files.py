@@ -84,15 +84,16 @@ def claimed(final: Path) -> Iterator[None]:
     Two jobs on one output never write the same folder at once: the second is refused. The claim is a lock that
     the operating system drops with the process, so a killed job blocks nobody. Raises OutputError.
     """
-    lock = _lock_of(final)
-    fd = _lock(lock, final)
-    try:
+    with _locked(final, wait=False):
         _sweep(final)
         yield
-    finally:
-        with suppress(OSError):
-            lock.unlink()  # while still held: whoever waits for it sees another file and tries again
-        os.close(fd)
+
+
+@contextmanager
+def in_turn(final: Path) -> Iterator[None]:
+    """Hold the right to write the file `final`, once whoever else holds it is done. Raises OutputError."""
+    with _locked(final, wait=True):
+        yield
 
 
 def is_claimed(final: Path) -> bool:
@@ -232,7 +233,19 @@ def _sweep(final: Path) -> None:
         raise output_error(final, error) from error
 
 
-def _lock(lock: Path, final: Path) -> int:
+@contextmanager
+def _locked(final: Path, *, wait: bool) -> Iterator[None]:
+    lock = _lock_of(final)
+    fd = _lock(lock, final, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            lock.unlink()  # while still held: whoever waits for it sees another file and tries again
+        os.close(fd)
+
+
+def _lock(lock: Path, final: Path, how: int) -> int:
     """Open and lock the lock file; returns its descriptor."""
     while True:
         try:
@@ -241,7 +254,7 @@ def _lock(lock: Path, final: Path) -> int:
         except OSError as error:
             raise output_error(final, error) from error
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, how)
             if os.fstat(fd).st_ino == lock.stat().st_ino:
                 return fd
         except FileNotFoundError:  # its last holder unlinked it after we opened it: try again

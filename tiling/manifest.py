@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow
@@ -72,7 +73,7 @@ def slide_row(path: Path) -> ManifestRow:
 
 def read_manifest(path: Path) -> list[ManifestRow]:
     """The slides of a manifest, in its order. Raises InputError naming the row, also for two slides with one id."""
-    rows = []
+    rows, number_of = [], dict[str, int]()
     for number, raw in enumerate(read_table(path), start=2):  # line 1 of a CSV holds the names
         values = {name: text for name, text in raw.items() if text != ""}
         if "slide_path" not in values:
@@ -87,18 +88,23 @@ def read_manifest(path: Path) -> list[ManifestRow]:
             rows.append(ManifestRow.model_validate(values))
         except ValidationError as error:
             raise InputError(f"{path}, row {number}", _reason(error), "correct the manifest") from None
-    refuse_twins(rows, path)
+        first = number_of.setdefault(rows[-1].slide_id, number)
+        if first != number:  # their results would share one name
+            what = f"has the slide_id {rows[-1].slide_id!r} of row {first}"
+            raise InputError(f"{path}, row {number}", what, "give each slide an id of its own")
     return rows
 
 
-def refuse_twins(rows: list[ManifestRow], where: object) -> None:
-    """Raise InputError if two slides share one id: their stores would share one name."""
-    seen: dict[str, Path] = {}
-    for row in rows:
-        if row.slide_id in seen:
-            both = f"{seen[row.slide_id]} and {row.slide_path}"
-            raise InputError(where, f"two slides have the id {row.slide_id!r}: {both}", "give each slide_id once")
-        seen[row.slide_id] = row.slide_path
+def slide_rows(paths: Sequence[Path]) -> list[ManifestRow]:
+    """The rows of slides given by their paths alone. Raises as `slide_row`, and InputError if two share one id."""
+    path_of: dict[str, Path] = {}
+    for path in paths:
+        name = slide_name(path)
+        if name in path_of:
+            both = f"{path_of[name]} and {path}"
+            raise InputError("the slides given", f"two have the id {name!r}: {both}", "give each once")
+        path_of[name] = path
+    return [slide_row(path) for path in paths]
 
 
 def read_table(path: Path) -> list[dict[str, str]]:

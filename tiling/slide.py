@@ -286,7 +286,10 @@ class _Part:
 
 
 def slide_name(path: Path) -> str:
-    """The default slide id: the file's name without its endings; for DICOM the folder's, which is the slide."""
+    """The default slide id: the file's name without its endings; for DICOM the folder's, which is the slide; for a
+    store its name without `.zarr`."""
+    if path.suffix == ".zarr":
+        return path.stem
     if _is_folder(path):
         return path.resolve().name
     if path.suffix.lower() == ".dcm":

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline import console
-from pipeline.commands.outcomes import scores_text, show_study
+from pipeline.commands.outcomes import heatmap_outcome, show_study
 
 
 def demo(
@@ -24,5 +24,6 @@ def demo(
 
     report = run_demo(out, slide=slide, seed=seed, say=console.say)
     show_study(report.study)
-    console.say(f"real slide: {report.real.tiles} tiles, {scores_text(report.real.scores)}, in {report.real.folder}")
+    _, what, note = heatmap_outcome(report.real)
+    console.say(f"real slide in {report.real.folder}: {what}, {note}")
     console.say(f"all of it on one page: {report.page}")

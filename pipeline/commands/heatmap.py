@@ -10,23 +10,28 @@ import typer
 from pipeline.commands.options import (
     ClusterConfigFile,
     ClusterOption,
+    ManifestOption,
     Overwrite,
     PartOption,
     SlideMpp,
     WorkerMemory,
     cluster_of,
     listed,
+    rows_of,
 )
-from pipeline.commands.outcomes import scores_text, show_outcomes
+from pipeline.commands.outcomes import heatmap_outcome, show_outcomes, told
 from pipeline.parts import Part
 
 
 def heatmap(
-    sources: Annotated[list[Path], typer.Argument(help="Slides, or tile stores (*.zarr).", readable=False)],
     model: Annotated[
         list[Path], typer.Option(help="Model folder of a training run; several, each with its --model: their mean.")
     ],
     out: Annotated[Path, typer.Option(help="Folder of the results, one folder a slide.")],
+    slides: Annotated[
+        list[Path] | None, typer.Argument(help="Slides, or tile stores (*.zarr).", readable=False)
+    ] = None,
+    manifest: ManifestOption = None,
     overlap: Annotated[float, typer.Option(help="Fraction a tile shares with its neighbour, on slides.")] = 0.0,
     min_tissue: Annotated[float, typer.Option(help="Least fraction of a tile that is tissue.")] = 0.5,
     slide_mpp: SlideMpp = None,
@@ -71,6 +76,8 @@ def heatmap(
 
     `specslide heatmap stores/*.zarr --model run/model --out heatmaps`
 
+    `specslide heatmap --manifest slides.csv --model run/model --out heatmaps`, where results are called by `slide_id`
+
     `specslide heatmap slide.svs --model a/model --model b/model --overlap 0.5 --tta --roi roi.geojson --out heatmaps`
 
     `specslide heatmap slide.svs --model run/model --out heatmaps --formats geojson,ometiff --min-region-um2 1e5`
@@ -94,6 +101,7 @@ def heatmap(
         "readers": readers, "backend": backend, "precision": precision,
     }  # fmt: skip
     config = checked(PredictConfig, settings, "heatmap options")
+    rows = rows_of(slides, manifest, slide_mpp)
     workers = cluster_of(cluster, cluster_config, memory=worker_memory)
     place = load_train_config(None, {"device": "cpu" if backend == "onnx" else device}).device
     asked = load_models(model, place if workers is None else "cpu")  # what does not fit is refused before any slide
@@ -105,8 +113,9 @@ def heatmap(
     }  # fmt: skip
     outputs = checked(OutputConfig, wanted, "heatmap options")
     reports, failed = heatmap_all(
-        sources, model, out, config, slide_mpp=slide_mpp, roi=roi, outputs=outputs, part=part or Part(),
-        overwrite=overwrite, device=place, cluster=workers,
+        rows, model, out, config, roi=roi, outputs=outputs, part=part or Part(), overwrite=overwrite, device=place,
+        cluster=workers,
     )  # fmt: skip
-    rows = [(r.slide_id, f"{r.tiles} tiles, {scores_text(r.scores)}", "kept" if r.reused else "made") for r in reports]
-    show_outcomes(f"heatmaps in {out}", [*rows, *((name, "", reason) for name, reason in failed.items())], set(failed))
+    row_of = {row.slide_id: row for row in rows}
+    reasons = [(name, "", told(reason, row_of[name], manifest)) for name, reason in failed.items()]
+    show_outcomes(f"heatmaps in {out}", [*map(heatmap_outcome, reports), *reasons], set(failed))

@@ -9,12 +9,15 @@ import typer
 
 from pipeline.cluster_config import ClusterConfig
 from pipeline.parts import Part, parse_part
+from tiling.errors import ConfigError
+from tiling.manifest import ManifestRow, read_manifest, slide_rows
 from tiling.settings import checked, read_settings
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what was made otherwise or is damaged.")]
 SlideMpp = Annotated[
     float | None, typer.Option(min=0.001, help="Micrometres per pixel of the slides, where their files do not say.")
 ]
+ManifestOption = Annotated[Path | None, typer.Option(help="Table of slides (CSV or Parquet) instead of SLIDES.")]
 WhereOption = Annotated[
     str | None, typer.Option(help="Which tiles of the stores, by their columns: `focus > 20 and pen < 0.05`.")
 ]
@@ -33,6 +36,22 @@ ClusterConfigFile = Annotated[
 WorkerMemory = Annotated[
     str | None, typer.Option(help="What a worker of --cluster local may use, such as 8GB; more costs it its slide.")
 ]
+
+
+def rows_of(slides: list[Path] | None, manifest: Path | None, slide_mpp: float | None) -> list[ManifestRow]:
+    """The slides to work on, from the command line or a manifest; `slide_mpp` comes before a manifest's.
+
+    Raises ConfigError for both or none, and InputError for a wrong manifest or two slides of one name.
+    """
+    if manifest is not None and not slides:
+        rows = read_manifest(manifest)
+    elif slides and manifest is None:
+        rows = slide_rows(slides)
+    else:
+        raise ConfigError(
+            "the arguments", "name no slides, or name them twice", "pass slides or --manifest, one of them"
+        )
+    return [row.model_copy(update={"mpp": slide_mpp or row.mpp}) for row in rows]
 
 
 def cluster_of(

@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from pipeline import console
 from pipeline.ledger import Step
+from pipeline.names import with_ids
+from tiling.manifest import ManifestRow
+
+if TYPE_CHECKING:  # commands that need no torch must not wait for it
+    from inference import HeatmapReport
+    from inference.aggregate import SlideScores
+    from pipeline.study_page import StudyReport
 
 
 def show_outcomes(title: str, rows: list[tuple[str, str, str]], failed: set[str]) -> None:
@@ -20,6 +27,18 @@ def show_outcomes(title: str, rows: list[tuple[str, str, str]], failed: set[str]
     if failed:
         console.show_error(f"{len(failed)} of {len(rows)} slides failed; the reasons are in the table")
         raise typer.Exit(1)
+
+
+def told(reason: str, row: ManifestRow, manifest: Path | None) -> str:
+    """Why a slide failed: with its file, which the user passed, or of a manifest by the slide's id alone."""
+    return reason if manifest is None else with_ids(reason, {row.slide_path: row.slide_id})
+
+
+def heatmap_outcome(report: HeatmapReport) -> tuple[str, str, str]:
+    """The line of a heatmap in the summary table."""
+    done = "kept" if report.reused else "made"
+    note = f"{done}. {report.warning}" if report.warning else done
+    return report.slide_id, f"{report.tiles} tiles, {_scores_text(report.scores)}", note
 
 
 def show_plan(out: Path, steps: Sequence[Step], *, whole: bool = False) -> None:
@@ -32,12 +51,9 @@ def show_plan(out: Path, steps: Sequence[Step], *, whole: bool = False) -> None:
     console.say(f"plan: {text}")
 
 
-def show_study(report: Any) -> None:
-    """Print what a study made (a StudyReport); exit with code 1 if any slide failed."""
-    rows = [
-        (r.slide_id, f"{r.tiles} tiles, {scores_text(r.scores)}", "kept" if r.reused else "made")
-        for r in report.heatmaps
-    ]
+def show_study(report: StudyReport) -> None:
+    """Print what a study made; exit with code 1 if any slide failed."""
+    rows = [heatmap_outcome(heatmap) for heatmap in report.heatmaps]
     if report.test_auroc is not None:
         console.say(f"tile AUROC on the heatmaps' annotated slides: {report.test_auroc:.4f}")
     for model in report.models:
@@ -49,8 +65,8 @@ def show_study(report: Any) -> None:
     show_outcomes(f"heatmaps in {report.out / 'heatmaps'}", everything, set(report.failed))
 
 
-def scores_text(scores: Any) -> str:
-    """A slide's scores (SlideScores) in a few words."""
+def _scores_text(scores: SlideScores) -> str:
+    """A slide's scores in a few words."""
     if scores.mean is None:
         return "no tissue"
     return (

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import BaseModel
 
-from pipeline.commands.options import cluster_of, listed
+from pipeline.commands.options import cluster_of, listed, rows_of
 from pipeline.slurm import SlurmConfig, job_script, submit_script
 from tiling.errors import ConfigError
 from tiling.settings import checked
@@ -99,11 +99,11 @@ def _check_settings(name: str, options: dict[str, Any]) -> None:
     if "cluster" in options:
         file = options.get("cluster_config") or options.get("cluster_settings")
         cluster_of(options["cluster"], file, memory=options["worker_memory"], workers=options.get("workers"))
+    if name in _IN_PARTS:
+        rows_of(options["slides"], options["manifest"], options["slide_mpp"])
     if name == "tile":
-        from pipeline.commands.tile import rows_of
         from tiling import TilingConfig
 
-        rows_of(options["slides"], options["manifest"])
         checked(TilingConfig, _settings(TilingConfig, options, but={"tissue"}), "tile options")
     elif name == "train":
         from training.config import TrainConfig, load_train_config

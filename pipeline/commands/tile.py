@@ -10,13 +10,15 @@ import typer
 from pipeline.commands.options import (
     ClusterConfigFile,
     ClusterOption,
+    ManifestOption,
     Overwrite,
     PartOption,
     SlideMpp,
     WorkerMemory,
     cluster_of,
+    rows_of,
 )
-from pipeline.commands.outcomes import show_outcomes
+from pipeline.commands.outcomes import show_outcomes, told
 from pipeline.parts import Part
 from tiling.errors import ConfigError, InputError
 
@@ -29,7 +31,7 @@ Slides = Annotated[
 def tile(
     out: Annotated[Path, typer.Option(help="Folder of the stores.")],
     slides: Slides = None,
-    manifest: Annotated[Path | None, typer.Option(help="Table of slides (CSV or Parquet) instead of SLIDES.")] = None,
+    manifest: ManifestOption = None,
     mpp: Annotated[float, typer.Option(help="Micrometres per pixel of the tiles.")] = 0.5,
     tile_px: Annotated[int, typer.Option(help="Side of a tile, pixels.")] = 256,
     overlap: Annotated[float, typer.Option(help="Fraction a tile shares with its neighbour, 0 to below 1.")] = 0.0,
@@ -82,12 +84,11 @@ def tile(
         "tissue": {"method": _tissue_method(tissue)}, "quality": quality or ["specslide"],
     }  # fmt: skip
     config = checked(TilingConfig, settings, "tile options")
-    rows = rows_of(slides, manifest)
+    rows = rows_of(slides, manifest, slide_mpp)
     if annotations is not None:
         if not annotations.is_dir():
             raise InputError(annotations, "is not a folder", "pass the folder of the GeoJSON files")
         rows = [row.model_copy(update={"annotation": find_annotation(annotations, row.slide_id)}) for row in rows]
-    rows = [row.model_copy(update={"mpp": slide_mpp or row.mpp}) for row in rows]
     masks = _tissue_files(Path(tissue), rows) if config.tissue.method == "mask" else {}
     outcomes = tile_all(
         (part or Part()).of(rows),
@@ -101,22 +102,9 @@ def tile(
     show_outcomes(
         f"stores in {out}",
         [(o.job.slide_id, _tiles_made(o.result), "kept" if o.result.reused else "made") if o.result
-         else (o.job.slide_id, "", o.error or "") for o in outcomes],
+         else (o.job.slide_id, "", told(o.error or "", o.job.row, manifest)) for o in outcomes],
         {o.job.slide_id for o in outcomes if o.error is not None},
     )  # fmt: skip
-
-
-def rows_of(slides: list[Path] | None, manifest: Path | None) -> list[Any]:
-    """The slides to work on, from the command line or a manifest. Raises ConfigError for both or none, InputError."""
-    from tiling.manifest import read_manifest, refuse_twins, slide_row
-
-    if manifest is not None and not slides:
-        return read_manifest(manifest)
-    if slides and manifest is None:
-        rows = [slide_row(path) for path in slides]
-        refuse_twins(rows, "the slides given")
-        return rows
-    raise ConfigError("tile options", "name no slides, or name them twice", "pass slides or --manifest, one of them")
 
 
 def _tissue_method(tissue: str) -> str:

@@ -11,9 +11,11 @@ import openslide
 import pytest
 import zarr
 
-from inference import PredictConfig, load_model
+from inference import HeatmapReport
+from inference.aggregate import slide_scores
+from pipeline.commands.options import rows_of
+from pipeline.commands.outcomes import heatmap_outcome
 from pipeline.commands.train import train
-from pipeline.jobs import heatmap_all
 from pipeline.synthetic import write_pyramid
 from tests.inference.conftest import write_model
 from tests.pipeline.conftest import Finished, RunCli, listing
@@ -115,12 +117,12 @@ def test_a_cut_slide_leaves_no_heatmap(run_cli: RunCli, small_slide: Path, model
     (tmp_path / "locked").chmod(0o700)
     text = said(done)
     assert done.returncode == 1, text
-    for name in ("cut.svs", "locked"):
-        assert [line for line in done.stdout.splitlines() if f"{tmp_path / name} " in line and "FAILED" in line], text
-    assert {p.name for p in out.iterdir()} == {"small", "index.html"}
+    for name, file in (("cut", "cut.svs"), ("locked", "locked")):
+        failed_slide(done, name, f"{tmp_path / file}: ")
+    assert {p.name for p in out.iterdir()} == {"small", "index.html", "not_analysed.json"}
     index = (out / "index.html").read_text()
     assert "Not analysed" in index
-    assert "cut.svs" in index
+    assert "<td>cut</td><td>cut: " in index
     assert str(tmp_path) not in index, "it is sent away with the results"
     assert "2 of 3 slides failed" in done.stderr
 
@@ -161,15 +163,14 @@ def test_twin_slides_are_refused(run_cli: RunCli, small_slide: Path, tmp_path: P
     assert listing(tmp_path) == before
 
 
-def test_twin_heatmaps_are_refused(small_slide: Path, model: Path, tmp_path: Path) -> None:
+def test_twin_heatmaps_are_refused(small_slide: Path, tmp_path: Path) -> None:
     """Even with --overwrite: the second would replace the first."""
     twin = tmp_path / small_slide.name
     shutil.copy(small_slide, twin)
     store = tmp_path / "small.zarr"
     for other in (twin, store):
         with pytest.raises(InputError, match=f"'small': {small_slide} and {other}"):
-            heatmap_all([small_slide, other], load_model(model), tmp_path / "out", PredictConfig(), overwrite=True)
-    assert {p.name for p in tmp_path.iterdir()} == {"small.tif"}
+            rows_of([small_slide, other], None, None)
 
 
 def test_an_output_that_is_a_file_is_refused(run_cli: RunCli, small_slide: Path, out: Path) -> None:
@@ -241,8 +242,8 @@ def test_a_model_with_a_changed_byte_is_refused(
 def test_a_slide_too_coarse_for_the_model_says_what_to_do(run_cli: RunCli, model: Path, tmp_path: Path) -> None:
     write_pyramid(tmp_path / "coarse.tif", np.full((256, 256, 3), 200, np.uint8), mpp=2)
     done = run_cli("heatmap", tmp_path / "coarse.tif", "--model", model, "--out", tmp_path / "out")
-    failed_slide(done, str(tmp_path / "coarse.tif"), "too coarse", "--mpp 2")
-    assert list((tmp_path / "out").iterdir()) == []
+    failed_slide(done, "coarse", str(tmp_path / "coarse.tif"), "too coarse", "--mpp 2")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["not_analysed.json"]
 
 
 @pytest.mark.parametrize("path", ["absent", "text.txt", "folder"])
@@ -364,3 +365,13 @@ def test_a_fluorescence_slide_gives_an_empty_store(run_cli: RunCli, ndpi: Path, 
     assert done.returncode == 0, said(done)
     assert re.search(r"│ fluorescence-dapi +│ 0 tiles +│ made", done.stdout)
     assert run_cli("verify", tmp_path / "stores" / "fluorescence-dapi.zarr").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("reused", "warning", "note"),
+    [(False, None, "made"), (True, None, "kept"), (True, "It lies outside.", "kept. It lies outside.")],
+)
+def test_the_table_of_heatmaps_warns(reused: bool, warning: str | None, note: str) -> None:
+    scores = slide_scores(np.array([0.25, 0.75], np.float32), 0.5, None)
+    report = HeatmapReport("s1", Path("out/s1"), 2, scores, reused, warning)
+    assert heatmap_outcome(report) == ("s1", "2 tiles, mean 0.500, top 5% 0.750, above threshold 0.500", note)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.ledger import LEDGER, Event, Step, append, last_of, read_ledger, timed, without_paths
+from pipeline.ledger import LEDGER, Step, append, last_of, read_ledger, timed
 from tiling.errors import OutputError, SlideError
 
 
@@ -115,17 +114,3 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
     (tmp_path / LEDGER).symlink_to("/dev/full")
     with pytest.raises(OutputError, match="free some space"):
         append(tmp_path, "start")
-
-
-@pytest.mark.parametrize(
-    ("reason", "expected"),
-    [
-        ("/data/my slides/a.tif: is damaged; copy it again", "a.tif: is damaged; copy it again"),
-        ("/other/place/b.svs: cannot be read", "b.svs: cannot be read"),
-        ("stores/a.zarr: was made with mpp 1/2 instead of 0.5", "stores/a.zarr: was made with mpp 1/2 instead of 0.5"),
-        ("nothing of a path", "nothing of a path"),
-    ],
-)
-def test_reasons_keep_names_and_lose_folders(reason: str, expected: str) -> None:
-    assert without_paths(reason, Path("/data/my slides")) == expected
-    assert Event(time="", event="failed", reason=json.dumps(expected)).reason

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 
-from pipeline.ledger import without_paths
 from pipeline.page import Picture, Section, write_cohort_index, write_page
 
 
@@ -58,12 +58,14 @@ def test_a_section_without_rows_has_no_table(tmp_path: Path) -> None:
     assert "table" not in Parsed(tmp_path / "index.html").tags
 
 
-def result(folder: Path, name: str, top: float | None, *, report: bool = True) -> None:
+def result(
+    folder: Path, name: str, top: float | None, *, report: bool = True, unlike: dict[str, object] | None = None
+) -> None:
     """A folder as specslide heatmap leaves it, of what the index reads."""
     scores = {"top5_mean": top, "mean": top, "fraction_above_threshold": top}
     summary = {
         "format": "specslide-heatmap", "scores": scores, "positive_class": "tumour", "tiles": 1200, "threshold": 0.5,
-        "made_from": {"model_sha256": "ab" * 32},
+        "made_from": {"model_sha256": "ab" * 32}, "out_of_distribution": unlike,
     }  # fmt: skip
     (folder / name).mkdir(parents=True)
     (folder / name / "slide.json").write_text(json.dumps(summary))
@@ -89,6 +91,51 @@ def test_the_index_of_a_cohort_opens_every_report(tmp_path: Path) -> None:
     assert "model/" not in page.links
 
 
+def test_the_index_warns_of_slides_unlike_what_the_model_has_seen(tmp_path: Path) -> None:
+    result(tmp_path, "like", 0.2, unlike={"share": 0.004, "warning": None})
+    result(tmp_path, "unlike", 0.9, unlike={"share": 1.0, "warning": "This <whole> slide lies outside."})
+    result(tmp_path, "none", None, unlike={"share": None, "warning": None})
+    result(tmp_path, "untold", 0.1)
+    write_cohort_index(tmp_path, {})
+    text = Parsed(tmp_path / "index.html").text
+    assert "unlike tumour" not in text
+    for words in ("100%", "0%", "Unlike what the model has seen", "This <whole> slide lies outside."):
+        assert words in text
+    assert not (tmp_path / "not_analysed.json").exists()
+
+
+def test_what_failed_stays_in_the_index_until_there_is_a_result(tmp_path: Path) -> None:
+    """Several jobs that share the slides, one after the other; then one of the slides is tried again."""
+    result(tmp_path, "a", 0.5)
+    write_cohort_index(tmp_path, {"b": "is cut short"})
+    write_cohort_index(tmp_path, {"c": "has no scale"})
+    page = Parsed(tmp_path / "index.html").text
+    assert "is cut short" in page
+    assert "has no scale" in page
+    result(tmp_path, "b", 0.5)
+    write_cohort_index(tmp_path, {"a": "holds another result"})
+    page = Parsed(tmp_path / "index.html").text
+    assert "is cut short" not in page
+    assert "has no scale" in page
+    assert "holds another result" in page, "the result that is there is an older one"
+    (tmp_path / "not_analysed.json").write_text("[torn")
+    write_cohort_index(tmp_path, {})
+    assert "Not analysed" not in Parsed(tmp_path / "index.html").text
+
+
+def test_jobs_that_finish_together_leave_an_index_of_all(tmp_path: Path) -> None:
+    def job(number: int) -> None:
+        result(tmp_path, f"s{number:02}", 0.5)
+        write_cohort_index(tmp_path, {f"bad{number:02}": "is cut short"})
+
+    with ThreadPoolExecutor(8) as jobs:
+        list(jobs.map(job, range(24)))
+    page = Parsed(tmp_path / "index.html")
+    assert {link for link in page.links if link.endswith("report.html")} == {f"s{n:02}/report.html" for n in range(24)}
+    assert all(f"bad{number:02}" in page.text for number in range(24))
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {"index.html", "not_analysed.json"}
+
+
 @pytest.mark.parametrize("name", [name for name in HOSTILE if "/" not in name])
 def test_the_index_believes_no_name(tmp_path: Path, name: str) -> None:
     result(tmp_path, name, 0.5)
@@ -101,18 +148,4 @@ def test_the_index_believes_no_name(tmp_path: Path, name: str) -> None:
 
 def test_without_results_there_is_no_index(tmp_path: Path) -> None:
     write_cohort_index(tmp_path, {"bad": "reason"})
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("reason", "shown"),
-    [
-        ("{source}: is not a slide; pass a slide", "secret x.svs: is not a slide; pass a slide"),
-        ("{source}, too coarse for 0.5 µm/px", "secret x.svs, too coarse for 0.5 µm/px"),
-        ("/home/ann/roi/b.geojson: marks no area", "b.geojson: marks no area"),
-        ("disc full and/or slow", "disc full and/or slow"),
-    ],
-)
-def test_a_reason_tells_nothing_of_the_machine(tmp_path: Path, reason: str, shown: str) -> None:
-    source = str(tmp_path / "a folder" / "secret x.svs")
-    assert without_paths(reason.format(source=source), Path(source).parent) == shown
+    assert [path.name for path in tmp_path.iterdir()] == ["not_analysed.json"], "which another job's index will tell"

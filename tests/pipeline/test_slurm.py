@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from inference import PredictConfig, load_model
 from pipeline import cli
+from pipeline.commands.options import rows_of
 from pipeline.jobs import heatmap_all
 from pipeline.parts import Part
 from pipeline.slurm import SlurmConfig, job_script, seconds_of, submit_script
@@ -349,7 +350,7 @@ def test_tile_does_its_part_only(run_cli: RunCli, small_slide: Path, tmp_path: P
 def test_heatmap_does_its_part_only(small_slide: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / f"{name}.tif").symlink_to(small_slide)
-    slides = sorted(tmp_path.glob("*.tif"))
+    slides = rows_of(sorted(tmp_path.glob("*.tif")), None, None)
     model = load_model(write_model(tmp_path / "model", tile_px=128))
     reports, failed = heatmap_all(slides, model, tmp_path / "out", PredictConfig(), part=Part(2, 2))
     assert ([report.slide_id for report in reports], failed) == (["b"], {})

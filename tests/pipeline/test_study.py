@@ -525,14 +525,31 @@ def test_a_bad_slide_stops_nothing(cohort: Path, tmp_path: Path, run_cli: RunCli
     assert "Traceback" not in done.stdout + done.stderr
     (line,) = [line for line in done.stdout.splitlines() if "│ synthetic-05 " in line]
     assert "FAILED" in line
-    assert str(cut) in line
+    assert "synthetic-05: " in line
+    assert cut.name not in done.stdout + done.stderr, "a file may be named after a patient; the manifest's id is not"
     assert (tmp_path / "results" / "heatmaps" / "synthetic-04" / "overlay.png").exists()
     assert json.loads((tmp_path / "results" / "study.json").read_text())["failed"].keys() == {"synthetic-05"}
     check_page(tmp_path / "results" / "index.html", "Not analysed", "synthetic-05")
     for name in ("study.json", "index.html"):  # which are sent to others
         text = (tmp_path / "results" / name).read_text()
         assert str(tmp_path) not in text
-        assert cut.name not in text, "a file may be named after a patient; the manifest's id is not"
+        assert cut.name not in text
+
+
+def test_slides_that_cannot_be_evaluated_spoil_nothing_else(
+    copied: StudyConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise InputError(copied.manifest.parent / "annotations" / "x.geojson", "holds no outline", "draw one")
+
+    shutil.rmtree(copied.out / "evaluation/slides")
+    monkeypatch.setattr("pipeline.study.evaluate_slides", refused)
+    report = run(copied)
+    assert dict(report.failed) == {"evaluation/slides": "annotations/x.geojson: holds no outline; draw one"}
+    assert report.slides is None
+    check_page(copied.out / "index.html", "Not analysed", "holds no outline")
+    last = {event.name: event for event in read_ledger(copied.out)}["evaluation/slides"]
+    assert (last.event, last.reason) == ("failed", report.failed["evaluation/slides"])
 
 
 def absolute_rows(cohort: Path) -> list[dict[str, str]]:

@@ -91,8 +91,8 @@ def test_parquet_equals_csv(tmp_path: Path) -> None:
         ("slide_path,mpp\na.svs,half\n", r"row 2: mpp: "),
         ("slide_path,wsi\na.svs,b.svs\n", "two columns for slide_path"),
         ("slide_id,slide_path,SLIDE\nx,a.svs,y\n", "two columns for slide_id"),
-        ("slide_path,slide_id\na.svs,x\nb.svs,x\n", r"two slides have the id 'x': .*a\.svs and .*b\.svs"),
-        ("slide_path\n1/a.svs\n2/a.svs\n", "two slides have the id 'a'"),
+        ("slide_path,slide_id\na.svs,x\nb.svs,x\n", r"m\.csv, row 3: has the slide_id 'x' of row 2"),
+        ("slide_path\n1/a.svs\n2/a.svs\n", "row 3: has the slide_id 'a' of row 2"),
         ("x" * 200_000 + "\n", "cannot be read"),
     ],
 )

@@ -503,6 +503,7 @@ def test_a_failed_opening_leaves_no_file_open(tmp_path: Path) -> None:
         ("a/b.c.svs", "b.c"),
         ("a/b", "b"),
         ("slides/case-1/0.dcm", "case-1"),
+        ("stores/case.7.zarr", "case.7"),
         ("TCGA-XX-01Z-00-DX1.0123.svs", "TCGA-XX-01Z-00-DX1.0123"),
     ],
 )

@@ -1,0 +1,51 @@
+"""Slides called by their ids, in whatever others may read: a file, or its folder, may be named after a patient."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+
+def without_paths(reason: str, *known: Path, names: Mapping[Path, str] = MappingProxyType({})) -> str:
+    """A reason as others may read it, who get the results: file names stay, folders of this machine do not.
+
+    `names` is what slides' files are called there, for a file may be named after a patient.
+    """
+    reason = with_ids(reason, names)
+    for path in (*known, *(file.parent for file in names)):
+        for folder in (path, path.absolute(), path.resolve()):
+            if len(folder.parts) > 1:
+                reason = reason.replace(f"{folder}{os.sep}", "")
+    return re.sub(r"(?<![\w.])/(?:[^/\s;,]+/)+", "", reason)
+
+
+def with_ids(reason: str, names: Mapping[Path, str]) -> str:
+    """A reason in which slides' files are called by the names given: a file may be named after a patient."""
+    for file, name in names.items():
+        for spelt in (str(file.absolute()), str(file), file.name):
+            whole = rf"(?<![\w.-]){re.escape(spelt)}(?![\w-])"  # a file `1` is no part of a number
+            reason = name.join(re.split(whole, reason))
+    return reason
+
+
+@contextmanager
+def logged_by_id(file: Path, slide_id: str) -> Iterator[None]:
+    """While it lasts, what this process logs calls the slide by its id, in any thread."""
+    before = logging.getLogRecordFactory()
+
+    def called_by_id(*args: Any, **options: Any) -> logging.LogRecord:
+        record = before(*args, **options)
+        record.msg, record.args = with_ids(record.getMessage(), {file: slide_id}), None
+        return record
+
+    logging.setLogRecordFactory(called_by_id)
+    try:
+        yield
+    finally:
+        logging.setLogRecordFactory(before)
