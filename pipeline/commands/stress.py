@@ -36,7 +36,8 @@ def stress(
 ) -> None:
     """How well models stand what another scanner or laboratory changes: a metric against the strength of each shift.
 
-    DIR gets stress.json, stress.csv and stress.png: curves with intervals over cases, and the area under each.
+    DIR gets stress.json, stress.csv and stress.png: curves with intervals over cases, and the area under each; and
+    provenance.json.
 
     Examples:
 
@@ -45,8 +46,9 @@ def stress(
     `specslide stress erm/model sd/model --stores stores --manifest slides.csv --shifts sharpness,stain --out stress`
     """
     from pipeline.jobs import require_folder
+    from pipeline.provenance import write_record
     from training import load_model, load_train_config
-    from training.devices import device_of
+    from training.devices import device_name, device_of
     from training.evaluate import choose_tiles, labelled_tiles
     from training.metrics import METRIC_NAMES
     from training.shifts import SHIFTS
@@ -65,6 +67,12 @@ def stress(
             steps=strengths, resamples=resamples, seed=seed, batch_size=batch_size,
             progress=lambda done, total: bar.update(shown, completed=done, total=total),
         )  # fmt: skip
+    settings = {
+        "split": split, "metric": metric, "shifts": list(found.curves), "strengths": strengths, "where": where,
+        "resamples": resamples, "seed": seed,
+    }  # fmt: skip
+    inputs = {"models": found.models, "tiles": samples.identity()}
+    write_record(out, "stress", inputs, settings, {"device": device_name(device)})
     rows: list[tuple[object, ...]] = [("none", *found.unshifted.values())]
     rows += [(shift, *(curve.area for curve in curves.values())) for shift, curves in found.curves.items()]
     title = f"mean {METRIC_NAMES[metric]} over the strengths of each shift; {len(chosen):,} tiles, in {out}"

@@ -11,8 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline import cli
+from pipeline.provenance import trace
 from tests.inference.conftest import write_model
 from tiling.errors import SpecslideError
+from tiling.files import folder_hash
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +44,10 @@ def test_two_models_are_compared(cohort: Path, monkeypatch: pytest.MonkeyPatch) 
     assert set(record["models"][0]["groups"]["scanner"]) == {"X", "Y"}
     assert set(record["differences"]) == set(record["models"][0]["overall"]["metrics"])
     assert (cohort / "out" / "comparison.png").exists()
+    chain = trace(cohort / "out" / "comparison.png", [cohort])
+    assert (chain.kind, chain.facts["settings"]["by"]) == ("tiles", ["scanner", "case"])
+    assert {link.sha256 for link in chain.made_from} == {folder_hash(cohort / name) for name in "ab"}
+    assert not any(link.missing for link in chain.made_from)
 
 
 @pytest.mark.parametrize(

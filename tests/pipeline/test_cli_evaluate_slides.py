@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from pipeline.provenance import trace
 from tests.inference.test_evaluate_slides import Cohort
 from tests.pipeline.conftest import RunCli
 
@@ -19,6 +20,8 @@ def test_heatmaps_are_tested(run_cli: RunCli, tmp_path: Path) -> None:
     assert f"{record['froc']['score']['value']:.3f}" in done.stdout
     assert f"{record['scores']['mean']['auroc']['value']:.3f}" in done.stdout
     assert record["at_threshold"]["chosen_for"] == 0.9
+    tested = {link.name: (link.kind, link.missing) for link in trace(out / "slides.png", [tmp_path]).made_from}
+    assert tested == {slide["slide_id"]: ("heatmap", "") for slide in record["slides"]}
 
     (cohort.results / "s05" / "slide.json").unlink()
     done = run_cli("evaluate-slides", cohort.results, *arguments)

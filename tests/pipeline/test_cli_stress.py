@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from pipeline import cli
 from pipeline.commands.stress import _names_of
+from pipeline.provenance import trace
 from tests.pipeline.conftest import RunCli
 from tiling.errors import SpecslideError
 from training import TrainConfig, samples_from_images, train
@@ -45,6 +46,11 @@ def test_models_are_stressed_on_the_split_their_training_kept_for_the_test(cohor
     assert list(record["models"]) == ["a", "b"]
     assert (record["tiles"], record["cases"], record["split"], record["notes"]) == (12, 3, "test", [])
     assert set(record["curves"]) == {"sharpness", "jpeg"}
+    chain = trace(cohort / "out" / "stress.png", [cohort])
+    assert [(link.kind, link.name, link.missing) for link in chain.made_from] == [
+        ("model", "a", ""),
+        ("model", "b", ""),
+    ]
     assert "12 tiles, in out" in " ".join(done.stdout.split())
     for row in ("none", "sharpness", "jpeg"):
         assert row in done.stdout
