@@ -308,7 +308,7 @@ def test_one_tile_without_a_number_fails_its_slide_and_no_other(
     assert "1 of 2 slides failed" in shown(done)
     said = html.unescape((tmp_path / "out" / "index.html").read_text())  # the table folds it
     assert f"disc, tile at x {x}, y {y}: the model gives no finite probability; check the model's training" in said
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"glass", "index.html"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"glass", "index.html", "not_analysed.json"}
     assert folder_faults(tmp_path / "out" / "glass") == []
 
 

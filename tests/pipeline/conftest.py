@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import multiprocessing
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
 
+from pipeline import cli
 from pipeline.cluster_config import ClusterConfig
 from pipeline.synthetic import make_slide
 
 Finished = subprocess.CompletedProcess[str]
 RunCli = Callable[..., Finished]
-_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 24, 1, 2
+_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH, _CAPABILITY_VERSION = 24, 1, 2, 0x20080522
 
 
 def listing(folder: Path) -> dict[str, str]:
@@ -29,26 +32,56 @@ def listing(folder: Path) -> dict[str, str]:
 
 
 def obey_permissions() -> None:
-    """Let the program about to start be refused by file permissions, as a user is, even if the tests run as root."""
+    """Let this process and what it executes be refused by file permissions, as a user is, even if it is root's."""
     libc = ctypes.CDLL(None, use_errno=True)
+    version = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted and inheritable, the lower bits first
+    libc.capget(version, sets)
     for capability in (_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH):
-        libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
+        libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # of what is executed
+        for place in range(3):
+            sets[place] &= ~(1 << capability)
+    libc.capset(version, sets)
 
 
 @pytest.fixture(scope="session")
-def run_cli() -> RunCli:
-    """Runs `specslide ARGUMENTS` in a process of its own, on a wide terminal, without root's rights."""
+def run_cli(tmp_path_factory: pytest.TempPathFactory) -> RunCli:
+    """Runs `specslide ARGUMENTS` in a process of its own, on a wide terminal, without root's rights.
+
+    It is forked from one that has imported what commands import, which takes them seconds each.
+    """
+    forked = multiprocessing.get_context("forkserver")
+    forked.set_forkserver_preload([__name__, "inference", "pipeline.study", "training.train"])
+    terminal = {"COLUMNS": "500", "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "TERM": "dumb", "PYTHONWARNINGS": ""}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (terminal | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}).items():
+            patch.setenv(name, value)
+        forkserver.ensure_running()
+    folder = tmp_path_factory.mktemp("said")
 
     def run(*arguments: object, cwd: Path | None = None) -> Finished:
-        variables = {"COLUMNS": "500", "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "TERM": "dumb", "PYTHONWARNINGS": ""}
-        root = Path(__file__).resolve().parents[2]
-        return subprocess.run(
-            [sys.executable, "-m", "pipeline.cli", *map(str, arguments)],
-            capture_output=True, text=True, timeout=300, cwd=cwd, preexec_fn=obey_permissions,
-            env=os.environ | variables | {"PYTHONPATH": str(root)},
-        )  # fmt: skip
+        words = ["specslide", *map(str, arguments)]
+        process = forked.Process(target=_command, args=(words, cwd or Path.cwd(), folder))
+        process.start()
+        process.join(300)
+        if process.is_alive():
+            process.kill()
+            raise subprocess.TimeoutExpired(words, 300)
+        said = [(folder / name).read_text() for name in ("stdout", "stderr")]
+        return Finished(words, process.exitcode or 0, *said)
 
     return run
+
+
+def _command(words: list[str], cwd: Path, folder: Path) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        name = stream.name.strip("<>")
+        with (folder / name).open("wb") as file:
+            os.dup2(file.fileno(), stream.fileno())
+    os.chdir(cwd)
+    obey_permissions()
+    sys.argv = words
+    cli.main()
 
 
 @pytest.fixture(scope="session")
