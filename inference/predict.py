@@ -43,19 +43,13 @@ _MOST_READERS = 8
 _BATCHES_AHEAD = 2  # beside those that the readers are at
 
 
-class PredictConfig(BaseModel):
-    """What decides a prediction, beside the slide and the model. Unknown keys are refused."""
+class PredictTilesConfig(BaseModel):
+    """What decides a prediction of tiles that are there, beside the tiles and the model. Unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    overlap: float = Field(0.0, ge=0, lt=1)
-    """Fraction of a tile that its neighbour shares, in [0, 1); a store brings its own."""
     min_tissue: float = Field(0.5, ge=0, le=1)
     """Least fraction of a tile that must be tissue."""
-    mpp_tolerance: float = Field(0.02, ge=0, lt=0.5)
-    """How far a scale may be from the model's and be taken as it is."""
-    max_bad_tiles: float = Field(0.01, ge=0, le=1)
-    """Fraction of a slide's tiles that may be passed over because they cannot be decoded."""
     where: str | None = None
     """Which tiles, by the columns of a store, which are measured of a slide: `focus > 20 and pen < 0.05`; see
     tiling.where."""
@@ -82,6 +76,17 @@ class PredictConfig(BaseModel):
     @classmethod
     def _found(cls, batch_size: object) -> object:
         return None if batch_size == "auto" else batch_size
+
+
+class PredictConfig(PredictTilesConfig):
+    """What decides a prediction of a slide, too, whose tiles are cut as it is read."""
+
+    overlap: float = Field(0.0, ge=0, lt=1)
+    """Fraction of a tile that its neighbour shares, in [0, 1); a store brings its own."""
+    mpp_tolerance: float = Field(0.02, ge=0, lt=0.5)
+    """How far a scale may be from the model's and be taken as it is."""
+    max_bad_tiles: float = Field(0.01, ge=0, le=1)
+    """Fraction of a slide's tiles that may be passed over because they cannot be decoded."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from pipeline.commands.tile import tile
 from pipeline.commands.tiles import tiles
 from pipeline.commands.train import train
 from pipeline.commands.verify import verify
-from tiling.errors import SpecslideError
+from tiling.errors import SpecslideError, StoppedError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -57,7 +57,7 @@ def main() -> None:
     """
     try:
         app()
-    except SpecslideError as error:
+    except (SpecslideError, StoppedError) as error:
         console.show_error(str(error))
         sys.exit(error.exit_code)
     except OSError as error:

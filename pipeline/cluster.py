@@ -351,7 +351,7 @@ def _work(task: Task[Job, Result], job: Job, number: int, topic: str, version: s
     tell(0, 0)
     try:
         return task(job, progress), None
-    except SpecslideError as error:
+    except (SpecslideError, StoppedError) as error:
         return None, str(error)
     except SystemExit as error:  # Dask would let it end the worker
         return None, f"unexpected SystemExit: {error}"

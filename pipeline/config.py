@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 from inference.evaluate_slides import SCORE
 from inference.formats import OutputConfig
 from inference.froc import SEPARATION_UM
-from inference.predict import PredictConfig
+from inference.predict import PredictTilesConfig
 from pipeline.cluster_config import ClusterConfig
 from tiling import TilingConfig
 from tiling.settings import checked, read_settings
@@ -95,8 +95,8 @@ class StressConfig(BaseModel):
         return shifts
 
 
-class HeatmapConfig(PredictConfig):
-    """The heatmaps of a study."""
+class HeatmapConfig(PredictTilesConfig):
+    """The heatmaps of a study, which are made from its stores."""
 
     slides: Literal["test", "all"] = "test"
     """Which slides get one: those of the test split, or all."""
@@ -135,6 +135,10 @@ class StudyConfig(BaseModel):
 
     @model_validator(mode="after")
     def _settings_fit_together(self) -> Self:
+        if self.tile.tissue.method == "mask":
+            raise PydanticCustomError("tile", "tissue.method mask needs files: use specslide tile --tissue, then train")
+        if self.repeats.folds is not None and self.evaluate.sensitivity is not None:
+            raise PydanticCustomError("evaluate", "sensitivity: a cross-validation leaves no split val to choose it on")
         if self.repeats.folds is not None and self.train.folds is not None:
             raise PydanticCustomError("repeats", "train.folds names one fold of a cross-validation: name one of them")
         if self.repeats.folds is not None and self.train.val_fraction + 1 / self.repeats.folds >= 1:

@@ -14,6 +14,7 @@ import os
 import signal
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -180,7 +181,8 @@ def reason_of(error: BaseException) -> str:
     """What a person reads of an error that a task raised."""
     if isinstance(error, SpecslideError):
         return str(error)
-    log.error("an unexpected error, please report it", exc_info=error)
+    where = "".join(traceback.format_tb(error.__traceback__))  # without its text, which may name a file
+    log.error("an unexpected %s, please report it:\n%s", type(error).__name__, where)
     return f"unexpected {type(error).__name__}: {error}"
 
 
@@ -192,7 +194,7 @@ def use_one_thread() -> None:
 
 
 def _run_here(task: Task[Job, Result], order: Iterable[int], watch: Watch[Job, Result]) -> None:
-    """Run the tasks in this process, one after the other. A bug is not caught: it would be in all of them."""
+    """Run the tasks in this process, one after the other."""
 
     def progress(number: int) -> TileProgress:
         def report(done: int, total: int) -> None:
@@ -207,8 +209,8 @@ def _run_here(task: Task[Job, Result], order: Iterable[int], watch: Watch[Job, R
             watch.finished(number, task(watch.jobs[number], progress(number)), None)
         except StoppedError:
             raise
-        except SpecslideError as error:
-            watch.finished(number, None, str(error))
+        except Exception as error:  # noqa: BLE001 - a bug that one slide meets costs that slide, as in other processes
+            watch.finished(number, None, reason_of(error))
 
 
 def _run_pool(

@@ -11,9 +11,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pipeline.cluster_config import ClusterConfig
-from pipeline.engines import Job, Outcome, Result, Task, TileProgress, bytes_of, run_slides
+from pipeline.engines import Outcome, Task, TileProgress, bytes_of, run_slides
 from pipeline.ledger import timed
-from pipeline.names import logged_by_id, without_paths
+from pipeline.names import files_of, logged_by_id, without_paths
 from pipeline.page import write_cohort_index
 from pipeline.parts import Part
 from tiling import TileReport, TilingConfig, tile_slide
@@ -89,7 +89,10 @@ def tile_all(
     sizes = [bytes_of(row.slide_path) for row in rows]
     sent = jobs if cluster is None else [job.anywhere() for job in jobs]
     outcomes = run_slides(tile_job, sent, workers=workers, title="tiling", sizes=sizes, cluster=cluster)
-    return _as_asked(jobs, outcomes)
+    return [
+        replace(o, job=job, result=o.result and replace(o.result, store=out / o.result.store.name))
+        for job, o in zip(jobs, outcomes, strict=True)
+    ]
 
 
 def require_folder(folder: Path) -> None:
@@ -209,7 +212,10 @@ def predict_all(
         devices = ["those of the workers"]
     sent = [job.anywhere() for job in jobs]
     outcomes = run_slides(task, sent, workers=0, title="heatmaps", sizes=sizes, cluster=cluster, devices=devices)
-    return _as_asked(jobs, outcomes)
+    return [
+        replace(o, job=job, result=o.result and replace(o.result, folder=job.out / job.slide_id))
+        for job, o in zip(jobs, outcomes, strict=True)
+    ]
 
 
 def heatmap_all(
@@ -235,7 +241,7 @@ def heatmap_all(
     if roi is not None and len(rows) > 1 and not roi.is_dir():
         raise InputError(roi, f"is one region for {len(rows)} slides", "pass a folder of them, named by slide_id")
     require_folder(out)
-    jobs, failed, files = [], {}, {row.slide_id: row.slide_path for row in rows}
+    jobs, failed, files = [], {}, {row.slide_id: files_of(row) for row in rows}
     for row in part.of(rows):  # after the check, which is about all of them
         try:
             region = None if roi is None else _roi_of(roi, row.slide_id)
@@ -245,13 +251,8 @@ def heatmap_all(
         jobs.append(HeatmapJob(row.slide_path, row.slide_id, out, config, row.mpp, region, None, outputs, overwrite))
     outcomes = predict_all(jobs, models, device=device, cluster=cluster)
     failed |= {o.job.slide_id: o.error for o in outcomes if o.error is not None}
-    write_cohort_index(out, {name: without_paths(text, names={files[name]: name}) for name, text in failed.items()})
+    write_cohort_index(out, {name: without_paths(text, names=files[name]) for name, text in failed.items()})
     return [outcome.result for outcome in outcomes if outcome.result is not None], failed
-
-
-def _as_asked(jobs: Sequence[Job], outcomes: Sequence[Outcome[Job, Result]]) -> list[Outcome[Job, Result]]:
-    """The outcomes of the jobs as they were given, not as they were sent."""
-    return [replace(outcome, job=job) for job, outcome in zip(jobs, outcomes, strict=True)]
 
 
 def _devices() -> list[str]:

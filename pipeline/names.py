@@ -6,10 +6,18 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+from tiling.manifest import ManifestRow
+
+
+def files_of(row: ManifestRow) -> dict[Path, str]:
+    """What a manifest's files of one slide are called."""
+    named = {row.slide_path: row.slide_id}
+    return named if row.annotation is None else named | {row.annotation: f"annotation of {row.slide_id}"}
 
 
 def without_paths(reason: str, *known: Path, names: Mapping[Path, str] = MappingProxyType({})) -> str:
@@ -19,9 +27,9 @@ def without_paths(reason: str, *known: Path, names: Mapping[Path, str] = Mapping
     """
     reason = with_ids(reason, names)
     for path in (*known, *(file.parent for file in names)):
-        for folder in (path, path.absolute(), path.resolve()):
-            if len(folder.parts) > 1:
-                reason = reason.replace(f"{folder}{os.sep}", "")
+        for folder in (path.resolve(), path.absolute(), path):
+            if folder.name:
+                reason = re.sub(rf"(?<![\w.-]){re.escape(str(folder))}{os.sep}", "", reason)
     return re.sub(r"(?<![\w.])/(?:[^/\s;,]+/)+", "", reason)
 
 
@@ -41,7 +49,8 @@ def logged_by_id(file: Path, slide_id: str) -> Iterator[None]:
 
     def called_by_id(*args: Any, **options: Any) -> logging.LogRecord:
         record = before(*args, **options)
-        record.msg, record.args = with_ids(record.getMessage(), {file: slide_id}), None
+        with suppress(TypeError, ValueError):  # of a message that cannot be formatted, which logging tells by itself
+            record.msg, record.args = with_ids(record.getMessage(), {file: slide_id}), None
         return record
 
     logging.setLogRecordFactory(called_by_id)

@@ -122,9 +122,9 @@ def _write_cohort(folder: Path, found: Sequence[tuple[Path, dict[str, Any]]], fa
 
 
 def _results(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """The results in a folder; what is no heatmap's result, or cannot be read, is passed over."""
+    """The results in a folder; what is no heatmap's result, is under way, or cannot be read, is passed over."""
     found = []
-    for summary in sorted(folder.glob(f"*/{_SUMMARY}")):
+    for summary in sorted(folder.glob(f"[!.]*/{_SUMMARY}")):
         try:
             record = json.loads(summary.read_bytes())
         except (OSError, ValueError):

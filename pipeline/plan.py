@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from pipeline import stages
 from pipeline.config import StudyConfig
 from pipeline.ledger import Step, last_of, read_ledger
 from pipeline.stages import DONE, HEATMAPS, SLIDES, STORES, STRESS, TILES, TO_DO, TRAINING, Standing, Trained, Training
-from pipeline.study_page import PAGE, STUDY
+from pipeline.study_page import PAGE, STUDY, told_settings
 from tiling.errors import SpecslideError
 from tiling.manifest import ManifestRow, read_manifest
 
@@ -34,8 +35,7 @@ def plan(config: StudyConfig) -> list[Step]:
     steps += _heatmaps(usable, config, trainings, ready)
     steps += _slides(usable, config, ready, steps)
     whole = all(step.state in ("done", "failed") for step in steps)
-    there = [whole and (config.out / name).exists() for name in REPORTS]
-    return steps + [Step("report", name, *(DONE if ok else TO_DO)) for name, ok in zip(REPORTS, there, strict=True)]
+    return steps + [Step("report", name, *_reported(config, name, whole=whole)) for name in REPORTS]
 
 
 def failed_slides(config: StudyConfig) -> list[str]:
@@ -45,11 +45,15 @@ def failed_slides(config: StudyConfig) -> list[str]:
     return sorted(name.removeprefix(f"{STORES}/").removesuffix(".zarr") for name in names)
 
 
-def heatmap_steps(rows: Sequence[ManifestRow], config: StudyConfig, trained: Sequence[Trained]) -> list[Step]:
-    """The heatmaps of slides, and how they stand, once the models are there."""
-    return [
-        Step("heatmap", f"{HEATMAPS}/{row.slide_id}", *stages.heatmap_standing(row, trained, config)) for row in rows
-    ]
+def _reported(config: StudyConfig, name: str, *, whole: bool) -> Standing:
+    """How study.json or the page stands, where all else is done or is not."""
+    if not whole or not (config.out / name).exists():
+        return TO_DO
+    try:
+        settings = json.loads((config.out / STUDY).read_bytes())["config"]
+    except (OSError, ValueError, KeyError):
+        return TO_DO
+    return DONE if settings == told_settings(config) else Standing("changed", "the study's settings are others")
 
 
 def _tiled(rows: Sequence[ManifestRow], config: StudyConfig) -> list[Step]:
@@ -127,10 +131,13 @@ def _heatmaps(
     if trainings is None and config.heatmap.slides == "test" and not any(row.split for row in rows):
         return [Step("heatmap", f"{HEATMAPS}/...", "to do", "the test split is known once the slides are tiled")]
     chosen = stages.heatmap_rows(rows, trainings or (), config)
-    if ready is not None:
-        return heatmap_steps(chosen, config, ready)
-    folders = [f"{HEATMAPS}/{row.slide_id}" for row in chosen]
-    return [Step("heatmap", folder, *_follows(config, folder)) for folder in folders]
+
+    def standing(row: ManifestRow) -> Standing:
+        if ready is None:
+            return _follows(config, f"{HEATMAPS}/{row.slide_id}")
+        return stages.heatmap_standing(row, ready, config)
+
+    return [Step("heatmap", f"{HEATMAPS}/{row.slide_id}", *standing(row)) for row in chosen]
 
 
 def _slides(

@@ -25,8 +25,9 @@ from inference.predict import PredictConfig
 from inference.result import SUMMARY, result_key, standing_result
 from pipeline.config import StudyConfig
 from pipeline.ledger import State
+from pipeline.names import without_paths
 from pipeline.provenance import read_record
-from tiling import labelimage
+from tiling import TileStore, labelimage
 from tiling.annotations import annotation_hash, read_polygons
 from tiling.errors import SpecslideError
 from tiling.files import COMMIT, folder_faults, folder_hash, sha256_file, sha256_json
@@ -130,13 +131,15 @@ def store_standing(row: ManifestRow, config: StudyConfig) -> Standing:
 
 
 def _slide_hash(row: ManifestRow, store: Path) -> str:
-    """The slide's hash, or what the store says of it if no file of the slide is younger. Raises OSError."""
+    """The slide's hash, or what the store says of it if no file of the slide is younger.
+
+    Raises OSError for a slide, and StoreError for a damaged store.
+    """
     youngest = max(path.stat().st_mtime_ns for path in slide_files(row.slide_path))
     if youngest > (store / COMMIT).stat().st_mtime_ns:
         with Slide(row.slide_path, mpp=row.mpp) as slide:
             return slide.sha256()
-    attributes = json.loads((store / "zarr.json").read_bytes())["attributes"]
-    return str(attributes["slide"]["sha256"])
+    return TileStore(store).slide.sha256
 
 
 def model_standing(training: Training | None, name: str, settings: TrainConfig, out: Path) -> Standing:
@@ -158,7 +161,7 @@ def model_standing(training: Training | None, name: str, settings: TrainConfig, 
     if info.hashes.get("training") != training_key(training.samples, settings):
         return Standing("changed", "the weights it starts from are others")
     if faults := folder_faults(folder):
-        return Standing("changed", f"is damaged: {_without_folder(faults[0], out)}")
+        return Standing("changed", f"is damaged: {without_paths(faults[0], out)}")
     return DONE
 
 
@@ -337,8 +340,6 @@ def slide_rows(rows: Sequence[ManifestRow], trainings: Sequence[Training], confi
 
 def why_not_slides(rows: Sequence[ManifestRow], positive: str, config: StudyConfig) -> str:
     """Why the heatmaps of those `slide_rows` cannot be tested; "" if they can."""
-    if not config.evaluate.slides:
-        return "evaluate.slides is off"
     tested = [row for row in rows if row.split == "test"]
     if len({row.label == positive for row in tested}) < 2:
         return "the labelled slides of the test split are not of both classes"
@@ -354,7 +355,3 @@ def _column(samples: Samples, name: str) -> np.ndarray[Any, np.dtype[np.str_]]:
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """As JSON gives it back."""
     return cast(dict[str, Any], json.loads(json.dumps(dict(values))))
-
-
-def _without_folder(text: str, folder: Path) -> str:
-    return text.replace(f"{folder}/", "")

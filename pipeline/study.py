@@ -30,7 +30,7 @@ from pipeline.console import progress_bar
 from pipeline.engines import Outcome, default_workers
 from pipeline.jobs import HeatmapJob, predict_all, require_folder, tile_all
 from pipeline.ledger import Step, append, timed
-from pipeline.names import without_paths
+from pipeline.names import files_of, without_paths
 from pipeline.provenance import write_record
 from pipeline.stages import HEATMAPS, SLIDES, STORES, STRESS, TILES, TRAINING, Recipe, Trained, Training
 from pipeline.study_page import PAGE, STUDY, StudyReport, write_study
@@ -96,11 +96,12 @@ class _Run:
         slides = self.slides(usable, trained)
         report = StudyReport(
             out=out,
+            tiled=tuple(row.slide_id for row in usable),
             models=tuple(out / stages.within(TRAINING, training.name) / "model" for training in trainings),
             heatmaps=tuple(heatmaps),
             failed=self.failed,
             test_auroc=_tile_auroc(heatmaps, self.rows, trained, config),
-            trained=any(made),
+            trained=tuple(made),
             tests=tests,
             stress=stressed,
             slides=slides,
@@ -190,7 +191,9 @@ class _Run:
         config, out = self.config, self.config.out
         trainings = [one.training for one in trained]
         rows = stages.heatmap_rows(usable, trainings, config)
-        append(out, "plan", steps=[_untold(step, config) for step in planning.heatmap_steps(rows, config, trained)])
+        if not rows:
+            self.skip("heatmap", f"{HEATMAPS}/...", "no slide is in the test split")
+        append(out, "plan", steps=[Step("heatmap", f"{HEATMAPS}/{row.slide_id}", "to do") for row in rows])
         require_folder(out / HEATMAPS)
         jobs: dict[tuple[str, ...], list[HeatmapJob]] = {}
         row_of = {row.slide_id: row for row in rows}
@@ -230,6 +233,8 @@ class _Run:
     def slides(self, usable: Sequence[ManifestRow], trained: Sequence[Trained]) -> Path | None:
         """The heatmaps against what is known of their slides; the folder of the figures, None if nothing is."""
         config, out = self.config, self.config.out
+        if not config.evaluate.slides:
+            return None
         there = [row for row in usable if row.slide_id not in self.failed]
         rows = stages.slide_rows(there, [one.training for one in trained], config)
         if why := stages.why_not_slides(rows, trained[0].model.info.positive_class, config):
@@ -247,7 +252,7 @@ class _Run:
 
         try:
             return self.recorded("slides", SLIDES, "slides", stages.slides_recipe(rows, config), make)
-        except (OutputError, StoppedError):
+        except OutputError:
             raise
         except SpecslideError as error:  # of the manifest or its annotations: all else is there already
             self.failed[SLIDES] = without_paths(str(error), config.manifest.parent, out)
@@ -276,9 +281,10 @@ class _Run:
 
     def fail(self, stage: str, name: str, row: ManifestRow, reason: str) -> None:
         """Note a slide that failed, with its reason."""
-        folders = (self.config.manifest.parent, self.config.out)
-        self.failed[row.slide_id] = without_paths(reason, *folders, names={row.slide_path: row.slide_id})
-        append(self.config.out, "failed", stage, name, reason=self.failed[row.slide_id])
+        told = without_paths(reason, self.config.manifest.parent, self.config.out, names=files_of(row))
+        log.warning("%s: failed: %s", row.slide_id, told)
+        append(self.config.out, "failed", stage, name, reason=told)
+        self.failed[row.slide_id] = told
 
 
 @dataclass(frozen=True)
@@ -296,7 +302,7 @@ def _train_beside(config: StudyConfig) -> StudyReport:
     for training in stages.read_trainings(config, failed):
         if stages.model_standing(training, training.name, training.config, config.out) != stages.DONE:
             result = train(training.samples, config.out / stages.within(TRAINING, training.name), training.config)
-            return StudyReport(config.out, (result.model,), (), {}, None, True, rank=result.rank)
+            return StudyReport(config.out, (result.model,), (), {}, None, (True,), rank=result.rank)
     raise ConfigError("train.devices", "a process has nothing to train", "run the study again")
 
 
@@ -355,8 +361,9 @@ def _told(config: StudyConfig) -> Iterator[None]:
     except StoppedError as error:
         append(config.out, "stopped", seconds=time.perf_counter() - start, reason=error.what)
         raise
-    except SpecslideError as error:
-        reason = without_paths(str(error), config.manifest.parent, config.out)
+    except Exception as error:  # is raised again; of a bug the ledger says no more than its kind
+        known = isinstance(error, SpecslideError)
+        reason = without_paths(str(error), config.manifest.parent, config.out) if known else type(error).__name__
         append(config.out, "failed", seconds=time.perf_counter() - start, reason=reason)
         raise
     append(config.out, "end", seconds=time.perf_counter() - start)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 from inference.result import OVERLAY, REPORT, HeatmapReport
 from pipeline.config import StudyConfig
@@ -31,8 +32,10 @@ class StudyReport:
     """slide_id, or the folder of what could not be made of all slides -> reason, as others may read it."""
     test_auroc: float | None
     """AUROC of all tiles of the heatmaps against their annotations; None without both."""
-    trained: bool
-    """Whether any model was made now."""
+    trained: tuple[bool, ...]
+    """Of each model whether it was made now."""
+    tiled: tuple[str, ...] = ()
+    """The slides that have a store, by id."""
     tests: tuple[Path, ...] = ()
     """Folders of the evaluations of models on tiles."""
     stress: tuple[Path, ...] = ()
@@ -53,9 +56,8 @@ class StudyReport:
 def write_study(report: StudyReport, config: StudyConfig) -> None:
     """Write study.json and index.html, unless they say just that already. Raises OutputError."""
     infos = {_run_of(model): read_info(model) for model in report.models}
-    machine = {"manifest": True, "out": True, "workers": True, "cluster": True, "train": True}
     record = {
-        "config": config.model_dump(mode="json", exclude=machine | {"heatmap": {"batch_size", "readers"}}),
+        "config": told_settings(config),
         "slides": {r.slide_id: {"tiles": r.tiles, "scores": asdict(r.scores)} for r in report.heatmaps},
         "failed": dict(report.failed),
         "skipped": dict(report.skipped),
@@ -68,13 +70,19 @@ def write_study(report: StudyReport, config: StudyConfig) -> None:
     write_page(report.out / PAGE, f"specslide: {report.out.resolve().name}", page_sections(report))
 
 
+def told_settings(config: StudyConfig) -> dict[str, Any]:
+    """The settings that study.json names: those that decide results; the models say how they were trained."""
+    machine = {"manifest": True, "out": True, "workers": True, "cluster": True, "train": True}
+    return config.model_dump(mode="json", exclude=machine | {"heatmap": {"batch_size", "readers"}})
+
+
 def page_sections(report: StudyReport) -> list[Section]:
     """What the study's page shows."""
     infos = {_run_of(model): read_info(model) for model in report.models}
     overlays = tuple(Picture(r.folder / OVERLAY, _caption(r), _page_of(r)) for r in report.heatmaps)
     known = "" if report.test_auroc is None else f"AUROC of all their tiles against the truth: {report.test_auroc:.4f}."
     failed = tuple(report.failed.items())
-    previews = sorted((report.out / "stores").glob("*.png"))
+    previews = [report.out / "stores" / f"{slide_id}.png" for slide_id in sorted(report.tiled)]
     return [
         Section("Heatmaps", f"Annotated regions are outlined in white. {known}", pictures=overlays),
         *([Section("Not analysed", columns=("slide", "reason"), rows=failed)] if failed else []),

@@ -6,10 +6,10 @@ Knows nothing of slides, stores or models: it is imported by all and imports non
 from __future__ import annotations
 
 
-class SpecslideError(Exception):
-    """Something the user can understand and mend; shown as one sentence, without a traceback.
+class _Sentence(Exception):  # noqa: N818 - not to be raised itself
+    """What is shown as one sentence, without a traceback.
 
-    `where` names the file, key or slide at fault, `what` says what is wrong with it, `fix` what to do.
+    `where` names the file, key or slide, `what` says what is the matter with it, `fix` what to do.
     """
 
     exit_code = 1
@@ -21,6 +21,10 @@ class SpecslideError(Exception):
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}" + (f"; {self.fix}" if self.fix else "")
+
+
+class SpecslideError(_Sentence):
+    """Something the user can understand and mend."""
 
 
 class ConfigError(SpecslideError):
@@ -51,8 +55,11 @@ class ClusterError(SpecslideError):
     """The machines that work on a cohort cannot be reached, or are gone."""
 
 
-class StoppedError(SpecslideError):
-    """A signal asked to stop; the state is saved, and the same command goes on from it."""
+class StoppedError(_Sentence):
+    """A signal asked to stop; the state is saved, and the same command goes on from it.
+
+    It is no fault of a slide or a setting: who catches those must let it pass.
+    """
 
     exit_code = 75
     """EX_TEMPFAIL of sysexits.h: try again. What a Slurm script looks for to requeue its job."""

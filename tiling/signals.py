@@ -11,6 +11,8 @@ from types import FrameType
 STOPPING = (signal.SIGTERM, signal.SIGUSR1)
 """What Slurm sends before it ends a job (`--signal=USR1@60`), and what everybody else sends."""
 
+_NOBODY = (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler, None)
+
 
 class Stop:
     """Whether a signal has asked to stop; false until then."""
@@ -30,6 +32,7 @@ class Stop:
 def listening(signals: Iterable[signal.Signals] = STOPPING) -> Iterator[Stop]:
     """Yield a `Stop` that the signals set; their handlers are put back afterwards.
 
+    A signal that came when the work was through all but its end is passed on to the handler of whoever listens outside.
     Outside the main thread, where Python lets nobody handle signals, it is never set.
     """
     stop = Stop()
@@ -42,3 +45,5 @@ def listening(signals: Iterable[signal.Signals] = STOPPING) -> Iterator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if stop.signal is not None and signal.getsignal(stop.signal) not in _NOBODY:
+        signal.raise_signal(stop.signal)

@@ -55,15 +55,21 @@ def rows_of(slides: list[Path] | None, manifest: Path | None, slide_mpp: float |
 
 
 def cluster_of(
-    at: str | None, settings: Path | None, *, memory: str | None = None, workers: int | None = None
+    at: str | None,
+    settings: Path | None,
+    *,
+    memory: str | None = None,
+    workers: int | None = None,
+    study: ClusterConfig | None = None,
 ) -> ClusterConfig | None:
-    """The cluster that the options and the file ask for; the options come first. None: none, `workers` are processes.
+    """The cluster that the options ask for, then the file, or else the study. None: none, `workers` are processes.
 
     Raises ConfigError naming the key.
     """
-    if at is None and settings is None and memory is None:
+    if at is None and settings is None and study is None and memory is None:
         return None
-    values = {} if settings is None else read_settings(settings)
+    values = {} if study is None or at is not None else study.model_dump(exclude_unset=True)
+    values = values if settings is None else read_settings(settings)
     options = {"at": at, "memory": memory, "workers": workers}
     values |= {name: value for name, value in options.items() if value is not None}
     return checked(ClusterConfig, values, "cluster" if settings is None else settings)

@@ -11,7 +11,7 @@ import typer
 
 from pipeline import console
 from pipeline.ledger import Step
-from pipeline.names import with_ids
+from pipeline.names import files_of, with_ids
 from tiling.manifest import ManifestRow
 
 if TYPE_CHECKING:  # commands that need no torch must not wait for it
@@ -20,18 +20,18 @@ if TYPE_CHECKING:  # commands that need no torch must not wait for it
     from pipeline.study_page import StudyReport
 
 
-def show_outcomes(title: str, rows: list[tuple[str, str, str]], failed: set[str]) -> None:
-    """Print the summary table; exit with code 1 if any slide failed."""
+def show_outcomes(title: str, rows: list[tuple[str, str, str]], failed: set[str], *, of: str = "slides") -> None:
+    """Print the summary table; exit with code 1 if any of them failed."""
     shown = [(name, what or "FAILED", note) for name, what, note in rows]
     console.show_table(title, ("slide", "result", "note"), shown)
     if failed:
-        console.show_error(f"{len(failed)} of {len(rows)} slides failed; the reasons are in the table")
+        console.show_error(f"{len(failed)} of {len(rows)} {of} failed; the reasons are in the table")
         raise typer.Exit(1)
 
 
 def told(reason: str, row: ManifestRow, manifest: Path | None) -> str:
     """Why a slide failed: with its file, which the user passed, or of a manifest by the slide's id alone."""
-    return reason if manifest is None else with_ids(reason, {row.slide_path: row.slide_id})
+    return reason if manifest is None else with_ids(reason, files_of(row))
 
 
 def heatmap_outcome(report: HeatmapReport) -> tuple[str, str, str]:
@@ -56,19 +56,19 @@ def show_study(report: StudyReport) -> None:
     rows = [heatmap_outcome(heatmap) for heatmap in report.heatmaps]
     if report.test_auroc is not None:
         console.say(f"tile AUROC on the heatmaps' annotated slides: {report.test_auroc:.4f}")
-    for model in report.models:
-        console.say(f"model ({'trained' if report.trained else 'kept'}): {model}")
+    for model, trained in zip(report.models, report.trained, strict=True):
+        console.say(f"model ({'trained' if trained else 'kept'}): {model}")
     for name, reason in report.skipped.items():
         console.say(f"left out: {name}, {reason}")
     console.say(f"page: {report.out / 'index.html'}")
     everything = [*rows, *((name, "", reason) for name, reason in report.failed.items())]
-    show_outcomes(f"heatmaps in {report.out / 'heatmaps'}", everything, set(report.failed))
+    show_outcomes(f"heatmaps in {report.out / 'heatmaps'}", everything, set(report.failed), of="artefacts")
 
 
 def _scores_text(scores: SlideScores) -> str:
     """A slide's scores in a few words."""
     if scores.mean is None:
-        return "no tissue"
+        return "nothing analysed"
     return (
         f"mean {scores.mean:.3f}, top 5% {scores.top5_mean:.3f}, above threshold {scores.fraction_above_threshold:.3f}"
     )

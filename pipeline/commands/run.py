@@ -41,9 +41,8 @@ def run(
     from pipeline.study import run as verb
 
     config = load_study(study)
-    asked = cluster_of(cluster, cluster_config, memory=worker_memory, workers=workers if cluster else None)
-    changes = {"cluster": asked or config.cluster, "workers": workers or config.workers}
-    config = config.model_copy(update=changes)
+    asked = cluster_of(cluster, cluster_config, memory=worker_memory, workers=workers, study=config.cluster)
+    config = config.model_copy(update={"cluster": asked, "workers": workers or config.workers})
     if dry_run:
         show_plan(config.out, plan(config), whole=True)
         return

@@ -46,11 +46,16 @@ def test_absolute_paths_stay(tmp_path: Path) -> None:
 
 
 def test_settings_arrive_and_the_rest_are_defaults(tmp_path: Path) -> None:
-    lines = ["tile: {mpp: 1, tile_px: 128}", "train: {epochs: 3}", "heatmap: {slides: all, overlap: 0.5}", "workers: 3"]
+    lines = [
+        "tile: {mpp: 1, tile_px: 128}",
+        "train: {epochs: 3}",
+        "heatmap: {slides: all, min_tissue: 0.25}",
+        "workers: 3",
+    ]
     study = loaded(tmp_path, GOOD + "\n".join(lines))
     assert (study.tile.mpp, study.tile.tile_px, study.tile.overlap) == (1.0, 128, 0.0)
     assert (study.train.epochs, study.train.sd_lambda) == (3, 0.01)
-    assert (study.heatmap.slides, study.heatmap.overlap, study.workers) == ("all", 0.5, 3)
+    assert (study.heatmap.slides, study.heatmap.min_tissue, study.workers) == ("all", 0.25, 3)
     assert loaded(tmp_path, GOOD).heatmap.slides == "test"
 
 
@@ -63,6 +68,7 @@ def test_settings_arrive_and_the_rest_are_defaults(tmp_path: Path) -> None:
         ("tile: {tissue: {colour: 1}}", "tile.tissue.colour", "mask_mpp"),
         ("train: {lr: 1}", "train.lr", "learning_rate"),
         ("heatmap: {slide: test}", "heatmap.slide", "slides"),
+        ("heatmap: {overlap: 0.5}", "heatmap.overlap", "min_tissue"),  # is of the stores: tile.overlap
         ("repeats: {seed: 1}", "repeats.seed", "seeds, folds"),
         ("evaluate: {group: site}", "evaluate.group", "by, score"),
         ("stress: {shift: all}", "stress.shift", "shifts, strengths"),
@@ -96,7 +102,9 @@ def test_unknown_keys_are_refused_with_the_known_ones(tmp_path: Path, line: str,
         ("train: {epochs: 0}", "train.epochs"),
         ("train: {epochs: many}", "train.epochs"),
         ("heatmap: {slides: some}", "heatmap.slides"),
-        ("heatmap: {overlap: 1}", "heatmap.overlap"),
+        ("heatmap: {min_tissue: 2}", "heatmap.min_tissue"),
+        ("tile: {tissue: {method: mask}}", "tile"),
+        ("repeats: {folds: 2}\nevaluate: {sensitivity: 0.9}\nheatmap: {slides: all}", "evaluate"),
         ("heatmap: {batch_size: 0}", "heatmap.batch_size"),
         ("workers: 0", "workers"),
         ("repeats: {seeds: [0, 0]}", "repeats.seeds"),

@@ -244,3 +244,22 @@ def test_sizes_of_slides(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(bytes(size))
     sizes = {"a.svs": 5, "dicom": 5, "dicom/2.dcm": 5, "m.mrxs": 9, "missing.svs": 0, "a.svs/inner": 0}
     assert {name: bytes_of(tmp_path / name) for name in sizes} == sizes
+
+
+NAMING = "of Miller's slide"
+
+
+def buggy(number: int, progress: TileProgress) -> int:
+    if number == 1:
+        raise ZeroDivisionError(NAMING)
+    return number
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bug_costs_its_slide_and_the_log_keeps_its_text(workers: int, caplog: pytest.LogCaptureFixture) -> None:
+    """In this process and in others; the text may name a file, so the table alone has it, where ids replace names."""
+    outcomes = run_slides(buggy, [0, 1, 2], workers=workers, title="test")
+    assert [outcome.result for outcome in outcomes] == [0, None, 2]
+    assert outcomes[1].error == f"unexpected ZeroDivisionError: {NAMING}"
+    assert "an unexpected ZeroDivisionError, please report it" in caplog.text
+    assert "Miller" not in caplog.text

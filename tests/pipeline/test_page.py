@@ -104,6 +104,13 @@ def test_the_index_warns_of_slides_unlike_what_the_model_has_seen(tmp_path: Path
     assert not (tmp_path / "not_analysed.json").exists()
 
 
+def test_results_under_way_are_not_listed(tmp_path: Path) -> None:
+    for name in ("a", ".b.partial", ".c.replaced"):
+        result(tmp_path, name, 0.5)
+    write_cohort_index(tmp_path, {})
+    assert {link.split("/")[0] for link in Parsed(tmp_path / "index.html").links} == {"a"}
+
+
 def test_what_failed_stays_in_the_index_until_there_is_a_result(tmp_path: Path) -> None:
     """Several jobs that share the slides, one after the other; then one of the slides is tried again."""
     result(tmp_path, "a", 0.5)

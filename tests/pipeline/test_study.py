@@ -23,6 +23,7 @@ import yaml
 from sklearn.metrics import roc_auc_score
 
 from pipeline import demo, run
+from pipeline.cluster_config import ClusterConfig
 from pipeline.config import EvaluateConfig, HeatmapConfig, RepeatsConfig, StressConfig, StudyConfig
 from pipeline.demo import run_demo
 from pipeline.jobs import load_models
@@ -130,7 +131,7 @@ def check_page(page: Path, *names: str) -> None:
 def test_a_study_leaves_everything_it_promises(finished: tuple[StudyConfig, StudyReport], cohort: Path) -> None:
     config, report = finished
     names = {f"synthetic-{i:02d}" for i in range(6)}
-    assert (report.trained, report.failed, report.out) == (True, {}, config.out)
+    assert (report.trained, report.failed, report.out) == ((True,), {}, config.out)
     assert {p.name for p in config.out.iterdir()} == {
         "stores", "training", "evaluation", "heatmaps", "index.html", "study.json", "ledger.jsonl",
     }  # fmt: skip
@@ -243,7 +244,7 @@ def test_what_changes_remakes_what_follows_from_it(copied: StudyConfig, tmp_path
     assert remade <= expected, "the reports are written only if they say something else"
     assert {step.name for step in planned if step.state != "done"} == expected
     assert all(step.why for step in planned if step.state == "changed")
-    assert report.trained == ("training" in expected)
+    assert report.trained == ("training" in expected,)
     if not expected:
         assert {name: value for name, value in listing(copied.out).items() if name != "ledger.jsonl"} == {
             name: value for name, value in content.items() if name != "ledger.jsonl"
@@ -329,7 +330,7 @@ def test_damage_is_mended(copied: StudyConfig) -> None:
         data[len(data) // 2] ^= 1
         (copied.out / name).write_bytes(data)
     report = run(copied)
-    assert report.trained
+    assert report.trained == (True,)
     assert report.failed == {}
     assert content_of(copied.out) == content
 
@@ -366,6 +367,104 @@ def test_a_signal_stops_the_study_and_the_next_run_goes_on(
     run(copied)
     assert content_of(copied.out) == content
     assert read_status(copied.out).complete
+
+
+def signalled(call: Callable[..., Any]) -> Callable[..., Any]:
+    """The call, with SIGTERM coming the first time."""
+    sent: list[int] = []
+
+    def calling(*arguments: Any, **settings: Any) -> Any:
+        if not sent:
+            sent.append(signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return call(*arguments, **settings)
+
+    return calling
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "pipeline.stages.tiling_inputs",  # while it plans
+        "pipeline.stages.truth_of",  # while it reads an annotation
+        "inference.result.report_html",  # in a heatmap, when no progress is told any more
+        "training.train.save_model",  # in a training, when it does not look out for signals any more
+    ],
+)
+def test_a_signal_is_heard_wherever_it_comes(copied: StudyConfig, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    """It is taken for no fault of the slide or setting at hand, and not forgotten at the end of a task."""
+    content = content_of(copied.out)
+    for name in ("heatmaps/synthetic-05", "training/model"):
+        shutil.rmtree(copied.out / name)
+    module, name = where.rsplit(".", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules[module], name, signalled(getattr(sys.modules[module], name)))
+        with pytest.raises(StoppedError, match="stopped by SIGTERM"):
+            run(copied)
+    assert run(copied).failed == {}
+    assert content_of(copied.out) == content
+
+
+def test_on_a_cluster_with_relative_paths(
+    copied: StudyConfig, scheduler: ClusterConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers start elsewhere; what they make is found where the study says."""
+    content = content_of(copied.out)
+    for name in ("stores/synthetic-04.zarr", "heatmaps/synthetic-04"):
+        shutil.rmtree(copied.out / name)
+    monkeypatch.chdir(copied.out.parent)
+    report = run(copied.model_copy(update={"out": Path("results"), "cluster": scheduler}))
+    assert [heatmap.folder for heatmap in report.heatmaps] == [
+        Path("results/heatmaps/synthetic-04"), Path("results/heatmaps/synthetic-05"),
+    ]  # fmt: skip
+    assert content_of(copied.out) == content
+
+
+def test_a_store_whose_metadata_are_broken_is_made_again(copied: StudyConfig) -> None:
+    content = content_of(copied.out)
+    (copied.out / "stores/synthetic-01.zarr/zarr.json").write_text("{ broken")
+    steps = {step.name: step for step in plan(copied)}
+    assert steps["stores/synthetic-01.zarr"].state == "changed"
+    assert "is damaged" in steps["stores/synthetic-01.zarr"].why
+    assert run(copied).failed == {}
+    assert content_of(copied.out) == content
+
+
+def test_a_withdrawn_slide_leaves_the_page(copied: StudyConfig, cohort: Path, tmp_path: Path) -> None:
+    kept = [row for row in absolute_rows(cohort) if row["slide_id"] != "synthetic-05"]
+    run(copied.model_copy(update={"manifest": write_manifest(kept, tmp_path)}))
+    assert "synthetic-05" not in (copied.out / "index.html").read_text()
+
+
+def test_reports_that_will_be_written_anew_are_planned(copied: StudyConfig) -> None:
+    other = copied.model_copy(update={"evaluate": FAST.model_copy(update={"slides": False})})
+    reports = {step.name: step.state for step in plan(other) if step.stage == "report"}
+    assert reports == {"study.json": "changed", "index.html": "changed"}
+    assert run(other).skipped == {}, "nobody asked for it"
+    assert {step.state for step in plan(other)} == {"done"}
+
+
+def test_a_study_without_test_slides_is_complete(cohort: Path, tmp_path: Path) -> None:
+    rows = [{name: row[name] for name in row if name != "split"} for row in absolute_rows(cohort)]
+    config = StudyConfig(
+        manifest=write_manifest(rows, tmp_path), out=tmp_path / "results", tile=TILING, evaluate=FAST, workers=2,
+        train=TINY.model_copy(update={"test_fraction": 0.0}),
+    )  # fmt: skip
+    report = run(config)
+    assert (report.heatmaps, report.failed) == ((), {})
+    assert "no slide is in the test split" in report.skipped.values()
+    assert read_status(config.out).complete
+
+
+def test_a_bug_is_told_in_the_ledger(copied: StudyConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("of Miller's slide")
+
+    monkeypatch.setattr("pipeline.study.write_study", broken)
+    with pytest.raises(ZeroDivisionError):
+        run(copied)
+    last = read_ledger(copied.out)[-1]
+    assert (last.event, last.reason) == ("failed", "ZeroDivisionError")
 
 
 def test_a_full_disk_is_told_and_the_next_run_goes_on(copied: StudyConfig, monkeypatch: pytest.MonkeyPatch) -> None:

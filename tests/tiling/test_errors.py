@@ -19,7 +19,7 @@ FAMILY = [
 def test_a_sentence_that_pickles(name: str) -> None:
     kind = getattr(errors, name)
     error = kind("a.svs", "is empty", "copy it again")
-    assert isinstance(error, errors.SpecslideError)
+    assert isinstance(error, errors.SpecslideError) == (name != "StoppedError"), "it is nobody's fault"
     copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
     assert type(copy) is kind
     assert str(copy) == str(error) == "a.svs: is empty; copy it again"

@@ -40,3 +40,18 @@ def test_other_threads_cannot_listen_and_do_not_fail() -> None:
     thread.start()
     thread.join()
     assert not found[0]
+
+
+def test_a_signal_that_came_too_late_is_passed_on() -> None:
+    """The work was through but for its end: whoever does more after it must hear of the wish to stop."""
+    heard: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        with listening():
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert heard == [signal.SIGTERM]
+        with pytest.raises(ZeroDivisionError), listening() as stop:
+            stop.ask(signal.SIGTERM) or 1 / 0  # type: ignore[func-returns-value]
+        assert heard == [signal.SIGTERM], "what went wrong is told instead"
+    finally:
+        signal.signal(signal.SIGTERM, before)
