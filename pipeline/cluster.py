@@ -434,7 +434,11 @@ def _local(config: ClusterConfig, slides: int, devices: Sequence[str]) -> SpecCl
 
 @contextmanager
 def _keys(config: ClusterConfig) -> Iterator[Security]:
-    """Keys made for one run, in a folder that the nodes of the queue see and other users do not."""
+    """Keys made for one run, in a folder that the nodes of the queue see and other users do not.
+
+    After a kill -9 the folder stays. It opens nothing once that run's scheduler and workers are gone, and nobody else
+    can know that they are: runs last for days, and locks may not reach from node to node.
+    """
     made = Security.temporary()
     shared = Path(config.queue.get("shared_temp_directory") or ".").absolute()
     with tempfile.TemporaryDirectory(prefix=".specslide-keys-", dir=shared) as folder:  # of mode 700

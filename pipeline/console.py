@@ -7,12 +7,13 @@ from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
-results = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+# Nothing in a text is taken for markup: names may hold [bold] and :on:.
+results = Console(highlight=False, markup=False, emoji=False)
+errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def start_logging(verbose: bool) -> None:
@@ -35,15 +36,15 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[objec
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))
+        table.add_row(*(str(cell) for cell in row))
     results.print(table)
 
 
 def say(message: str) -> None:
     """Print a line."""
-    results.print(escape(message), soft_wrap=True)
+    results.print(message, soft_wrap=True)
 
 
 def show_error(message: str) -> None:
     """Print a message that ends the command."""
-    errors.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+    errors.print(Text.assemble(("error:", "bold red"), f" {message}"), soft_wrap=True)

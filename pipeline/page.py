@@ -85,15 +85,15 @@ def write_cohort_index(folder: Path, failed: Mapping[str, str]) -> None:
     with in_turn(folder / INDEX):
         found = sorted(_results(folder), key=lambda r: (-_top(r[1]), r[0].name))
         made = {result.name for result, _ in found}
-        failed = {name: why for name, why in _failed_before(folder).items() if name not in made} | dict(failed)
+        failed = {name: why for name, why in failed_before(folder).items() if name not in made} | dict(failed)
         if failed or (folder / NOT_ANALYSED).exists():
             write_changed(folder / NOT_ANALYSED, canonical_json(failed))
         if found:
             _write_cohort(folder, found, failed)
 
 
-def _failed_before(folder: Path) -> dict[str, str]:
-    """What earlier calls noted; nothing, where that cannot be read."""
+def failed_before(folder: Path) -> dict[str, str]:
+    """What earlier calls noted, reasons by slide; nothing, where that cannot be read."""
     try:
         noted = json.loads((folder / NOT_ANALYSED).read_bytes())
     except (OSError, ValueError):

@@ -18,12 +18,24 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tiling.errors import InputError, SpecslideError
-from tiling.files import COMMIT, PROVENANCE, canonical_json, folder_hash, read_commit, sha256_file, write_file
+from tiling.files import (
+    COMMIT,
+    PROVENANCE,
+    canonical_json,
+    folder_faults,
+    folder_hash,
+    read_commit,
+    sha256_file,
+    sha256_text,
+    write_file,
+)
 from tiling.versions import RESEARCH_USE, software_versions
 
 log = logging.getLogger(__name__)
 
 _SOFTWARE = ("torch", "timm", "numpy", "matplotlib", "scikit-learn")
+_TOLD_IN = {"store": "zarr.json", "model": "model.json", "heatmap": "slide.json"}
+"""The file that says what such a folder was made from, by the kind of artefact."""
 
 
 class Record(BaseModel):
@@ -141,9 +153,8 @@ def _artefact_of(path: Path) -> Path:
 
 def _kind_of(folder: Path) -> str | None:
     """What sort of artefact a folder holds, by the file that says it."""
-    names = {"zarr.json": "store", "model.json": "model", "slide.json": "heatmap"}
-    for name, kind in names.items():
-        if (folder / name).is_file() and (folder / COMMIT).is_file():
+    for kind, name in _TOLD_IN.items():
+        if (folder / name).is_file() and (folder / COMMIT).is_file() and name in read_commit(folder):
             return kind
     record = read_record(folder)
     return None if record is None or record.artefact == "model" else record.artefact
@@ -152,15 +163,30 @@ def _kind_of(folder: Path) -> str | None:
 def _refuse_changed(folder: Path, path: Path) -> None:
     """Raise InputError if the file was changed after its artefact was made, or does not belong to it."""
     place = path.resolve()
-    if not place.is_file() or place.name in (COMMIT, PROVENANCE) or not place.is_relative_to(folder):
+    record = None if (folder / COMMIT).is_file() else read_record(folder)
+    inside = place.is_relative_to(folder)
+    if (inside and place.is_dir()) or place in (folder.parent, folder / (COMMIT if record is None else PROVENANCE)):
         return
-    name = place.relative_to(folder).as_posix()
-    record = read_record(folder)
-    known = record.files if record is not None else {n: str(f["sha256"]) for n, f in read_commit(folder).items()}
+    if not inside:
+        known, name = _vouched_beside(folder), place.relative_to(folder.parent).as_posix()
+    else:
+        known = record.files if record is not None else {n: str(f["sha256"]) for n, f in read_commit(folder).items()}
+        name = place.relative_to(folder).as_posix()
     if name not in known:
-        raise InputError(path, "is no part of the artefact it lies in", "pass a file that specslide made")
+        what = "is no part of the artefact it lies in" if inside else "is no part of the model it lies beside"
+        raise InputError(path, f"{what}, so nothing vouches for it", "pass the artefact's folder, or a file of it")
     if sha256_file(place) != known[name]:
         raise InputError(path, "was changed after it was made, so nothing vouches for it", "make it again")
+
+
+def _vouched_beside(model: Path) -> dict[str, str]:
+    """SHA-256 of those files of a training run that follow from its model's model.json, by name."""
+    from training.model import read_info  # torch takes seconds, and few pass such a file
+    from training.record import metric_record
+
+    info = read_info(model)
+    known = {name: sha256 for name, sha256 in info.hashes.items() if name == PROVENANCE}  # earlier versions have none
+    return known | {"metrics.json": sha256_text(canonical_json(metric_record(info)))}
 
 
 def _study_of(folder: Path) -> Path:
@@ -205,6 +231,8 @@ class _Chain:
 
     def of(self, folder: Path) -> Link:
         kind = _kind_of(folder)
+        if kind in _TOLD_IN and (faults := folder_faults(folder, only=frozenset({_TOLD_IN[kind]}))):
+            raise InputError(folder, f"is damaged: {faults[0]}", "make it again")
         if kind == "store":
             return self._store(folder)
         if kind == "model":

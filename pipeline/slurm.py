@@ -31,7 +31,7 @@ class SlurmConfig(BaseModel):
     partition: str | None = Field(None, pattern=_NAME)
     account: str | None = Field(None, pattern=_NAME)
     time: str | None = None
-    """Time limit, in one of Slurm's ways: minutes, M:S, H:M:S, D-H, D-H:M or D-H:M:S."""
+    """Time limit, in one of Slurm's ways: minutes, M:S, H:M:S, D-H, D-H:M or D-H:M:S; 0 asks for no limit."""
     cpus: int | None = Field(None, ge=1)
     """Cores of each process."""
     mem: str | None = Field(None, pattern=r"^[1-9]\d*[KMGT]?$")
@@ -66,7 +66,7 @@ class SlurmConfig(BaseModel):
 
     @model_validator(mode="after")
     def _notice_in_time(self) -> SlurmConfig:
-        if self.time is not None and seconds_of(self.time) <= self.notice_s:
+        if self.time is not None and 0 < seconds_of(self.time) <= self.notice_s:
             reason = "all of it is within the notice of {notice_s} s; ask for more time, or for a shorter notice"
             raise PydanticCustomError("time", reason, {"notice_s": self.notice_s})
         return self

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.ledger import LEDGER, Event, Step, last_of, read_ledger
+from pipeline.page import failed_before
 from tiling.errors import InputError
 from tiling.files import COMMIT, PROVENANCE, is_claimed
 
@@ -59,6 +60,9 @@ def read_status(folder: Path) -> Status:
     if events or (folder / LEDGER).exists():
         return _of_study(folder, events)
     items = tuple(_plain(folder))
+    known = {item.name for item in items}
+    failed = {name: why for name, why in failed_before(folder).items() if name not in known}
+    items += tuple(Item("heatmap", name, "failed", why) for name, why in failed.items())
     if not items:
         what = "holds no study, store or heatmap"
         raise InputError(folder, what, "pass the folder `out` of a study, or one of stores or heatmaps")

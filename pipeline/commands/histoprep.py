@@ -9,7 +9,7 @@ import typer
 
 from pipeline.commands.options import Overwrite
 from pipeline.commands.outcomes import show_outcomes
-from tiling.errors import SpecslideError
+from tiling.errors import InputError, SpecslideError
 
 
 def histoprep(
@@ -25,10 +25,16 @@ def histoprep(
     from pipeline.jobs import require_folder
     from tiling.histoprep_folder import import_histoprep
 
-    require_folder(out)
-    rows, failed = [], set()
+    folder_of: dict[str, Path] = {}
     for folder in folders:
         name = folder.resolve().name
+        if name in folder_of:  # the second store would replace the first
+            both = f"{folder_of[name]} and {folder}"
+            raise InputError("the folders given", f"two have the name {name!r}: {both}", "give each once")
+        folder_of[name] = folder
+    require_folder(out)
+    rows, failed = [], set()
+    for name, folder in folder_of.items():
         try:
             report = import_histoprep(folder, out, mpp=mpp, overwrite=overwrite)
             rows.append((name, f"{report.tiles} tiles", "kept" if report.reused else "made"))

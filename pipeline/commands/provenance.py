@@ -21,7 +21,8 @@ def provenance(
     """The chain from a result back to its slide, its model and the data that was trained on, by their hashes.
 
     What it was made from is looked for in the study that it lies in, wherever that was moved. What is not there is
-    named by its hash. A file that was changed after it was made is refused.
+    named by its hash. A file that was changed after it was made is refused, and so is one that nothing vouches for, as
+    nothing does for the pictures of a training.
 
     Examples:
 

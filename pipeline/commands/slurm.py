@@ -18,6 +18,7 @@ from tiling.settings import checked
 
 WRAPPED = ("tile", "train", "heatmap", "run")
 _IN_PARTS = ("tile", "heatmap")
+_OF_CLUSTER = ("cluster", "cluster_config", "worker_memory")  # each of them asks for one
 
 
 def slurm(
@@ -31,7 +32,9 @@ def slurm(
     ],
     partition: Annotated[str | None, typer.Option(help="Queue of the cluster.")] = None,
     account: Annotated[str | None, typer.Option(help="Whom the time is charged to.")] = None,
-    time: Annotated[str | None, typer.Option(help="Time limit: 90 (minutes), 8:00:00 or 2-12 (days-hours).")] = None,
+    time: Annotated[
+        str | None, typer.Option(help="Time limit: 90 (minutes), 8:00:00 or 2-12 (days-hours); 0: none.")
+    ] = None,
     cpus: Annotated[int | None, typer.Option(help="Cores of a process.")] = None,
     mem: Annotated[str | None, typer.Option(help="Memory of a node: 16G.")] = None,
     gpus: Annotated[int | None, typer.Option(help="GPUs of a node; training gets a process for each.")] = None,
@@ -62,8 +65,10 @@ def slurm(
     split = command.index("--") if "--" in command else len(command)
     (name, *arguments), further = command[:split] or [""], command[split + 1 :]
     options = _checked(context, name, arguments)
-    if array is not None and (name not in _IN_PARTS or options["cluster"]):
-        what = f"{name}, which is one job" if name not in _IN_PARTS else "--cluster, which shares the slides out itself"
+    asks = next((f"--{key.replace('_', '-')}" for key in _OF_CLUSTER if options.get(key) is not None), None)
+    if array is not None and (name not in _IN_PARTS or asks is not None):
+        shares = f"{asks}: a cluster shares the slides out itself"
+        what = f"{name}, which is one job" if name not in _IN_PARTS else shares
         raise ConfigError("--array", f"cannot be had with {what}", "leave it out")
     settings = {
         "partition": partition, "account": account, "time": time, "cpus": cpus, "mem": mem, "gpus": gpus,
@@ -97,8 +102,8 @@ def _checked(context: typer.Context, name: str, arguments: list[str]) -> dict[st
 def _check_settings(name: str, options: dict[str, Any]) -> None:
     """Check those options that are settings of the command, and its settings files. Raises ConfigError."""
     if "cluster" in options:
-        file = options.get("cluster_config") or options.get("cluster_settings")
-        cluster_of(options["cluster"], file, memory=options["worker_memory"], workers=options.get("workers"))
+        at, file, memory = (options[key] for key in _OF_CLUSTER)
+        cluster_of(at, file, memory=memory, workers=options.get("workers"))
     if name in _IN_PARTS:
         rows_of(options["slides"], options["manifest"], options["slide_mpp"])
     if name == "tile":

@@ -44,7 +44,10 @@ def tile(
     ] = 0.01,
     slide_mpp: SlideMpp = None,
     annotations: Annotated[
-        Path | None, typer.Option(help="Folder of `<slide_id>` .geojson (QuPath), .xml (ASAP), .png or .tif (labels).")
+        Path | None,
+        typer.Option(
+            help="Folder of `<slide_id>` .geojson (QuPath), .xml (ASAP), .png or .tif (labels); before a manifest's."
+        ),
     ] = None,
     tissue: Annotated[
         str, typer.Option(help="specslide, otsu, hsv, histoprep; or a mask: a file, or a folder as for --annotations.")
@@ -88,7 +91,8 @@ def tile(
     if annotations is not None:
         if not annotations.is_dir():
             raise InputError(annotations, "is not a folder", "pass the folder of the GeoJSON files")
-        rows = [row.model_copy(update={"annotation": find_annotation(annotations, row.slide_id)}) for row in rows]
+        found = [find_annotation(annotations, row.slide_id) or row.annotation for row in rows]
+        rows = [row.model_copy(update={"annotation": file}) for row, file in zip(rows, found, strict=True)]
     masks = _tissue_files(Path(tissue), rows) if config.tissue.method == "mask" else {}
     outcomes = tile_all(
         (part or Part()).of(rows),

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from pipeline import console
+from tiling.files import folder_faults
 
 
 def verify(
@@ -18,13 +19,10 @@ def verify(
 
     Example: `specslide verify stores/*.zarr run/model`
     """
-    from tiling.files import folder_faults
-    from tiling.store import verify_store
-
     found = Counter[str]()
     for path in paths:
         try:
-            faults = verify_store(path) if (path / "zarr.json").exists() else folder_faults(path)
+            faults = _faults(path)
         except PermissionError as error:
             faults = [f"{path}: cannot be read ({error.strerror})"]
         for fault in faults:
@@ -33,3 +31,16 @@ def verify(
     console.say(f"{found['intact']} intact, {found['damaged']} damaged")
     if found["damaged"]:
         raise typer.Exit(1)
+
+
+def _faults(path: Path) -> list[str]:
+    """Everything wrong with a folder; of a store or model also whether this version can read what it says of itself."""
+    if (path / "zarr.json").exists():
+        from tiling.store import verify_store
+
+        return verify_store(path)
+    if (path / "model.json").exists():
+        from training.model import verify_model  # torch takes seconds
+
+        return verify_model(path)
+    return folder_faults(path)

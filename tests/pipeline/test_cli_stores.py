@@ -13,8 +13,10 @@ from typer.testing import CliRunner
 from pipeline.cli import app
 from pipeline.commands.tile import _tissue_files, _tissue_method
 from pipeline.synthetic import write_pyramid
+from tests.tiling.test_histoprep_folder import output as histoprep_output
 from tiling import TileStore, TilingConfig, tile_slide
 from tiling.errors import ConfigError, InputError
+from tiling.files import claimed, new_folder
 from tiling.manifest import slide_row
 from tiling.store import verify_store
 
@@ -61,6 +63,47 @@ def test_import_goes_on_after_a_bad_folder(tmp_path: Path) -> None:
     )
     assert done.exit_code == 1
     assert "1 of 1 slides failed" in done.output
+
+
+def test_import_refuses_twin_folders(tmp_path: Path) -> None:
+    """Even with --overwrite: the second would replace the first."""
+    twins = [histoprep_output(tmp_path / name / "slide_1") for name in "ab"]
+    arguments = ["--out", str(tmp_path / "out"), "--mpp", "4", "--overwrite"]
+    done = CliRunner().invoke(app, ["import", "histoprep", *map(str, twins), *arguments])
+    assert isinstance(done.exception, InputError)
+    assert f"two have the name 'slide_1': {twins[0]} and {twins[1]}" in str(done.exception)
+    assert not (tmp_path / "out").exists()
+    done = CliRunner().invoke(app, ["import", "histoprep", str(twins[0]), *arguments])
+    assert (done.exit_code, TileStore(tmp_path / "out" / "slide_1.zarr").slide.slide_id) == (0, "slide_1")
+
+
+def test_a_manifests_annotation_stays_where_the_folder_has_none(tmp_path: Path, store: Path) -> None:
+    ring = [[100, 100], [300, 100], [300, 300], [100, 300], [100, 100]]
+    (tmp_path / "folder").mkdir()
+    for name, file in {"listed": "a.geojson", "other": "b.geojson", "found": "folder/b.geojson"}.items():
+        properties = {"classification": {"name": name}}
+        feature = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": properties}
+        (tmp_path / file).write_text(json.dumps([feature]))
+    rows = ["slide_path,slide_id,annotation", "disc.tif,a,a.geojson", "disc.tif,b,b.geojson", "disc.tif,c,"]
+    (tmp_path / "slides.csv").write_text("\n".join(rows))
+    done = CliRunner().invoke(
+        app,
+        ["tile", "--manifest", str(tmp_path / "slides.csv"), "--annotations", str(tmp_path / "folder"), "--out",
+         str(tmp_path / "out"), "--tile-px", "32", "--workers", "1"],
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    found = {name: list(TileStore(tmp_path / "out" / f"{name}.zarr").annotations) for name in "abc"}
+    assert found == {"a": ["listed"], "b": ["found"], "c": []}
+
+
+def test_verify_reads_what_a_model_says_of_itself(tmp_path: Path) -> None:
+    """As it opens stores: hashes that match make no model of a folder."""
+    with claimed(tmp_path / "model"), new_folder(tmp_path / "model") as folder:
+        (folder / "model.json").write_text("{}")
+    done = CliRunner().invoke(app, ["verify", str(tmp_path / "model")])
+    assert done.exit_code == 1
+    assert "0 intact, 1 damaged" in done.output
+    assert "it does not describe a specslide model of version 1" in " ".join(done.output.split())
 
 
 def test_what_tissue_names(tmp_path: Path) -> None:

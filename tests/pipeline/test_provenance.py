@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -137,9 +138,61 @@ def test_all_that_a_study_makes_has_a_chain(study: StudyReport, name: str, artef
     assert not any(link.missing for link in links(chain))
 
 
+@pytest.mark.parametrize("name", ["", "metrics.json", "provenance.json", "model/README.md"])
+def test_what_a_model_vouches_for_in_its_training_is_the_models(study: StudyReport, name: str) -> None:
+    assert trace(study.out / "training/seed-0" / name).kind == "model"
+
+
+@pytest.mark.parametrize("name", ["learning_curve.png", "predictions.csv", "pictures", "log/metrics.csv"])
+def test_what_no_model_vouches_for_in_its_training_is_refused(study: StudyReport, name: str) -> None:
+    """As they are: no hash of them is anywhere."""
+    path = study.out / "training/seed-0" / name
+    assert path.exists()
+    with pytest.raises(InputError, match="is no part of the model it lies beside"):
+        trace(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "traced"),
+    [
+        ("heatmaps/{slide}/slide.json", "heatmaps/{slide}"),
+        ("heatmaps/{slide}/slide.json", "heatmaps/{slide}/overlay.png"),
+        ("heatmaps/{slide}/slide.json", "heatmaps/{slide}/commit.json"),
+        ("heatmaps/{slide}/slide.json", "evaluation/slides"),
+        ("stores/{slide}.zarr/zarr.json", "stores/{slide}.zarr"),
+        ("stores/{slide}.zarr/zarr.json", "heatmaps/{slide}"),
+        ("training/seed-1/model/model.json", "training/seed-1"),
+        ("training/seed-1/model/model.json", "heatmaps/{slide}"),
+    ],
+)
+def test_what_an_artefact_says_of_itself_is_checked_along_the_chain(
+    moved: Path, study: StudyReport, name: str, traced: str
+) -> None:
+    path, start = (moved / text.format(slide=study.heatmaps[0].slide_id) for text in (name, traced))
+    trace(start)
+    path.write_text(re.sub("[0-9a-f]{64}", "0" * 64, path.read_text()))
+    with pytest.raises(InputError, match=f"is damaged: .*{path.name}: its content was changed"):
+        trace(start)
+
+
+def test_no_file_that_was_put_into_an_artefact_speaks_for_it(moved: Path, study: StudyReport) -> None:
+    """Neither one that says what else it was made from, nor a record that knows other hashes."""
+    folder = moved / "heatmaps" / study.heatmaps[0].slide_id
+    shutil.copy(moved / "stores" / f"{folder.name}.zarr/zarr.json", folder)
+    (folder / "overlay.png").write_bytes(b"mine")
+    write_record(folder, "slides", {}, {}, {})
+    assert trace(folder).kind == "heatmap"
+    for name, reason in {"overlay.png": "was changed", "zarr.json": "no part", "provenance.json": "no part"}.items():
+        with pytest.raises(InputError, match=reason):
+            trace(folder / name)
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
+        ("training/seed-0/metrics.json", "was changed after it was made"),
+        ("training/seed-0/provenance.json", "was changed after it was made"),
+        ("training/seed-0/mine.txt", "is no part of the model it lies beside"),
         ("heatmaps/{slide}/predictions.csv", "was changed after it was made"),
         ("evaluation/tiles/seed-0/evaluation.json", "was changed after it was made"),
         ("heatmaps/{slide}/mine.txt", "is no part of the artefact"),

@@ -135,6 +135,13 @@ def test_slurm_is_asked_for_what_is_wanted() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("time", ["0", "0:00", "0-0"])
+def test_no_time_limit_can_be_asked_for(time: str) -> None:
+    """`man sbatch`: a time limit of zero requests that no time limit be imposed."""
+    config = checked(SlurmConfig, {"time": time}, "slurm options")
+    assert f"--time={time}" in asked(job_script("x", ["specslide"], config))
+
+
 def test_no_word_of_a_command_becomes_an_option_of_slurm() -> None:
     script = job_script("x", ["specslide", "tile", "a\n#SBATCH --uid=0"], SlurmConfig())
     assert asked(script) == asked(job_script("x", ["specslide"], SlurmConfig()))
@@ -179,6 +186,7 @@ def test_times_are_read_as_slurm_reads_them(time: str, seconds: int) -> None:
             ({"time": time}, "is no time")
             for time in ("", "-", "1h", "1:2:3:4", "-5", "1-", "1:", "1-2-3", "٣", "1-2:3:4:5")
         ),
+        ({"time": "0:1"}, "time: '0:1' is refused, all of it is within the notice of 120 s"),
         ({"time": "2"}, "time: '2' is refused, all of it is within the notice of 120 s"),
         ({"notice_s": 700, "time": "10"}, "within the notice of 700 s"),
         ({"partition": "a b"}, "partition"),
@@ -273,6 +281,21 @@ def test_without_more_the_installation_itself_runs(programs: Path) -> None:
 def test_what_the_command_would_refuse_is_refused_before_the_queue(arguments: list[str], words: str) -> None:
     with pytest.raises((ConfigError, InputError), match=words):
         slurm(*arguments)
+
+
+@pytest.mark.parametrize(
+    "option", [("--cluster", "local:2"), ("--cluster-config", "cluster.yaml"), ("--worker-memory", "8GB")]
+)
+@pytest.mark.parametrize("command", [("tile", "a", "--out", "x"), ("heatmap", "a", "--model", "m", "--out", "x")])
+def test_no_task_of_an_array_starts_a_cluster(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: tuple[str, ...], option: tuple[str, str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("cluster.yaml").write_text("at: local:2\n")
+    with pytest.raises(ConfigError, match=f"--array: cannot be had with {option[0]}: a cluster shares the slides out"):
+        slurm("--array", 2, *command, *option)
+    assert slurm(*command, *option)
+    assert slurm("--array", 2, *command)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -142,6 +143,26 @@ def test_a_folder_of_stores_and_heatmaps(tmp_path: Path) -> None:
         Item("tile", "b.zarr", "left", "was interrupted"),
         Item("tile", "c.zarr", "left", "is not whole"),
     }
+
+
+def test_slides_that_have_no_heatmap_are_failed(tmp_path: Path) -> None:
+    """Which the cohort index knows of; what has been made since, or is being made, is not."""
+    (tmp_path / "not_analysed.json").write_text(json.dumps({"a": "a: is cut short", "b": "no mpp", "c": "no mpp"}))
+    failed = {"a": ("failed", "a: is cut short"), "b": ("failed", "no mpp"), "c": ("failed", "no mpp")}
+    assert standing(tmp_path) == failed
+    publish(tmp_path / "b", "slide.json")
+    (tmp_path / ".c.partial").mkdir()
+    status = read_status(tmp_path)
+    assert set(status.items) == {
+        Item("heatmap", "a", "failed", "a: is cut short"),
+        Item("heatmap", "b", "done"),
+        Item("heatmap", "c", "left", "was interrupted"),
+    }
+    assert not status.complete
+    assert status.counts() == [("heatmap", {"done": 1, "failed": 1, "running": 0, "left": 1})]
+    for name in "ac":
+        publish(tmp_path / name, "slide.json")
+    assert read_status(tmp_path).complete
 
 
 @pytest.mark.parametrize("name", ["absent", "empty", "file"])
