@@ -101,9 +101,14 @@ def _checked(context: typer.Context, name: str, arguments: list[str]) -> dict[st
 
 def _check_settings(name: str, options: dict[str, Any]) -> None:
     """Check those options that are settings of the command, and its settings files. Raises ConfigError."""
+    study = None
+    if name == "run":
+        from pipeline.config import load_study  # which waits for torch
+
+        study = load_study(options["study"]).cluster
     if "cluster" in options:
         at, file, memory = (options[key] for key in _OF_CLUSTER)
-        cluster_of(at, file, memory=memory, workers=options.get("workers"))
+        cluster_of(at, file, memory=memory, workers=options.get("workers"), study=study)
     if name in _IN_PARTS:
         rows_of(options["slides"], options["manifest"], options["slide_mpp"])
     if name == "tile":
@@ -122,10 +127,6 @@ def _check_settings(name: str, options: dict[str, Any]) -> None:
         checked(
             OutputConfig, _settings(OutputConfig, options | {"formats": listed(options["formats"])}), "heatmap options"
         )
-    else:
-        from pipeline.config import load_study
-
-        load_study(options["study"])
 
 
 def _settings(model: type[BaseModel], options: dict[str, Any], but: Container[str] = ()) -> dict[str, Any]:

@@ -271,14 +271,19 @@ def test_without_more_the_installation_itself_runs(programs: Path) -> None:
         (["heatmap", "a", "--model", "m", "--out", "x", "--formats", "bmp"], "formats.0: 'bmp' is refused"),
         (["run", "absent.yaml"], "absent.yaml"),
         (["tile", "a", "--out", "x", "--cluster", "moon"], "at: 'moon' is refused"),
-        (["run", "absent.yaml", "--cluster", "moon"], "at: 'moon' is refused"),
+        (["run", "study.yaml", "--cluster", "moon"], "at: 'moon' is refused"),
+        (["run", "study.yaml", "--worker-memory", "8GB"], "memory: '8GB' is refused, slurm does not take it"),
         (["--array", "2", "tile", "a", "--out", "x", "--cluster", "local:2"], "--array: cannot be had with --cluster"),
         (["--array", "2", "train", "--images", "a", "--out", "x"], "--array: cannot be had with train"),
         (["--executable", "'", "tile", "a", "--out", "x"], "--executable: cannot be read"),
         (["--executable", " ", "tile", "a", "--out", "x"], "--executable: is empty"),
     ],
 )
-def test_what_the_command_would_refuse_is_refused_before_the_queue(arguments: list[str], words: str) -> None:
+def test_what_the_command_would_refuse_is_refused_before_the_queue(
+    arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "study.yaml").write_text("manifest: m.csv\nout: o\ncluster: {at: slurm, workers: 2}\n")
     with pytest.raises((ConfigError, InputError), match=words):
         slurm(*arguments)
 
