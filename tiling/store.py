@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, Literal, Self, cast
+from typing import Any, Final, Literal, cast
 
 import numpy as np
 import zarr
@@ -188,11 +188,6 @@ class TileStore:
             fix = "tile the slide again with this version of specslide"
             raise StoreError(self.path, f"is not a tile store of version {VERSION}", fix) from error
         self._shards = ShardReader(self.path / "tiles", per_shard, codec.decode)
-
-    @classmethod
-    def open(cls, path: Path | str) -> Self:
-        """The same as `TileStore(path)`."""
-        return cls(path)
 
     def __len__(self) -> int:
         return self._count

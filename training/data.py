@@ -136,5 +136,5 @@ class _StoreReader:
 
     def _store(self, source: int) -> TileStore:
         if source not in self.opened:
-            self.opened[source] = TileStore.open(self.samples.sources[source])
+            self.opened[source] = TileStore(self.samples.sources[source])
         return self.opened[source]

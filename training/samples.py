@@ -303,7 +303,7 @@ def _open_slides(stores: Path, rows: Iterable[ManifestRow], manifest: Path) -> l
         if not path.is_dir():
             log.warning("%s: left out, it has no store %s", row.slide_id, path)
             continue
-        store = TileStore.open(path)
+        store = TileStore(path)
         if len(store) == 0:
             log.warning("%s: left out, its store holds no tile", row.slide_id)
             continue

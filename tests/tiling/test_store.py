@@ -483,7 +483,3 @@ def test_what_is_no_store_is_refused(tmp_path: Path, make: Callable[[Path], Path
     with pytest.raises(StoreError, match="is not a finished tile store") as caught:
         TileStore(path)
     assert str(caught.value).startswith(f"{path}: ")
-
-
-def test_open_is_the_constructor(finished: Path) -> None:
-    assert TileStore.open(finished).content_hash == TileStore(str(finished)).content_hash
