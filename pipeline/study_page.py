@@ -128,7 +128,9 @@ def _models_section(report: StudyReport, infos: Mapping[str, ModelInfo]) -> Sect
     if whole := over_trainings(list(infos.values())):
         rows.insert(0, (f"mean of {len(infos)}", "test", *(whole.get(metric, "undefined") for metric in METRIC_NAMES)))
     curves = (
-        Picture(model.parent / "learning_curve.png", f"learning curve of {_run_of(model)}") for model in report.models
+        Picture(path, f"learning curve of {_run_of(model)}")
+        for model in report.models
+        if (path := model.parent / "learning_curve.png").exists()  # it is beside the model, and no part of it
     )
     spread = ", of the mean the standard deviation over trainings" if whole else ""
     return Section(

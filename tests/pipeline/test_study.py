@@ -430,10 +430,13 @@ def test_a_store_whose_metadata_are_broken_is_made_again(copied: StudyConfig) ->
     assert content_of(copied.out) == content
 
 
-def test_a_withdrawn_slide_leaves_the_page(copied: StudyConfig, cohort: Path, tmp_path: Path) -> None:
+def test_the_page_shows_what_is_there(copied: StudyConfig, cohort: Path, tmp_path: Path) -> None:
+    """Not a slide that was withdrawn, nor a picture that somebody removed."""
+    (copied.out / "training/learning_curve.png").unlink()
     kept = [row for row in absolute_rows(cohort) if row["slide_id"] != "synthetic-05"]
     run(copied.model_copy(update={"manifest": write_manifest(kept, tmp_path)}))
     assert "synthetic-05" not in (copied.out / "index.html").read_text()
+    check_page(copied.out / "index.html", "synthetic-04")
 
 
 def test_reports_that_will_be_written_anew_are_planned(copied: StudyConfig) -> None:
