@@ -109,7 +109,8 @@ input[type=range] { width: min(24rem, 100%); vertical-align: middle; }
 .tiles figure { position: relative; } .tiles b { position: absolute; left: 0; top: 0; padding: 0 .4em;
  background: #000; color: #fff; }
 .chart { max-width: 100%; height: auto; background: var(--soft); } .chart text { fill: var(--text); font-size: 13px; }
-.controls { display: flex; flex-wrap: wrap; gap: .2rem 1.5rem; } @media print { .controls { display: none; } }
+.controls { display: flex; flex-wrap: wrap; gap: .2rem 1.5rem; }
+.controls span:first-child { flex-basis: 100%; } @media print { .controls { display: none; } }
 """
 
 
