@@ -47,8 +47,8 @@ class Outside:
             return "No tile was analysed, so none can be unlike what the model has seen."
         return (
             f"{self.tiles / self.total:.1%} of the analysed tiles ({self.tiles:,} of {self.total:,}) lie outside what "
-            f"the model has seen: they are farther from its training tiles than {self.quantile:.0%} of its validation "
-            "tiles are."
+            f"the model has seen: they are farther from its training tiles than {100 * self.quantile:.6g}% of its "
+            "validation tiles are."
         )
 
     @property

@@ -7,20 +7,23 @@ and the tiles.
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 import shapely
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
 from inference.colours import HEATMAP
+from inference.contour import threshold_rings
 from inference.heatmap import assemble
 from inference.predict import Prediction
 from inference.probability_map import printable, probability_map
-from inference.regions import find_regions, rings_of
-from tiling.preview import nice_length
+from inference.regions import rings_of
+from tiling.preview import length_text, nice_length
 from tiling.versions import RESEARCH_USE
 
 _HEIGHT_IN = 7.0
@@ -35,8 +38,7 @@ def overlay_png(prediction: Prediction, truth: shapely.Geometry | None = None) -
     axes.imshow(prediction.thumbnail)
     heat = axes.imshow(heatmap_of(prediction), cmap=HEATMAP, vmin=0, vmax=1, alpha=_OPACITY, interpolation="nearest")
     if truth is not None and not truth.is_empty:
-        for ring in rings_of(truth):
-            _outline(axes, ring / prediction.thumbnail_px0 - 0.5, "white")
+        _outline(axes, rings_of(truth), prediction.thumbnail_px0, "white")
     return _finished(figure, axes, heat, prediction)
 
 
@@ -65,7 +67,7 @@ def _figure(prediction: Prediction) -> tuple[Figure, Axes]:
 def _finished(figure: Figure, axes: Axes, heat: AxesImage, prediction: Prediction) -> bytes:
     """The picture with all that explains it."""
     height, width = prediction.thumbnail.shape[:2]
-    _threshold_outline(axes, prediction)
+    _outline(axes, threshold_rings(prediction), prediction.thumbnail_px0, "black")
     bar = figure.colorbar(heat, ax=axes, shrink=0.8)
     if bar.solids is not None:
         bar.solids.set_alpha(1)
@@ -94,20 +96,12 @@ def heatmap_of(prediction: Prediction) -> NDArray[np.float32]:
     )
 
 
-def _threshold_outline(axes: Axes, prediction: Prediction) -> None:
-    """Outline what is at or above the threshold, pixel by pixel of the map."""
-    found, slide = probability_map(prediction), prediction.slide
-    size0 = (slide.width, slide.height)
-    above = find_regions(found.values, found.px0, slide.mpp, size0, threshold=prediction.threshold)
-    for ring in rings_of(shapely.MultiPolygon(above)):
-        _outline(axes, ring / prediction.thumbnail_px0 - 0.5, "black")
-
-
-def _outline(axes: Axes, ring: NDArray[np.float64], colour: str) -> None:
-    """A ring in pixels of the picture, in a colour that an edge of the other one sets off from any ground."""
-    other = "black" if colour == "white" else "white"
-    axes.plot(*ring.T, color=other, linewidth=2.4)
-    axes.plot(*ring.T, color=colour, linewidth=1.2)
+def _outline(axes: Axes, rings: Sequence[NDArray[np.float64]], px0: float, colour: str) -> None:
+    """Rings of level-0 pixels, in a colour that an edge of the other one sets off from any ground."""
+    drawn, joints = [ring / px0 - 0.5 for ring in rings], {"capstyle": "projecting", "joinstyle": "round"}
+    for shade, width in (("black" if colour == "white" else "white", 2.4), (colour, 1.2)):
+        # One collection of all: a line of its own for each ring takes half the time of the picture.
+        axes.add_collection(LineCollection(drawn, colors=shade, linewidths=width, zorder=2, **joints))
 
 
 def _frame(width: int, height: int) -> tuple[list[float], list[float]]:
@@ -123,9 +117,8 @@ def _title(prediction: Prediction) -> str:
 
 def _scale_bar(axes: Axes, width: int, height: int, mpp: float) -> None:
     length_um = nice_length(width * mpp / 4)
-    text = f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um:g} µm"
     x, y, bar = 0.03 * width, 0.965 * height, length_um / mpp
     axes.plot([x, x + bar], [y, y], color="white", linewidth=6, solid_capstyle="butt")
     axes.plot([x, x + bar], [y, y], color="black", linewidth=3, solid_capstyle="butt")
-    label = axes.text(x, y - 0.012 * height, text, fontsize=9, va="bottom")
+    label = axes.text(x, y - 0.012 * height, length_text(length_um), fontsize=9, va="bottom")
     label.set_bbox({"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1.5})

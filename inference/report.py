@@ -20,11 +20,13 @@ from numpy.typing import NDArray
 
 from inference.aggregate import SlideScores
 from inference.colours import HEATMAP
+from inference.contour import threshold_rings
 from inference.heatmap import assemble
 from inference.novelty import FLAG, RATIO, outside
 from inference.predict import Prediction, is_store
+from inference.probability_map import printable
 from tiling import Slide, TileStore
-from tiling.preview import nice_length
+from tiling.preview import length_text, nice_length
 from tiling.tile import read_tiles
 from tiling.versions import RESEARCH_USE
 
@@ -35,6 +37,9 @@ SHOWN = 8
 """Tiles shown of the most suspicious, and of the least."""
 _LONGEST_PX, _TILE_PX, _BINS = 1200, 160, 20
 _JPEG_QUALITY = 85
+_CLEAREST = 0.25
+"""Opacity of the heatmap's colour where the probability is 0. It rises to 1: an even one would hide what tissue looks
+like just where nothing was found, under a purple that is taken for haematoxylin."""
 
 _LEFT_OUT = {
     "no_tissue": "hold too little tissue",
@@ -42,12 +47,12 @@ _LEFT_OUT = {
     "filtered": "were left out by the filter of quality columns",
     "outside_roi": "lie outside the region of interest",
 }
+# noisy_or is in slide.json only: over many tiles it tends to 1 on any slide, and here it would look like a finding.
 _MEANINGS = {
     "mean": "mean probability of the analysed tiles",
     "top5_mean": "mean of the most suspicious 5% of the tiles: sees a small focus on a large slide",
     "fraction_above_threshold": "share of the tiles at or above the threshold",
     "percentile95": "95% of the tiles lie at or below it",
-    "noisy_or": "probability that any tile is positive, were tiles independent, which they are not",
     "area_above_mm2": "area at or above the threshold, mm²",
     "largest_region_mm2": "largest connected part of that area, mm²",
 }
@@ -56,11 +61,21 @@ _COLUMNS = {
     "spread": "standard deviation over models and orientations",
     RATIO: "distance to the training tiles: above 1 is outside what the model has seen",
     FLAG: "1 where that is above 1, else 0",
+    "focus": "sharpness, the variance of the Laplacian of the grey levels: low is blurred",
+    "white": "share of nearly white pixels: glass",
+    "black": "share of nearly black pixels",
+    "pen": "share of pixels of an ink's colour",
+    "saturation": "mean saturation of the colours: 0 is grey, 1 is pure colour",
+    "haematoxylin": "mean amount of the stain, as optical density: 0 is none",
+    "eosin": "mean amount of the stain, as optical density: 0 is none",
+    "dab": "mean amount of the stain, as optical density: 0 is none",
 }
 
 _SCRIPT = (
     'const s=document.getElementById("opacity"),h=document.getElementById("heat"),o=document.getElementById("shown");'
     's.addEventListener("input",()=>{h.style.opacity=s.value/100;o.textContent=s.value+"%"});'
+    'for(const b of document.querySelectorAll("[data-layer]"))b.addEventListener("change",()=>{'
+    'document.getElementById(b.dataset.layer).style.display=b.checked?"":"none"});'
 )
 _STYLE = """
 :root { color-scheme: light dark; --text: #1a1a1a; --ground: #fff; --line: #ccc; --soft: #f2f2f2; --warn: #fff4d6; }
@@ -77,7 +92,12 @@ thead th { overflow-wrap: normal; }
 figure { margin: 0; } figcaption { font-size: .9rem; }
 .stack { position: relative; line-height: 0; max-width: 100%; display: inline-block; background: #fff; }
 .stack img { width: 100%; } #slide { height: auto; }
-#heat { position: absolute; left: 0; top: 0; height: 100%; image-rendering: pixelated; }
+#heat, #lines { position: absolute; left: 0; top: 0; height: 100%; } #heat { image-rendering: pixelated; }
+#lines { width: 100%; pointer-events: none; font: bold 14px system-ui, sans-serif; text-anchor: middle; }
+#contour { fill: none; stroke-linejoin: round; } .outer { stroke: #fff; stroke-width: 4px; }
+.inner { stroke: #000; stroke-width: 2px; } #rings { vector-effect: non-scaling-stroke; }
+#places rect { fill: none; stroke: #000; stroke-dasharray: 3; }
+#places text { fill: #fff; stroke: #000; stroke-width: 4px; paint-order: stroke; dominant-baseline: central; }
 .bar { position: absolute; left: 2%; bottom: 2%; border-bottom: 4px solid #000; background: #fffc; color: #000;
  font-size: .85rem; line-height: 1.4; text-align: center; white-space: nowrap; }
 .legend { height: 1rem; position: relative; border: 1px solid var(--line); }
@@ -86,8 +106,11 @@ figure { margin: 0; } figcaption { font-size: .9rem; }
 input[type=range] { width: min(24rem, 100%); vertical-align: middle; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(7rem, 1fr)); gap: .8rem; }
 .tiles img { width: 100%; image-rendering: auto; border: 1px solid var(--line); }
-svg { max-width: 100%; height: auto; background: var(--soft); } svg text { fill: var(--text); font-size: 13px; }
-@media print { input { display: none; } }
+.tiles figure { position: relative; } .tiles b { position: absolute; left: 0; top: 0; padding: 0 .4em;
+ background: #000; color: #fff; }
+.chart { max-width: 100%; height: auto; background: var(--soft); } .chart text { fill: var(--text); font-size: 13px; }
+.controls { display: flex; flex-wrap: wrap; gap: .2rem 1.5rem; }
+.controls span:first-child { flex-basis: 100%; } @media print { .controls { display: none; } }
 """
 
 
@@ -139,7 +162,7 @@ def report_html(prediction: Prediction, scores: SlideScores, evidence: Evidence,
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     body = [
         _score_part(prediction, scores),
-        _map_part(prediction),
+        _map_part(prediction, evidence),
         _histogram_part(prediction),
         _tiles_part(prediction, evidence),
         _quality_part(prediction, evidence),
@@ -164,16 +187,18 @@ def in_words(prediction: Prediction, scores: SlideScores) -> str:
         return "No tile of this slide was analysed, so nothing can be said of it. This is not a negative result."
     values = prediction.probabilities[:, prediction.positive]
     called, total = int((values >= threshold).sum()), len(values)
-    sentences = [
+    known = outside(prediction.columns, prediction.ood_quantile)
+    sentences = ["What follows is what the model computed, not a finding."] if known and known.tiles == total else []
+    sentences += [
         f"The model calls {called:,} of {total:,} analysed tiles ({scores.fraction_above_threshold:.1%}) {name}: their "
-        f"probability reaches its threshold of {threshold:.3g}.",
+        f"probability reaches its threshold of {_plain(threshold)}.",
         f"The most suspicious 5% of the tiles have a mean probability of {scores.top5_mean:.2f}, all tiles one of "
         f"{scores.mean:.2f}.",
     ]
     if scores.area_above_mm2 is not None and scores.largest_region_mm2 is not None and called:
         sentences.append(
-            f"Together the called area is {scores.area_above_mm2:.3g} mm², its largest connected part "
-            f"{scores.largest_region_mm2:.3g} mm²."
+            f"Together the called area is {_number(scores.area_above_mm2)} mm², its largest connected part "
+            f"{_number(scores.largest_region_mm2)} mm²."
         )
     if not called:
         sentences.append(f"That does not show that the slide is free of {name}.")
@@ -181,39 +206,82 @@ def in_words(prediction: Prediction, scores: SlideScores) -> str:
 
 
 def _score_part(prediction: Prediction, scores: SlideScores) -> str:
-    rows = [
-        (label, f"{value:.4g}", _MEANINGS.get(label, ""))
-        for label, value in asdict(scores).items()
-        if isinstance(value, int | float)
-    ]
+    found = asdict(scores)
+    rows = [(label, _number(found[label]), words) for label, words in _MEANINGS.items() if found[label] is not None]
     table = _table("Scores of the slide", ("score", "value", "what it is"), rows) if rows else ""
     known = outside(prediction.columns, prediction.ood_quantile)
     warning = f'<p class="notice">{_text(known.warning)}</p>' if known and known.warning else ""
     return _section("Score", f"{warning}<p>{_text(in_words(prediction, scores))}</p>{table}")
 
 
-def _map_part(prediction: Prediction) -> str:
+def _map_part(prediction: Prediction, evidence: Evidence) -> str:
     picture, px0 = _overview(prediction)
     height, width = picture.shape[:2]
     name, share = _text(prediction.classes[prediction.positive]), prediction.threshold * 100
     mpp = prediction.slide.mpp * px0
     length_um = nice_length(width * mpp / 4)
-    length = f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um:g} µm"
-    colours = ", ".join(f"rgb({r},{g},{b})" for r, g, b in _colours(np.linspace(0, 1, 9))[:, :3].tolist())
+    stops = zip(_colours(np.linspace(0, 1, 9))[:, :3].tolist(), _alphas(np.linspace(0, 1, 9)).tolist(), strict=True)
+    colours = ", ".join(f"rgba({r},{g},{b},{alpha / 255:.3f})" for (r, g, b), alpha in stops)
     return _section(
         "Heatmap",
-        '<p><label for="opacity">Opacity of the heatmap over the slide (0% shows the slide alone)</label> '
-        '<input type="range" id="opacity" min="0" max="100" value="55"> <output id="shown" for="opacity">55%</output>'
-        f'</p>\n<figure style="max-width:{width}px"><div class="stack"><img id="slide" width="{width}" '
+        # The browser is told to forget: it would bring back a box's state, and not that of its layer.
+        '<p class="controls"><span><label for="opacity">Opacity of the heatmap over the slide (0% shows the slide '
+        'alone)</label> <input type="range" id="opacity" min="0" max="100" value="55" autocomplete="off"> '
+        '<output id="shown" for="opacity">55%</output></span>\n'
+        f"{_switch('contour', f'Outline of what the model calls {name}')}\n"
+        f"{_switch('places', 'Numbers of the tiles shown below')}</p>\n"
+        f'<figure style="max-width:{width}px"><div class="stack"><img id="slide" width="{width}" '
         f'height="{height}" alt="Overview of the slide" src="{_jpeg(picture)}">\n'
         f'<img id="heat" style="opacity:.55" alt="Heatmap of the probability of {name} over the slide" '
-        f'src="{_png(_heat(prediction, picture, px0))}">'
-        f'<span class="bar" style="width:{100 * length_um / (width * mpp):.4f}%">{length}</span></div>\n'
-        f'<div class="legend" style="background:linear-gradient(to right, {colours})">'
+        f'src="{_png(_heat(prediction, picture, px0))}">{_lines(prediction, evidence, width * px0, height * px0)}'
+        f'<span class="bar" style="width:{length_um / (width * mpp):.4%}">{length_text(length_um)}</span></div>\n'
+        f'<div class="legend" style="background:linear-gradient(to right, {colours}), #fff">'
         f'<i style="left:{share:.2f}%"></i></div><div class="ends"><span>0</span><span>1</span></div>'
-        f"<figcaption>Probability of {name}, from 0 to 1; the mark on the scale is the model's threshold, "
-        f"{prediction.threshold:.3g}. Where there is no colour nothing was analysed.</figcaption></figure>",
+        f"<figcaption>Probability of {name}, from 0 to 1: the lower it is, the more of the slide shows through. The "
+        f"mark on the scale is the model's threshold, {_plain(prediction.threshold)}; the black line with white edges "
+        "surrounds what reaches it. Where there is no colour nothing was analysed.</figcaption></figure>",
     )
+
+
+def _switch(layer: str, label: str) -> str:
+    """A box that shows and hides a layer of the map; the label is text of the page already."""
+    return (
+        f'<span><input type="checkbox" id="show-{layer}" data-layer="{layer}" checked autocomplete="off"> '
+        f'<label for="show-{layer}">{label}</label></span>'
+    )
+
+
+def _lines(prediction: Prediction, evidence: Evidence, width0: float, height0: float) -> str:
+    """What is drawn over the map, (width0, height0) level-0 pixels: the outline at the threshold, numbers of tiles.
+
+    The outline scales with the map. Numbers are placed in percent of it, so that they stay legible on a small screen.
+    """
+    side, places = prediction.grid.tile_px0, []
+    for number, (row, _) in enumerate((*evidence.most, *evidence.least), start=1):
+        x, y = int(prediction.x0[row]), int(prediction.y0[row])
+        places.append(
+            f'<rect x="{x / width0:.3%}" y="{y / height0:.3%}" width="{side / width0:.3%}" '
+            f'height="{side / height0:.3%}"/><text x="{(x + side / 2) / width0:.3%}" '
+            f'y="{(y + side / 2) / height0:.3%}">{number}</text>'
+        )
+    name = _text(prediction.classes[prediction.positive])
+    return (
+        f'<svg id="lines" role="img" aria-label="Outline of what the model calls {name}, and the numbers of the tiles '
+        f'shown below"><svg id="contour" viewBox="0 0 {width0:.3f} {height0:.3f}" width="100%" height="100%" '
+        f'preserveAspectRatio="none"><defs><path id="rings" d="{_path(threshold_rings(prediction))}"/></defs>'
+        '<use href="#rings" class="outer"/><use href="#rings" class="inner"/></svg>'
+        f'<g id="places">{"".join(places)}</g></svg>'
+    )
+
+
+def _path(rings: Iterable[NDArray[np.float64]]) -> str:
+    """Closed rings, each (n, 2), as an SVG path to the nearest unit: a corner, then steps from point to point."""
+    parts = []
+    for ring in rings:
+        points = np.rint(ring[:-1]).astype(int)
+        steps = " ".join(f"{dx},{dy}" for dx, dy in np.diff(points, axis=0).tolist())
+        parts.append(f"M{points[0, 0]},{points[0, 1]}l{steps}z")
+    return "".join(parts)
 
 
 def _histogram_part(prediction: Prediction) -> str:
@@ -240,8 +308,8 @@ def _histogram_svg(counts: NDArray[np.int64], prediction: Prediction) -> str:
         for t in (0, 0.25, 0.5, 0.75, 1)
     )
     return (
-        f'<svg viewBox="0 0 {width} {height}" width="{width}" role="img" aria-label="Histogram of the probability of '
-        f'{name}; the counts are in the table below">{bars}<line x1="{mark:.1f}" x2="{mark:.1f}" y1="8" '
+        f'<svg class="chart" viewBox="0 0 {width} {height}" width="{width}" role="img" aria-label="Histogram of the '
+        f'probability of {name}; the counts are in the table below">{bars}<line x1="{mark:.1f}" x2="{mark:.1f}" y1="8" '
         f'y2="{height - foot}" stroke="#d55e00" stroke-width="3"/>{ticks}'
         f'<text x="{left + step * len(counts) / 2:.1f}" y="{height - 6}" text-anchor="middle">probability of {name}; '
         f'line: threshold</text><text x="{left - 6}" y="26" text-anchor="end">{tallest:,}</text>'
@@ -257,22 +325,26 @@ def _counts_table(counts: NDArray[np.int64], edges: NDArray[np.float64]) -> str:
 
 def _tiles_part(prediction: Prediction, evidence: Evidence) -> str:
     parts = []
-    for title, shown in (("Most suspicious", evidence.most), ("Least suspicious", evidence.least)):
+    for title, shown, first in (
+        ("Most suspicious", evidence.most, 1),
+        ("Least suspicious", evidence.least, len(evidence.most) + 1),
+    ):
         if shown:
-            figures = "".join(_tile_figure(prediction, row, pixels) for row, pixels in shown)
+            figures = "".join(_tile_figure(prediction, *found, n) for n, found in enumerate(shown, first))
             parts.append(f'<h3>{title}</h3><div class="tiles">{figures}</div>')
     side_um = prediction.grid.tile_px0 * prediction.slide.mpp
-    text = f"<p>Each tile is {side_um:.4g} µm wide; x and y are its upper left corner, in pixels of the slide.</p>"
+    text = f"<p>Each tile is {_number(side_um)} µm wide. Its number stands on the map above; x and y are its upper "
+    text += "left corner, in pixels of the slide.</p>"
     return _section("Tiles", text + "".join(parts) if parts else "<p>There are none.</p>")
 
 
-def _tile_figure(prediction: Prediction, row: int, pixels: UInt8Array) -> str:
+def _tile_figure(prediction: Prediction, row: int, pixels: UInt8Array, number: int) -> str:
     p, x, y = prediction.probabilities[row, prediction.positive], prediction.x0[row], prediction.y0[row]
     flagged = FLAG in prediction.columns and prediction.columns[FLAG][row]
     unlike = "<br><strong>unlike the training tiles</strong>" if flagged else ""
     return (
-        f'<figure><img src="{_jpeg(_shrunk(pixels, _TILE_PX))}" alt="Tile at x {x}, y {y}, probability {p:.3f}">'
-        f"<figcaption>{p:.3f}<br>x {x}, y {y}{unlike}</figcaption></figure>"
+        f'<figure><b>{number}</b><img src="{_jpeg(_shrunk(pixels, _TILE_PX))}" alt="Tile at x {x}, y {y}, probability '
+        f'{p:.3f}"><figcaption>{p:.3f}<br>x {x}, y {y}{unlike}</figcaption></figure>'
     )
 
 
@@ -282,16 +354,18 @@ def _quality_part(prediction: Prediction, evidence: Evidence) -> str:
         parts = ["<p>Whether the tiles are like those the model was trained on was not measured.</p>"]
     else:
         meaning = " Its probabilities mean little there." if known.tiles else ""
-        parts = [f"<p>{_text(known.finding + meaning)}</p>", _unlike_picture(prediction) if known.tiles else ""]
+        parts = [f"<p>{_text(known.finding + meaning)}</p>"]
+        if 0 < known.tiles < known.total:  # where all are, the picture of what was analysed is the same
+            parts.append(_unlike_picture(prediction))
     rows = [
-        (name, *(f"{q:.4g}" for q in np.nanquantile(values.astype(np.float64), (0, 0.5, 1))), _COLUMNS.get(name, ""))
+        (name, *map(_number, np.nanquantile(values.astype(np.float64), (0, 0.5, 1)).tolist()), _COLUMNS.get(name, ""))
         for name, values in {**prediction.columns, **evidence.quality}.items()
         if np.isfinite(values).any()
     ]
     if rows:
         parts.append(_table("Columns of the tiles", ("column", "least", "median", "most", "what it is"), rows))
     if not evidence.quality:
-        parts.append("<p>Focus, pen marks and the like are shown of tiles from a store.</p>")
+        parts.append("<p>Focus, pen marks and the like were not measured: a store has them, if its tiles were decoded.")
     return _section("Quality, and what the model knows", "".join(parts))
 
 
@@ -348,6 +422,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, st
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, list | tuple):
+            yield from _flat({str(n): item for n, item in enumerate(value, start=1)}, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", str(value)
 
@@ -362,6 +438,7 @@ def _heat(prediction: Prediction, picture: UInt8Array, px0: float) -> UInt8Array
     """The heatmap over the picture, RGBA; transparent where nothing was analysed."""
     values = _assembled(prediction, picture.shape[:2], px0)
     colours = _colours(np.nan_to_num(values))
+    colours[..., 3] = _alphas(np.nan_to_num(values))
     colours[~np.isfinite(values)] = 0
     return colours
 
@@ -375,6 +452,11 @@ def _assembled(prediction: Prediction, shape: Sequence[int], px0: float, values:
 
 def _colours(values: NDArray[np.floating[Any]]) -> UInt8Array:
     return np.asarray(matplotlib.colormaps[HEATMAP](values.clip(0, 1), bytes=True), np.uint8)
+
+
+def _alphas(values: NDArray[np.floating[Any]]) -> UInt8Array:
+    """Opacities of the heatmap's colours."""
+    return np.rint(255 * (_CLEAREST + (1 - _CLEAREST) * values.clip(0, 1))).astype(np.uint8)
 
 
 def _shrunk(picture: UInt8Array, longest: int) -> UInt8Array:
@@ -418,4 +500,16 @@ def _table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]], 
 
 def _text(value: object) -> str:
     """Anything as text of the page, in an attribute too; what steers a text's direction or a terminal is replaced."""
-    return escape("".join(letter if letter.isprintable() else "\ufffd" for letter in str(value)))
+    return escape(printable(str(value)))
+
+
+def _number(value: float) -> str:
+    """A number for people: four digits, thousands set apart, and no powers of ten."""
+    if 0 < value < 0.001:
+        return "< 0.001"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _plain(value: float) -> str:
+    """A threshold in three digits, however small it is, without powers of ten."""
+    return np.format_float_positional(value, precision=3, unique=False, fractional=False, trim="-")

@@ -19,13 +19,13 @@ _GRID = np.linspace(0, 1, 101)
 _LEAST_RATE = 0.125
 
 
-def slide_picture(evaluation: SlideEvaluation, slides: Judged, hits: Sequence[Hits]) -> bytes:
-    """The PNG's bytes; equal data give equal bytes. Without `hits` there is no FROC panel."""
+def slide_picture(evaluation: SlideEvaluation, slides: Judged, hits: Sequence[Hits], *, seed: int = 0) -> bytes:
+    """The PNG's bytes; equal data give equal bytes. Without `hits` there is no FROC panel; `seed` draws the cases."""
     # Fixed places: to find a layout takes longer than all the drawing.
     figure = Figure(figsize=(10.8 if hits else 5.6, 5.0), dpi=110)
     places = {"left": 0.07 if hits else 0.13, "right": 0.98, "bottom": 0.15, "top": 0.92, "wspace": 0.18}
     panels = figure.subplots(1, 2 if hits else 1, squeeze=False, gridspec_kw=places)[0]
-    _draw_roc(panels[0], evaluation, slides)
+    _draw_roc(panels[0], evaluation, slides, seed)
     if hits:
         _draw_froc(panels[1], evaluation, hits)
     figure.text(0.5, 0.015, RESEARCH_USE, ha="center", va="bottom", fontsize=8, color="0.35")
@@ -34,11 +34,11 @@ def slide_picture(evaluation: SlideEvaluation, slides: Judged, hits: Sequence[Hi
     return out.getvalue()
 
 
-def _draw_roc(axes: Axes, evaluation: SlideEvaluation, slides: Judged) -> None:
+def _draw_roc(axes: Axes, evaluation: SlideEvaluation, slides: Judged, seed: int) -> None:
     values, positive = slides.scores[evaluation.score], slides.positive
     if len(np.unique(slides.case_id)) > 1 and evaluation.resamples:
         low, high = bootstrap_band(
-            lambda w: roc_at(values, positive, _GRID, w), slides.case_id, resamples=evaluation.resamples
+            lambda w: roc_at(values, positive, _GRID, w), slides.case_id, resamples=evaluation.resamples, seed=seed
         )
         axes.fill_between(_GRID, low, high, color=BLUE, alpha=0.18, linewidth=0, label="95% interval over cases")
     axes.plot(*roc_curve(values, positive), color=BLUE, label=f"score {evaluation.score}")

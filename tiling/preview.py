@@ -48,7 +48,7 @@ def _scale_bar(picture: UInt8Array, mpp: float) -> None:
     """Draw a bar of a round length, about a fifth of the width, into the lower left corner."""
     length_um = nice_length(picture.shape[1] * mpp / 5)
     height, width_px = picture.shape[0], max(1, round(length_um / mpp))
-    text = f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um:g} um"
+    text = length_text(length_um).replace("µ", "u")  # OpenCV's letters have no µ
     cv2.rectangle(picture, (14, height - 22), (14 + width_px, height - 16), (0, 0, 0), -1)
     cv2.putText(picture, text, (14, height - 30), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (0, 0, 0), 1, cv2.LINE_AA)
 
@@ -57,3 +57,8 @@ def nice_length(about: float) -> float:
     """The largest of 1, 2, 5 times a power of ten that is not longer than `about`."""
     power = 10.0 ** np.floor(np.log10(about))
     return float(max(m * power for m in (1, 2, 5) if m * power <= about * (1 + 1e-9)))
+
+
+def length_text(um: float) -> str:
+    """A length of so many micrometres, for a scale bar: "200 µm", from 1000 on "2 mm"."""
+    return f"{um / 1000:g} mm" if um >= 1000 else f"{um:g} µm"

@@ -296,6 +296,14 @@ def test_warnings_begin_where_they_should(tiles: int, total: int, warned: str | 
     assert found.share == (tiles / total if total else None)
 
 
+@pytest.mark.parametrize(
+    ("quantile", "said"), [(0.9, "90%"), (0.99, "99%"), (0.995, "99.5%"), (0.9999, "99.99%"), (0.57, "57%")]
+)
+def test_a_quantile_is_said_with_all_its_digits(quantile: float, said: str) -> None:
+    """Rounded to whole percents .995 would be all of the validation tiles."""
+    assert f"farther from its training tiles than {said} of its validation tiles" in Outside(1, 3, quantile).finding
+
+
 def test_the_border_is_not_outside() -> None:
     columns = ood_columns(np.array([0.999, 1.0, np.nextafter(np.float32(1), np.float32(2))], np.float32))
     assert columns["ood"].tolist() == [0, 0, 1]

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import shapely
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from PIL import Image
 
+from inference import overlay
 from inference.colours import HEATMAP
 from inference.overlay import heatmap_of, heatmap_png, overlay_png
 from inference.predict import Prediction
@@ -82,6 +84,24 @@ def test_the_truth_is_outlined(make_prediction: MakePrediction, truth: shapely.G
     prediction = make_prediction(FULL, [0.5] * len(FULL))
     white = np.full(3, 255.0)
     assert share_of(pixels_of(prediction, truth), white) > share_of(pixels_of(prediction), white)
+
+
+def test_many_rings_drawn_at_once_look_as_each_drawn_by_itself(
+    make_prediction: MakePrediction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oracle draws two lines a ring. No two rings touch: there the one drawn later would cut the other's line."""
+    values = [0.9 if place in {(0, 0), (128, 128)} else 0.6 for place in FULL]
+    prediction = make_prediction(FULL, values, threshold=0.75)
+    truth = shapely.box(70, 70, 120, 120) - shapely.box(90, 90, 100, 100)
+    at_once = overlay_png(prediction, truth)
+
+    def one_by_one(axes: Axes, rings: list[NDArray[np.float64]], px0: float, colour: str) -> None:
+        for ring in rings:
+            axes.plot(*(ring / px0 - 0.5).T, color="black" if colour == "white" else "white", linewidth=2.4)
+            axes.plot(*(ring / px0 - 0.5).T, color=colour, linewidth=1.2)
+
+    monkeypatch.setattr(overlay, "_outline", one_by_one)
+    assert at_once == overlay_png(prediction, truth)
 
 
 def test_an_empty_truth_outlines_nothing(make_prediction: MakePrediction) -> None:

@@ -8,21 +8,24 @@ import io
 import json
 import re
 from collections.abc import Callable
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import shapely
 from PIL import Image
 
 from inference.aggregate import SlideScores, areas_mm2, slide_scores
 from inference.novelty import ood_columns
 from inference.predict import PredictConfig, Prediction, predict_slide
-from inference.report import Evidence, extremes, gather_evidence, in_words, report_html
+from inference.report import Evidence, _number, _path, _plain, extremes, gather_evidence, in_words, report_html
 from inference.result import make_heatmap
 from tests.inference.conftest import MakePrediction
 from tiling import TileStore, TilingConfig, tile_slide
+from tiling.quality import METRICS
 from tiling.store import SlideFacts
 from training import TileModel, load_model
 
@@ -85,7 +88,7 @@ def test_it_opens_without_a_network_and_runs_only_its_own_lines(prediction: Pred
     assert all(image["src"].startswith("data:image/") for image in page.named("img"))
     assert not re.search(r"url\(|@import", text)
     (script,) = re.findall(r"<script>(.*?)</script>", text, re.S)
-    assert len(script) < 400
+    assert len(script) < 450
     policy = next(a["content"] for a in page.named("meta") if a.get("http-equiv") == "Content-Security-Policy")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert policy.startswith("default-src 'none';")
@@ -157,12 +160,63 @@ def test_the_heatmap_lies_on_its_tiles(prediction: Prediction) -> None:
     expected = np.zeros((96, 128), np.bool_)
     for x, y in PLACES:
         expected[y // 2 : y // 2 + 32, x // 2 : x // 2 + 32] = True
-    assert np.array_equal(heat[..., 3] == 255, expected)
+    assert np.array_equal(heat[..., 3] > 0, expected)
     assert not heat[~expected].any()
+    opacity = [heat[y // 2 + 3, x // 2 + 3, 3] / 255 for x, y in PLACES]
+    assert opacity == pytest.approx([0.25 + 0.75 * p for p in (0.9, 0.2, 0.6, 0.1)], abs=0.5 / 255)
     red = [int(heat[y // 2 + 3, x // 2 + 3, 0]) for x, y in PLACES]
     green = [int(heat[y // 2 + 3, x // 2 + 3, 1]) for x, y in PLACES]
     assert np.argsort(green).tolist() == [3, 1, 2, 0]
     assert red[0] > 150
+
+
+def test_the_legend_is_drawn_as_the_heatmap_is(make_prediction: MakePrediction) -> None:
+    """Its ends are the colours of a tile of probability 0 and of one of 1."""
+    text = page_of(make_prediction(PLACES[:2], [0.0, 1.0]))
+    (heat,) = pictures(text, "png")
+    stops = re.findall(r"rgba\((\d+),(\d+),(\d+),([\d.]+)\)", text)
+    ends = [[*map(int, stop[:3]), round(255 * float(stop[3]))] for stop in (stops[0], stops[-1])]
+    assert ends == [heat[3, 3].tolist(), heat[3, 35].tolist()]
+
+
+def outlined(text: str) -> shapely.Geometry:
+    """What the path of the outline surrounds; its rings are read as SVG has it, each step from the point before."""
+    (path,) = re.findall(r'<path id="rings" d="([^"]*)"', text)
+    rings = []
+    for x, y, steps in re.findall(r"M(-?\d+),(-?\d+)l([-\d, ]+)z", path):
+        moves = [[int(x), int(y)], *([int(n) for n in step.split(",")] for step in steps.split())]
+        rings.append(shapely.Polygon(np.cumsum(moves, axis=0)))
+    return shapely.union_all(rings)
+
+
+def test_what_reaches_the_threshold_is_outlined(prediction: Prediction) -> None:
+    """The tiles of 0.9 and 0.6, in level-0 pixels of the slide of 256 x 192."""
+    text = page_of(prediction)
+    assert outlined(text).equals(shapely.union_all([shapely.box(0, 0, 64, 64), shapely.box(128, 64, 192, 128)]))
+    box = next(attributes for attributes in Page(text).named("svg") if attributes["id"] == "contour")["viewbox"]
+    assert [float(number) for number in box.split()] == [0, 0, 256, 192]
+
+
+def test_without_a_tile_called_nothing_is_outlined(make_prediction: MakePrediction) -> None:
+    assert outlined(page_of(make_prediction(PLACES, [0.1] * 4))).is_empty
+    assert outlined(page_of(make_prediction([], []))).is_empty
+
+
+def test_a_path_does_not_drift() -> None:
+    """Steps of a third of a unit: each corner is rounded by itself, not each step."""
+    ring = np.array([[0, 0], [10 / 3, 0], [20 / 3, 0], [10, 0], [10, 10.4], [0, 10.4], [0, 0]])
+    assert _path([ring, ring[:-1][::-1]]) == "M0,0l3,0 4,0 3,0 0,10 -10,0zM0,10l10,0 0,-10 -3,0 -4,0z"
+
+
+def test_each_tile_shown_has_its_number_on_the_map(prediction: Prediction) -> None:
+    text = page_of(prediction, most=((0, tile(9)), (2, tile(9))), least=((3, tile(90)),))
+    marks = re.findall(r'<text x="([\d.]+)%" y="([\d.]+)%">(\d+)</text>', text)
+    centres = {number: (float(x) * 2.56, float(y) * 1.92) for x, y, number in marks}
+    gallery = re.findall(r"<figure><b>(\d+)</b>.*?<figcaption>(0\.\d+)<br>x (\d+), y (\d+)", text)
+    assert [(number, p) for number, p, _, _ in gallery] == [("1", "0.900"), ("2", "0.600"), ("3", "0.100")]
+    for number, _, x, y in gallery:
+        assert centres.pop(number) == pytest.approx((int(x) + 32, int(y) + 32), abs=0.01)
+    assert not centres
 
 
 def test_what_was_not_analysed_is_grey(prediction: Prediction) -> None:
@@ -184,6 +238,62 @@ def test_no_tile_called_is_no_proof(make_prediction: MakePrediction) -> None:
     quiet = make_prediction(PLACES, [0.1, 0.2, 0.3, 0.4])
     assert "calls 0 of 4" in in_words(quiet, scores_of(quiet))
     assert "does not show that the slide is free of tumour" in in_words(quiet, scores_of(quiet))
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (0.0, "0"), (7.133e-10, "< 0.001"), (9.523e-05, "< 0.001"), (0.001, "0.001"), (0.10607, "0.1061"), (1.0, "1"),
+        (137.94, "137.9"), (1234.5, "1,234"), (4_182_000.0, "4,182,000"),
+    ],
+)  # fmt: skip
+def test_numbers_are_for_people(value: float, said: str) -> None:
+    assert _number(value) == said
+
+
+@pytest.mark.parametrize(("threshold", "said"), [(0.5, "0.5"), (0.0755087, "0.0755"), (4.2e-7, "0.00000042"), (1, "1")])
+def test_a_threshold_keeps_its_digits(threshold: float, said: str) -> None:
+    assert _plain(threshold) == said
+
+
+def test_nothing_is_said_in_powers_of_ten(make_prediction: MakePrediction) -> None:
+    columns = {"entropy": np.array([7e-10, 9e-5, 0.6, 0.1], np.float32), "focus": np.full(4, 4.1e7, np.float32)}
+    usual = make_prediction(PLACES, [1e-9, 2e-7, 1e-6, 1e-5], threshold=1e-7, columns=columns)
+    facts = SlideFacts.model_validate(usual.slide.model_dump() | {"mpp": 500.0})
+    large = make_prediction(
+        PLACES, [1e-9, 2e-7, 1e-6, 1e-5], threshold=1e-7, columns=columns, slide=facts,
+        grid=usual.grid.model_copy(update={"slide_mpp": 500.0}),
+    )  # fmt: skip
+    for shown in (usual, large):
+        assert not re.search(r"\de[-+]\d", Page(page_of(shown)).text)
+    assert "area is 3,072 mm²" in in_words(large, scores_of(large)), "three tiles of 64 px of 0.5 mm"
+
+
+def test_each_score_and_each_column_has_its_words(prediction: Prediction) -> None:
+    """But noisy_or, which is 1 on any slide of many tiles."""
+    quality = {name: np.linspace(0, 1, 4).astype(np.float32) for name in METRICS}
+    text = page_of(prediction, quality=quality)
+    rows = [re.findall(r"<t[hd][^>]*>([^<]*)", row) for row in re.findall(r'<tr>(<th scope="row">.*?)</tr>', text)]
+    words = {name: said for name, *_, said in rows}
+    for name in set(METRICS) | set(asdict(scores_of(prediction))) - {"noisy_or"}:
+        assert re.search("[a-z]{4}", words[name]), name
+    assert "noisy_or" not in text
+
+
+def test_what_was_not_measured_is_said(prediction: Prediction) -> None:
+    """Of a slide, and of a store whose tiles were copied undecoded."""
+    assert "pen marks and the like were not measured" in page_of(prediction)
+    assert "not measured: a store" not in page_of(prediction, quality={"focus": np.ones(4, np.float32)})
+
+
+def test_the_models_of_an_ensemble_have_rows_of_their_own(make_prediction: MakePrediction) -> None:
+    models = [{"model_sha256": "ab", "hashes": {"data": "x"}}, {"model_sha256": "cd"}]
+    text = page_of(make_prediction(PLACES, [0.5] * 4, provenance={"models": models, "seeds": [3, 4]}))
+    rows = dict(re.findall(r'<th scope="row">([^<]*)</th><td>([^<]*)</td></tr>', text))
+    assert {name: value for name, value in rows.items() if name.startswith(("models", "seeds"))} == {
+        "models.1.model_sha256": "ab", "models.1.hashes.data": "x", "models.2.model_sha256": "cd",
+        "seeds.1": "3", "seeds.2": "4",
+    }  # fmt: skip
 
 
 def test_columns_out_of_distribution_only_where_there_are_some(make_prediction: MakePrediction) -> None:
@@ -230,6 +340,10 @@ def test_a_slide_much_of_which_is_unlike_is_warned_of_before_its_scores(
     columns = ood_columns(np.array(ratios, np.float32))
     page = Page(page_of(make_prediction(places, [0.9] * len(ratios), columns=columns, ood_quantile=0.99)))
     assert len([p for p in page.named("p") if p.get("class") == "notice"]) == (1 if said is None else 2)
+    whole = said is not None and "whole slide" in said
+    assert ("What follows is what the model computed, not a finding. The model calls" in page.text) is whole
+    shown = len(page.named("img")) - 2  # beside slide and heatmap: what was analysed, and what of it is unlike
+    assert shown == (2 if said and not whole else 1), "of a wholly unlike slide both pictures would be the same"
     if said is not None:
         assert page.text.index(said) < page.text.index("The model calls")
     if not ratios:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,6 +82,42 @@ def test_the_heatmap_lies_on_the_slide_in_any_window(opened: Page, width: int) -
     assert (heat["x"], heat["y"]) == pytest.approx((slide["x"], slide["y"]), abs=0.5)
     assert (heat["width"], heat["height"]) == pytest.approx((slide["width"], slide["height"]), abs=0.5)
     assert opened.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize(
+    ("label", "layer"), [("Outline of what the model calls tumour", "contour"), ("Numbers of the tiles", "places")]
+)
+def test_a_layer_is_hidden_and_shown_by_the_keyboard(opened: Page, label: str, layer: str) -> None:
+    box, drawn = opened.get_by_role("checkbox", name=label), opened.locator(f"#{layer}")
+    box.focus()
+    seen = []
+    for shown in (True, False, True):
+        assert (box.is_checked(), drawn.is_visible()) == (shown, shown)
+        seen.append(pixels(opened.locator(".stack").screenshot()))
+        opened.keyboard.press("Space")
+    with_it, without, again = seen
+    changed, left = ((np.abs(with_it - other).max(-1) > 60).mean() for other in (without, again))
+    assert 0.0005 < changed < 0.5
+    assert left == 0
+
+
+@pytest.mark.parametrize("width", [900, 380])
+def test_lines_lie_on_their_tiles_in_any_window(opened: Page, width: int) -> None:
+    """Numbers at the middles of their tiles, which are 32 px of a slide of 512, and as large as in any window."""
+    opened.set_viewport_size({"width": width, "height": 1200})
+    slide, caption = opened.locator("#slide").bounding_box(), opened.locator(".tiles figcaption").first.inner_text()
+    number, outline = opened.locator("#places text").first, opened.locator("#contour .inner").bounding_box()
+    mark = number.bounding_box()
+    assert slide is not None
+    assert mark is not None
+    assert outline is not None
+    x, y = (int(found) + 16 for found in re.findall(r"[xy] (\d+)", caption))
+    scale = slide["width"] / 512
+    middle = (mark["x"] + mark["width"] / 2 - slide["x"], mark["y"] + mark["height"] / 2 - slide["y"])
+    assert middle == pytest.approx((x * scale, y * scale), abs=2)
+    assert number.evaluate("e => getComputedStyle(e).fontSize") == "14px"
+    lines = [(outline["x"] - slide["x"]) / scale, (outline["x"] - slide["x"] + outline["width"]) / scale]
+    assert all(min(line % 32, -line % 32) * scale < 3 for line in lines), "along the edges of tiles"
 
 
 def test_what_is_not_analysed_shows_the_slide_alone(opened: Page) -> None:

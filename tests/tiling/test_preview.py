@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pipeline.synthetic import write_pyramid
 from tiling import TileStore, TilingConfig, tile_slide
 from tiling.errors import OutputError
-from tiling.preview import _OUTLINE, _TILES, draw_preview, nice_length, write_preview
+from tiling.preview import _OUTLINE, _TILES, draw_preview, length_text, nice_length, write_preview
 
 
 def count(picture: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], colour: tuple[int, int, int]) -> int:
@@ -69,6 +69,13 @@ def test_the_scale_bar_has_its_length(small_slide: Path, tmp_path: Path) -> None
 )
 def test_nice_length(about: float, nice: float) -> None:
     assert nice_length(about) == pytest.approx(nice)
+
+
+@pytest.mark.parametrize(
+    ("um", "text"), [(0.5, "0.5 µm"), (200, "200 µm"), (999, "999 µm"), (1000, "1 mm"), (20_000, "20 mm")]
+)
+def test_a_length_is_said_in_its_unit(um: float, text: str) -> None:
+    assert length_text(um) == text
 
 
 @given(about=st.floats(1e-6, 1e9))
