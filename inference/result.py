@@ -22,7 +22,7 @@ from inference.report import gather_evidence, report_html
 from inference.tables import write_tables
 from tiling import Slide, TileStore
 from tiling.errors import OutputError
-from tiling.files import canonical_json, claimed, folder_faults, new_folder, sha256_json
+from tiling.files import canonical_json, claimed, folder_faults, new_folder, require_own, sha256_json
 from tiling.manifest import require_slide_id
 from tiling.slide import slide_name
 from tiling.versions import RESEARCH_USE, software_versions
@@ -69,7 +69,8 @@ def make_heatmap(
     The folder holds the tiles' probabilities (Parquet and CSV), the overlay picture, QuPath tile objects, a report
     to be read (HTML), and `slide.json` with scores, how much lies outside what the model has seen, and provenance.
     `truth` (level-0 pixels) is outlined in the picture; `outputs` names further formats. Raises as `predict_slide`,
-    ConfigError for an id that cannot name a folder, and OutputError for a result made otherwise, unless `overwrite`.
+    ConfigError for an id that cannot name a folder, and OutputError for a result made otherwise, unless `overwrite`,
+    and for a folder that holds something else.
     """
     path = Path(source)
     identity, slide_id = _identity(path, slide_id, slide_mpp)
@@ -81,6 +82,7 @@ def make_heatmap(
             report = standing_result(folder, key)
             if report:
                 return report
+            require_own(folder, SUMMARY, "a heatmap")
             if not overwrite:
                 what = "holds another result, or a damaged one"
                 raise OutputError(folder, what, "choose another --out, or pass --overwrite")

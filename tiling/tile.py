@@ -17,13 +17,22 @@ from tiling.annotations import annotation_fractions, annotation_hash, annotation
 from tiling.codec import TileCodec
 from tiling.config import TilingConfig
 from tiling.errors import ConfigError, SlideError, StoreError
-from tiling.files import claimed, new_folder, sha256_json
+from tiling.files import claimed, new_folder, require_own, sha256_json
 from tiling.grid import Grid, box_mean, fit_grid
 from tiling.manifest import require_slide_id
 from tiling.preview import write_preview
 from tiling.quality import Measure, measurer, no_quality
 from tiling.slide import Slide, slide_name
-from tiling.store import Columns, SlideFacts, StoreAttributes, TileStore, verify_store, write_columns, write_tiles
+from tiling.store import (
+    MARK,
+    Columns,
+    SlideFacts,
+    StoreAttributes,
+    TileStore,
+    verify_store,
+    write_columns,
+    write_tiles,
+)
 from tiling.tissue import sized, tissue_mask
 from tiling.versions import software_versions
 
@@ -88,7 +97,8 @@ def tile_slide(
     `slide_mpp` (micrometres per level-0 pixel) overrides the file's own scale; `annotation` is a QuPath GeoJSON, ASAP
     XML or a label image; `tissue_file`, one of these too, is the mask for the tissue method `mask`. The store appears
     whole or not at all, and is the same bytes for the same slide and settings. Raises SlideError, ConfigError,
-    InputError (annotation, mask), OutputError, or StoreError for a store made otherwise, unless `overwrite`.
+    InputError (annotation, mask), OutputError, also for a folder of that name that holds something else, or StoreError
+    for a store made otherwise, unless `overwrite`.
     """
     slide_id = require_slide_id(slide_id or slide_name(Path(slide_path)), slide_path)
     store_path = Path(out_dir) / f"{slide_id}{_STORE_SUFFIX}"
@@ -344,6 +354,7 @@ def _standing(path: Path, facts: SlideFacts, inputs: dict[str, object], overwrit
     except StoreError as error:
         if not overwrite:
             raise
+        require_own(path, MARK, "a tile store")
         log.warning("%s: it is replaced", error)
         return None
     log.info("%s: complete already", path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -205,10 +206,30 @@ def test_an_intact_folder_of_something_else_is_refused(
     """Such as a model that happens to have the slide's name."""
     model_folder.rename(tmp_path / "disc")
     try:
-        with pytest.raises(OutputError, match="holds another result"):
-            make_heatmap(slide, model, tmp_path)
+        before = contents(tmp_path)
+        for overwrite in (False, True):
+            with pytest.raises(OutputError, match=r"disc: holds something else than a heatmap; choose another --out$"):
+                make_heatmap(slide, model, tmp_path, overwrite=overwrite)
+        assert contents(tmp_path) == before
     finally:
         (tmp_path / "disc").rename(model_folder)
+
+
+def test_a_slide_in_a_folder_of_its_name_is_never_overwritten(slide: Path, model: TileModel, tmp_path: Path) -> None:
+    """As archives lay their slides: data/<id>/<id>.svs, with --out data."""
+    own = tmp_path / "disc" / "disc.tif"
+    own.parent.mkdir()
+    shutil.copyfile(slide, own)
+    with pytest.raises(OutputError, match="holds something else than a heatmap"):
+        make_heatmap(own, model, tmp_path, overwrite=True)
+    assert contents(tmp_path) == {"disc/disc.tif": slide.read_bytes()}
+
+
+def test_an_empty_folder_of_its_name_is_filled_when_told(slide: Path, model: TileModel, out: Path) -> None:
+    (out / "disc").mkdir(parents=True)
+    with pytest.raises(OutputError, match="holds another result"):
+        make_heatmap(slide, model, out)
+    assert not make_heatmap(slide, model, out, overwrite=True).reused
 
 
 # -------------------------------------------------------------------------------------------------------- faults

@@ -215,6 +215,20 @@ def test_a_damaged_store_is_not_reused(small_slide: Path, tmp_path: Path) -> Non
     assert verify_store(store) == []
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", ["zarr.json", "scan.svs"])
+def test_a_folder_of_something_else_is_never_overwritten(
+    small_slide: Path, tmp_path: Path, name: str, overwrite: bool
+) -> None:
+    """Such as an OME-Zarr image of the slide, in the folder where its store is to go."""
+    (tmp_path / "small.zarr").mkdir()
+    (tmp_path / "small.zarr" / name).write_text('{"zarr_format": 3, "node_type": "group"}')
+    said = "holds something else than a tile store" if overwrite else "is not a finished tile store"
+    with pytest.raises((OutputError, StoreError), match=said):
+        tile_slide(small_slide, tmp_path, FAST, overwrite=overwrite)
+    assert [path.name for path in tmp_path.rglob("*")] == ["small.zarr", name]
+
+
 def test_progress_counts_the_tiles(small_slide: Path, tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
     report = tile_slide(small_slide, tmp_path, FAST, progress=lambda done, total: calls.append((done, total)))
