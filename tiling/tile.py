@@ -250,11 +250,11 @@ def _good_tiles(
         yield index, tile
 
 
-def slide_facts(slide: Slide, slide_id: str) -> SlideFacts:
-    """The allow-listed facts of a slide, its hash among them."""
+def slide_facts(slide: Slide, slide_id: str, sha256: str | None = None) -> SlideFacts:
+    """The allow-listed facts of a slide, its hash among them, which is computed unless it is known."""
     return SlideFacts(
         slide_id=slide_id,
-        sha256=slide.sha256(),
+        sha256=sha256 or slide.sha256(),
         width=slide.width,
         height=slide.height,
         mpp=slide.mpp,
