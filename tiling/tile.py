@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tiling.annotations import annotation_fractions, annotation_hash, annotation_mask
 from tiling.codec import TileCodec
 from tiling.config import TilingConfig
-from tiling.errors import ConfigError, SlideError, StoreError
+from tiling.errors import ConfigError, OutputError, SlideError, StoreError
 from tiling.files import claimed, new_folder, require_own, sha256_json
 from tiling.grid import Grid, box_mean, fit_grid
 from tiling.manifest import require_slide_id
@@ -103,6 +103,8 @@ def tile_slide(
     slide_id = require_slide_id(slide_id or slide_name(Path(slide_path)), slide_path)
     store_path = Path(out_dir) / f"{slide_id}{_STORE_SUFFIX}"
     preview_path = store_path.with_suffix(".png")
+    if preview_path.resolve() in {path.resolve() for path in (annotation, tissue_file) if path is not None}:
+        raise OutputError(preview_path, "is read for the store, whose preview would replace it", "choose another --out")
     with Slide(slide_path, mpp=slide_mpp) as slide, claimed(store_path):
         facts = slide_facts(slide, slide_id)
         inputs = tiling_inputs(config, slide_mpp, annotation, tissue_file)

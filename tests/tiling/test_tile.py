@@ -229,6 +229,16 @@ def test_a_folder_of_something_else_is_never_overwritten(
     assert [path.name for path in tmp_path.rglob("*")] == ["small.zarr", name]
 
 
+@pytest.mark.parametrize("what", ["annotation", "tissue_file"])
+def test_a_label_image_in_the_previews_place_is_kept(small_slide: Path, tmp_path: Path, what: str) -> None:
+    """As archives lay them: <id>.svs and <id>.png, with --out there."""
+    label = tmp_path / "small.png"
+    label.write_bytes(b"drawn for days")
+    with pytest.raises(OutputError, match=r"small\.png: is read for the store, .*; choose another --out"):
+        tile_slide(small_slide, tmp_path, FAST, **{what: label})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"small.png": b"drawn for days"}
+
+
 def test_progress_counts_the_tiles(small_slide: Path, tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
     report = tile_slide(small_slide, tmp_path, FAST, progress=lambda done, total: calls.append((done, total)))
