@@ -54,7 +54,7 @@ class PredictConfig(BaseModel):
     overlap: float = Field(0.0, ge=0, lt=1)
     """Fraction of a tile that its neighbour shares, in [0, 1); a store brings its own."""
     min_tissue: float = Field(0.5, ge=0, le=1)
-    """Least fraction of a tile that must be tissue; of a store, no less than it was tiled with."""
+    """Least fraction of a tile that must be tissue."""
     mpp_tolerance: float = Field(0.02, ge=0, lt=0.5)
     """How far a scale may be from the model's and be taken as it is."""
     max_bad_tiles: float = Field(0.01, ge=0, le=1)
@@ -138,7 +138,7 @@ def predict_slide(
 
     A slide finer than the model's scale is resampled while it is read, tile by tile: it is never in memory as a whole.
     `slide_mpp` (micrometres per level-0 pixel) overrides the file's own scale, and `slide_sha256` is its hash if that
-    is known; a store brings both, and its overlap. `roi` is a GeoJSON or ASAP XML file; tiles that lie outside
+    is known; a store brings both, its overlap and its least tissue. `roi` is a GeoJSON or ASAP XML file; tiles outside
     all its polygons are left out. Raises ModelError where scales do not fit and nothing can be resampled, and for a
     model that gives no finite probability, naming the tile; SlideError, StoreError, InputError for `roi`, and
     ConfigError for a column in `config.where` that there is not and what this machine cannot do.
