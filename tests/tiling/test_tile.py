@@ -234,8 +234,9 @@ def test_a_label_image_in_the_previews_place_is_kept(small_slide: Path, tmp_path
     """As archives lay them: <id>.svs and <id>.png, with --out there."""
     label = tmp_path / "small.png"
     label.write_bytes(b"drawn for days")
+    given: dict[str, Any] = {what: label}
     with pytest.raises(OutputError, match=r"small\.png: is read for the store, .*; choose another --out"):
-        tile_slide(small_slide, tmp_path, FAST, **{what: label})
+        tile_slide(small_slide, tmp_path, FAST, **given)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"small.png": b"drawn for days"}
 
 
