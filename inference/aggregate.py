@@ -9,14 +9,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.heatmap import assemble
+from inference.heatmap import map_px0, slide_map
 from tiling import Grid
 
 Floats = NDArray[np.float32]
 
 TOP_FRACTION = 0.05
 PERCENTILE = 95.0
-_LARGEST_MAP = 1 << 22  # pixels of the map that areas are measured on
 
 
 @dataclass(frozen=True)
@@ -76,33 +75,25 @@ def areas_mm2(
 ) -> tuple[float, float]:
     """Area at or above the threshold, and that of its largest connected part, square millimetres.
 
-    Probabilities and corners (level-0 pixels) are of the tiles (N,). Measured on their map up to the slide's edge,
-    overlaps averaged with tent weights. Exact without overlap; else to a pixel of the map, at most a quarter stride.
+    Probabilities and corners (level-0 pixels) are of the tiles (N,). Measured on the map that outlines of regions are
+    drawn on, up to the slide's edge, so they are the areas of the regions before these are smoothed; see
+    `inference.heatmap.map_px0` for how exactly tiles lie on it.
     """
-    px0 = _map_px0(grid)
-    shape = (math.ceil(grid.height0 / px0), math.ceil(grid.width0 / px0))
-    heat = assemble(probabilities, x0, y0, grid.tile_px0, px0, shape, "tent")
+    px0, heat = map_px0(grid), slide_map(probabilities, x0, y0, grid)
     # The last row and column of the map may reach beyond the slide.
     rows, columns = (
         np.minimum(np.arange(1, n + 1) * px0, end) - np.arange(n) * px0
-        for n, end in zip(shape, (grid.height0, grid.width0), strict=True)
+        for n, end in zip(heat.shape, (grid.height0, grid.width0), strict=True)
     )
     pixel_mm2 = np.outer(rows, columns) * (grid.slide_mpp / 1000) ** 2
     return region_areas(heat >= threshold, pixel_mm2)  # where no tile lies is NaN, and not above
 
 
 def region_areas(above: NDArray[np.bool_], pixel_area: NDArray[np.float64]) -> tuple[float, float]:
-    """The area of a mask (h, w), and of its largest part; pixels that touch at a corner are connected.
+    """The area of a mask (h, w), and of its largest part; pixels that touch at a corner only are not connected.
 
     `pixel_area` (h, w) is the area of each pixel. (0, 0) for an empty mask.
     """
-    count, labels = cv2.connectedComponents(above.astype(np.uint8), connectivity=8)
+    count, labels = cv2.connectedComponents(above.astype(np.uint8), connectivity=4)
     areas = np.bincount(labels.ravel(), pixel_area.ravel(), count)[1:]  # the first is the rest
     return float(areas.sum()), float(areas.max(initial=0.0))
-
-
-def _map_px0(grid: Grid) -> float:
-    """Level-0 pixels a pixel of the map: divides side and stride, unless the map would be too large."""
-    common = math.gcd(grid.tile_px0, grid.stride_px0)
-    finest = max(1.0, math.sqrt(grid.width0 * grid.height0 / _LARGEST_MAP))
-    return max(finest, common if grid.stride_px0 >= grid.tile_px0 else common / 4)

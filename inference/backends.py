@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import lru_cache, partial
 from importlib.util import find_spec
 from typing import Literal
@@ -40,6 +40,8 @@ AGREEMENT = 1e-4
 NOVELTY_AGREEMENT = 1e-3
 """How far the novelty may be, absolutely up to 1 and relatively above."""
 _INSTALL = "pip install 'specslide[onnx]', or use --backend torch"
+# What torch's allocator on a CPU and ONNX Runtime say, which have no type of their own; and cuBLAS and cuDNN.
+_NO_MEMORY = ("allocate memory", "ALLOC_FAILED")
 _PROBE_TILES, _PROBE_ROUNDS = 8, 3
 # Input pixels of a batch, and most tiles: about 1 GiB of activations of a small network on a CPU, where larger batches
 # gain nothing; on a GPU enough to keep it busy, and halved where it has less memory.
@@ -77,7 +79,7 @@ def choose_backend(model: TileModel, backend: Backend, precision: Precision) -> 
     return ("torch", plain) if chosen is None else ("onnx", chosen)
 
 
-@lru_cache(maxsize=4)  # a cohort's slides share what took seconds to make
+@lru_cache(maxsize=32)  # a cohort's slides share what took seconds to make; ensembles are smaller than that
 def _chosen_onnx(
     network: TileClassifier, temperature: float, novelty: Novelty | None, tile_px: int, backend: Backend
 ) -> Predict | None:
@@ -208,6 +210,9 @@ def _answers(outputs: Sequence[Tensor], temperature: float, novelty: Novelty | N
     return probabilities if novelty is None else np.column_stack([probabilities, novelty.ratios(*features).numpy()])
 
 
+_FITTING: dict[Hashable, int] = {}  # a cohort's slides share what was learned
+
+
 class Halving:
     """A prediction whose batches are halved, from now on, when one does not fit in the device's memory.
 
@@ -215,9 +220,10 @@ class Halving:
     not fit.
     """
 
-    def __init__(self, predict: Predict) -> None:
-        self._predict = predict
-        self.largest: int | None = None
+    def __init__(self, predict: Predict, of: Hashable = None) -> None:
+        """What is learned `of` a model on its device, this process remembers."""
+        self._predict, self._of = predict, of
+        self.largest: int | None = _FITTING.get(of)
         """Tiles that are known to fit; None while nothing has failed."""
 
     def __call__(self, tiles: UInt8Array) -> Floats:
@@ -229,6 +235,8 @@ class Halving:
             found = self._tried(part)
             if found is None:
                 self.largest = len(part) // 2
+                if self._of is not None:
+                    _FITTING[self._of] = self.largest
                 log.warning("%d tiles at once do not fit in memory, going on with %d", len(part), self.largest)
             else:
                 parts.append(found)
@@ -252,4 +260,4 @@ class Halving:
 
 def _out_of_memory(error: Exception) -> bool:
     known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return known or "allocate memory" in str(error)  # torch's allocator on a CPU has no type of its own
+    return known or any(word in str(error) for word in _NO_MEMORY)

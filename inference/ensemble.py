@@ -25,8 +25,8 @@ class Ensemble:
 
     @cached_property
     def sha256(self) -> str:
-        """One hash of all models, whatever their order."""
-        return sha256_json(sorted(model.sha256 for model in self.models))
+        """One hash of all models, whatever their order, and of the scale of their tiles, the first one's."""
+        return sha256_json([self.models[0].info.mpp, sorted(model.sha256 for model in self.models)])
 
 
 def make_ensemble(models: Sequence[TileModel]) -> TileModel | Ensemble:

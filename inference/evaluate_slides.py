@@ -33,7 +33,7 @@ from inference.slide_evaluation import (
 from inference.slide_pictures import slide_picture
 from tiling.annotations import class_masks
 from tiling.errors import ConfigError, InputError
-from tiling.files import canonical_json, claimed, folder_faults, output_error, write_file
+from tiling.files import PROVENANCE, canonical_json, claimed, folder_faults, output_error, write_file
 from tiling.manifest import ManifestRow, read_manifest
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 OUTPUTS = ("slides.json", "slides.md", "slides.png")
 SCORE = "top5_mean"
 COLUMNS = ("site", "scanner")
+_OF_A_SLIDE = {"store_sha256", "roi_sha256", "backend"}  # settings in which the results of one test may differ
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,9 @@ def evaluate_slides(
     on the slides of the split val. `lesion_classes` are the annotations' classes that are lesions; none: the heatmaps'
     class. `rows` are the manifest's slides with the splits that count, None: as the manifest says. Without `one_model`,
     as in a cross-validation, the results may be of several models. `out/slides.json` is there only when everything else
-    is; an older one is removed first. Raises InputError, naming slide and fix, for a slide without a whole result or
-    label, for results of several models, and where one class is missing; ConfigError for a score or split that is not
-    there; OutputError.
+    is; an older one is removed once all is computed. Raises InputError, naming slide and fix, for a slide without a
+    whole result or label, for results of several models, and where one class is missing; ConfigError for a score or
+    split that is not there, and with `sensitivity` where the slides of val are among those tested; OutputError.
     """
     rows = read_manifest(manifest) if rows is None else rows
     split = split or ("test" if any(row.split == "test" for row in rows) else "all")
@@ -88,33 +89,33 @@ def evaluate_slides(
         raise ConfigError("--score", f"{score!r} is no score of these results", f"use {', '.join(slides.scores)}")
     _require_both(slides, f"{manifest}, split {split}" if split != "all" else manifest, found[0])
     drawing = {"resamples": resamples, "seed": seed}
-    with claimed(out / "evaluation"):
+    hits, notes = _hits(found, lesion_classes, separation_um)
+    cases = np.array([result.row.case_id for result in found])
+    cases_of_hits = cases[[place for place, _ in hits]] if hits else cases[:0]
+    froc = measure_froc([hit for _, hit in hits], cases_of_hits, separation_um, **drawing)
+    evaluation = SlideEvaluation(
+        positive_class=found[0].summary["positive_class"],
+        split=split,
+        score=score,
+        resamples=resamples,
+        scores={name: measure(slides, name, **drawing) for name in slides.scores},
+        groups={
+            column: measure_groups(slides, names, score, **drawing)
+            for column in COLUMNS
+            if ((names := np.array([getattr(r.row, column) or "" for r in found])) != "").any()
+        },
+        at_threshold=_at_threshold(slides, _judged(chosen_on, manifest), score, sensitivity, manifest, **drawing),
+        froc=froc,
+        notes=(*_without_tiles(found), *notes),
+        slides=_listed(slides),
+        made_from=made_from,
+    )
+    for note in evaluation.notes:
+        log.warning("%s", note)
+    picture = slide_picture(evaluation, slides, [hit for _, hit in hits] if froc else [])
+    with claimed(out / "evaluation"):  # only now that nothing can be wrong any more but the disk
         _sweep(out)
-        hits, notes = _hits(found, lesion_classes, separation_um)
-        cases = np.array([result.row.case_id for result in found])
-        cases_of_hits = cases[[place for place, _ in hits]] if hits else cases[:0]
-        froc = measure_froc([hit for _, hit in hits], cases_of_hits, separation_um, **drawing)
-        evaluation = SlideEvaluation(
-            positive_class=found[0].summary["positive_class"],
-            split=split,
-            score=score,
-            resamples=resamples,
-            scores={name: measure(slides, name, **drawing) for name in slides.scores},
-            groups={
-                column: measure_groups(slides, names, score, **drawing)
-                for column in COLUMNS
-                if ((names := np.array([getattr(r.row, column) or "" for r in found])) != "").any()
-            },
-            at_threshold=_at_threshold(slides, _judged(chosen_on, manifest), score, sensitivity, manifest, **drawing),
-            froc=froc,
-            notes=(*_without_tiles(found), *notes),
-            slides=_listed(slides),
-            made_from=made_from,
-        )
-        for note in evaluation.notes:
-            log.warning("%s", note)
-        lesion_hits = [hit for _, hit in hits] if froc else []
-        write_file(out / "slides.png", slide_picture(evaluation, slides, lesion_hits))
+        write_file(out / "slides.png", picture)
         write_file(out / "slides.md", evaluation.page())
         write_file(out / "slides.json", canonical_json(evaluation.record()))
     return evaluation
@@ -150,10 +151,16 @@ def _one_maker(found: Sequence[_Result]) -> dict[str, Any]:
     """Model and settings that all results share. Raises InputError naming two that differ."""
     first = found[0]
     for other in found[1:]:
-        if _maker(other) != _maker(first):
-            where = f"{first.folder} and {other.folder}"
-            raise InputError(where, "were made by different models or settings", "make them alike: specslide heatmap")
+        if differing := _differing(_maker(first), _maker(other)):
+            what = f"were made by different models or settings: {', '.join(differing)}"
+            raise InputError(f"{first.folder} and {other.folder}", what, "make them alike: specslide heatmap")
     return _maker(first)
+
+
+def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """The names under which two makers differ."""
+    a, b = ({k: v for k, v in made.items() if k != "settings"} | made["settings"] for made in (one, other))
+    return sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))
 
 
 def _makers(found: Sequence[_Result]) -> dict[str, Any]:
@@ -163,8 +170,13 @@ def _makers(found: Sequence[_Result]) -> dict[str, Any]:
 
 
 def _maker(result: _Result) -> dict[str, Any]:
-    made = dict(result.summary["made_from"])
-    made["settings"] = {k: v for k, v in made.get("settings", {}).items() if k != "store_sha256"}
+    """Model and settings of a result, less what may be each slide's own: its store and region, the order of an
+    ensemble, and the backend, since they agree to 1e-4.
+    """
+    made = {k: v for k, v in result.summary["made_from"].items() if k != "backend"}
+    made["settings"] = {k: v for k, v in made.get("settings", {}).items() if k not in _OF_A_SLIDE}
+    if "models" in made:
+        made["models"] = sorted(made["models"], key=canonical_json)
     return made | {"positive_class": result.summary["positive_class"]}
 
 
@@ -207,6 +219,9 @@ def _at_threshold(
         return None
     if not 0 < sensitivity <= 1:
         raise ConfigError("--sensitivity", f"{sensitivity:g} is no share", "pass one above 0, at most 1")
+    if set(val.slide_id.tolist()) & set(slides.slide_id.tolist()):
+        what = "the slides that the threshold is chosen on are among those tested"
+        raise ConfigError("--sensitivity", what, "pass --split test, or leave it out")
     if not val.positive.any():
         fix = "add positive slides of that split, or leave out --sensitivity"
         raise InputError(f"{manifest}, split val", "has no positive slide to choose a threshold on", fix)
@@ -255,7 +270,7 @@ def _lesions(result: _Result, annotation: Path, lesion_classes: Sequence[str]) -
 
 def _slide_hits(result: _Result, lesions: Lesions | None, separation_um: float) -> Hits:
     facts, grid = result.summary["slide"], result.summary["grid"]
-    place = {"tile_px0": grid["tile_px0"], "stride_px0": grid["stride_px0"], "mpp": facts["mpp"]}
+    place = {"tile_px0": grid["tile_px0"], "mpp": facts["mpp"]}
     column = f"prob_{result.summary['positive_class']}"
     try:
         read = pyarrow.parquet.read_table(result.folder / TABLE, columns=[column, "minx", "miny"])
@@ -282,9 +297,9 @@ def _listed(slides: Judged) -> tuple[dict[str, Any], ...]:
 
 
 def _sweep(out: Path) -> None:
-    """Remove the files of an earlier evaluation, its record first."""
+    """Remove the files of an earlier evaluation, its figures first, and what the command noted of them."""
     try:
-        for name in OUTPUTS:
+        for name in (*OUTPUTS, PROVENANCE):
             (out / name).unlink(missing_ok=True)
     except OSError as error:
         raise output_error(out, error) from error

@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from inference.onnx_graph import onnx_graph
 from tiling.errors import ModelError, OutputError
-from tiling.files import canonical_json, claimed, new_folder, write_file
+from tiling.files import canonical_json, claimed, new_folder, require_own
 from tiling.versions import RESEARCH_USE, software_versions
 from training import ModelInfo, TileModel
 from training.model import TileClassifier
@@ -113,33 +113,24 @@ def export_model(model: TileModel, to: ExportFormat, out_dir: Path | str, *, ove
     (batch, classes), calibrated. `torchscript` writes model.pt with the same input and outputs. `wsinfer` writes
     torchscript_model.pt and config.json by the wsinfer-zoo schema, spec 1.0. Beside it are export.json with classes,
     scale, threshold and provenance, and README.md. Raises ModelError for a model that cannot be exported or whose
-    export differs, OutputError for a folder that is there already, unless `overwrite`.
+    export differs, OutputError for an export that is there already, unless `overwrite`, and for a folder that holds
+    something else.
     """
     folder = Path(out_dir)
-    if folder.exists() and not overwrite:
-        raise OutputError(folder, "is there already", "choose another --out, or pass --overwrite")
-    config = wsinfer_config(model.info) if to == "wsinfer" else None
-    data, name, difference = _EXPORTS[to](model)
-    facts = _facts(model, to, name, difference)
-    with claimed(folder), new_folder(folder) as partial:
-        (partial / name).write_bytes(data)
-        (partial / FACTS).write_text(canonical_json(facts), encoding="utf-8")
-        (partial / CARD).write_text(_card(facts), encoding="utf-8")
-        if config is not None:
-            (partial / WSINFER_CONFIG).write_text(canonical_json(config), encoding="utf-8")
+    with claimed(folder):
+        require_own(folder, FACTS, "an export")
+        if folder.exists() and not overwrite:
+            raise OutputError(folder, "is there already", "choose another --out, or pass --overwrite")
+        config = wsinfer_config(model.info) if to == "wsinfer" else None
+        data, name, difference = _EXPORTS[to](model)
+        facts = _facts(model, to, name, difference)
+        with new_folder(folder) as partial:
+            (partial / name).write_bytes(data)
+            (partial / FACTS).write_text(canonical_json(facts), encoding="utf-8")
+            (partial / CARD).write_text(_card(facts), encoding="utf-8")
+            if config is not None:
+                (partial / WSINFER_CONFIG).write_text(canonical_json(config), encoding="utf-8")
     return ExportReport(folder, folder / name, difference)
-
-
-def to_onnx(model: TileModel, path: Path) -> float:
-    """Write the model as ONNX, after ONNX Runtime was seen to give what torch gives; returns the largest difference.
-
-    Input `tiles` uint8 (batch, tile_px, tile_px, 3); outputs `logits`, divided by the temperature, and
-    `probabilities`, float32 (batch, classes). Raises ModelError where the packages onnx and onnxruntime are missing,
-    for a model that normalises stains, and for an export that differs; OutputError.
-    """
-    data, _, difference = _as_onnx(model)
-    write_file(path, data)
-    return difference
 
 
 def wsinfer_config(info: ModelInfo) -> dict[str, Any]:

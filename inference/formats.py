@@ -15,6 +15,7 @@ from inference.overlay import heatmap_png
 from inference.predict import Prediction
 from inference.probability_map import ProbabilityMap, probability_map
 from inference.regions import Region, find_regions, measured
+from tiling.files import sha256_json
 
 Format = Literal["png", "geojson", "ometiff", "omezarr", "asap"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -57,8 +58,8 @@ def write_outputs(prediction: Prediction, config: OutputConfig, folder: Path) ->
         if "asap" in config.formats:
             write_asap(prediction, regions, folder / ASAP_XML)
     if "ometiff" in config.formats:
-        identity = f"{prediction.slide.sha256} {prediction.provenance['model_sha256']}"
-        write_ometiff(found, folder / OME_TIFF, identity)
+        identity = [prediction.slide.model_dump(mode="json"), prediction.provenance]
+        write_ometiff(found, folder / OME_TIFF, sha256_json(identity))
     if "omezarr" in config.formats:
         write_omezarr(found, folder / OME_ZARR)
 

@@ -19,12 +19,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import shapely
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-from tiling.annotations import rasterised
 from training.metrics import Floats
 
 RATES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -80,12 +78,6 @@ class Curve:
     """NaN if there is no lesion."""
 
 
-def lesions_of(geometry: shapely.Geometry, size0: tuple[int, int], mpp: float) -> Lesions:
-    """The lesions that polygons (level-0 pixels) draw on a slide of `size0` (width, height) and `mpp`."""
-    px0, shape = mask_frame(size0, mpp)
-    return lesions_in(rasterised(geometry, px0, shape), px0, mpp)
-
-
 def mask_frame(size0: tuple[int, int], mpp: float) -> tuple[float, tuple[int, int]]:
     """Level-0 pixels a pixel of the lesion mask spans, and its shape (h, w), on a slide of `size0` (width, height)."""
     px0 = max(1.0, MASK_MPP / mpp)
@@ -116,7 +108,6 @@ def detect(
     y0: NDArray[np.int32],
     *,
     tile_px0: int,
-    stride_px0: int,
     mpp: float,
     separation_um: float = SEPARATION_UM,
 ) -> Detections:
@@ -128,7 +119,7 @@ def detect(
     centres = np.stack([x0, y0], 1) + tile_px0 / 2
     if not len(centres):
         return Detections(*np.zeros((3, 0)))
-    radius = max(separation_um / mpp, 1.5 * stride_px0)
+    radius = max(separation_um / mpp, 1.5 * tile_px0)
     tree, free, kept = KDTree(centres), np.ones(len(centres), np.bool_), []
     for tile in np.argsort(-probabilities.astype(np.float64), kind="stable").tolist():
         if free[tile]:

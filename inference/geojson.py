@@ -17,6 +17,7 @@ import shapely
 from inference.colours import class_colour
 from inference.predict import Prediction
 from inference.regions import Region
+from training.metrics import decide
 
 _TILES_AT_ONCE = 4096
 
@@ -37,7 +38,7 @@ def write_features(features: Iterable[dict[str, Any]], path: Path) -> None:
         f.write('{"type": "FeatureCollection", "features": [')
         for number, feature in enumerate(features):
             f.write(",\n" if number else "\n")
-            json.dump(feature, f, ensure_ascii=False, allow_nan=False)
+            f.write(json.dumps(feature, ensure_ascii=False, allow_nan=False))  # json.dump would not use its C encoder
         f.write("\n]}\n")
 
 
@@ -45,7 +46,7 @@ def tile_features(prediction: Prediction) -> Iterator[dict[str, Any]]:
     """One GeoJSON feature a tile, level-0 pixels; ids depend on slide and place only."""
     side = prediction.grid.tile_px0
     namespace = _namespace(prediction)
-    called = called_class(prediction)
+    called = decide(prediction.probabilities, prediction.threshold, prediction.positive)
     names = [*(f"prob_{name}" for name in prediction.classes), *prediction.columns]
     measured = np.column_stack([prediction.probabilities, *prediction.columns.values()])
     for x, y, values, c in _rows(prediction.x0, prediction.y0, measured, called):
@@ -84,14 +85,6 @@ def region_features(prediction: Prediction, regions: Iterable[Region]) -> Iterat
                 "isLocked": True,
             },
         }
-
-
-def called_class(prediction: Prediction) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Index of the class each tile is called, (N,): the positive one from the threshold on, else the best other."""
-    others = prediction.probabilities.copy()
-    others[:, prediction.positive] = -1
-    positive = prediction.probabilities[:, prediction.positive] >= prediction.threshold
-    return np.where(positive, prediction.positive, others.argmax(1))
 
 
 def _namespace(prediction: Prediction) -> UUID:

@@ -2,13 +2,52 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
+from tiling import Grid
+
 Weights = Literal["flat", "tent"]
+
+_TILE_PIXELS = (8, 16)  # of the map, across a tile that overlaps its neighbours: at least, at most
+_MOST_PIXELS = 25_000_000  # of the map, about: so its memory is bounded, whatever the slide's size
+_BAND = 512  # rows that are made at once
+
+
+def slide_map(
+    values: NDArray[np.float32], x0: NDArray[np.int32], y0: NDArray[np.int32], grid: Grid
+) -> NDArray[np.float32]:
+    """The map of the tiles (N,) over the whole slide, as `assemble` makes it, of pixels that span `map_px0(grid)`.
+
+    The last row and column may reach beyond the slide.
+    """
+    px0 = map_px0(grid)
+    shape = (math.ceil(grid.height0 / px0), math.ceil(grid.width0 / px0))
+    return assemble(values, x0, y0, grid.tile_px0, px0, shape, "tent")
+
+
+def map_px0(grid: Grid) -> float:
+    """Level-0 pixels that a pixel of the map spans: a tile, or where tiles overlap an n-th of their stride.
+
+    So tiles begin on borders of its pixels. They end within half a level-0 pixel of one where some n does that without
+    making a tile wider than 16 pixels, or else as near as can be: within half a pixel of the map, 1/16 of a tile.
+    Where the map would have more than about 25 million pixels, n is smaller; and on a slide of more tiles than that, a
+    pixel spans several strides, so that tiles begin within half a pixel of a border.
+    """
+    tile, stride = grid.tile_px0, grid.stride_px0
+    finest = math.sqrt(grid.width0 * grid.height0 / _MOST_PIXELS)
+    if finest > stride:
+        return float(stride * math.ceil(finest / stride))
+    if tile == stride:
+        return float(tile)
+    fitting = int(stride / finest)
+    least, most = (min(math.ceil(pixels * stride / tile), fitting) for pixels in _TILE_PIXELS)
+    misses = {n: abs(tile - round(tile * n / stride) * stride / n) for n in range(least, most + 1)}
+    return stride / next((n for n, miss in misses.items() if miss <= 0.5), min(misses, key=lambda n: misses[n]))
 
 
 def assemble(
@@ -64,13 +103,17 @@ def _tent(
     xs, column = np.unique(x0, return_inverse=True)
     down, across = _tents(ys, size0, px0, shape[0]), _tents(xs, size0, px0, shape[1])
 
-    def spread(amounts: NDArray[np.float64]) -> NDArray[np.float64]:
+    def spread(amounts: NDArray[np.float64], band: slice) -> NDArray[np.float64]:
         squares = scipy.sparse.csr_array((amounts, (row, column)), (len(ys), len(xs)))
-        return np.asarray((down.T @ squares @ across).toarray())
+        return np.asarray((down[:, band].T @ squares @ across).toarray())
 
-    total, weight = spread(values.astype(np.float64)), spread(np.ones(len(values)))
-    covered = weight > 0
-    return np.where(covered, total / np.where(covered, weight, 1), np.nan).astype(np.float32)
+    whole = np.full(shape, np.nan, np.float32)
+    for top in range(0, shape[0], _BAND):  # of a band, not of the whole map, memory holds float64
+        band = slice(top, top + _BAND)
+        total, weight = spread(values.astype(np.float64), band), spread(np.ones(len(values)), band)
+        covered = weight > 0
+        whole[band][covered] = total[covered] / weight[covered]
+    return whole
 
 
 def _tents(start0: NDArray[np.int32], size0: int, px0: float, limit: int) -> Any:

@@ -36,7 +36,7 @@ def onnx_graph(module: nn.Module, example: Tensor, inputs: str, outputs: Sequenc
             )  # fmt: skip
         except (torch.onnx.OnnxExporterError, RuntimeError, ValueError, TypeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            fix = "use another backbone, or --backend torch"
+            fix = "use another backbone, or do without ONNX: --backend torch, --to torchscript"
             raise ModelError("the model", f"cannot be turned into ONNX ({reason})", fix) from error
     proto = onnx.load_from_string(out.getvalue())
     _anonymise(proto)

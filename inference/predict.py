@@ -5,6 +5,7 @@ Threads read and decode ahead of the model, through a bounded queue: a slide is 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -32,6 +33,8 @@ from tiling.store import SlideFacts
 from tiling.tile import Plan, plan_tiles, read_tiles, slide_facts
 from tiling.where import parse_where, rows_where, tile_columns
 from training import TileModel
+
+log = logging.getLogger(__name__)
 
 UInt8Array = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -105,7 +108,7 @@ class Prediction:
     positive: int
     """Index of the class the heatmap shows."""
     threshold: float
-    """From this probability on, the positive class is called."""
+    """From this probability on, the positive class is called; a value that float32 can hold, as they are."""
     thumbnail: UInt8Array
     """(h, w, 3)."""
     thumbnail_px0: float
@@ -119,7 +122,8 @@ class Prediction:
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Tiles of the grid that were not predicted, by the first reason that holds: `no_tissue`, `filtered`,
     `outside_roi`, `undecodable`. Of a slide, tiles outside the region are not read, so `outside_roi` comes before
-    `filtered`."""
+    `filtered`. Of a store, `no_tissue` is whatever it does not hold, so also the tiles at the slide's edge that the
+    codec `source` leaves out."""
     ood_quantile: float | None = None
     """Of the validation tiles' distances to the training tiles, where `ood` begins; None: no model tells."""
 
@@ -131,16 +135,18 @@ def predict_slide(
     *,
     slide_id: str | None = None,
     slide_mpp: float | None = None,
+    slide_sha256: str | None = None,
     roi: Path | None = None,
     progress: Progress | None = None,
 ) -> Prediction:
     """Predict every tissue tile of a slide, or of a tile store (a folder `*.zarr`), with one model or several.
 
     A slide finer than the model's scale is resampled while it is read, tile by tile: it is never in memory as a whole.
-    `slide_mpp` (micrometres per level-0 pixel) overrides the file's own scale. `roi` is a GeoJSON or ASAP XML file;
-    tiles that lie outside all its polygons are left out. Raises ModelError where scales do not fit and nothing can be
-    resampled, and for a model that gives no finite probability, naming the tile; SlideError, StoreError, InputError
-    for `roi`, and ConfigError for a column in `config.where` that there is not and what this machine cannot do.
+    `slide_mpp` (micrometres per level-0 pixel) overrides the file's own scale, and `slide_sha256` is its hash if that
+    is known; a store brings both, its overlap and its least tissue. `roi` is a GeoJSON or ASAP XML file; tiles outside
+    all its polygons are left out. Raises ModelError where scales do not fit and nothing can be resampled, and for a
+    model that gives no finite probability, naming the tile; SlideError, StoreError, InputError for `roi`, and
+    ConfigError for a column in `config.where` that there is not and what this machine cannot do.
     """
     path = Path(source)
     if config.where is not None and not is_store(path):
@@ -152,13 +158,13 @@ def predict_slide(
         if is_store(path):
             store = TileStore(path)
             tiles = _from_store(store, slide_id or store.slide.slide_id, asked, config, region)
-            settings |= {"store_sha256": store.content_hash}
+            settings |= {"store_sha256": store.content_hash, "min_tissue": _least_tissue(store, config)}
         else:
 
             def opened() -> Slide:
                 return stack.enter_context(Slide(path, mpp=slide_mpp))
 
-            tiles = _from_slide(opened, slide_id or slide_name(path), asked, config, region)
+            tiles = _from_slide(opened, slide_id or slide_name(path), slide_sha256, asked, config, region)
         predicted, probabilities, columns = _predict(tiles, asked, progress or (lambda done, total: None))
     first, filtered = asked.models[0].info, int(tiles.filtered.sum())
     undecodable = len(tiles.x0) - len(predicted) - filtered
@@ -236,7 +242,10 @@ class _Asked:
         on_gpu = any(m.device.type != "cpu" for m in models)
         return cls(
             models=models,
-            predictors=tuple(Halving(predict) for predict in predictors),
+            predictors=tuple(
+                Halving(predict, (m.sha256, str(m.device), backend))
+                for m, predict, backend in zip(models, predictors, backends, strict=True)
+            ),
             backends=backends,
             bf16=any(uses_bf16(m.device, config.precision) for m in models),
             tta=config.tta,
@@ -246,7 +255,8 @@ class _Asked:
 
     @property
     def threshold(self) -> float:
-        return float(np.mean([model.info.threshold for model in self.models]))
+        """The mean of the models', rounded as probabilities are: a tile at it is so in every comparison."""
+        return float(np.float32(np.mean([model.info.threshold for model in self.models])))
 
     @property
     def ood_quantile(self) -> float | None:
@@ -281,7 +291,12 @@ class _Tiles:
 
 
 def _from_slide(
-    opened: Callable[[], Slide], slide_id: str, asked: _Asked, config: PredictConfig, region: shapely.Geometry | None
+    opened: Callable[[], Slide],
+    slide_id: str,
+    sha256: str | None,
+    asked: _Asked,
+    config: PredictConfig,
+    region: shapely.Geometry | None,
 ) -> _Tiles:
     model = asked.models[0]
     slide, mpp = opened(), model_mpp(model)
@@ -323,7 +338,7 @@ def _from_slide(
     wanted = _slices(len(plan.x0), asked.batch_size)
     batches = _read(read, wanted, asked.readers)
     return _Tiles(
-        slide=slide_facts(slide, slide_id),
+        slide=slide_facts(slide, slide_id, sha256),
         grid=plan.grid,
         x0=plan.x0,
         y0=plan.y0,
@@ -359,6 +374,19 @@ def _require_columns_of_slides(where: str) -> None:
     except ConfigError as error:
         fix = f"{error.fix}; for annotation classes, tile the slide with --annotations and pass the store"
         raise ConfigError(error.where, error.what, fix) from None
+
+
+def _least_tissue(store: TileStore, config: PredictConfig) -> float:
+    """The least fraction of tissue that the tiles really have; settings that a store cannot follow are told."""
+    overlap = 1 - store.grid.stride_px0 / store.grid.tile_px0
+    if config.overlap and abs(config.overlap - overlap) * store.grid.tile_px0 > 1:
+        fix = f"pass the slide itself, or tile it with --overlap {config.overlap:g}"
+        log.warning("%s: its tiles overlap by %.3g, not by %g: %s", store.path, overlap, config.overlap, fix)
+    tiled = float(store.attributes.config.get("min_tissue") or 0)
+    if tiled > config.min_tissue:
+        fix = f"pass the slide itself, or tile it with --min-tissue {config.min_tissue:g}"
+        log.warning("%s: holds no tile with less than %g of tissue: %s", store.path, tiled, fix)
+    return max(tiled, config.min_tissue)
 
 
 def _from_store(
@@ -435,7 +463,9 @@ def _few_bad(
             bad += len(rows) - len(batch[0]) - int(filtered[rows].sum())
             if bad > max_bad * total:
                 what = f"has too many tiles that cannot be decoded, {bad} of the first {rows[-1] + 1}"
-                raise SlideError(path, what, "copy or scan the slide again, or raise max_bad_tiles")
+                raise SlideError(
+                    path, what, "copy or scan the slide again, or tile it with --max-bad-tiles and pass the store"
+                )
             yield batch
 
 

@@ -1,4 +1,4 @@
-"""A prediction as a map of the slide, at the coarsest scale that still places every tile. Pure.
+"""A prediction as a map of the slide, at the coarsest scale at which every tile has its place. Pure.
 
 What GeoJSON regions, OME-TIFF, OME-Zarr and the pictures have in common.
 """
@@ -11,13 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.heatmap import assemble
+from inference.heatmap import map_px0, slide_map
 from inference.predict import Prediction
-from tiling import Grid
 
 Values = NDArray[np.float32]
 
-_TILE_PIXELS = (8, 16)  # of the map, across a tile that overlaps its neighbours: at least, at most
 _LEAST_SIDE = 256  # a level of the pyramid that fits into one chunk is the last
 
 
@@ -49,27 +47,11 @@ class ProbabilityMap:
 
 
 def probability_map(prediction: Prediction) -> ProbabilityMap:
-    """The map of a prediction, whose tiles begin and end on the borders of its pixels."""
-    grid, px0 = prediction.grid, map_px0(prediction.grid)
-    shape = (math.ceil(grid.height0 / px0), math.ceil(grid.width0 / px0))
+    """The map of a prediction, on whose pixels' borders its tiles begin, and end as nearly as `map_px0` says."""
     p = prediction.probabilities[:, prediction.positive]
-    values = assemble(p, prediction.x0, prediction.y0, grid.tile_px0, px0, shape, "tent")
+    values = slide_map(p, prediction.x0, prediction.y0, prediction.grid)
     name = f"probability of {printable(prediction.classes[prediction.positive])}"
-    return ProbabilityMap(values, px0, prediction.slide.mpp, name)
-
-
-def map_px0(grid: Grid) -> float:
-    """Level-0 pixels that a pixel of the map should span: a tile, or where tiles overlap an n-th of their stride.
-
-    Tiles begin on borders of its pixels. They end there to within half a level-0 pixel where some n does that without
-    making a tile wider than 16 pixels, or else as nearly as can be.
-    """
-    tile, stride = grid.tile_px0, grid.stride_px0
-    if tile == stride:
-        return float(tile)
-    least, most = (math.ceil(pixels * stride / tile) for pixels in _TILE_PIXELS)
-    misses = {n: abs(tile - round(tile * n / stride) * stride / n) for n in range(least, most + 1)}
-    return stride / next((n for n, miss in misses.items() if miss <= 0.5), min(misses, key=lambda n: misses[n]))
+    return ProbabilityMap(values, map_px0(prediction.grid), prediction.slide.mpp, name)
 
 
 def pyramid(values: Values) -> list[Values]:

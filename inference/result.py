@@ -12,6 +12,7 @@ from typing import Any
 import shapely
 
 from inference.aggregate import SlideScores, areas_mm2, slide_scores
+from inference.backends import uses_bf16
 from inference.ensemble import Ensemble, members
 from inference.formats import OutputConfig, write_outputs
 from inference.geojson import write_geojson
@@ -22,7 +23,7 @@ from inference.report import gather_evidence, report_html
 from inference.tables import write_tables
 from tiling import Slide, TileStore
 from tiling.errors import OutputError
-from tiling.files import canonical_json, claimed, folder_faults, new_folder, sha256_json
+from tiling.files import canonical_json, claimed, folder_faults, new_folder, require_own, sha256_json
 from tiling.manifest import require_slide_id
 from tiling.slide import slide_name
 from tiling.versions import RESEARCH_USE, software_versions
@@ -34,6 +35,10 @@ log = logging.getLogger(__name__)
 TABLE, TABLE_CSV, OVERLAY, OBJECTS, SUMMARY, REPORT = (
     "predictions.parquet", "predictions.csv", "overlay.png", "heatmap.geojson", "slide.json", "report.html",
 )  # fmt: skip
+
+
+VERSION = 2
+"""Of what is written, and how: results of another are made anew. 2: areas are those of the regions."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,8 @@ def make_heatmap(
     The folder holds the tiles' probabilities (Parquet and CSV), the overlay picture, QuPath tile objects, a report
     to be read (HTML), and `slide.json` with scores, how much lies outside what the model has seen, and provenance.
     `truth` (level-0 pixels) is outlined in the picture; `outputs` names further formats. Raises as `predict_slide`,
-    ConfigError for an id that cannot name a folder, and OutputError for a result made otherwise, unless `overwrite`.
+    ConfigError for an id that cannot name a folder, and OutputError for a result made otherwise, unless `overwrite`,
+    and for a folder that holds something else.
     """
     path = Path(source)
     identity, slide_id = _identity(path, slide_id, slide_mpp)
@@ -81,12 +87,14 @@ def make_heatmap(
             report = standing_result(folder, key)
             if report:
                 return report
+            require_own(folder, SUMMARY, "a heatmap")
             if not overwrite:
                 what = "holds another result, or a damaged one"
                 raise OutputError(folder, what, "choose another --out, or pass --overwrite")
         prediction = predict_slide(
-            path, model, config, slide_id=slide_id, slide_mpp=slide_mpp, roi=roi, progress=progress
-        )
+            path, model, config, slide_id=slide_id, slide_mpp=slide_mpp, slide_sha256=identity.get("slide"), roi=roi,
+            progress=progress,
+        )  # fmt: skip
         scores = _scores(prediction)
         with new_folder(folder) as partial:
             write_tables(prediction, partial / TABLE, partial / TABLE_CSV)
@@ -124,10 +132,14 @@ def _key(
     truth: shapely.Geometry | None,
     outputs: OutputConfig,
 ) -> str:
-    return sha256_json(
-        [identity, model.sha256, prediction_settings(path, config, roi), None if truth is None else truth.wkt]
-        + ([outputs.model_dump(mode="json")] if outputs.formats else [])
-    )
+    settings, outlined = prediction_settings(path, config, roi), None if truth is None else truth.wkt
+    written = outputs.model_dump(mode="json") if outputs.formats else None
+    return sha256_json([VERSION, identity, model.sha256, settings, _in_bf16(model, config), outlined, written])
+
+
+def _in_bf16(model: TileModel | Ensemble, config: PredictConfig) -> bool:
+    """Whether the result would be computed in bf16, which "auto" leaves to the device; nothing is refused yet."""
+    return config.precision == "bf16" or any(uses_bf16(m.device, config.precision) for m in members(model))
 
 
 def _identity(path: Path, slide_id: str | None, slide_mpp: float | None) -> tuple[dict[str, Any], str]:
@@ -169,7 +181,7 @@ def _summary(prediction: Prediction, scores: SlideScores, key: str, model: TileM
     known = outside(prediction.columns, prediction.ood_quantile)
     return {
         "format": "specslide-heatmap",
-        "version": 1,
+        "version": VERSION,
         "key": key,
         "slide": prediction.slide.model_dump(mode="json"),
         "grid": prediction.grid.model_dump(mode="json"),

@@ -79,6 +79,9 @@ def class_masks(path: Path, size0: tuple[int, int], px0: float, shape: tuple[int
 
 def read_polygons(path: Path) -> Geometries:
     """The union of the polygons of each class of a GeoJSON or ASAP XML file. Raises InputError."""
+    if path.suffix.lower() in labelimage.SUFFIXES:
+        fix = "draw them in QuPath (GeoJSON) or ASAP (XML)"
+        raise InputError(path, "is a picture, and polygons are needed here", fix)
     return read_asap(path) if path.suffix.lower() == ".xml" else read_geojson(path)
 
 

@@ -141,6 +141,19 @@ def new_folder(final: Path) -> Iterator[Path]:
             _sweep(final)
 
 
+def require_own(final: Path, mark: str, what: str) -> None:
+    """Raise OutputError if the folder `final` holds something, but no file `mark`, as every `what` does.
+
+    To be asked before `new_folder` replaces it: whoever has data there never meant to have them deleted.
+    """
+    try:
+        foreign = final.is_dir() and any(final.iterdir()) and not (final / mark).is_file()
+    except OSError as error:
+        raise output_error(final, error) from error
+    if foreign:
+        raise OutputError(final, f"holds something else than {what}", "choose another --out")
+
+
 def read_commit(folder: Path) -> dict[str, dict[str, object]]:
     """The files a published folder must hold: relative path -> {"sha256", "bytes"}.
 

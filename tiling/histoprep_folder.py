@@ -27,10 +27,10 @@ from numpy.typing import NDArray
 from tiling.annotations import require_column
 from tiling.codec import TileCodec, decode_jpeg
 from tiling.errors import InputError, StoreError
-from tiling.files import claimed, new_folder, sha256_file, sha256_json
+from tiling.files import claimed, new_folder, require_own, sha256_file, sha256_json
 from tiling.grid import Grid
 from tiling.manifest import require_slide_id
-from tiling.store import Columns, SlideFacts, StoreAttributes, TileStore, write_columns, write_tiles
+from tiling.store import MARK, Columns, SlideFacts, StoreAttributes, TileStore, write_columns, write_tiles
 from tiling.tile import TileReport
 from tiling.versions import software_versions
 
@@ -94,6 +94,7 @@ def import_histoprep(
             if store.attributes.config != inputs:
                 raise StoreError(path, "was made otherwise", "choose another --out, or pass --overwrite")
             return TileReport(slide_id, path, len(store), reused=True)
+        require_own(path, MARK, "a tile store")
         with new_folder(path) as partial:
             _write(partial, tiles, slide_id, mpp, inputs)
     return TileReport(slide_id, path, len(tiles.x0), reused=False)

@@ -38,6 +38,8 @@ FloatColumn = NDArray[np.float32]
 
 FORMAT: Final = "specslide-tiles"
 VERSION: Final = 1
+MARK: Final = "tiles/zarr.json"
+"""A file that every store has, and hardly another folder of the name `*.zarr`."""
 ANNOTATION: Final = "annotation"
 """Name of the group of annotation columns."""
 # What pydantic and zarr-python raise for metadata that is not as it should be.

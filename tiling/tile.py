@@ -16,14 +16,23 @@ from numpy.typing import NDArray
 from tiling.annotations import annotation_fractions, annotation_hash, annotation_mask
 from tiling.codec import TileCodec
 from tiling.config import TilingConfig
-from tiling.errors import ConfigError, SlideError, StoreError
-from tiling.files import claimed, new_folder, sha256_json
+from tiling.errors import ConfigError, OutputError, SlideError, StoreError
+from tiling.files import claimed, new_folder, require_own, sha256_json
 from tiling.grid import Grid, box_mean, fit_grid
 from tiling.manifest import require_slide_id
 from tiling.preview import write_preview
 from tiling.quality import Measure, measurer, no_quality
 from tiling.slide import Slide, slide_name
-from tiling.store import Columns, SlideFacts, StoreAttributes, TileStore, verify_store, write_columns, write_tiles
+from tiling.store import (
+    MARK,
+    Columns,
+    SlideFacts,
+    StoreAttributes,
+    TileStore,
+    verify_store,
+    write_columns,
+    write_tiles,
+)
 from tiling.tissue import sized, tissue_mask
 from tiling.versions import software_versions
 
@@ -88,11 +97,14 @@ def tile_slide(
     `slide_mpp` (micrometres per level-0 pixel) overrides the file's own scale; `annotation` is a QuPath GeoJSON, ASAP
     XML or a label image; `tissue_file`, one of these too, is the mask for the tissue method `mask`. The store appears
     whole or not at all, and is the same bytes for the same slide and settings. Raises SlideError, ConfigError,
-    InputError (annotation, mask), OutputError, or StoreError for a store made otherwise, unless `overwrite`.
+    InputError (annotation, mask), OutputError, also for a folder of that name that holds something else, or StoreError
+    for a store made otherwise, unless `overwrite`.
     """
     slide_id = require_slide_id(slide_id or slide_name(Path(slide_path)), slide_path)
     store_path = Path(out_dir) / f"{slide_id}{_STORE_SUFFIX}"
     preview_path = store_path.with_suffix(".png")
+    if preview_path.resolve() in {path.resolve() for path in (annotation, tissue_file) if path is not None}:
+        raise OutputError(preview_path, "is read for the store, whose preview would replace it", "choose another --out")
     with Slide(slide_path, mpp=slide_mpp) as slide, claimed(store_path):
         facts = slide_facts(slide, slide_id)
         inputs = tiling_inputs(config, slide_mpp, annotation, tissue_file)
@@ -240,11 +252,11 @@ def _good_tiles(
         yield index, tile
 
 
-def slide_facts(slide: Slide, slide_id: str) -> SlideFacts:
-    """The allow-listed facts of a slide, its hash among them."""
+def slide_facts(slide: Slide, slide_id: str, sha256: str | None = None) -> SlideFacts:
+    """The allow-listed facts of a slide, its hash among them, which is computed unless it is known."""
     return SlideFacts(
         slide_id=slide_id,
-        sha256=slide.sha256(),
+        sha256=sha256 or slide.sha256(),
         width=slide.width,
         height=slide.height,
         mpp=slide.mpp,
@@ -344,6 +356,7 @@ def _standing(path: Path, facts: SlideFacts, inputs: dict[str, object], overwrit
     except StoreError as error:
         if not overwrite:
             raise
+        require_own(path, MARK, "a tile store")
         log.warning("%s: it is replaced", error)
         return None
     log.info("%s: complete already", path)

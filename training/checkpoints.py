@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from tiling.errors import ModelError
-from tiling.files import canonical_json, output_error, sha256_json, write_file
+from tiling.files import canonical_json, output_error, require_own, sha256_json, write_file
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +43,13 @@ class Checkpoints:
     """All that decides the run, as JSON can hold it; its hash is the run's key."""
 
     def claim(self) -> None:
-        """Make the folder this run's: keep what it left, discard what another left, saying in what they differ."""
+        """Make the folder this run's: keep what it left, discard what another left, saying in what they differ.
+
+        Raises OutputError, also for a folder that holds something else.
+        """
         record = self.folder / "run.json"
+        if not record.exists():
+            require_own(self.folder, self._last.name, "the state of a run")
         try:
             if self.folder.exists() and (difference := _difference(_recorded(record), self.identity)):
                 log.warning("%s: discarded, %s", self.folder, difference)

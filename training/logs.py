@@ -81,3 +81,5 @@ def _wandb(folder: Path) -> Logger:
 
 
 _LOGGERS: dict[str, Callable[[Path], Any]] = {"tensorboard": _tensorboard, "mlflow": _mlflow, "wandb": _wandb}
+LOGS = ("metrics.csv", *_LOGGERS)
+"""What runs leave in the folder `log`."""

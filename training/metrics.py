@@ -219,7 +219,7 @@ def precision_at(scores: Floats, positive: NDArray[np.bool_], grid: Floats, weig
     )
 
 
-def decide(probabilities: Floats, threshold: float, positive: int) -> Ints:
+def decide(probabilities: NDArray[np.floating[Any]], threshold: float, positive: int) -> Ints:
     """Predicted class (N,): `positive` where its probability reaches the threshold, else the likeliest other one."""
     others = probabilities.copy()
     others[:, positive] = -1.0

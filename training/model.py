@@ -23,7 +23,7 @@ import timm.models
 import torch
 from huggingface_hub.errors import EntryNotFoundError
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -257,6 +257,13 @@ class ModelInfo(BaseModel):
     """SHA-256 of the weights file, and the identities of the training data and run."""
     software: dict[str, str]
     """Versions it was trained with."""
+
+    @field_validator("classes")
+    @classmethod
+    def _differ(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(classes)) < len(classes):
+            raise ValueError(f"the classes {', '.join(classes)} do not all differ")
+        return classes
 
     @property
     def positive(self) -> int:

@@ -29,6 +29,7 @@ from tiling.files import (
     canonical_json,
     claimed,
     output_error,
+    require_own,
     sha256_file,
     sha256_json,
     sha256_text,
@@ -43,9 +44,9 @@ from training.evaluate import group_summaries, predictions_of, write_pictures
 from training.figures import Predictions, learning_curve
 from training.fit import Training
 from training.loaders import eval_loader, read_px, tiles_loader, train_batches
-from training.logs import Logger, open_loggers, require_loggers
+from training.logs import LOGS, Logger, open_loggers, require_loggers
 from training.metrics import Interval, balanced_threshold, bootstrap_interval, ece, evaluate, fit_temperature, softmax
-from training.model import Features, NoveltySummary, TileClassifier, load_weights, make_classifier, save_model
+from training.model import INFO, Features, NoveltySummary, TileClassifier, load_weights, make_classifier, save_model
 from training.novelty import MOST_TILES, QUANTILE, Novelty, fit_novelty
 from training.optim import parameter_groups, rate_at
 from training.record import (
@@ -100,7 +101,8 @@ def train(samples: Samples, out: Path, config: TrainConfig | None = None) -> Tra
     `out` is a folder they share.
 
     Raises ConfigError for a backbone, weights, input size or machine that cannot be used, ModelError if training
-    diverges, OutputError if `out` cannot be written or is being written by another run.
+    diverges, OutputError if `out` cannot be written, is being written by another run, or holds a folder `model` or
+    `checkpoints` of something else.
     """
     config = config or TrainConfig()
     with settled(config), listening() as stop:
@@ -309,12 +311,16 @@ def _code_for_launchers() -> Iterator[None]:
 
 
 def _sweep(out: Path) -> None:
-    """Remove what an earlier run left, its model first, so that an old model never stands beside new figures."""
+    """Remove what an earlier run left, its model first, so that an old model never stands beside new figures.
+
+    What else lies in the folders is somebody's, and stays.
+    """
+    require_own(out / "model", INFO, "a model")
+    left = [out / "model", *(out / "pictures").glob("*_performance.png"), *(out / "pictures").glob("*_gallery.png")]
+    if not (out / "checkpoints" / "last.ckpt").exists():
+        left += [out / "log" / name for name in LOGS]
     try:
-        for name in ("model", "pictures"):
-            if (out / name).exists():
-                shutil.rmtree(out / name)
-        if not (out / "checkpoints" / "last.ckpt").exists() and (out / "log").exists():
-            shutil.rmtree(out / "log")
+        for path in left:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     except OSError as error:
         raise output_error(out, error) from error

@@ -54,6 +54,12 @@ def write_model(folder: Path, *, broken: bool = False, seed: int = 0, **changes:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def _nothing_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test knows what fitted into another's memory: many share one model."""
+    monkeypatch.setattr("inference.backends._FITTING", {})
+
+
 @pytest.fixture
 def make_model(tmp_path: Path) -> MakeModel:
     """Makes the model folder `<name>` in the test's own folder; see `write_model`."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -13,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from inference import aggregate
 from inference.aggregate import SlideScores, areas_mm2, noisy_or, region_areas, slide_scores, top_mean
-from inference.heatmap import assemble
+from inference.heatmap import map_px0, slide_map
+from inference.regions import find_regions
 from tiling import Grid
 
 RAMP = [i / 100 for i in range(100)]
@@ -94,7 +92,7 @@ def test_noisy_or_of_the_sure_and_of_the_tiny(values: list[float], found: float)
 @settings(max_examples=80, deadline=None)
 def test_regions_are_scipys(above: NDArray[np.bool_], seed: int) -> None:
     areas = np.random.default_rng(seed).random(above.shape)
-    labels, count = scipy.ndimage.label(above, np.ones((3, 3)))
+    labels, count = scipy.ndimage.label(above)  # four neighbours
     parts = scipy.ndimage.sum_labels(areas, labels, range(1, count + 1))
     assert region_areas(above, areas) == pytest.approx((areas[above].sum(), max(parts, default=0.0)), abs=1e-9)
 
@@ -123,19 +121,18 @@ def test_areas_without_overlap_are_those_of_the_squares(
     per_px = (mpp / 1000) ** 2
     area, largest = areas_mm2(p, 0.5, x0, y0, grid)
     assert area == pytest.approx(union.area * per_px, abs=1e-12)
-    # Tiles that touch at a corner are one region: a little wider, they overlap.
-    parts = shapely.get_parts(shapely.union_all(shapely.buffer(squares, 1e-3, cap_style="square", join_style="mitre")))
-    sizes = [shapely.intersection(part, union).area * per_px for part in parts]
+    sizes = [part.area * per_px for part in shapely.get_parts(union)]  # what touches at a corner only is apart
     assert largest == pytest.approx(max(sizes, default=0.0), abs=1e-12)
 
 
 def test_a_known_slide_in_square_millimetres() -> None:
-    """Tiles of 1 mm: two that touch at a corner, one alone, one below the threshold."""
+    """Tiles of 1 mm: two that touch at a corner, then at a side, one alone, one below the threshold."""
     grid = grid_of(5000, 2000, 1000, 1000, mpp=1.0)
     x0, y0 = np.array([0, 1000, 4000, 3000], np.int32), np.array([0, 1000, 0, 1000], np.int32)
     p = np.array([0.5, 0.9, 0.8, 0.49], np.float32)
-    assert areas_mm2(p, 0.5, x0, y0, grid) == pytest.approx((3.0, 2.0))
-    scores = slide_scores(p, 0.5, areas_mm2(p, 0.5, x0, y0, grid))
+    assert areas_mm2(p, 0.5, x0, y0, grid) == pytest.approx((3.0, 1.0))
+    beside = np.array([0, 1000, 4000, 3000], np.int32), np.array([0, 0, 0, 1000], np.int32)
+    scores = slide_scores(p, 0.5, areas_mm2(p, 0.5, *beside, grid))
     assert (scores.area_above_mm2, scores.largest_region_mm2) == pytest.approx((3.0, 2.0))
     assert slide_scores(p, 0.5).area_above_mm2 is None
 
@@ -149,23 +146,40 @@ def test_overlapping_tiles_are_not_counted_twice() -> None:
     assert nothing == (0.0, 0.0)
 
 
-@pytest.mark.parametrize(("tile", "stride"), [(256, 256), (256, 128), (256, 179), (24, 7)])
-def test_the_map_of_a_giant_slide_stays_small(monkeypatch: pytest.MonkeyPatch, tile: int, stride: int) -> None:
-    """300,000 px squared would be 90 gigapixels; a block of tiles on it is measured to the map's pixels."""
-    shapes: list[tuple[int, int]] = []
+@given(
+    st.integers(2, 6),
+    st.integers(2, 6),
+    st.sampled_from([(64, 32), (64, 16), (60, 45), (64, 64)]),
+    st.integers(0, 2**31),
+)
+@settings(max_examples=60, deadline=None)
+def test_areas_are_those_of_the_squares_and_of_the_regions(
+    columns: int, rows: int, tile_stride: tuple[int, int], seed: int
+) -> None:
+    """All tiles there are, are above: shapely's union of their squares, whose sides these maps hold exactly."""
+    tile, stride = tile_stride
+    grid = grid_of((columns - 1) * stride + tile - 5, (rows - 1) * stride + tile - 9, tile, stride, mpp=1000.0)
+    x0, y0 = grid.corners()
+    kept = np.random.default_rng(seed).random(len(x0)) < 0.4
+    x0, y0 = x0[kept], y0[kept]
+    p, slide = np.full(len(x0), 0.9, np.float32), shapely.box(0, 0, grid.width0, grid.height0)
+    union = shapely.intersection(shapely.union_all(shapely.box(x0, y0, x0 + tile, y0 + tile)), slide)
+    parts = [part.area for part in shapely.get_parts(union) if part.area]
+    assert areas_mm2(p, 0.5, x0, y0, grid) == pytest.approx((union.area, max(parts, default=0)), abs=1e-6)
+    values = slide_map(p, x0, y0, grid)
+    regions = find_regions(values, map_px0(grid), 1000.0, (grid.width0, grid.height0), threshold=0.5)
+    assert sorted(region.area for region in regions) == pytest.approx(sorted(parts), abs=1e-6)
 
-    def watched(*arguments: Any) -> NDArray[np.float32]:
-        shapes.append(arguments[5])
-        return assemble(*arguments)
 
-    monkeypatch.setattr(aggregate, "assemble", watched)
-    grid = grid_of(300_000, 300_000, tile, stride, mpp=1000.0)
-    y0, x0 = (31 + np.indices((200, 200), np.int32).reshape(2, -1)) * stride
-    area, largest = areas_mm2(np.ones(len(x0), np.float32), 0.5, x0, y0, grid)
-    assert shapes[0][0] * shapes[0][1] <= 2048**2
-    side = 199 * stride + tile
-    map_px0 = 300_000 / 2048
-    assert (side - map_px0) ** 2 <= area == largest <= (side + map_px0) ** 2
+@pytest.mark.parametrize("overlap", [0.5, 0.33])
+def test_areas_and_regions_agree_on_any_tiles(overlap: float) -> None:
+    grid = grid_of(3000, 2000, 256, round(256 * (1 - overlap)))
+    x0, y0 = grid.corners()
+    p = np.random.default_rng(0).random(len(x0)).astype(np.float32)
+    size0 = (grid.width0, grid.height0)
+    regions = find_regions(slide_map(p, x0, y0, grid), map_px0(grid), 0.5, size0, threshold=0.5)
+    found = [region.area * (0.5 / 1000) ** 2 for region in regions]
+    assert areas_mm2(p, 0.5, x0, y0, grid) == pytest.approx((sum(found), max(found)), rel=1e-3)
 
 
 def test_no_tiles_have_no_area() -> None:

@@ -59,6 +59,15 @@ def test_what_fitted_is_remembered() -> None:
     assert small.asked == [2, 2, 2, 2]
 
 
+def test_what_fitted_is_remembered_of_a_model() -> None:
+    """A slide's predictor is its own; the next slide's does not learn it again, and another model's does."""
+    tiles = some_tiles(8)
+    for model, asked in (("a", [8, 4, 2, 2, 2, 2]), ("a", [2, 2, 2, 2]), ("b", [8, 4, 2, 2, 2, 2])):
+        small = Small(3)
+        np.testing.assert_array_equal(Halving(small, model)(tiles), Small(99)(tiles))
+        assert small.asked == asked
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -66,6 +75,7 @@ def test_what_fitted_is_remembered() -> None:
         MemoryError(),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
         RuntimeError("[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer of size 9"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ],
 )
 def test_memory_runs_out_in_several_words(error: Exception) -> None:
@@ -144,6 +154,17 @@ def test_onnx_is_chosen_when_asked_for(model: TileModel) -> None:
     assert name == "onnx"
     np.testing.assert_allclose(predict(some_tiles(3)), model.predict(some_tiles(3)), atol=AGREEMENT, rtol=0)
     assert choose_backend(model, "onnx", "auto")[1] is predict, "made once for all slides"
+
+
+def test_the_models_of_an_ensemble_are_turned_into_onnx_once(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = [load_model(make_model(f"model-{seed}", seed=seed)) for seed in range(6)]
+    monkeypatch.setattr(backends, "find_spec", lambda name: object())
+    monkeypatch.setattr(backends, "onnx_predict", lambda *asked: lambda tiles: np.zeros((len(tiles), 2), np.float32))
+    monkeypatch.setattr(backends, "_require_agreement", lambda *answers: None)
+    first, second = ([choose_backend(model, "onnx", "32")[1] for model in models] for _ in range(2))
+    assert all(a is b for a, b in zip(first, second, strict=True))
 
 
 @pytest.mark.parametrize("seconds", [{"onnx": 1.0, "torch": 2.0}, {"onnx": 3.0, "torch": 2.0}])

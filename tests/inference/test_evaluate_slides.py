@@ -14,13 +14,15 @@ import sklearn.metrics
 from PIL import Image
 
 from inference.evaluate_slides import OUTPUTS, evaluate_slides
-from inference.froc import detect, froc_curve, froc_score, hits_of, lesions_of
+from inference.froc import detect, froc_curve, froc_score, hits_of
+from tests.inference.test_froc import lesions_of
 from tiling.annotations import read_polygons
 from tiling.errors import ConfigError, InputError, OutputError
 from tiling.files import canonical_json, new_folder
 
 SIDE = 4000  # of a slide, level-0 pixels of 0.5 µm; its tiles are of 250
-MODEL = {"model_sha256": "ab" * 32, "backbone": "test_resnet", "settings": {"min_tissue": 0.5}}
+MODEL_SETTINGS = {"min_tissue": 0.5}
+MODEL: dict[str, Any] = {"model_sha256": "ab" * 32, "backbone": "test_resnet", "settings": MODEL_SETTINGS}
 
 
 def write_result(results: Path, slide_id: str, p: np.ndarray[Any, Any], **changes: Any) -> None:
@@ -154,7 +156,7 @@ def test_lesions_are_found_as_the_parts_say(cohort: Cohort) -> None:
         table = pyarrow.parquet.read_table(cohort.results / line[1] / "predictions.parquet")
         p, x, y = (table[name].to_numpy() for name in ("prob_tumour", "minx", "miny"))
         lesions = lesions_of(read_polygons(cohort.folder / line[5])["tumour"], (SIDE, SIDE), 0.5) if line[5] else None
-        hits.append(hits_of(detect(p, x, y, tile_px0=250, stride_px0=250, mpp=0.5), lesions))
+        hits.append(hits_of(detect(p, x, y, tile_px0=250, mpp=0.5), lesions))
     assert found.score.value == pytest.approx(froc_score(froc_curve(hits)))
     assert (found.slides, found.lesions) == (12, 6)
     # Two slides have a false positive of 0.9 and s04 is not found: five of six at 2/12 false positives a slide.
@@ -181,22 +183,22 @@ def test_the_test_split_is_the_default(cohort: Cohort) -> None:
 
 
 def test_the_files_tell_the_same_and_nothing_of_the_machine(cohort: Cohort) -> None:
-    found = cohort.evaluate(sensitivity=0.9)
+    found = cohort.evaluate(split="test", sensitivity=0.9)
     assert {path.name for path in cohort.out.iterdir()} == set(OUTPUTS)
     record = json.loads((cohort.out / "slides.json").read_text())
     assert record["scores"]["mean"]["auroc"]["value"] == found.scores["mean"].auroc.value
-    assert record["slides"][4] == {
+    assert record["slides"][0] == {
         "slide_id": "s04", "case_id": "c1", "positive": True,
         "scores": {name: values[4] for name in ("mean", "top5_mean") for values in [scores_of(cohort, name)[1]]},
     }  # fmt: skip
     page = (cohort.out / "slides.md").read_text()
-    for words in ("research use only", "12 slides of 8 cases", str(found.froc.score), "by site", "was chosen for"):
+    for words in ("research use only", "8 slides of 7 cases", str(found.froc.score), "by site", "was chosen for"):
         assert words in page
     with Image.open(cohort.out / "slides.png") as image:
         assert image.width > image.height
     first = {path.name: path.read_bytes() for path in cohort.out.iterdir()}
     assert all(str(cohort.folder).encode() not in data for data in first.values())
-    cohort.evaluate(sensitivity=0.9)
+    cohort.evaluate(split="test", sensitivity=0.9)
     assert {path.name: path.read_bytes() for path in cohort.out.iterdir()} == first
 
 
@@ -369,7 +371,37 @@ def test_two_models_are_refused_and_two_stores_are_not(cohort: Cohort) -> None:
     write_result(cohort.results, "s05", np.zeros((16, 16)), made_from=stored)
     cohort.evaluate()
     write_result(cohort.results, "s05", np.zeros((16, 16)), made_from=MODEL | {"model_sha256": "other"})
-    with pytest.raises(InputError, match=r"s00 and .*s05: were made by different models"):
+    with pytest.raises(InputError, match=r"s00 and .*s05: were made by different models or settings: model_sha256;"):
+        cohort.evaluate()
+
+
+REGION, ONNX, ENSEMBLE = (
+    MODEL | {"settings": MODEL_SETTINGS | {"roi_sha256": "34"}},
+    MODEL | {"backend": "onnx", "settings": MODEL_SETTINGS | {"backend": "auto"}},
+    [MODEL | {"models": [{"model_sha256": name} for name in names]} for names in ("ab", "ba", "ac")],
+)
+
+
+@pytest.mark.parametrize(
+    ("first", "other", "differing"),
+    [
+        (MODEL, REGION, ""),
+        (MODEL, ONNX, ""),
+        (ENSEMBLE[0], ENSEMBLE[1], ""),
+        (ENSEMBLE[0], ENSEMBLE[2], "models"),
+        (MODEL, MODEL | {"settings": {"min_tissue": 0.1, "tta": True}}, "min_tissue, tta"),
+        (MODEL, MODEL | {"precision": "bf16"}, "precision"),
+    ],
+)
+def test_what_results_may_differ_in(
+    cohort: Cohort, first: dict[str, Any], other: dict[str, Any], differing: str
+) -> None:
+    for i in range(12):
+        write_result(cohort.results, f"s{i:02}", np.full((16, 16), i / 20), made_from=other if i == 5 else first)
+    if differing:
+        with pytest.raises(InputError, match=rf"models or settings: {differing}; make them alike"):
+            cohort.evaluate()
+    else:
         cohort.evaluate()
 
 
@@ -379,11 +411,26 @@ def test_two_models_are_refused_and_two_stores_are_not(cohort: Cohort) -> None:
         ({"score": "best"}, "--score: 'best' is no score.*use mean, top5_mean"),
         ({"split": "train"}, "no slide of the split train; use test, val, all"),
         ({"sensitivity": 1.5}, "--sensitivity: 1.5 is no share"),
+        ({"sensitivity": 95, "split": "test"}, "--sensitivity: 95 is no share"),
+        ({"sensitivity": 0.9}, "--sensitivity: the slides that .* are among those tested; pass --split test"),
+        ({"sensitivity": 0.9, "split": "val"}, "--sensitivity: the slides that .* are among those tested"),
     ],
 )
-def test_options_that_cannot_be(cohort: Cohort, options: dict[str, Any], words: str) -> None:
+def test_options_that_cannot_be_keep_the_earlier_evaluation(
+    cohort: Cohort, options: dict[str, Any], words: str
+) -> None:
+    cohort.evaluate()
+    before = {path.name: path.read_bytes() for path in cohort.out.iterdir()}
     with pytest.raises((ConfigError, InputError), match=words):
         cohort.evaluate(**options)
+    assert {path.name: path.read_bytes() for path in cohort.out.iterdir()} == before
+
+
+def test_what_the_command_noted_of_an_earlier_evaluation_goes_with_it(cohort: Cohort) -> None:
+    cohort.evaluate()
+    (cohort.out / "provenance.json").write_text("of the earlier one")
+    cohort.evaluate()
+    assert {path.name for path in cohort.out.iterdir()} == set(OUTPUTS)
 
 
 def test_no_positive_to_choose_a_threshold_on(cohort: Cohort) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from PIL import Image
 from torchvision import transforms
 
 from inference import export_model as module
-from inference.export_model import export_model, load_script, to_onnx, wsinfer_config
+from inference.export_model import export_model, load_script, wsinfer_config
 from tests.inference.conftest import MakeModel
 from tiling.errors import ModelError, OutputError
 from tiling.files import folder_faults
@@ -44,15 +45,15 @@ def resized(request: pytest.FixtureRequest, make_model: MakeModel) -> TileModel:
 
 
 def test_onnx_runtime_gives_the_models_probabilities(resized: TileModel, tmp_path: Path) -> None:
-    difference = to_onnx(resized, tmp_path / "a.onnx")
-    onnx.checker.check_model(onnx.load(tmp_path / "a.onnx"), full_check=True)
-    session = onnxruntime.InferenceSession(tmp_path / "a.onnx", providers=["CPUExecutionProvider"])
+    report = export_model(resized, "onnx", tmp_path / "out")
+    onnx.checker.check_model(onnx.load(report.file), full_check=True)
+    session = onnxruntime.InferenceSession(report.file, providers=["CPUExecutionProvider"])
     for count in (1, 3):
         pixels = tiles(resized.info.tile_px, count)
         logits, probabilities = session.run(["logits", "probabilities"], {"tiles": pixels})
         np.testing.assert_allclose(probabilities, resized.predict(pixels), atol=1e-4)
         np.testing.assert_allclose(torch.softmax(torch.from_numpy(logits), 1), probabilities, atol=1e-6)
-    assert difference <= 1e-4
+    assert report.difference <= 1e-4
 
 
 def test_torchscript_gives_the_models_probabilities(resized: TileModel, tmp_path: Path) -> None:
@@ -103,12 +104,26 @@ def test_the_folder_is_whole_and_names_no_file_of_the_machine(model: TileModel, 
 
 def test_a_folder_that_is_there_is_kept(model: TileModel, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine").write_text("mine")
-    with pytest.raises(OutputError, match="is there already"):
+    with pytest.raises(OutputError, match=r"is there already.*--overwrite"):
         export_model(model, "torchscript", tmp_path / "out")
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
+    assert list((tmp_path / "out").iterdir()) == []
     export_model(model, "torchscript", tmp_path / "out", overwrite=True)
+    export_model(model, "wsinfer", tmp_path / "out", overwrite=True)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES["wsinfer"] | BESIDE
     assert folder_faults(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_of_something_else_is_never_overwritten(model_folder: Path, tmp_path: Path, overwrite: bool) -> None:
+    """Such as the folder of the very model, or somebody's home."""
+    shutil.copytree(model_folder, tmp_path / "run")
+    (tmp_path / "home" / "thesis").mkdir(parents=True)
+    model, before = load_model(tmp_path / "run"), sorted(tmp_path.rglob("*"))
+    for name in ("run", "home"):
+        with pytest.raises(OutputError, match=rf"{name}: holds something else than an export; choose another --out$"):
+            export_model(model, "torchscript", tmp_path / name, overwrite=overwrite)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert load_model(tmp_path / "run").sha256 == model.sha256
 
 
 @pytest.mark.parametrize("to", ["onnx", "torchscript", "wsinfer"])
@@ -145,12 +160,12 @@ def test_onnx_without_its_packages_says_what_to_install(
 ) -> None:
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"needs onnx and onnxruntime; pip install 'specslide\[onnx\]'"):
-        to_onnx(model, tmp_path / "a.onnx")
+        export_model(model, "onnx", tmp_path / "out")
 
 
 def test_stain_normalisation_cannot_be_exported(make_model: MakeModel, tmp_path: Path) -> None:
     model = load_model(make_model(tile_px=32, input_px=32))
     model.network.stain = ReinhardTarget(mean=(50.0, 10.0, 10.0), std=(5.0, 5.0, 5.0))
     with pytest.raises(ModelError, match=r"normalises stains .*; export a model trained without"):
-        to_onnx(model, tmp_path / "model.onnx")
-    assert not (tmp_path / "model.onnx").exists()
+        export_model(model, "onnx", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -8,6 +8,7 @@ import json
 import socket
 import uuid
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,21 @@ def test_outlines_are_smoothed_by_a_quarter_of_a_tile_unless_told(make_predictio
     prediction = make_prediction([(64, 64)], [0.9])
     (region,) = regions_of(prediction, probability_map(prediction), OutputConfig())
     assert region.outline.area == pytest.approx(64**2 - (4 - np.pi) * 16**2, rel=1e-2)
+
+
+def test_other_maps_of_one_slide_have_other_uuids(make_prediction: MakePrediction, tmp_path: Path) -> None:
+    base = make_prediction(RING, P)
+    finer = base.slide.model_copy(update={"mpp": 0.25})
+    found = set()
+    for number, prediction in enumerate(
+        (base, replace(base, provenance=base.provenance | {"settings": {"overlap": 0.5}}), replace(base, slide=finer))
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        write_outputs(prediction, OutputConfig(formats=("ometiff",)), folder)
+        with tifffile.TiffFile(folder / "heatmap.ome.tif") as tiff:
+            found.add(str(tiff.ome_metadata).split('UUID="')[1][:45])
+    assert len(found) == 3
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,13 +25,20 @@ from inference.froc import (
     froc_score,
     hits_of,
     lesions_in,
-    lesions_of,
     major_axis,
+    mask_frame,
     resampled_sensitivities,
     sensitivities,
 )
+from tiling.annotations import rasterised
 
 MPP = 0.5
+
+
+def lesions_of(geometry: shapely.Geometry, size0: tuple[int, int], mpp: float) -> Lesions:
+    """The lesions that polygons (level-0 pixels) draw on a slide of `size0` (width, height) and `mpp`."""
+    px0, shape = mask_frame(size0, mpp)
+    return lesions_in(rasterised(geometry, px0, shape), px0, mpp)
 
 
 def disc(x_um: float, y_um: float, across_um: float) -> shapely.Geometry:
@@ -120,7 +128,7 @@ def find(
     y, x = np.indices(p.shape)
     found = detect(
         p.ravel(), (x.ravel() * side).astype(np.int32), (y.ravel() * side).astype(np.int32),
-        tile_px0=side, stride_px0=side, mpp=1.0, separation_um=separation_um,
+        tile_px0=side, mpp=1.0, separation_um=separation_um,
     )  # fmt: skip
     columns, rows = found.x0 / side - 0.5, found.y0 / side - 0.5
     return [(round(a, 4), float(b), float(c)) for a, b, c in zip(found.probability, columns, rows, strict=True)]
@@ -138,7 +146,7 @@ def test_of_equals_the_first_is_taken() -> None:
 
 def test_no_tile_no_detection() -> None:
     none = np.zeros(0, np.int32)
-    assert len(detect(np.zeros(0, np.float32), none, none, tile_px0=9, stride_px0=9, mpp=1.0).probability) == 0
+    assert len(detect(np.zeros(0, np.float32), none, none, tile_px0=9, mpp=1.0).probability) == 0
 
 
 @given(st.integers(0, 10_000), st.integers(1, 40), st.floats(0, 300))
@@ -147,13 +155,15 @@ def test_detections_against_brute_force(seed: int, count: int, separation_um: fl
     random = np.random.default_rng(seed)
     places = np.unique(random.integers(0, 12, (count, 2)), axis=0).astype(np.int32) * 32
     p = random.integers(0, 6, len(places)) / 5
-    found = detect(p, places[:, 0], places[:, 1], tile_px0=64, stride_px0=32, mpp=MPP, separation_um=separation_um)
+    found = detect(p, places[:, 0], places[:, 1], tile_px0=64, mpp=MPP, separation_um=separation_um)
     left, expected = list(range(len(places))), []
     while left:
         best = max(left, key=lambda i: (p[i], -i))
         expected.append((p[best], *(places[best] + 32.0)))
-        radius = max(separation_um / MPP, 48)
+        radius = max(separation_um / MPP, 96)
         left = [i for i in left if np.hypot(*(places[i] - places[best]).astype(float)) > radius]
+    squares = shapely.box(found.x0 - 32, found.y0 - 32, found.x0 + 32, found.y0 + 32)
+    assert not any(a.intersects(b) for a, b in itertools.combinations(squares, 2)), "tiles that touch are one detection"
     assert list(zip(found.probability, found.x0, found.y0, strict=True)) == expected
 
 

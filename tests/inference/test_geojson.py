@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import tracemalloc
 from pathlib import Path
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from shapely.geometry import box, shape
 
 from inference.colours import class_colour
-from inference.geojson import called_class, write_geojson, write_regions
+from inference.geojson import write_geojson, write_regions
 from inference.predict import Prediction
 from inference.regions import measured
 from tests.inference.conftest import MakePrediction
@@ -90,13 +91,14 @@ def test_any_class_name_survives(make_prediction: MakePrediction, tmp_path: Path
     ],
 )
 def test_the_threshold_decides_the_class(
-    make_prediction: MakePrediction, probabilities: list[float], threshold: float, called: int
+    make_prediction: MakePrediction, tmp_path: Path, probabilities: list[float], threshold: float, called: int
 ) -> None:
     prediction = make_prediction(
         [(0, 0)], [0.0], probabilities=np.array([probabilities], np.float32), classes=("a", "b", "c"),
         threshold=threshold,
     )  # fmt: skip
-    assert called_class(prediction).tolist() == [called]
+    (feature,) = features_of(prediction, tmp_path)
+    assert feature["properties"]["classification"]["name"] == "abc"[called]
 
 
 @given(st.lists(st.floats(0, 1, width=32), max_size=20))
@@ -108,6 +110,16 @@ def test_measurements_are_the_probabilities(
     features = features_of(make_prediction(places, positive), tmp_path)
     found = [f["properties"]["measurements"]["prob_tumour"] for f in features]
     assert found == pytest.approx(positive, abs=1e-6)
+
+
+def test_the_text_is_jsons_own(make_prediction: MakePrediction, tmp_path: Path) -> None:
+    """A feature a line, as json.dump streams it."""
+    features = features_of(make_prediction(PLACES, [0.1, 0.5, 1e-7], classes=("benign", "tumör")), tmp_path)
+    lines = (tmp_path / "objects.geojson").read_text(encoding="utf-8").splitlines()[1:-1]
+    for feature, line in zip(features, lines, strict=True):
+        text = io.StringIO()
+        json.dump(feature, text, ensure_ascii=False, allow_nan=False)
+        assert line.removesuffix(",") == text.getvalue()
 
 
 def test_a_probability_that_is_no_number_is_never_written(make_prediction: MakePrediction, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,9 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 
-from inference.heatmap import Weights, assemble
+from inference import heatmap
+from inference.heatmap import Weights, assemble, map_px0, slide_map
+from tiling import Grid
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
@@ -164,3 +168,66 @@ def test_a_tent_of_nothing_is_nothing_and_far_corners_do_not_overflow() -> None:
     assert np.isnan(assembled([], 4, 1.0, (3, 5), "tent")).all()
     last = np.iinfo(np.int32).max
     assert np.isnan(assembled([(1.0, last, last)], 512, 1.0, (4, 4), "tent")).all()
+
+
+# ------------------------------------------------------------------------------------------ the map of a whole slide
+
+
+def grid(tile: int, stride: int, size: int = 5000) -> Grid:
+    return Grid(width0=size, height0=size, slide_mpp=0.25, tile_px=64, tile_px0=tile, stride_px0=stride)
+
+
+@pytest.mark.parametrize(
+    ("tile", "stride", "px0"),
+    [(256, 256, 256.0), (256, 128, 32.0), (256, 64, 32.0), (256, 16, 16.0), (512, 384, 384 / 6), (8, 4, 1.0)],
+)
+def test_a_pixel_of_the_map(tile: int, stride: int, px0: float) -> None:
+    assert map_px0(grid(tile, stride)) == px0
+
+
+@given(st.integers(16, 2048), st.floats(0, 0.95))
+@settings(max_examples=200, deadline=None)
+def test_tiles_begin_on_pixels_and_the_map_stays_small(tile: int, overlap: float) -> None:
+    stride = max(1, round(tile * (1 - overlap)))
+    px0 = map_px0(grid(tile, stride))
+    assert abs(stride / px0 - round(stride / px0)) < 1e-9
+    assert stride == px0 or tile / px0 < 16 + tile / stride
+    assert stride == tile or px0 <= tile / 8 + 1e-9
+
+
+@given(st.integers(16, 2048), st.floats(0, 0.95), st.integers(1, 400), st.floats(0, 1), st.sampled_from([10**4, 10**6]))
+@settings(max_examples=200, deadline=None)
+def test_a_tile_begins_where_it_was_read_and_ends_within_half_a_pixel(
+    tile: int, overlap: float, columns: int, place: float, most: int
+) -> None:
+    """One tile on a map of at most about `most` pixels, none of which spans several strides."""
+    stride = max(1, round(tile * (1 - overlap)))
+    width = (columns - 1) * stride + tile
+    slide = Grid(width0=width, height0=tile, slide_mpp=0.25, tile_px=64, tile_px0=tile, stride_px0=stride)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(heatmap, "_MOST_PIXELS", most)
+        px0, x0 = map_px0(slide), round(place * (columns - 1)) * stride
+        covered = np.flatnonzero(
+            np.isfinite(slide_map(np.ones(1, np.float32), np.array([x0], np.int32), np.zeros(1, np.int32), slide)).any(
+                0
+            )
+        )
+    assert px0 <= stride
+    assert covered[0] * px0 == pytest.approx(x0, abs=1e-6)
+    missed = abs((covered[-1] + 1) * px0 - min(x0 + tile, math.ceil(width / px0) * px0))
+    assert missed <= px0 / 2 + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("tile", "stride", "px0"),
+    [(256, 256, 256.0), (256, 128, 64.0), (256, 179, 89.5), (224, 112, 112.0), (24, 24, 72.0), (24, 7, 63.0)],
+)
+def test_the_map_of_a_giant_slide_stays_small(tile: int, stride: int, px0: float) -> None:
+    """300,000 px squared are 90 gigapixels: a pixel spans 60 at least, and whole parts of a stride, or strides."""
+    slide = grid(tile, stride, 300_000)
+    assert map_px0(slide) == px0
+    y0, x0 = (np.indices((9, 9), np.int32).reshape(2, -1) + 31) * np.int32(stride)
+    values = slide_map(np.ones(len(x0), np.float32), x0, y0, slide)
+    assert values.size <= 25_100_000
+    rows, columns = (np.flatnonzero(np.isfinite(values).any(axis)) for axis in (1, 0))
+    assert len(rows) * px0 == len(columns) * px0 == pytest.approx(8 * stride + tile, abs=px0)

@@ -95,6 +95,9 @@ def test_memory_that_runs_out_changes_nothing(slide: Path, model: TileModel) -> 
     assert_allclose(found.probabilities, predict_slide(slide, model).probabilities, atol=1e-6)
     assert narrow.asked[:5] == [64, 32, 16, 8, 4]
     assert max(narrow.asked[5:]) == 4
+    narrow.asked.clear()
+    predict_slide(slide, narrow, PredictConfig(batch_size=64))
+    assert set(narrow.asked[:-1]) == {4}, "the next slide does not learn it again"
 
 
 @pytest.mark.parametrize("text", ["auto", None])
@@ -253,7 +256,8 @@ def test_damaged_tiles_are_left_out_and_the_rest_is_as_from_the_store(
 
 
 def test_too_many_damaged_tiles_fail_the_slide(tmp_path: Path, model: TileModel) -> None:
-    with pytest.raises(SlideError, match=r"disc\.tif: has too many tiles that cannot be decoded, \d+ of the first"):
+    said = r"disc\.tif: has too many tiles that cannot be decoded, \d+ of the first .* or tile it with --max-bad-tiles"
+    with pytest.raises(SlideError, match=said):
         predict_slide(damaged(tmp_path), model, PredictConfig(max_bad_tiles=0.01))
 
 
@@ -266,3 +270,43 @@ def test_a_store_damaged_in_a_later_batch_is_a_store_error(store: Path, model: T
     shard.write_bytes(bytes(data))
     with pytest.raises(StoreError, match="is damaged"):
         predict_slide(copy, model, PredictConfig(batch_size=4, min_tissue=0.1))
+
+
+# ------------------------------------------------------------------------------------------ what a store has decided
+
+
+@pytest.mark.parametrize(
+    ("asked", "least", "said"),
+    [
+        (0.05, 0.1, "less than 0.1 of tissue: pass the slide itself, or tile it with --min-tissue 0.05"),
+        (0.1, 0.1, ""),
+        (0.6, 0.6, ""),
+    ],
+)
+def test_a_store_brings_its_least_tissue(
+    store: Path, model: TileModel, caplog: pytest.LogCaptureFixture, asked: float, least: float, said: str
+) -> None:
+    found = predict_slide(store, model, PredictConfig(min_tissue=asked))
+    assert found.provenance["settings"]["min_tissue"] == least
+    opened = TileStore(store)
+    assert len(found.x0) == int((opened.tissue >= least).sum())
+    warned = [record.getMessage() for record in caplog.records]
+    assert warned == ([f"{store}: holds no tile with {said}"] if said else [])
+
+
+@pytest.mark.parametrize(("tiled", "asked", "warned"), [(0.0, 0.5, True), (0.5, 0.5, False), (0.5, 0.0, False)])
+def test_an_overlap_that_a_store_has_not_is_told(
+    slide: Path, model: TileModel, tmp_path: Path, caplog: pytest.LogCaptureFixture,
+    tiled: float, asked: float, warned: bool,
+) -> None:  # fmt: skip
+    path = tile_slide(slide, tmp_path, TilingConfig(mpp=0.5, tile_px=32, overlap=tiled)).store
+    caplog.clear()
+    found = predict_slide(path, model, PredictConfig(overlap=asked))
+    assert found.grid.stride_px0 == 32 * (1 - tiled)
+    assert ("its tiles overlap by 0, not by 0.5: pass the slide itself" in caplog.text) == warned
+
+
+def test_a_picture_is_no_region(slide: Path, model: TileModel, tmp_path: Path) -> None:
+    (tmp_path / "disc.png").write_bytes(b"")
+    with pytest.raises(InputError, match=r"disc\.png: is a picture, and polygons are needed here; draw them in QuPath"):
+        predict_slide(slide, model, roi=tmp_path / "disc.png")

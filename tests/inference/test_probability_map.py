@@ -4,36 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from inference.probability_map import map_px0, printable, probability_map, pyramid
+from inference.probability_map import printable, probability_map, pyramid
 from tests.inference.conftest import MakePrediction
-from tiling import Grid
-
-
-def grid(tile: int, stride: int, size: int = 5000) -> Grid:
-    return Grid(width0=size, height0=size, slide_mpp=0.25, tile_px=64, tile_px0=tile, stride_px0=stride)
-
-
-@pytest.mark.parametrize(
-    ("tile", "stride", "px0"),
-    [(256, 256, 256.0), (256, 128, 32.0), (256, 64, 32.0), (256, 16, 16.0), (512, 384, 384 / 6), (8, 4, 1.0)],
-)
-def test_a_pixel_of_the_map(tile: int, stride: int, px0: float) -> None:
-    assert map_px0(grid(tile, stride)) == px0
-
-
-@given(st.integers(16, 2048), st.floats(0, 0.95))
-@settings(max_examples=200, deadline=None)
-def test_tiles_begin_on_pixels_and_the_map_stays_small(tile: int, overlap: float) -> None:
-    stride = max(1, round(tile * (1 - overlap)))
-    px0 = map_px0(grid(tile, stride))
-    assert abs(stride / px0 - round(stride / px0)) < 1e-9
-    assert stride == px0 or tile / px0 < 16 + tile / stride
-    assert stride == tile or px0 <= tile / 8 + 1e-9
-    missed = abs(tile - round(tile / px0) * px0)
-    assert missed <= px0 / 2 + 1e-9
 
 
 def test_the_map_of_a_prediction(make_prediction: MakePrediction) -> None:

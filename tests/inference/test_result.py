@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet
 import pytest
 import shapely
+from numpy.typing import NDArray
 from PIL import Image
 
+from inference.formats import OutputConfig
 from inference.predict import PredictConfig
-from inference.result import HeatmapReport, make_heatmap
+from inference.result import HeatmapReport, make_heatmap, result_key
 from pipeline.synthetic import write_pyramid
 from tests.inference.conftest import MakeModel, picture
-from tiling import TilingConfig, tile_slide
+from tiling import Slide, TilingConfig, tile_slide
 from tiling.errors import ConfigError, ModelError, OutputError, SlideError
 from tiling.files import folder_faults, sha256_file
 from training import TileModel, load_model
@@ -79,7 +84,7 @@ def test_all_files_tell_of_the_same_tiles(made: HeatmapReport) -> None:
 
 def test_the_summary_says_what_it_was_made_from(made: HeatmapReport, slide: Path, model: TileModel) -> None:
     record = summary(made.folder)
-    assert (record["format"], record["version"]) == ("specslide-heatmap", 1)
+    assert (record["format"], record["version"]) == ("specslide-heatmap", 2)
     assert record["slide"]["sha256"] == sha256_file(slide)
     assert (record["slide"]["slide_id"], record["slide"]["mpp"]) == ("disc", pytest.approx(0.5))
     assert (record["classes"], record["positive_class"], record["threshold"]) == (["benign", "tumour"], "tumour", 0.5)
@@ -173,6 +178,59 @@ def test_another_result_is_refused_unless_overwritten(
     assert make_heatmap(slide, model, out, **change).reused
 
 
+def test_a_result_of_another_version_or_precision_is_refused(
+    made: HeatmapReport, slide: Path, model: TileModel, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What "auto" computes in depends on the device: as here a GPU with bf16."""
+    for name, value in (("VERSION", 1), ("uses_bf16", lambda device, precision: precision == "auto")):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"inference.result.{name}", value)
+            with pytest.raises(OutputError, match="holds another result"):
+                make_heatmap(slide, model, out)
+    monkeypatch.setattr("inference.result.uses_bf16", lambda device, precision: precision == "auto")
+    plain = PredictConfig(precision="32")
+    assert result_key(slide, model, plain) != result_key(slide, model, PredictConfig(precision="bf16"))
+    assert result_key(slide, model, plain) == result_key(slide, model, PredictConfig(precision="32", batch_size=3))
+    assert make_heatmap(slide, model, out.parent / "plain", plain).tiles == made.tiles
+
+
+@dataclass(frozen=True)
+class Constant(TileModel):
+    """Says 0.7 of every tile."""
+
+    def predict(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return np.tile(np.array([0.3, 0.7], np.float32), (len(tiles), 1))
+
+
+def test_a_tile_at_the_threshold_is_so_in_every_figure(slide: Path, model: TileModel, out: Path) -> None:
+    """The float32 nearest to 0.7 is below the float64: count, area, regions and objects must round alike."""
+    info = model.info.model_copy(update={"threshold": 0.7})
+    asked = Constant(model.network, info, model.sha256, model.device)
+    report = make_heatmap(slide, asked, out, outputs=OutputConfig(formats=("geojson",), region_smoothing_um=0))
+    assert report.scores.fraction_above_threshold == 1
+    mm2 = report.tiles * (32 * 0.5 / 1000) ** 2
+    assert report.scores.area_above_mm2 == pytest.approx(mm2, rel=1e-9)
+    tiles, regions = (
+        json.loads((report.folder / name).read_text())["features"] for name in ("heatmap.geojson", "regions.geojson")
+    )
+    assert {tile["properties"]["classification"]["name"] for tile in tiles} == {"tumour"}
+    assert sum(r["properties"]["measurements"]["area_um2"] for r in regions) == pytest.approx(mm2 * 1e6, rel=1e-9)
+
+
+def test_a_slide_is_hashed_once(slide: Path, model: TileModel, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[Path] = []
+    plain = Slide.sha256
+
+    def counted(self: Slide) -> str:
+        hashed.append(self.path)
+        return plain(self)
+
+    monkeypatch.setattr(Slide, "sha256", counted)
+    made = make_heatmap(slide, model, out)
+    assert hashed == [slide]
+    assert summary(made.folder)["slide"]["sha256"] == sha256_file(slide)
+
+
 def test_another_models_result_is_refused(made: HeatmapReport, slide: Path, make_model: MakeModel, out: Path) -> None:
     other = load_model(make_model(seed=1))
     with pytest.raises(OutputError, match="holds another result"):
@@ -205,10 +263,30 @@ def test_an_intact_folder_of_something_else_is_refused(
     """Such as a model that happens to have the slide's name."""
     model_folder.rename(tmp_path / "disc")
     try:
-        with pytest.raises(OutputError, match="holds another result"):
-            make_heatmap(slide, model, tmp_path)
+        before = contents(tmp_path)
+        for overwrite in (False, True):
+            with pytest.raises(OutputError, match=r"disc: holds something else than a heatmap; choose another --out$"):
+                make_heatmap(slide, model, tmp_path, overwrite=overwrite)
+        assert contents(tmp_path) == before
     finally:
         (tmp_path / "disc").rename(model_folder)
+
+
+def test_a_slide_in_a_folder_of_its_name_is_never_overwritten(slide: Path, model: TileModel, tmp_path: Path) -> None:
+    """As archives lay their slides: data/<id>/<id>.svs, with --out data."""
+    own = tmp_path / "disc" / "disc.tif"
+    own.parent.mkdir()
+    shutil.copyfile(slide, own)
+    with pytest.raises(OutputError, match="holds something else than a heatmap"):
+        make_heatmap(own, model, tmp_path, overwrite=True)
+    assert contents(tmp_path) == {"disc/disc.tif": slide.read_bytes()}
+
+
+def test_an_empty_folder_of_its_name_is_filled_when_told(slide: Path, model: TileModel, out: Path) -> None:
+    (out / "disc").mkdir(parents=True)
+    with pytest.raises(OutputError, match="holds another result"):
+        make_heatmap(slide, model, out)
+    assert not make_heatmap(slide, model, out, overwrite=True).reused
 
 
 # -------------------------------------------------------------------------------------------------------- faults

@@ -24,6 +24,7 @@ from tiling.files import (
     is_claimed,
     new_folder,
     read_commit,
+    require_own,
     sha256_file,
     sha256_json,
     write_file,
@@ -436,3 +437,34 @@ def test_a_file_where_the_folder_belongs_is_refused_and_stays(tmp_path: Path) ->
         raise AssertionError("not reached")
     assert [p.name for p in tmp_path.iterdir()] == ["s.zarr"]
     assert final.read_text() == "mine"
+
+
+# ------------------------------------------------------------------------------------------------ whose a folder is
+
+
+@pytest.mark.parametrize(
+    ("files", "own"),
+    [
+        (None, True),
+        ([], True),
+        (["mark.json"], True),
+        (["a/mark.json", "mark.json", "mine"], True),
+        (["mine"], False),
+        ([".hidden"], False),
+        (["a/mark.json"], False),
+        (["mark.json/mine"], False),
+    ],
+)
+def test_a_folder_is_told_by_its_mark(tmp_path: Path, files: list[str] | None, own: bool) -> None:
+    """One that is not there, or empty, is anybody's to fill."""
+    folder = tmp_path / "out"
+    if files is not None:
+        folder.mkdir()
+    for name in files or ():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("")
+    if own:
+        require_own(folder, "mark.json", "a result")
+    else:
+        with pytest.raises(OutputError, match=r"out: holds something else than a result; choose another --out$"):
+            require_own(folder, "mark.json", "a result")

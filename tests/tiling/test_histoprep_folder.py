@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tiling import TileStore
-from tiling.errors import InputError, StoreError
+from tiling.errors import InputError, OutputError, StoreError
 from tiling.histoprep_folder import import_histoprep
 from tiling.store import verify_store
 from tiling.where import rows_where
@@ -103,6 +103,13 @@ def test_the_same_folder_again_and_another(tmp_path: Path) -> None:
         import_histoprep(folder, tmp_path / "stores", mpp=4.0)
     import_histoprep(folder, tmp_path / "stores", mpp=2.0, overwrite=True)
     assert TileStore(first.store).grid.mpp == 2.0
+
+
+def test_a_folder_of_something_else_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "stores" / "slide_1.zarr" / "mine").mkdir(parents=True)
+    with pytest.raises(OutputError, match=r"slide_1\.zarr: holds something else than a tile store"):
+        import_histoprep(output(tmp_path / "slide_1"), tmp_path / "stores", mpp=4.0, overwrite=True)
+    assert (tmp_path / "stores" / "slide_1.zarr" / "mine").is_dir()
 
 
 def rewritten(folder: Path, **columns: object) -> None:

@@ -215,6 +215,31 @@ def test_a_damaged_store_is_not_reused(small_slide: Path, tmp_path: Path) -> Non
     assert verify_store(store) == []
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", ["zarr.json", "scan.svs"])
+def test_a_folder_of_something_else_is_never_overwritten(
+    small_slide: Path, tmp_path: Path, name: str, overwrite: bool
+) -> None:
+    """Such as an OME-Zarr image of the slide, in the folder where its store is to go."""
+    (tmp_path / "small.zarr").mkdir()
+    (tmp_path / "small.zarr" / name).write_text('{"zarr_format": 3, "node_type": "group"}')
+    said = "holds something else than a tile store" if overwrite else "is not a finished tile store"
+    with pytest.raises((OutputError, StoreError), match=said):
+        tile_slide(small_slide, tmp_path, FAST, overwrite=overwrite)
+    assert [path.name for path in tmp_path.rglob("*")] == ["small.zarr", name]
+
+
+@pytest.mark.parametrize("what", ["annotation", "tissue_file"])
+def test_a_label_image_in_the_previews_place_is_kept(small_slide: Path, tmp_path: Path, what: str) -> None:
+    """As archives lay them: <id>.svs and <id>.png, with --out there."""
+    label = tmp_path / "small.png"
+    label.write_bytes(b"drawn for days")
+    given: dict[str, Any] = {what: label}
+    with pytest.raises(OutputError, match=r"small\.png: is read for the store, .*; choose another --out"):
+        tile_slide(small_slide, tmp_path, FAST, **given)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"small.png": b"drawn for days"}
+
+
 def test_progress_counts_the_tiles(small_slide: Path, tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
     report = tile_slide(small_slide, tmp_path, FAST, progress=lambda done, total: calls.append((done, total)))

@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_sample_images
 from timm.data.imagenet_info import ImageNetInfo
@@ -125,6 +126,11 @@ def test_weights_of_another_network_are_refused(folder: Path, network: TileClass
     save_model(folder, network, other, "card")
     with pytest.raises(ModelError, match="do not fit its backbone"):
         load_model(folder)
+
+
+def test_a_class_is_named_once(network: TileClassifier) -> None:
+    with pytest.raises(ValidationError, match="the classes tumour, tumour do not all differ"):
+        info_of(network, ("tumour", "tumour"))
 
 
 def test_unknown_keys_in_the_info_are_refused(folder: Path, network: TileClassifier) -> None:

@@ -217,6 +217,33 @@ def test_a_run_that_fails_does_not_look_complete(
     assert [p.name for p in tmp_path.rglob(".*")] == [], "no stray files"
 
 
+@pytest.mark.parametrize("name", ["model/mine.pt", "checkpoints/last.pt"])
+def test_a_folder_of_something_else_is_never_replaced(
+    image_table: Path, tiny: TrainConfig, tmp_path: Path, name: str
+) -> None:
+    """Such as another program's, where --out names its folder."""
+    mine = tmp_path / "run" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(OutputError, match=rf"{mine.parent.name}: holds something else than .*; choose another --out"):
+        train(samples_from_images(image_table, tiny), tmp_path / "run", tiny)
+    assert mine.read_text() == "mine"
+
+
+def test_somebodys_files_beside_a_runs_stay(image_table: Path, tiny: TrainConfig, tmp_path: Path) -> None:
+    out, mine = tmp_path / "run", ["pictures/cat.png", "log/notes.txt"]
+    for name in mine:
+        (out / name).parent.mkdir(parents=True)
+        (out / name).write_text("mine")
+    stale = [out / "pictures" / "old_gallery.png", out / "log" / "tensorboard" / "events"]
+    stale[1].parent.mkdir()
+    for path in stale:
+        path.write_text("of an earlier run")
+    train(samples_from_images(image_table, tiny), out, tiny)
+    assert [(out / name).read_text() for name in mine] == ["mine", "mine"]
+    assert [path for path in stale if path.exists()] == []
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "what"),
     [
