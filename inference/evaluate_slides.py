@@ -112,7 +112,7 @@ def evaluate_slides(
     )
     for note in evaluation.notes:
         log.warning("%s", note)
-    picture = slide_picture(evaluation, slides, [hit for _, hit in hits] if froc else [])
+    picture = slide_picture(evaluation, slides, [hit for _, hit in hits] if froc else [], seed=seed)
     with claimed(out / "evaluation"):  # only now that nothing can be wrong any more but the disk
         _sweep(out)
         write_file(out / "slides.png", picture)

@@ -142,16 +142,24 @@ def new_folder(final: Path) -> Iterator[Path]:
 
 
 def require_own(final: Path, mark: str, what: str) -> None:
-    """Raise OutputError if the folder `final` holds something, but no file `mark`, as every `what` does.
+    """Raise OutputError if the folder `final` holds something, and neither has nor lists the file `mark` of every `what`.
 
     To be asked before `new_folder` replaces it: whoever has data there never meant to have them deleted.
     """
     try:
-        foreign = final.is_dir() and any(final.iterdir()) and not (final / mark).is_file()
+        held = final.is_dir() and any(final.iterdir()) and not (final / mark).is_file()
     except OSError as error:
         raise output_error(final, error) from error
-    if foreign:
+    if held and not _lists(final, mark):
         raise OutputError(final, f"holds something else than {what}", "choose another --out")
+
+
+def _lists(folder: Path, name: str) -> bool:
+    """Whether the folder was published with that file."""
+    try:
+        return name in read_commit(folder)
+    except SpecslideError:
+        return False
 
 
 def read_commit(folder: Path) -> dict[str, dict[str, object]]:

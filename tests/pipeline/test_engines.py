@@ -174,7 +174,7 @@ def test_a_worker_killed_by_chance_is_forgiven(tmp_path: Path) -> None:
 
 def test_what_cannot_travel_costs_its_slide_alone() -> None:
     jobs = ["a", "strange", "b", "opaque", "c"]
-    expect(jobs, {"strange": "", "opaque": "pickle"}, ran(jobs))
+    expect(jobs, {"strange": "", "opaque": "lambda"}, ran(jobs))
 
 
 @pytest.mark.parametrize("cores", [{0}, {0, 3, 5}])

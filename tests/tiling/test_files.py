@@ -468,3 +468,11 @@ def test_a_folder_is_told_by_its_mark(tmp_path: Path, files: list[str] | None, o
     else:
         with pytest.raises(OutputError, match=r"out: holds something else than a result; choose another --out$"):
             require_own(folder, "mark.json", "a result")
+
+
+def test_a_folder_that_was_published_with_the_mark_is_its_own_without_it(tmp_path: Path) -> None:
+    """Damaged, it may be made again."""
+    folder = publish(tmp_path / "x")
+    (name, *_) = read_commit(folder)
+    (folder / name).unlink()
+    require_own(folder, name, "a result")

@@ -266,6 +266,7 @@ def test_it_stops_when_it_gets_no_better(
     assert [row["val_log_loss"] for row in history_of(tmp_path / "run")] == [0.5, 0.4, 0.45, 0.4]
 
 
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0")
 def test_a_compiled_backbone_learns_the_same(
     image_table: Path, tiny: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
