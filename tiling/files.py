@@ -142,7 +142,7 @@ def new_folder(final: Path) -> Iterator[Path]:
 
 
 def require_own(final: Path, mark: str, what: str) -> None:
-    """Raise OutputError if the folder `final` holds something, and neither has nor lists the file `mark` of every `what`.
+    """Raise OutputError if the folder `final` holds something, and neither has nor lists the file `mark` of a `what`.
 
     To be asked before `new_folder` replaces it: whoever has data there never meant to have them deleted.
     """
