@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
 from tiling import Grid
-
-Weights = Literal["flat", "tent"]
 
 _TILE_PIXELS = (8, 16)  # of the map, across a tile that overlaps its neighbours: at least, at most
 _MOST_PIXELS = 25_000_000  # of the map, about: so its memory is bounded, whatever the slide's size
@@ -27,7 +25,7 @@ def slide_map(
     """
     px0 = map_px0(grid)
     shape = (math.ceil(grid.height0 / px0), math.ceil(grid.width0 / px0))
-    return assemble(values, x0, y0, grid.tile_px0, px0, shape, "tent")
+    return assemble(values, x0, y0, grid.tile_px0, px0, shape)
 
 
 def map_px0(grid: Grid) -> float:
@@ -57,48 +55,18 @@ def assemble(
     size0: int,
     px0: float,
     shape: tuple[int, int],
-    weights: Weights = "flat",
 ) -> NDArray[np.float32]:
     """The map of tile values, float32 `shape` (h, w), NaN where no tile lies; overlapping tiles are averaged.
 
     `values` (N,) belong to squares with corners (x0, y0) and side `size0`, level-0 pixels; a pixel of the map spans
     `px0` level-0 pixels, from the slide's corner. A square's edges are rounded to whole pixels of the map, so that
-    neighbours neither overlap nor leave a gap. Where squares overlap, "flat" gives each the same weight, and "tent" the
-    product of a pixel's distances from the square's nearer vertical and nearer horizontal edge: tiles that overlap by
-    half are interpolated bilinearly between their centres. A pixel under one square shows its value either way.
+    neighbours neither overlap nor leave a gap. Where squares overlap, each counts by a tent: the product of a pixel's
+    distances from the square's nearer vertical and nearer horizontal edge. So tiles that overlap by half are
+    interpolated bilinearly between their centres, and a pixel under one square shows its value.
     """
-    if weights == "tent":
-        return _tent(values, x0, y0, size0, px0, shape)
-    left, right = _edges(x0, size0, px0, shape[1])
-    top, bottom = _edges(y0, size0, px0, shape[0])
-    total, count = np.zeros((2, shape[0] + 1, shape[1] + 1))
-    for picture, amounts in ((total, values.astype(np.float64)), (count, np.ones(len(values)))):
-        # Each square adds its amount at its corners; summing along both axes spreads it over the square.
-        np.add.at(picture, (top, left), amounts)
-        np.add.at(picture, (top, right), -amounts)
-        np.add.at(picture, (bottom, left), -amounts)
-        np.add.at(picture, (bottom, right), amounts)
-    summed, tiles = (picture.cumsum(0).cumsum(1)[:-1, :-1] for picture in (total, count))
-    covered = np.round(tiles) > 0
-    return np.where(covered, summed / np.where(covered, np.round(tiles), 1), np.nan).astype(np.float32)
-
-
-def _edges(start0: NDArray[np.int32], size0: int, px0: float, limit: int) -> tuple[NDArray[np.int64], ...]:
-    ends = (start0, start0.astype(np.int64) + size0)
-    return tuple(np.clip(np.round(end / px0).astype(np.int64), 0, limit) for end in ends)
-
-
-def _tent(
-    values: NDArray[np.float32],
-    x0: NDArray[np.int32],
-    y0: NDArray[np.int32],
-    size0: int,
-    px0: float,
-    shape: tuple[int, int],
-) -> NDArray[np.float32]:
-    """A square's weights are the outer product of one tent down and one across, so the map is three sparse matrices:
-    tents of the rows of squares, the squares' values, tents of their columns. Weights are whole numbers, so that a
-    value weighted and divided again is itself."""
+    # Weights are the outer product of one tent down and one across, so the map is three sparse matrices: tents of the
+    # rows of squares, the squares' values, tents of their columns. They are whole numbers, so that a value weighted and
+    # divided again is itself.
     ys, row = np.unique(y0, return_inverse=True)
     xs, column = np.unique(x0, return_inverse=True)
     down, across = _tents(ys, size0, px0, shape[0]), _tents(xs, size0, px0, shape[1])

@@ -92,7 +92,6 @@ def heatmap_of(prediction: Prediction) -> NDArray[np.float32]:
         prediction.grid.tile_px0,
         prediction.thumbnail_px0,
         prediction.thumbnail.shape[:2],
-        "tent",
     )
 
 

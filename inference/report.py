@@ -447,7 +447,7 @@ def _assembled(prediction: Prediction, shape: Sequence[int], px0: float, values:
     """The map of the positive class, or of other values of the tiles (N,); NaN where nothing was analysed."""
     shown = prediction.probabilities[:, prediction.positive] if values is None else values
     corners = (prediction.x0, prediction.y0, prediction.grid.tile_px0, px0)
-    return assemble(shown, *corners, (shape[0], shape[1]), "tent")
+    return assemble(shown, *corners, (shape[0], shape[1]))
 
 
 def _colours(values: NDArray[np.floating[Any]]) -> UInt8Array:
