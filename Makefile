@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 DEMO   ?= demo-out
-# Parallel tests share the cores: threads spinning inside each process would only fight.
+# Parallel tests share the cores: threads spinning inside each process would only fight. Three, for some of them wait.
 test: export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test nightly check clean
@@ -21,7 +21,7 @@ demo: $(READY)
 	$(BIN)/specslide demo --out $(DEMO)
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
 
 nightly: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m nightly $(ARGS)
