@@ -144,14 +144,20 @@ def new_folder(final: Path) -> Iterator[Path]:
 def require_own(final: Path, mark: str, what: str) -> None:
     """Raise OutputError if the folder `final` holds something, and neither has nor lists the file `mark` of a `what`.
 
-    To be asked before `new_folder` replaces it: whoever has data there never meant to have them deleted.
+    To be asked before `new_folder` replaces it: whoever has data there never meant to have them deleted. What a kill
+    left of a `write_file` is nobody's.
     """
     try:
-        held = final.is_dir() and any(final.iterdir()) and not (final / mark).is_file()
+        held = final.is_dir() and not (final / mark).is_file()
+        held = held and any(not _is_partial(path) for path in final.iterdir())
     except OSError as error:
         raise output_error(final, error) from error
     if held and not _lists(final, mark):
         raise OutputError(final, f"holds something else than {what}", "choose another --out")
+
+
+def _is_partial(path: Path) -> bool:
+    return path.name.startswith(".") and path.name.endswith(".partial")
 
 
 def _lists(folder: Path, name: str) -> bool:

@@ -451,6 +451,7 @@ def test_a_file_where_the_folder_belongs_is_refused_and_stays(tmp_path: Path) ->
         (["a/mark.json", "mark.json", "mine"], True),
         (["mine"], False),
         ([".hidden"], False),
+        ([".run.json.partial"], True),
         (["a/mark.json"], False),
         (["mark.json/mine"], False),
     ],
