@@ -60,7 +60,7 @@ def run_cli(tmp_path_factory: pytest.TempPathFactory) -> RunCli:
     folder = tmp_path_factory.mktemp("said")
 
     def run(*arguments: object, cwd: Path | None = None) -> Finished:
-        words = ["specslide", *map(str, arguments)]
+        words = [str(Path(sys.executable).with_name("specslide")), *map(str, arguments)]  # which Lightning starts, too
         process = forked.Process(target=_command, args=(words, cwd or Path.cwd(), folder))
         process.start()
         process.join(300)

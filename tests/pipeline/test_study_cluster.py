@@ -114,7 +114,9 @@ def check_told(done: Finished) -> None:
     """Exit code 1, and the three slides with their reasons."""
     assert done.returncode == 1, done.stderr
     lines = {name: [line for line in done.stdout.splitlines() if name in line] for name in BAD}
-    for name, reason in zip(BAD, ("corrupt.svs", "micrometres", "more than the memory limit of 1.12 GiB"), strict=True):
+    for name, reason in zip(
+        BAD, ("corrupt: is damaged", "micrometres", "more than the memory limit of 1.12 GiB"), strict=True
+    ):
         assert any(reason in line for line in lines[name]), done.stdout
     assert "Traceback" not in done.stdout + done.stderr
 
