@@ -25,5 +25,5 @@ def demo(
     report = run_demo(out, slide=slide, seed=seed, say=console.say)
     show_study(report.study)
     _, what, note = heatmap_outcome(report.real)
-    console.say(f"real slide in {report.real.folder}: {what}, {note}")
+    console.say(f"real slide: {what}, in {report.real.folder}, {note}")
     console.say(f"all of it on one page: {report.page}")
