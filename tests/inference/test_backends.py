@@ -137,7 +137,6 @@ def test_torch_is_the_models_own_prediction(model: TileModel) -> None:
 
 @pytest.mark.parametrize(("tile_px", "temperature"), [(32, 1.0), (50, 2.5)])
 def test_onnx_is_equal_to_torch_for_any_batch(make_model: MakeModel, tile_px: int, temperature: float) -> None:
-    pytest.importorskip("onnxruntime")
     model = load_model(make_model(tile_px=tile_px, temperature=temperature))
     predict = onnx_predict(model.network, temperature)
     for count in (1, 2, 7):
@@ -149,7 +148,6 @@ def test_onnx_is_equal_to_torch_for_any_batch(make_model: MakeModel, tile_px: in
 
 
 def test_onnx_is_chosen_when_asked_for(model: TileModel) -> None:
-    pytest.importorskip("onnxruntime")
     name, predict = choose_backend(model, "onnx", "auto")
     assert name == "onnx"
     np.testing.assert_allclose(predict(some_tiles(3)), model.predict(some_tiles(3)), atol=AGREEMENT, rtol=0)
@@ -184,7 +182,6 @@ def test_the_faster_one_is_chosen(seconds: dict[str, float]) -> None:
 
 @pytest.mark.parametrize("faster", ["onnx", "torch"])
 def test_auto_takes_the_faster_one(monkeypatch: pytest.MonkeyPatch, make_model: MakeModel, faster: str) -> None:
-    pytest.importorskip("onnxruntime")
     model = load_model(make_model())
     monkeypatch.setattr(backends, "fastest", lambda candidates, tiles: faster)
     name, predict = choose_backend(model, "auto", "auto")
@@ -195,7 +192,6 @@ def test_auto_takes_the_faster_one(monkeypatch: pytest.MonkeyPatch, make_model: 
 def test_a_wrong_onnx_is_seen(
     monkeypatch: pytest.MonkeyPatch, make_model: MakeModel, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pytest.importorskip("onnxruntime")
     model = load_model(make_model())
     other = load_model(make_model("other", seed=5))
     monkeypatch.setattr(backends, "onnx_predict", lambda *asked: lambda tiles: 1 - other.predict(tiles))

@@ -144,7 +144,6 @@ def test_slide_store_and_small_memory_give_the_same(slide: Path, store: Path, kn
 
 
 def test_onnx_gives_what_torch_gives(slide: Path, half: Path, knowing: TileModel) -> None:
-    pytest.importorskip("onnxruntime")
     for path in (slide, half):
         found, plain = (predict_slide(path, knowing, PredictConfig(backend=b)) for b in ("onnx", "torch"))
         assert found.provenance["backend"] == "onnx"
@@ -153,7 +152,6 @@ def test_onnx_gives_what_torch_gives(slide: Path, half: Path, knowing: TileModel
 
 
 def test_an_onnx_with_other_features_is_seen(knowing: TileModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("onnxruntime")
 
     plain = choose_backend(knowing, "torch", "auto")[1]
     monkeypatch.setattr(backends, "onnx_predict", lambda *asked: lambda tiles: plain(tiles) * [1, 1, 1.01])

@@ -121,7 +121,6 @@ def test_speed_is_no_part_of_a_results_identity(slide: Path) -> None:
 
 
 def test_onnx_gives_what_torch_gives(slide: Path, model: TileModel) -> None:
-    pytest.importorskip("onnxruntime")
     found, plain = (predict_slide(slide, model, PredictConfig(backend=b)) for b in ("onnx", "torch"))
     assert_allclose(found.probabilities, plain.probabilities, atol=1e-4, rtol=0)
     assert found.provenance["backend"] == "onnx"

@@ -153,8 +153,6 @@ def test_a_network_that_diverges_is_refused(samples: Samples, monkeypatch: pytes
 
 @pytest.mark.parametrize("run", [Run(0, Setting(), "strong"), Run(0, Setting(), "none", True)])
 def test_augmented_and_normalised_runs_are_their_own(samples: Samples, run: Run) -> None:
-    if run.stain:
-        pytest.importorskip("torchstain")
     config = SMALL.model_copy(update={"epochs": 1, "stain_norm": "reinhard"})
     data = read_tiles(samples, config)
     assert train_run(run, "", data, config).metrics != train_run(Run(0, Setting()), "", data, config).metrics
