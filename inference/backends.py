@@ -17,11 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from inference.onnx_graph import onnx_graph
-from tiling.errors import ConfigError, ModelError
+from inference.onnx import onnx_graph
+from tiling.core.errors import ConfigError, ModelError
 from training import TileModel
-from training.model import TileClassifier
-from training.novelty import Novelty
+from training.models.folder import TileClassifier
+from training.models.ood import Novelty
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ Floats = NDArray[np.float32]
 Predict = Callable[[UInt8Array], Floats]
 """Tiles uint8 (B, T, T, 3) -> class probabilities float32 (B, C).
 
-Of a model with `novelty` (B, C + 1): last comes how unlike its training tiles a tile is, see training.novelty.
+Of a model with `novelty` (B, C + 1): last comes how unlike its training tiles a tile is, see training.models.ood.
 """
 Backend = Literal["torch", "onnx", "auto"]
 Precision = Literal["auto", "32", "bf16"]

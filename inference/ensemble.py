@@ -9,8 +9,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from tiling.errors import ModelError
-from tiling.files import sha256_json
+from tiling.core.errors import ModelError
+from tiling.core.files import sha256_json
 from training import TileModel
 
 UInt8Array = NDArray[np.uint8]

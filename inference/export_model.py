@@ -23,12 +23,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from inference.onnx_graph import onnx_graph
-from tiling.errors import ModelError, OutputError
-from tiling.files import canonical_json, claimed, new_folder, require_own
-from tiling.versions import RESEARCH_USE, software_versions
+from inference.onnx import onnx_graph
+from tiling.core.artefact import atomic_folder, locked_folder, require_own
+from tiling.core.errors import ModelError, OutputError
+from tiling.core.files import canonical_json
+from tiling.core.versions import RESEARCH_USE, software_versions
 from training import ModelInfo, TileModel
-from training.model import TileClassifier
+from training.models.folder import TileClassifier
 
 ExportFormat = Literal["onnx", "torchscript", "wsinfer"]
 TOLERANCE = 1e-4
@@ -117,14 +118,14 @@ def export_model(model: TileModel, to: ExportFormat, out_dir: Path | str, *, ove
     something else.
     """
     folder = Path(out_dir)
-    with claimed(folder):
+    with locked_folder(folder):
         require_own(folder, FACTS, "an export")
         if folder.exists() and not overwrite:
             raise OutputError(folder, "is there already", "choose another --out, or pass --overwrite")
         config = wsinfer_config(model.info) if to == "wsinfer" else None
         data, name, difference = _EXPORTS[to](model)
         facts = _facts(model, to, name, difference)
-        with new_folder(folder) as partial:
+        with atomic_folder(folder) as partial:
             (partial / name).write_bytes(data)
             (partial / FACTS).write_text(canonical_json(facts), encoding="utf-8")
             (partial / CARD).write_text(_card(facts), encoding="utf-8")

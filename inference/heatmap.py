@@ -1,96 +1,203 @@
-"""Tile values + places -> a map of the slide. Pure."""
+"""The result folder of one slide: predictions, pictures and QuPath objects, published whole or not at all."""
 
 from __future__ import annotations
 
-import math
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import scipy.sparse
-from numpy.typing import NDArray
+import shapely
 
-from tiling import Grid
+from inference.backends import uses_bf16
+from inference.ensemble import Ensemble, members
+from inference.exports.formats import OutputConfig, write_outputs
+from inference.exports.geojson import write_geojson
+from inference.exports.png import overlay_png
+from inference.exports.tables import write_tables
+from inference.maps.scores import SlideScores, areas_mm2, slide_scores
+from inference.ood import outside
+from inference.predict import PredictConfig, Prediction, Progress, is_store, predict_slide, prediction_settings
+from inference.report.report import gather_evidence, report_html
+from tiling import Slide, TileStore
+from tiling.core.artefact import atomic_folder, folder_faults, locked_folder, require_own
+from tiling.core.errors import OutputError
+from tiling.core.files import canonical_json, sha256_json
+from tiling.core.versions import RESEARCH_USE, software_versions
+from tiling.manifest import require_slide_id
+from tiling.slides.slide import slide_name
+from training import TileModel
+from training.devices import device_name
 
-_TILE_PIXELS = (8, 16)  # of the map, across a tile that overlaps its neighbours: at least, at most
-_MOST_PIXELS = 25_000_000  # of the map, about: so its memory is bounded, whatever the slide's size
-_BAND = 512  # rows that are made at once
+log = logging.getLogger(__name__)
+
+TABLE, TABLE_CSV, OVERLAY, OBJECTS, SUMMARY, REPORT = (
+    "predictions.parquet", "predictions.csv", "overlay.png", "heatmap.geojson", "slide.json", "report.html",
+)  # fmt: skip
 
 
-def slide_map(
-    values: NDArray[np.float32], x0: NDArray[np.int32], y0: NDArray[np.int32], grid: Grid
-) -> NDArray[np.float32]:
-    """The map of the tiles (N,) over the whole slide, as `assemble` makes it, of pixels that span `map_px0(grid)`.
+VERSION = 2
+"""Of what is written, and how: results of another are made anew. 2: areas are those of the regions."""
 
-    The last row and column may reach beyond the slide.
+
+@dataclass(frozen=True)
+class HeatmapReport:
+    """What became of one slide."""
+
+    slide_id: str
+    folder: Path
+    tiles: int
+    scores: SlideScores
+    reused: bool
+    """Whether the result was there already, made from the same slide, model and settings."""
+    warning: str | None = None
+    """What a person must know of the result before anything else: that it lies outside what the model has seen."""
+
+
+def make_heatmap(
+    source: Path | str,
+    model: TileModel | Ensemble,
+    out_dir: Path | str,
+    config: PredictConfig = PredictConfig(),  # noqa: B008 - frozen
+    *,
+    slide_id: str | None = None,
+    slide_mpp: float | None = None,
+    roi: Path | None = None,
+    truth: shapely.Geometry | None = None,
+    outputs: OutputConfig = OutputConfig(),  # noqa: B008 - frozen
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> HeatmapReport:
+    """Predict a slide or store and write `<out_dir>/<slide_id>/`; nothing, if it is there already.
+
+    The folder holds the tiles' probabilities (Parquet and CSV), the overlay picture, QuPath tile objects, a report
+    to be read (HTML), and `slide.json` with scores, how much lies outside what the model has seen, and provenance.
+    `truth` (level-0 pixels) is outlined in the picture; `outputs` names further formats. Raises as `predict_slide`,
+    ConfigError for an id that cannot name a folder, and OutputError for a result made otherwise, unless `overwrite`,
+    and for a folder that holds something else.
     """
-    px0 = map_px0(grid)
-    shape = (math.ceil(grid.height0 / px0), math.ceil(grid.width0 / px0))
-    return assemble(values, x0, y0, grid.tile_px0, px0, shape)
+    path = Path(source)
+    identity, slide_id = _identity(path, slide_id, slide_mpp)
+    require_slide_id(slide_id, path)  # it names the folder; a store may say anything
+    key = _key(identity, path, model, config, roi, truth, outputs)
+    folder = Path(out_dir) / slide_id
+    with locked_folder(folder):
+        if folder.exists():
+            report = standing_result(folder, key)
+            if report:
+                return report
+            require_own(folder, SUMMARY, "a heatmap")
+            if not overwrite:
+                what = "holds another result, or a damaged one"
+                raise OutputError(folder, what, "choose another --out, or pass --overwrite")
+        prediction = predict_slide(
+            path, model, config, slide_id=slide_id, slide_mpp=slide_mpp, slide_sha256=identity.get("slide"), roi=roi,
+            progress=progress,
+        )  # fmt: skip
+        scores = _scores(prediction)
+        with atomic_folder(folder) as partial:
+            write_tables(prediction, partial / TABLE, partial / TABLE_CSV)
+            write_geojson(prediction, partial / OBJECTS)
+            write_outputs(prediction, outputs, partial)
+            (partial / OVERLAY).write_bytes(overlay_png(prediction, truth))
+            evidence = gather_evidence(path, prediction, slide_mpp)
+            page = report_html(prediction, scores, evidence, _software())
+            (partial / REPORT).write_text(page, encoding="utf-8")
+            summary = _summary(prediction, scores, key, model)
+            (partial / SUMMARY).write_text(canonical_json(summary), encoding="utf-8")
+    return HeatmapReport(slide_id, folder, len(prediction.x0), scores, False, _warned(slide_id, summary))
 
 
-def map_px0(grid: Grid) -> float:
-    """Level-0 pixels that a pixel of the map spans: a tile, or where tiles overlap an n-th of their stride.
-
-    So tiles begin on borders of its pixels. They end within half a level-0 pixel of one where some n does that without
-    making a tile wider than 16 pixels, or else as near as can be: within half a pixel of the map, 1/16 of a tile.
-    Where the map would have more than about 25 million pixels, n is smaller; and on a slide of more tiles than that, a
-    pixel spans several strides, so that tiles begin within half a pixel of a border.
-    """
-    tile, stride = grid.tile_px0, grid.stride_px0
-    finest = math.sqrt(grid.width0 * grid.height0 / _MOST_PIXELS)
-    if finest > stride:
-        return float(stride * math.ceil(finest / stride))
-    if tile == stride:
-        return float(tile)
-    fitting = int(stride / finest)
-    least, most = (min(math.ceil(pixels * stride / tile), fitting) for pixels in _TILE_PIXELS)
-    misses = {n: abs(tile - round(tile * n / stride) * stride / n) for n in range(least, most + 1)}
-    return stride / next((n for n, miss in misses.items() if miss <= 0.5), min(misses, key=lambda n: misses[n]))
+def result_key(
+    source: Path,
+    model: TileModel | Ensemble,
+    config: PredictConfig,
+    *,
+    slide_mpp: float | None = None,
+    roi: Path | None = None,
+    truth: shapely.Geometry | None = None,
+    outputs: OutputConfig = OutputConfig(),  # noqa: B008 - frozen
+) -> str:
+    """SHA-256 of all that decides the result that `make_heatmap` would make; raises as it does for the source."""
+    return _key(_identity(source, None, slide_mpp)[0], source, model, config, roi, truth, outputs)
 
 
-def assemble(
-    values: NDArray[np.float32],
-    x0: NDArray[np.int32],
-    y0: NDArray[np.int32],
-    size0: int,
-    px0: float,
-    shape: tuple[int, int],
-) -> NDArray[np.float32]:
-    """The map of tile values, float32 `shape` (h, w), NaN where no tile lies; overlapping tiles are averaged.
-
-    `values` (N,) belong to squares with corners (x0, y0) and side `size0`, level-0 pixels; a pixel of the map spans
-    `px0` level-0 pixels, from the slide's corner. A square's edges are rounded to whole pixels of the map, so that
-    neighbours neither overlap nor leave a gap. Where squares overlap, each counts by a tent: the product of a pixel's
-    distances from the square's nearer vertical and nearer horizontal edge. So tiles that overlap by half are
-    interpolated bilinearly between their centres, and a pixel under one square shows its value.
-    """
-    # Weights are the outer product of one tent down and one across, so the map is three sparse matrices: tents of the
-    # rows of squares, the squares' values, tents of their columns. They are whole numbers, so that a value weighted and
-    # divided again is itself.
-    ys, row = np.unique(y0, return_inverse=True)
-    xs, column = np.unique(x0, return_inverse=True)
-    down, across = _tents(ys, size0, px0, shape[0]), _tents(xs, size0, px0, shape[1])
-
-    def spread(amounts: NDArray[np.float64], band: slice) -> NDArray[np.float64]:
-        squares = scipy.sparse.csr_array((amounts, (row, column)), (len(ys), len(xs)))
-        return np.asarray((down[:, band].T @ squares @ across).toarray())
-
-    whole = np.full(shape, np.nan, np.float32)
-    for top in range(0, shape[0], _BAND):  # of a band, not of the whole map, memory holds float64
-        band = slice(top, top + _BAND)
-        total, weight = spread(values.astype(np.float64), band), spread(np.ones(len(values)), band)
-        covered = weight > 0
-        whole[band][covered] = total[covered] / weight[covered]
-    return whole
+def _key(
+    identity: dict[str, Any],
+    path: Path,
+    model: TileModel | Ensemble,
+    config: PredictConfig,
+    roi: Path | None,
+    truth: shapely.Geometry | None,
+    outputs: OutputConfig,
+) -> str:
+    settings, outlined = prediction_settings(path, config, roi), None if truth is None else truth.wkt
+    written = outputs.model_dump(mode="json") if outputs.formats else None
+    return sha256_json([VERSION, identity, model.sha256, settings, _in_bf16(model, config), outlined, written])
 
 
-def _tents(start0: NDArray[np.int32], size0: int, px0: float, limit: int) -> Any:
-    """Sparse (starts, limit): each pixel's distance from the nearer end of the stretch, in half pixels; 0 outside."""
-    first, last = (np.round(end / px0).astype(np.int64) for end in (start0, start0.astype(np.int64) + size0))
-    length = last - first
-    square = np.repeat(np.arange(len(first)), length)
-    place = np.arange(len(square)) - np.repeat(np.cumsum(length) - length, length)
-    tent = np.minimum(2 * place + 1, 2 * (length[square] - place) - 1)
-    pixel = first[square] + place
-    seen = (pixel >= 0) & (pixel < limit)
-    return scipy.sparse.csr_array((tent[seen].astype(np.float64), (square[seen], pixel[seen])), (len(first), limit))
+def _in_bf16(model: TileModel | Ensemble, config: PredictConfig) -> bool:
+    """Whether the result would be computed in bf16, which "auto" leaves to the device; nothing is refused yet."""
+    return config.precision == "bf16" or any(uses_bf16(m.device, config.precision) for m in members(model))
+
+
+def _identity(path: Path, slide_id: str | None, slide_mpp: float | None) -> tuple[dict[str, Any], str]:
+    """What the tiles are made from, and the slide's id."""
+    if is_store(path):
+        store = TileStore(path)
+        return {"store": store.sha256}, slide_id or store.slide.slide_id
+    with Slide(path, mpp=slide_mpp) as slide:
+        return {"slide": slide.sha256(), "mpp": slide.mpp}, slide_id or slide_name(path)
+
+
+def standing_result(folder: Path, key: str) -> HeatmapReport | None:
+    """The result in a folder if it is whole and has that key, see `result_key`; else None."""
+    if folder_faults(folder) or not (folder / SUMMARY).is_file():
+        return None
+    summary = json.loads((folder / SUMMARY).read_bytes())
+    if summary["key"] != key:
+        return None
+    log.info("%s: complete already", folder)
+    scores, warning = SlideScores(**summary["scores"]), _warned(folder.name, summary)
+    return HeatmapReport(folder.name, folder, summary["tiles"], scores, True, warning)
+
+
+def _warned(slide_id: str, summary: Mapping[str, Any]) -> str | None:
+    """The warning of a result, which is also logged; None where there is none, or nothing is known."""
+    warning: str | None = (summary.get("out_of_distribution") or {}).get("warning")
+    if warning is not None:
+        log.warning("%s: %s", slide_id, warning)
+    return warning
+
+
+def _scores(prediction: Prediction) -> SlideScores:
+    values, threshold = prediction.probabilities[:, prediction.positive], prediction.threshold
+    areas = areas_mm2(values, threshold, prediction.x0, prediction.y0, prediction.grid)
+    return slide_scores(values, threshold, areas)
+
+
+def _summary(prediction: Prediction, scores: SlideScores, key: str, model: TileModel | Ensemble) -> dict[str, Any]:
+    known = outside(prediction.columns, prediction.ood_quantile)
+    return {
+        "format": "specslide-heatmap",
+        "version": VERSION,
+        "key": key,
+        "slide": prediction.slide.model_dump(mode="json"),
+        "grid": prediction.grid.model_dump(mode="json"),
+        "tiles": len(prediction.x0),
+        "classes": prediction.classes,
+        "positive_class": prediction.classes[prediction.positive],
+        "threshold": prediction.threshold,
+        "scores": asdict(scores),
+        "out_of_distribution": None if known is None else known.record(),
+        "made_from": prediction.provenance,
+        "device": device_name(members(model)[0].device),
+        "software": _software(),
+        "notice": RESEARCH_USE,
+    }
+
+
+def _software() -> dict[str, str]:
+    return software_versions("torch", "timm", "numpy", "openslide-bin")

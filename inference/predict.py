@@ -22,16 +22,16 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 
 from inference.backends import Backend, Halving, Precision, Predict, auto_batch_size, choose_backend, uses_bf16
 from inference.ensemble import Ensemble, averaged, entropy, members, orientations
-from inference.novelty import comparable, ood_columns
+from inference.ood import comparable, ood_columns
 from inference.readahead import Batch, Batches, read_ahead, regrouped
 from tiling import Grid, Slide, TileStore, TilingConfig
-from tiling.annotations import annotation_hash, area_fractions, read_polygons
-from tiling.errors import ConfigError, InputError, ModelError, SlideError
+from tiling.annotations.rasterize import annotation_hash, area_fractions, read_polygons
+from tiling.core.errors import ConfigError, InputError, ModelError, SlideError
 from tiling.quality import METRICS, Measure, measurer
-from tiling.slide import slide_name
-from tiling.store import SlideFacts
+from tiling.slides.slide import slide_name
+from tiling.stores.query import parse_where, rows_where, tile_columns
+from tiling.stores.store import SlideFacts
 from tiling.tile import Plan, plan_tiles, read_tiles, slide_facts
-from tiling.where import parse_where, rows_where, tile_columns
 from training import TileModel
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class PredictTilesConfig(BaseModel):
     """Least fraction of a tile that must be tissue."""
     where: str | None = None
     """Which tiles, by the columns of a store, which are measured of a slide: `focus > 20 and pen < 0.05`; see
-    tiling.where."""
+    tiling.stores.query."""
     tta: bool = False
     """Test-time augmentation: the mean over all eight orientations of each tile, at eight times the cost."""
     batch_size: PositiveInt | None = None
@@ -118,7 +118,7 @@ class Prediction:
     columns: Mapping[str, Floats] = field(default_factory=dict)
     """What else is known of each tile, float32 (N,) by name: `entropy` (nats), see inference.ensemble; `spread`, the
     standard deviation of the positive class's probability over models and orientations, where there are several; and
-    where the models can tell, `ood_ratio` and `ood`, see inference.novelty."""
+    where the models can tell, `ood_ratio` and `ood`, see inference.ood."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Tiles of the grid that were not predicted, by the first reason that holds: `no_tissue`, `filtered`,
     `outside_roi`, `undecodable`. Of a slide, tiles outside the region are not read, so `outside_roi` comes before
@@ -158,7 +158,7 @@ def predict_slide(
         if is_store(path):
             store = TileStore(path)
             tiles = _from_store(store, slide_id or store.slide.slide_id, asked, config, region)
-            settings |= {"store_sha256": store.content_hash, "min_tissue": _least_tissue(store, config)}
+            settings |= {"store_sha256": store.sha256, "min_tissue": _least_tissue(store, config)}
         else:
 
             def opened() -> Slide:

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.config import StudyConfig
-    from pipeline.study_page import StudyReport
+    from pipeline.study.config import StudyConfig
+    from pipeline.study.study_page import StudyReport
 
 
 def run(study: StudyConfig | Path | str) -> StudyReport:
-    """Run a study; see `pipeline.study.run`. Imported when called: the command line must not wait for torch."""
-    from pipeline import study as verb
+    """Run a study; see `pipeline.study.run.run`. Imported when called: the command line must not wait for torch."""
+    from pipeline.study import run as verb
 
     return verb.run(study)
 

@@ -27,7 +27,7 @@ from pipeline.commands.tile import tile
 from pipeline.commands.tiles import tiles
 from pipeline.commands.train import train
 from pipeline.commands.verify import verify
-from tiling.errors import SpecslideError, StoppedError
+from tiling.core.errors import SpecslideError, StoppedError
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -17,19 +17,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tiling.errors import InputError, SpecslideError
-from tiling.files import (
-    COMMIT,
-    PROVENANCE,
-    canonical_json,
-    folder_faults,
-    folder_hash,
-    read_commit,
-    sha256_file,
-    sha256_text,
-    write_file,
-)
-from tiling.versions import RESEARCH_USE, software_versions
+from tiling.core.artefact import COMMIT, PROVENANCE, content_hash, folder_faults, read_commit
+from tiling.core.errors import InputError, SpecslideError
+from tiling.core.files import canonical_json, sha256_file, sha256_text, write_file
+from tiling.core.versions import RESEARCH_USE, software_versions
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +145,7 @@ def _artefact_of(path: Path) -> Path:
 def _kind_of(folder: Path) -> str | None:
     """What sort of artefact a folder holds, by the file that says it."""
     for kind, name in _TOLD_IN.items():
-        if (folder / name).is_file() and (folder / COMMIT).is_file() and name in read_commit(folder):
+        if (folder / name).is_file() and (folder / COMMIT).is_file() and name in read_commit(folder).files:
             return kind
     record = read_record(folder)
     return None if record is None or record.artefact == "model" else record.artefact
@@ -170,7 +161,9 @@ def _refuse_changed(folder: Path, path: Path) -> None:
     if not inside:
         known, name = _vouched_beside(folder), place.relative_to(folder.parent).as_posix()
     else:
-        known = record.files if record is not None else {n: str(f["sha256"]) for n, f in read_commit(folder).items()}
+        known = (
+            record.files if record is not None else {n: str(f["sha256"]) for n, f in read_commit(folder).files.items()}
+        )
         name = place.relative_to(folder).as_posix()
     if name not in known:
         what = "is no part of the artefact it lies in" if inside else "is no part of the model it lies beside"
@@ -181,7 +174,7 @@ def _refuse_changed(folder: Path, path: Path) -> None:
 
 def _vouched_beside(model: Path) -> dict[str, str]:
     """SHA-256 of those files of a training run that follow from its model's model.json, by name."""
-    from training.model import read_info  # torch takes seconds, and few pass such a file
+    from training.models.folder import read_info  # torch takes seconds, and few pass such a file
     from training.record import metric_record
 
     info = read_info(model)
@@ -218,7 +211,7 @@ class _Index:
                     continue
                 folders.clear()
                 try:
-                    yield folder_hash(Path(place)), Path(place)
+                    yield content_hash(Path(place)), Path(place)
                 except SpecslideError as error:
                     log.warning("%s", error)
 
@@ -249,13 +242,13 @@ class _Chain:
         models = made.get("models") or [made]
         links = [self._found(m["model_sha256"], "model", m["backbone"]) for m in models]
         facts = {"device": summary.get("device"), "settings": made["settings"], **_software(summary)}
-        return Link("heatmap", folder.name, folder_hash(folder), facts, made_from=(source, *links))
+        return Link("heatmap", folder.name, content_hash(folder), facts, made_from=(source, *links))
 
     def _store(self, folder: Path) -> Link:
         attributes = _json(folder / "zarr.json")["attributes"]
         facts = {"config": attributes["config"], **_software(attributes)}
         slide = self._slide(attributes["slide"])
-        return Link("store", folder.stem, folder_hash(folder), facts, made_from=(slide,))
+        return Link("store", folder.stem, content_hash(folder), facts, made_from=(slide,))
 
     @staticmethod
     def _slide(slide: Mapping[str, Any]) -> Link:
@@ -274,7 +267,7 @@ class _Chain:
         }
         name = folder.parent.name if folder.name == "model" else folder.name
         data = self._data(folder, info["hashes"])
-        return Link("model", name, folder_hash(folder), facts, made_from=(data,))
+        return Link("model", name, content_hash(folder), facts, made_from=(data,))
 
     def _data(self, folder: Path, hashes: Mapping[str, str]) -> Link:
         """What a model has learned from, by the record in its run's folder; only if it is the one the model knows."""

@@ -13,9 +13,9 @@ from shapely.geometry import mapping
 from typer.testing import CliRunner
 
 from pipeline import cli
-from pipeline.config import StudyConfig
-from pipeline.study import run
-from pipeline.synthetic import make_cohort, make_slide
+from pipeline.demo.synthetic import make_cohort, make_slide
+from pipeline.study.config import StudyConfig
+from pipeline.study.run import run
 from tests.inference.conftest import write_model
 from tests.readme import MARK, README, ROOT, Block, blocks, code_spans, commands, examples, parse
 from tiling import TilingConfig

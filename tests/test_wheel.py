@@ -75,7 +75,7 @@ def test_the_wheel_brings_the_command_and_the_codec(wheel: Path) -> None:
     found = {group: dict(points[group]) for group in points.sections()}
     assert found == {
         "console_scripts": {"specslide": "pipeline.cli:main"},
-        "zarr.codecs": {"specslide.jpeg": "tiling.codec:JpegCodec"},
+        "zarr.codecs": {"specslide.jpeg": "tiling.stores.codec:JpegCodec"},
     }
 
 

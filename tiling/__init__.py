@@ -2,8 +2,8 @@
 
 from tiling.config import TilingConfig
 from tiling.grid import Grid
-from tiling.slide import Slide
-from tiling.store import TileStore
+from tiling.slides.slide import Slide
+from tiling.stores.store import TileStore
 from tiling.tile import TileReport, tile_slide
 from tiling.tissue import TissueConfig
 

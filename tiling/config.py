@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator
 
-from tiling.codec import TileCodec
 from tiling.quality import MetricSet
+from tiling.stores.codec import TileCodec
 from tiling.tissue import TissueConfig
 
 

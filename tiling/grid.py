@@ -1,4 +1,6 @@
-"""The tile grid: level-0 pixels <-> tiles. Pure geometry; made once in tiling, stored, and only read afterwards.
+"""Tiles and pictures over a slide: `Grid`, `Tiles` on it, and `Raster`. Pure geometry, in level-0 pixels.
+
+A grid is made once in tiling, stored with the tiles, and only read afterwards.
 
 All lengths along the slide are whole level-0 pixels, so that a tile's place is exact and the same everywhere.
 """
@@ -6,13 +8,15 @@ All lengths along the slide are whole level-0 pixels, so that a tile's place is 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 
-from tiling.errors import ConfigError
+from tiling.core.errors import ConfigError
 
 
 class Grid(BaseModel):
@@ -56,6 +60,48 @@ class Grid(BaseModel):
         """Top-left corners (x0, y0) of all tiles, two int32 (rows * columns,) arrays in reading order."""
         y0, x0 = np.divmod(np.arange(self.rows * self.columns), self.columns)
         return (x0 * self.stride_px0).astype(np.int32), (y0 * self.stride_px0).astype(np.int32)
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """N tiles on a grid, in reading order unless chosen otherwise."""
+
+    grid: Grid
+    x0: NDArray[np.int32]
+    """Left edges, level-0 pixels, (N,)."""
+    y0: NDArray[np.int32]
+    """Upper edges, level-0 pixels, (N,)."""
+    columns: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    """Values a tile by name, (N,) each: `tissue`, quality metrics ..."""
+
+    @classmethod
+    def all_of(cls, grid: Grid) -> Tiles:
+        """Every tile of a grid."""
+        return cls(grid, *grid.corners())
+
+    def __len__(self) -> int:
+        return len(self.x0)
+
+    @property
+    def side_px0(self) -> int:
+        """Side of a tile on the slide, level-0 pixels."""
+        return self.grid.tile_px0
+
+    def only(self, rows: Sequence[int] | NDArray[Any]) -> Tiles:
+        """Those of the tiles, by their indices in that order, or by a mask bool (N,)."""
+        index = np.asarray(rows) if len(rows) else np.zeros(0, np.intp)
+        columns = {name: values[index] for name, values in self.columns.items()}
+        return Tiles(self.grid, self.x0[index], self.y0[index], columns)
+
+
+@dataclass(frozen=True)
+class Raster:
+    """A picture over a slide, from the slide's corner on."""
+
+    values: NDArray[Any]
+    """(h, w), or (h, w, channels)."""
+    downsample: float
+    """Level-0 pixels along the side of a pixel."""
 
 
 def fit_grid(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tiling.errors import ConfigError
+from tiling.core.errors import ConfigError
 
 _PACKAGES = ("histoslice", "histoprep")
 _MULTIPLIER = 1.05

@@ -10,8 +10,8 @@ import pyarrow
 import pyarrow.parquet
 from pydantic import BaseModel, ConfigDict, PositiveFloat, ValidationError, field_validator
 
-from tiling.errors import ConfigError, InputError
-from tiling.slide import slide_name
+from tiling.core.errors import ConfigError, InputError
+from tiling.slides.slide import slide_name
 
 ALIASES = {
     "sample_id": "slide_id",

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tiling.files import write_file
-from tiling.store import TileStore
+from tiling.core.files import write_file
+from tiling.stores.store import TileStore
 
 UInt8Array = NDArray[np.uint8]
 

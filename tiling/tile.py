@@ -13,17 +13,19 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tiling.annotations import annotation_fractions, annotation_hash, annotation_mask
-from tiling.codec import TileCodec
+from tiling.annotations.rasterize import annotation_fractions, annotation_hash, annotation_mask
 from tiling.config import TilingConfig
-from tiling.errors import ConfigError, OutputError, SlideError, StoreError
-from tiling.files import claimed, new_folder, require_own, sha256_json
+from tiling.core.artefact import atomic_folder, locked_folder, require_own
+from tiling.core.errors import ConfigError, OutputError, SlideError, StoreError
+from tiling.core.files import sha256_json
+from tiling.core.versions import software_versions
 from tiling.grid import Grid, box_mean, fit_grid
 from tiling.manifest import require_slide_id
 from tiling.preview import write_preview
 from tiling.quality import Measure, measurer, no_quality
-from tiling.slide import Slide, slide_name
-from tiling.store import (
+from tiling.slides.slide import Slide, slide_name
+from tiling.stores.codec import TileCodec
+from tiling.stores.store import (
     MARK,
     Columns,
     SlideFacts,
@@ -34,7 +36,6 @@ from tiling.store import (
     write_tiles,
 )
 from tiling.tissue import sized, tissue_mask
-from tiling.versions import software_versions
 
 log = logging.getLogger(__name__)
 
@@ -105,13 +106,13 @@ def tile_slide(
     preview_path = store_path.with_suffix(".png")
     if preview_path.resolve() in {path.resolve() for path in (annotation, tissue_file) if path is not None}:
         raise OutputError(preview_path, "is read for the store, whose preview would replace it", "choose another --out")
-    with Slide(slide_path, mpp=slide_mpp) as slide, claimed(store_path):
+    with Slide(slide_path, mpp=slide_mpp) as slide, locked_folder(store_path):
         facts = slide_facts(slide, slide_id)
         inputs = tiling_inputs(config, slide_mpp, annotation, tissue_file)
         standing = _standing(store_path, facts, inputs, overwrite)
         if standing is None:
             plan = plan_tiles(slide, config, tissue_file)
-            with new_folder(store_path) as folder:
+            with atomic_folder(store_path) as folder:
                 _write(folder, slide, plan, config, facts, inputs, annotation, progress)
                 preview_path.unlink(missing_ok=True)  # of the store that is about to be replaced
         store = TileStore(store_path) if standing is None else standing

@@ -1,14 +1,14 @@
 """Tile store or image table -> model. Never opens a slide."""
 
-from training.torchvision_mend import mend_torchvision
+from training.models.torchvision_shim import mend_torchvision
 
 mend_torchvision()  # before anything imports torchvision, as timm and lightning do
 
 from training.config import TrainConfig, load_train_config  # noqa: E402
-from training.data import Samples, samples_from_images, samples_from_stores  # noqa: E402
-from training.evaluate import choose_tiles, evaluate_models, labelled_tiles  # noqa: E402
+from training.data.dataset import Samples, samples_from_images, samples_from_stores  # noqa: E402
+from training.evaluation.evaluate import choose_tiles, evaluate_models, labelled_tiles  # noqa: E402
 from training.losses import SpectralDecouplingLoss  # noqa: E402
-from training.model import ModelInfo, TileModel, load_model  # noqa: E402
+from training.models.folder import ModelInfo, TileModel, load_model  # noqa: E402
 from training.train import TrainResult, train, training_key  # noqa: E402
 
 __all__ = [

@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor
 
 from tiling.quality import HED
-from training.operations import DENSEST, STRONG, Operation
+from training.augment_ops import DENSEST, STRONG, Operation
 
 Augmentation = Callable[[Tensor, Generator], Tensor]
 
@@ -58,7 +58,7 @@ def stain(pixels: Tensor, generator: Generator) -> Tensor:
 
 @_on_floats
 def strong(pixels: Tensor, generator: Generator) -> Tensor:
-    """Flips, turns and small crops, then 2 to 4 operations of `training.operations.STRONG`."""
+    """Flips, turns and small crops, then 2 to 4 operations of `training.augment_ops.STRONG`."""
     return several(crop(turn(pixels, generator), generator), generator)
 
 

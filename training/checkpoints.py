@@ -25,8 +25,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from tiling.errors import ModelError
-from tiling.files import canonical_json, output_error, require_own, sha256_json, write_file
+from tiling.core.artefact import require_own
+from tiling.core.errors import ModelError
+from tiling.core.files import canonical_json, output_error, sha256_json, write_file
 
 log = logging.getLogger(__name__)
 

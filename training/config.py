@@ -9,8 +9,8 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from tiling.settings import checked, read_settings
-from tiling.where import parse_where
+from tiling.core.settings import checked, read_settings
+from tiling.stores.query import parse_where
 
 
 class TrainConfig(BaseModel):
@@ -68,7 +68,7 @@ class TrainConfig(BaseModel):
     those, and more or less of each stain; "strong": 2 to 4 operations of StrongAugment. See training.augment."""
     stain_norm: Literal["none", "macenko", "reinhard"] = "none"
     """Make each tile's staining that of the typical training tile, in training and in prediction; needs the extra
-    specslide[stain]. See training.stain."""
+    specslide[stain]. See training.models.stain."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Decides the split, the weights of a new head, the order of tiles and the augmentation."""
     split_seed: int | None = Field(None, ge=0, lt=2**32)
@@ -109,11 +109,11 @@ class TrainConfig(BaseModel):
     """At most this many tiles of a slide, drawn at random under the seed. None: all."""
     balance: tuple[Literal["class", "slide", "case", "site"], ...] = ()
     """What training tiles are drawn evenly over, in any combination: each class equally often, in it each site, in that
-    each case, in that each slide. Empty: each tile once an epoch. The law: training.samplers."""
+    each case, in that each slide. Empty: each tile once an epoch. The law: training.data.samplers."""
     tiles_per_epoch: int | None = Field(None, ge=1, le=1_000_000_000)
     """Training tiles drawn an epoch. None: as many as there are."""
     where: str | None = None
-    """Which tiles of the stores, by their columns: `focus > 20 and pen < 0.05`; see tiling.where. None: all."""
+    """Which tiles of the stores, by their columns: `focus > 20 and pen < 0.05`; see tiling.stores.query. None: all."""
 
     # the machine
     workers: int | None = Field(None, ge=0, le=256)

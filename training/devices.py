@@ -19,7 +19,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from torch import Tensor, nn
 
-from tiling.errors import ConfigError
+from tiling.core.errors import ConfigError
 from training.config import TrainConfig
 
 

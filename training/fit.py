@@ -27,19 +27,19 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from tiling.errors import ModelError, StoppedError
+from tiling.core.errors import ModelError, StoppedError
 from training.augment import AUGMENTATIONS
 from training.checkpoints import Checkpoints, State
 from training.config import TrainConfig
-from training.data import Batch
+from training.data.dataset import Batch
+from training.data.loaders import TrainBatches, eval_loader, train_loader
+from training.data.samples import Samples
 from training.devices import from_first, gathered, total
-from training.loaders import TrainBatches, eval_loader, train_loader
+from training.evaluation.metrics import auroc, fit_temperature, log_loss, softmax
 from training.logs import Logger, write_history
 from training.losses import SpectralDecouplingLoss, balanced_weights
-from training.metrics import auroc, fit_temperature, log_loss, softmax
-from training.model import TileClassifier
+from training.models.folder import TileClassifier
 from training.optim import average_into, gradient_norm, parameter_groups, rate_at
-from training.samples import Samples
 from training.signals import Stop
 
 log = logging.getLogger(__name__)

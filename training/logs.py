@@ -14,8 +14,8 @@ from typing import Any, Protocol
 from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
 
-from tiling.errors import ConfigError
-from tiling.files import write_file
+from tiling.core.errors import ConfigError
+from tiling.core.files import write_file
 from training.config import TrainConfig
 
 

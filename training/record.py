@@ -11,13 +11,20 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from tiling.versions import RESEARCH_USE, software_versions
+from tiling.core.versions import RESEARCH_USE, software_versions
 from training.config import TrainConfig
-from training.loaders import read_px
-from training.metrics import Interval
-from training.model import GroupSummary, MetricSummary, ModelInfo, SplitSummary, TileClassifier, find_architecture
-from training.samples import Samples
-from training.splits import SPLITS
+from training.data.loaders import read_px
+from training.data.samples import Samples
+from training.data.splits import SPLITS
+from training.evaluation.metrics import Interval
+from training.models.folder import (
+    GroupSummary,
+    MetricSummary,
+    ModelInfo,
+    SplitSummary,
+    TileClassifier,
+    find_architecture,
+)
 
 MACHINE_SETTINGS = frozenset(
     {"workers", "threads", "devices", "nodes", "checkpoint_minutes", "checkpoint_steps", "loggers"}

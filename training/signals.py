@@ -1,5 +1,5 @@
 """The signals that a training heeds."""
 
-from tiling.signals import STOPPING, Stop, listening
+from tiling.core.signals import STOPPING, Stop, listening
 
 __all__ = ["STOPPING", "Stop", "listening"]

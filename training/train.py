@@ -23,31 +23,48 @@ import numpy as np
 from lightning.fabric import Fabric
 from numpy.typing import NDArray
 
-from tiling.errors import ConfigError, StoppedError
-from tiling.files import (
-    PROVENANCE,
+from tiling.core.artefact import PROVENANCE, locked_folder, require_own
+from tiling.core.errors import ConfigError, StoppedError
+from tiling.core.files import (
     canonical_json,
-    claimed,
     output_error,
-    require_own,
     sha256_file,
     sha256_json,
     sha256_text,
     write_file,
 )
-from training.card import model_card
 from training.checkpoints import Checkpoints
 from training.config import TrainConfig
-from training.data import Tiles
+from training.data.dataset import Tiles
+from training.data.loaders import eval_loader, read_px, tiles_loader, train_batches
+from training.data.samples import Samples
+from training.data.splits import SPLITS
 from training.devices import is_own_child, machine_of, make_fabric, settled
-from training.evaluate import group_summaries, predictions_of, write_pictures
-from training.figures import Predictions, learning_curve
+from training.evaluation.evaluate import group_summaries, predictions_of, write_pictures
+from training.evaluation.figures import Predictions, learning_curve
+from training.evaluation.metrics import (
+    Interval,
+    balanced_threshold,
+    bootstrap_interval,
+    ece,
+    evaluate,
+    fit_temperature,
+    softmax,
+)
 from training.fit import Training
-from training.loaders import eval_loader, read_px, tiles_loader, train_batches
 from training.logs import LOGS, Logger, open_loggers, require_loggers
-from training.metrics import Interval, balanced_threshold, bootstrap_interval, ece, evaluate, fit_temperature, softmax
-from training.model import INFO, Features, NoveltySummary, TileClassifier, load_weights, make_classifier, save_model
-from training.novelty import MOST_TILES, QUANTILE, Novelty, fit_novelty
+from training.models.card import model_card
+from training.models.folder import (
+    INFO,
+    Features,
+    NoveltySummary,
+    TileClassifier,
+    load_weights,
+    make_classifier,
+    save_model,
+)
+from training.models.ood import MOST_TILES, QUANTILE, Novelty, fit_novelty
+from training.models.stain import StainTarget, stain_target
 from training.optim import parameter_groups, rate_at
 from training.record import (
     MACHINE_SETTINGS,
@@ -58,10 +75,7 @@ from training.record import (
     provenance_record,
     split_table,
 )
-from training.samples import Samples
 from training.signals import listening
-from training.splits import SPLITS
-from training.stain import StainTarget, stain_target
 
 __all__ = ["TrainResult", "parameter_groups", "rate_at", "train", "training_key"]
 
@@ -80,7 +94,7 @@ class TrainResult:
     model: Path
     """The model folder."""
     metrics: dict[str, dict[str, Interval]]
-    """By split ("val", "test") and metric, as named in training.metrics.METRIC_NAMES."""
+    """By split ("val", "test") and metric, as named in training.evaluation.metrics.METRIC_NAMES."""
     best_epoch: int
     """From 1."""
     temperature: float
@@ -292,7 +306,7 @@ def _claimed(out: Path, checkpoints: Checkpoints, fabric: Fabric) -> Iterator[No
         fabric.barrier()
         yield
         return
-    with claimed(out / "run"):
+    with locked_folder(out / "run"):
         checkpoints.claim()
         _sweep(out)
         fabric.barrier()

@@ -20,7 +20,7 @@ def demo(
 
     Example: `specslide demo --out demo-out`
     """
-    from pipeline.demo import run_demo
+    from pipeline.demo.demo import run_demo
 
     report = run_demo(out, slide=slide, seed=seed, say=console.say)
     show_study(report.study)

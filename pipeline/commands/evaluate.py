@@ -39,8 +39,8 @@ def evaluate(
     from pipeline.provenance import write_record
     from training import load_model, load_train_config
     from training.devices import device_name, device_of
-    from training.evaluate import choose_tiles, evaluate_models, labelled_tiles
-    from training.metrics import METRIC_NAMES
+    from training.evaluation.evaluate import choose_tiles, evaluate_models, labelled_tiles
+    from training.evaluation.metrics import METRIC_NAMES
 
     device = device_of(load_train_config())
     loaded = [load_model(folder, device) for folder in models]

@@ -40,16 +40,17 @@ def evaluate_slides(
 
     `specslide evaluate-slides heatmaps --manifest camelyon.csv --lesions _0,_1 --sensitivity 0.95 --out test`
     """
-    from inference.evaluate_slides import evaluate_slides as verb
+    from inference.evaluation.evaluate_slides import evaluate_slides as verb
     from pipeline.provenance import write_record
-    from tiling.files import folder_hash, sha256_file
+    from tiling.core.artefact import content_hash
+    from tiling.core.files import sha256_file
 
     found = verb(
         results, manifest, out, split=split, score=score, sensitivity=sensitivity,
         lesion_classes=listed(lesions) or (), separation_um=separation_um, resamples=resamples, seed=seed,
     )  # fmt: skip
     names = [str(slide["slide_id"]) for slide in found.slides]
-    inputs = {"heatmaps": {name: folder_hash(results / name) for name in names}, "slides": sha256_file(manifest)}
+    inputs = {"heatmaps": {name: content_hash(results / name) for name in names}, "slides": sha256_file(manifest)}
     settings = {
         "split": found.split, "score": score, "sensitivity": sensitivity, "lesion_classes": listed(lesions) or [],
         "separation_um": separation_um, "resamples": resamples, "seed": seed,

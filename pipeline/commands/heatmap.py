@@ -20,7 +20,7 @@ from pipeline.commands.options import (
     rows_of,
 )
 from pipeline.commands.outcomes import heatmap_outcome, show_outcomes, told
-from pipeline.parts import Part
+from pipeline.execution.partition import Part
 
 
 def heatmap(
@@ -90,10 +90,10 @@ def heatmap(
         gpu_queue: {processes: 1, queue: gpu, job_extra_directives: ["--gres=gpu:1"]}
     """
     from inference import PredictConfig
-    from inference.formats import OutputConfig
+    from inference.exports.formats import OutputConfig
     from inference.predict import require_machine
-    from pipeline.jobs import heatmap_all, load_models
-    from tiling.settings import checked
+    from pipeline.execution.jobs import heatmap_all, load_models
+    from tiling.core.settings import checked
     from training import load_train_config
 
     settings = {

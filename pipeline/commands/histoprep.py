@@ -9,7 +9,7 @@ import typer
 
 from pipeline.commands.options import Overwrite
 from pipeline.commands.outcomes import show_outcomes
-from tiling.errors import InputError, SpecslideError
+from tiling.core.errors import InputError, SpecslideError
 
 
 def histoprep(
@@ -22,8 +22,8 @@ def histoprep(
 
     Example: `specslide import histoprep output/slide_1 --out stores --mpp 0.5`
     """
-    from pipeline.jobs import require_folder
-    from tiling.histoprep_folder import import_histoprep
+    from pipeline.execution.jobs import require_folder
+    from tiling.stores.import_histoprep import import_histoprep
 
     folder_of: dict[str, Path] = {}
     for folder in folders:

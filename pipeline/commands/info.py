@@ -9,7 +9,7 @@ import typer
 
 from pipeline import console
 from pipeline.commands.options import SlideMpp
-from tiling.errors import SpecslideError
+from tiling.core.errors import SpecslideError
 
 
 def info(

@@ -17,7 +17,7 @@ def init(folder: Annotated[Path, typer.Argument(help="Folder of the study; it is
 
     Example: `specslide init`
     """
-    from pipeline.template import write_template
+    from pipeline.study.template import write_template
 
     study, schema = write_template(folder)
     console.say(f"{study}: name your manifest in it, then specslide run {study} --dry-run")

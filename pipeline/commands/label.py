@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.outcomes import show_outcomes
-from tiling.errors import InputError, SpecslideError
+from tiling.core.errors import InputError, SpecslideError
 
 
 def label(
@@ -23,8 +23,8 @@ def label(
 
     Example: `specslide label stores/a.zarr --annotations a.geojson`
     """
-    from pipeline.jobs import find_annotation
-    from tiling.label import label_store
+    from pipeline.execution.jobs import find_annotation
+    from tiling.stores.label import label_store
 
     if len(stores) > 1 and not annotations.is_dir():
         raise InputError(annotations, f"is one annotation for {len(stores)} stores", "pass a folder of them")

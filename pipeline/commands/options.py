@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cluster_config import ClusterConfig
-from pipeline.parts import Part, parse_part
-from tiling.errors import ConfigError
+from pipeline.execution.dask_config import ClusterConfig
+from pipeline.execution.partition import Part, parse_part
+from tiling.core.errors import ConfigError
+from tiling.core.settings import checked, read_settings
 from tiling.manifest import ManifestRow, read_manifest, slide_rows
-from tiling.settings import checked, read_settings
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what was made otherwise or is damaged.")]
 SlideMpp = Annotated[

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import typer
 
 from pipeline import console
-from pipeline.ledger import Step
-from pipeline.names import files_of, with_ids
+from pipeline.redaction import files_of, with_ids
+from pipeline.study.ledger import Step
 from tiling.manifest import ManifestRow
 
 if TYPE_CHECKING:  # commands that need no torch must not wait for it
     from inference import HeatmapReport
-    from inference.aggregate import SlideScores
-    from pipeline.study_page import StudyReport
+    from inference.maps.scores import SlideScores
+    from pipeline.study.study_page import StudyReport
 
 
 def show_outcomes(title: str, rows: list[tuple[str, str, str]], failed: set[str], *, of: str = "slides") -> None:

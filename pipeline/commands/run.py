@@ -36,9 +36,9 @@ def run(
         stress: {shifts: [all]}
         heatmap: {slides: test}
     """
-    from pipeline.config import load_study
-    from pipeline.plan import plan
-    from pipeline.study import run as verb
+    from pipeline.study.config import load_study
+    from pipeline.study.plan import plan
+    from pipeline.study.run import run as verb
 
     config = load_study(study)
     asked = cluster_of(cluster, cluster_config, memory=worker_memory, workers=workers, study=config.cluster)

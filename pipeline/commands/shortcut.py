@@ -9,7 +9,7 @@ import typer
 
 from pipeline import console
 from pipeline.commands.options import listed
-from tiling.errors import ConfigError
+from tiling.core.errors import ConfigError
 
 
 def shortcut(
@@ -46,11 +46,11 @@ def shortcut(
 
     `specslide study shortcut --stores stores --manifest slides.csv --methods weight_decay,sd --seeds 5 --out study`
     """
-    from pipeline.engines import default_workers
+    from pipeline.execution.pool import default_workers
     from training import TrainConfig, samples_from_images, samples_from_stores
-    from training.shortcut import TESTS, load_shortcut_config
-    from training.study import study_shortcut
-    from training.study_report import NAMES
+    from training.shortcut.config import TESTS, load_shortcut_config
+    from training.shortcut.experiment import study_shortcut
+    from training.shortcut.report import NAMES
 
     options = {
         "confounder": confounder, "amount": amount, "strength": strength, "methods": listed(methods), "seeds": seeds,

@@ -12,9 +12,9 @@ import typer
 from pydantic import BaseModel
 
 from pipeline.commands.options import cluster_of, listed, rows_of
-from pipeline.slurm import SlurmConfig, job_script, submit_script
-from tiling.errors import ConfigError
-from tiling.settings import checked
+from pipeline.execution.slurm import SlurmConfig, job_script, submit_script
+from tiling.core.errors import ConfigError
+from tiling.core.settings import checked
 
 WRAPPED = ("tile", "train", "heatmap", "run")
 _IN_PARTS = ("tile", "heatmap")
@@ -103,7 +103,7 @@ def _check_settings(name: str, options: dict[str, Any]) -> None:
     """Check those options that are settings of the command, and its settings files. Raises ConfigError."""
     study = None
     if name == "run":
-        from pipeline.config import load_study  # which waits for torch
+        from pipeline.study.config import load_study  # which waits for torch
 
         study = load_study(options["study"]).cluster
     if "cluster" in options:
@@ -120,7 +120,7 @@ def _check_settings(name: str, options: dict[str, Any]) -> None:
 
         load_train_config(options["config"], _settings(TrainConfig, options | {"loggers": options["logger"]}))
     elif name == "heatmap":
-        from inference.formats import OutputConfig
+        from inference.exports.formats import OutputConfig
         from inference.predict import PredictConfig
 
         checked(PredictConfig, _settings(PredictConfig, options), "heatmap options")

@@ -21,7 +21,7 @@ def status(
 
     Example: `specslide status results`
     """
-    from pipeline.status import read_status
+    from pipeline.study.status import read_status
 
     found = read_status(folder)
     columns = ("stage", "done", "failed", "running", "left")

@@ -9,7 +9,7 @@ import typer
 
 from pipeline import console
 from pipeline.commands.options import WhereOption, listed
-from tiling.errors import ConfigError
+from tiling.core.errors import ConfigError
 
 
 def stress(
@@ -45,14 +45,14 @@ def stress(
 
     `specslide stress erm/model sd/model --stores stores --manifest slides.csv --shifts sharpness,stain --out stress`
     """
-    from pipeline.jobs import require_folder
+    from pipeline.execution.jobs import require_folder
     from pipeline.provenance import write_record
     from training import load_model, load_train_config
     from training.devices import device_name, device_of
-    from training.evaluate import choose_tiles, labelled_tiles
-    from training.metrics import METRIC_NAMES
-    from training.shifts import SHIFTS
-    from training.stress import stress as verb
+    from training.evaluation.evaluate import choose_tiles, labelled_tiles
+    from training.evaluation.metrics import METRIC_NAMES
+    from training.evaluation.perturbations import SHIFTS
+    from training.evaluation.robustness import stress as verb
 
     device = device_of(load_train_config())
     loaded = {name: load_model(folder, device) for name, folder in _names_of(models).items()}

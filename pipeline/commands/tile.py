@@ -19,8 +19,8 @@ from pipeline.commands.options import (
     rows_of,
 )
 from pipeline.commands.outcomes import show_outcomes, told
-from pipeline.parts import Part
-from tiling.errors import ConfigError, InputError
+from pipeline.execution.partition import Part
+from tiling.core.errors import ConfigError, InputError
 
 # readable=False: a slide that may not be read is a bad slide like any other, and must not stop the rest.
 Slides = Annotated[
@@ -76,10 +76,10 @@ def tile(
         workers: 40
         queue: {cores: 8, memory: 32GB, queue: normal, walltime: "04:00:00"}
     """
-    from pipeline.engines import default_workers
-    from pipeline.jobs import find_annotation, tile_all
+    from pipeline.execution.jobs import find_annotation, tile_all
+    from pipeline.execution.pool import default_workers
     from tiling import TilingConfig
-    from tiling.settings import checked
+    from tiling.core.settings import checked
 
     settings = {
         "mpp": mpp, "tile_px": tile_px, "overlap": overlap, "min_tissue": min_tissue,
@@ -125,7 +125,7 @@ def _tissue_method(tissue: str) -> str:
 
 def _tissue_files(path: Path, rows: list[Any]) -> dict[str, Path]:
     """The mask of each slide, by slide_id: one file for one slide, or those of a folder."""
-    from pipeline.jobs import find_annotation
+    from pipeline.execution.jobs import find_annotation
 
     if path.is_dir():
         found = {row.slide_id: find_annotation(path, row.slide_id) for row in rows}

@@ -22,7 +22,7 @@ def tiles(
     """
     from tiling import TileStore
     from tiling.preview import write_preview
-    from tiling.where import column_summary, rows_where
+    from tiling.stores.query import column_summary, rows_where
 
     opened = TileStore(store)
     kept = rows_where(opened, where)

@@ -9,7 +9,7 @@ import typer
 
 from pipeline import console
 from pipeline.commands.options import WhereOption
-from tiling.errors import ConfigError
+from tiling.core.errors import ConfigError
 
 
 def train(

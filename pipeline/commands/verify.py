@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pipeline import console
-from tiling.files import folder_faults
+from tiling.core.artefact import folder_faults
 
 
 def verify(
@@ -36,11 +36,11 @@ def verify(
 def _faults(path: Path) -> list[str]:
     """Everything wrong with a folder; of a store or model also whether this version can read what it says of itself."""
     if (path / "zarr.json").exists():
-        from tiling.store import verify_store
+        from tiling.stores.store import verify_store
 
         return verify_store(path)
     if (path / "model.json").exists():
-        from training.model import verify_model  # torch takes seconds
+        from training.models.folder import verify_model  # torch takes seconds
 
         return verify_model(path)
     return folder_faults(path)

@@ -25,7 +25,7 @@ import zarr
 from numpy.typing import NDArray
 
 from tiling import Slide, TileStore, TilingConfig, tile_slide
-from tiling.shards import ShardReader
+from tiling.stores.shards import ShardReader
 
 SLIDE = Path(__file__).resolve().parents[3] / "shared" / "data" / "slides" / "CMU-1-Small-Region.svs"
 BATCH = 256

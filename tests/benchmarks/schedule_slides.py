@@ -22,9 +22,9 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from pipeline.cluster_config import ClusterConfig
-from pipeline.engines import TileProgress, run_slides
-from pipeline.jobs import tile_all
+from pipeline.execution.dask_config import ClusterConfig
+from pipeline.execution.jobs import tile_all
+from pipeline.execution.pool import TileProgress, run_slides
 from tests.benchmarks.read_regions import repeated
 from tiling import TilingConfig
 from tiling.manifest import slide_row
@@ -41,7 +41,7 @@ def serve(workers: int, pipe: Connection) -> None:
     import dask
     from distributed import LocalCluster
 
-    from pipeline.cluster import _DASK, _NO_DASHBOARD
+    from pipeline.execution.dask_clusters import _DASK, _NO_DASHBOARD
 
     with (
         dask.config.set(_DASK),

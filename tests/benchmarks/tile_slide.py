@@ -27,11 +27,11 @@ import cv2
 import numpy as np
 import openslide
 
-import tiling.slide
+import tiling.slides.slide
 from tests.benchmarks.read_regions import repeated
 from tiling import Slide, TileStore, TilingConfig, tile_slide
-from tiling.codec import encode_jpeg
-from tiling.tiledtiff import decode_stream
+from tiling.slides.tiled_tiff import decode_stream
+from tiling.stores.codec import encode_jpeg
 
 MPP = 0.5
 
@@ -61,9 +61,9 @@ class Job:
 def tiled(slide: Path, out: Path, config: TilingConfig, *, fast: bool = True) -> Job:
     """The whole job of tiling, with or without the fast reader."""
     shutil.rmtree(out, ignore_errors=True)
-    opened, times = tiling.slide._open_fast, list[float]()
+    opened, times = tiling.slides.slide._open_fast, list[float]()
     if not fast:
-        tiling.slide._open_fast = lambda path, reader: None
+        tiling.slides.slide._open_fast = lambda path, reader: None
     try:
         start = time.perf_counter()
         report = tile_slide(
@@ -71,7 +71,7 @@ def tiled(slide: Path, out: Path, config: TilingConfig, *, fast: bool = True) ->
         )
         return Job(TileStore(report.store), time.perf_counter() - start, times[-1] - times[0])
     finally:
-        tiling.slide._open_fast = opened
+        tiling.slides.slide._open_fast = opened
 
 
 def openslide_native(slide: Path, store: TileStore) -> float:

@@ -25,11 +25,11 @@ from torch.utils.data import DataLoader
 from tests.benchmarks.read_store import SLIDE
 from tiling import Slide, TileStore, TilingConfig, tile_slide
 from training.augment import AUGMENTATIONS
-from training.data import Batch, Tiles, as_it_is, loader_workers
+from training.data.dataset import Batch, Tiles, as_it_is, loader_workers
+from training.data.samplers import Shuffled
+from training.data.samples import Samples
 from training.losses import SpectralDecouplingLoss
-from training.model import TileClassifier, make_classifier
-from training.samplers import Shuffled
-from training.samples import Samples
+from training.models.folder import TileClassifier, make_classifier
 
 Step = Callable[[Batch], None]
 
@@ -43,7 +43,7 @@ def samples_of(slide: Path, folder: Path, tile_px: int, overlap: float) -> Sampl
     rows, names = np.arange(len(store)), np.repeat(store.slide.slide_id, len(store))
     nothing = np.zeros_like(rows)
     return Samples(
-        kind="stores", classes=("a", "b"), sources=(path,), hashes=(store.content_hash,), tile_px=tile_px, mpp=mpp,
+        kind="stores", classes=("a", "b"), sources=(path,), hashes=(store.sha256,), tile_px=tile_px, mpp=mpp,
         label=rows % 2, source=nothing, row=rows, x0=nothing, y0=nothing, tile_px0=nothing, case_id=names,
         slide_id=names, split=np.repeat("train", len(rows)), site=names, scanner=names,
         clear=np.ones(len(rows), np.bool_),

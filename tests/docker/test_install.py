@@ -113,5 +113,5 @@ def test_the_slim_image_has_every_library_that_is_looked_for(image: Path) -> Non
             for name, place in re.findall(r"^\t(\S+) => (not found|\S+)", looked_for, re.MULTILINE):
                 if not (place.startswith(str(image)) or name in brought or IN_SLIM.fullmatch(name)):
                     missing.add((Path(library).relative_to(image / "opt").as_posix(), name))
-    # Beside torch for the CPU a wheel of torchvision for CUDA is mended: training/torchvision_mend.py.
+    # Beside torch for the CPU a wheel of torchvision for CUDA is mended: training/models/torchvision_shim.py.
     assert {(library, name) for library, name in missing if "/site-packages/torchvision/" not in library} == set()

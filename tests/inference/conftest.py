@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 
 from inference.predict import Prediction
-from pipeline.synthetic import write_pyramid
+from pipeline.demo.synthetic import write_pyramid
 from tiling import Grid
-from tiling.store import SlideFacts
+from tiling.stores.store import SlideFacts
 from training import ModelInfo, TileModel, load_model
-from training.card import model_card
-from training.model import make_classifier, save_model
+from training.models.card import model_card
+from training.models.folder import make_classifier, save_model
 
 MakeModel = Callable[..., Path]
 MakePrediction = Callable[..., Prediction]

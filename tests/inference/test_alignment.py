@@ -30,13 +30,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from inference.formats import FORMATS, OutputConfig
+from inference.exports.formats import FORMATS, OutputConfig
+from inference.heatmap import make_heatmap
 from inference.predict import PredictConfig, Prediction, predict_slide
-from inference.result import make_heatmap
-from pipeline.synthetic import write_pyramid
+from pipeline.demo.synthetic import write_pyramid
 from tiling import TilingConfig, tile_slide
 from training import ModelInfo, TileModel
-from training.model import TileClassifier
+from training.models.folder import TileClassifier
 
 Floats = NDArray[np.float64]
 Rectangle = tuple[int, int, int, int]

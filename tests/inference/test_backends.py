@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from inference import backends
 from inference.backends import AGREEMENT, Halving, auto_batch_size, choose_backend, fastest, onnx_predict, uses_bf16
 from tests.inference.conftest import MakeModel
-from tiling.errors import ConfigError, ModelError
+from tiling.core.errors import ConfigError, ModelError
 from training import TileModel, load_model
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from inference.formats import OutputConfig
+from inference.exports.formats import OutputConfig
+from inference.heatmap import make_heatmap
 from inference.predict import PredictConfig
-from inference.result import make_heatmap
-from pipeline.synthetic import write_pyramid
+from pipeline.demo.synthetic import write_pyramid
 from training import TileModel, TrainConfig, load_model, samples_from_images, train
 
 MPP, SIDE = 4.0, 50

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from inference.ensemble import Ensemble, averaged, entropy, make_ensemble, members, orientations
 from tests.inference.conftest import MakeModel
-from tiling.errors import ModelError
+from tiling.core.errors import ModelError
 from training import TileModel, load_model
 
 ROWS = st.lists(st.lists(st.floats(0, 1, width=32), min_size=3, max_size=3), min_size=1, max_size=6)

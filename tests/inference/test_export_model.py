@@ -20,10 +20,10 @@ from torchvision import transforms
 from inference import export_model as module
 from inference.export_model import export_model, load_script, wsinfer_config
 from tests.inference.conftest import MakeModel
-from tiling.errors import ModelError, OutputError
-from tiling.files import folder_faults
+from tiling.core.artefact import folder_faults
+from tiling.core.errors import ModelError, OutputError
 from training import TileModel, load_model
-from training.stain import ReinhardTarget
+from training.models.stain import ReinhardTarget
 
 FILES = {
     "onnx": {"model.onnx"},

@@ -1,179 +1,344 @@
-"""The map of tile values against a loop over its pixels."""
+"""The result folder: whole or not at all, kept only if it would be the same, and silent about the machine."""
 
 from __future__ import annotations
 
-import math
+import csv
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from numpy.testing import assert_allclose, assert_array_equal
+import shapely
 from numpy.typing import NDArray
+from PIL import Image
 
-from inference import heatmap
-from inference.heatmap import assemble, map_px0, slide_map
-from tiling import Grid
+from inference.exports.formats import OutputConfig
+from inference.heatmap import HeatmapReport, make_heatmap, result_key
+from inference.predict import PredictConfig
+from pipeline.demo.synthetic import write_pyramid
+from tests.inference.conftest import MakeModel, picture
+from tiling import Slide, TilingConfig, tile_slide
+from tiling.core.artefact import folder_faults
+from tiling.core.errors import ConfigError, ModelError, OutputError, SlideError
+from tiling.core.files import sha256_file
+from training import TileModel, load_model
 
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int32]
-
-
-def assembled(squares: list[tuple[float, int, int]], size0: int, px0: float, shape: tuple[int, int]) -> Floats:
-    values, x0, y0 = (np.array([s[i] for s in squares]) for i in range(3))
-    return assemble(values.astype(np.float32), x0.astype(np.int32), y0.astype(np.int32), size0, px0, shape)
-
-
-@given(
-    columns=st.integers(1, 6),
-    rows=st.integers(1, 6),
-    size0=st.integers(8, 50),
-    px0=st.floats(1, 7),
-    seed=st.integers(0),
-)
-@settings(max_examples=60, deadline=None)
-def test_neighbours_leave_no_gap_and_share_no_pixel(columns: int, rows: int, size0: int, px0: float, seed: int) -> None:
-    """So a full grid covers every pixel, and each pixel shows the value of one tile, unmixed."""
-    y, x = np.divmod(np.arange(rows * columns, dtype=np.int32), np.int32(columns))
-    values = np.random.default_rng(seed).permutation(rows * columns).astype(np.float32)
-    shape = (int(rows * size0 / px0), int(columns * size0 / px0))
-    found = assemble(values, x * np.int32(size0), y * np.int32(size0), size0, px0, shape)
-    assert np.isin(found, values).all()
+FILES = {
+    "predictions.parquet", "predictions.csv", "overlay.png", "heatmap.geojson", "slide.json", "report.html",
+    "commit.json",
+}  # fmt: skip
 
 
-def test_nothing_lies_where_no_tile_does() -> None:
-    assert np.isnan(assembled([], 4, 1.0, (3, 5))).all()
-    found = assembled([(0.0, 2, 2)], 2, 1.0, (6, 6))
-    assert (found[2:4, 2:4] == 0).all()
-    assert np.isnan(found).sum() == 32
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "heatmaps"
 
 
-@pytest.mark.parametrize(("x", "y", "covered"), [(4, 0, 8), (0, 4, 8), (4, 4, 4), (6, 0, 0), (0, 6, 0), (900, 900, 0)])
-def test_tiles_beyond_the_edge_are_cut(x: int, y: int, covered: int) -> None:
-    found = assembled([(0.7, x, y)], 4, 1.0, (6, 6))
-    assert np.isfinite(found).sum() == covered
+@pytest.fixture
+def made(slide: Path, model: TileModel, out: Path) -> HeatmapReport:
+    """The result of the slide."""
+    return make_heatmap(slide, model, out)
 
 
-def test_far_corners_do_not_overflow() -> None:
-    last = np.iinfo(np.int32).max
-    assert np.isnan(assembled([(1.0, last, last)], 512, 1.0, (4, 4))).all()
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def tented(values: Floats, x0: Ints, y0: Ints, size0: int, px0: float, shape: tuple[int, int]) -> Floats:
-    """The oracle: every square painted pixel by pixel, weighted by the distances from its edges."""
-    total, weight = np.zeros(shape), np.zeros(shape)
-    for value, x, y in zip(values.tolist(), x0.tolist(), y0.tolist(), strict=True):
-        top, bottom, left, right = (round(end / px0) for end in (y, y + size0, x, x + size0))
-        for row in range(top, bottom):
-            for column in range(left, right):
-                if 0 <= row < shape[0] and 0 <= column < shape[1]:
-                    down = min(row + 0.5 - top, bottom - row - 0.5)
-                    across = min(column + 0.5 - left, right - column - 0.5)
-                    total[row, column] += down * across * value
-                    weight[row, column] += down * across
-    with np.errstate(invalid="ignore"):
-        return np.asarray(total / weight, np.float32)
+def stamps(folder: Path) -> dict[str, tuple[int, int]]:
+    """Inode and time of change of every file: equal only if nothing was written."""
+    return {p.name: (p.stat().st_ino, p.stat().st_mtime_ns) for p in folder.rglob("*")}
 
 
-@given(
-    squares=st.lists(st.tuples(st.floats(0, 1, width=32), st.integers(0, 90), st.integers(0, 90)), max_size=12),
-    size0=st.integers(1, 40),
-    px0=st.floats(1, 9),
-    shape=st.tuples(st.integers(1, 16), st.integers(1, 16)),
-)
-@settings(max_examples=150, deadline=None)
-def test_tents_are_what_a_loop_paints(
-    squares: list[tuple[float, int, int]], size0: int, px0: float, shape: tuple[int, int]
-) -> None:
-    values, x0, y0 = (np.array([s[i] for s in squares]) for i in range(3))
-    expected = tented(values, x0, y0, size0, px0, shape)
-    found = assembled(squares, size0, px0, shape)
-    assert found.dtype == np.float32
-    assert_array_equal(np.isnan(found), np.isnan(expected))
-    assert_allclose(found, expected, atol=1e-6)
+def summary(folder: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((folder / "slide.json").read_text())
+    return record
 
 
-def test_half_overlapping_tents_interpolate_between_the_centres() -> None:
-    """The closed form: tents of neighbours sum to one, so what they average is bilinear between tile centres."""
-    columns, rows, size = 5, 4, 16
-    values = np.random.default_rng(0).random((rows, columns)).astype(np.float32)
-    squares = [(float(values[r, c]), c * size // 2, r * size // 2) for r in range(rows) for c in range(columns)]
-    found = assembled(squares, size, 1.0, ((rows + 1) * size // 2, (columns + 1) * size // 2))
-    at_x, at_y = np.arange(found.shape[1]) + 0.5, np.arange(found.shape[0]) + 0.5
-    centres_x, centres_y = (size / 2 * (np.arange(n) + 1) for n in (columns, rows))
-    across = np.stack([np.interp(at_x, centres_x, row) for row in values])
-    expected = np.stack([np.interp(at_y, centres_y, column) for column in across.T], 1)
-    assert_allclose(found, expected, atol=1e-6)
+def test_every_file_is_there_and_verified(made: HeatmapReport, out: Path) -> None:
+    assert made.folder == out / "disc"
+    assert {p.name for p in out.iterdir()} == {"disc"}
+    assert {p.name for p in made.folder.iterdir()} == FILES
+    assert folder_faults(made.folder) == []
+    assert not made.reused
 
 
-@given(columns=st.integers(1, 6), size0=st.integers(8, 50), px0=st.floats(1, 7), seed=st.integers(0))
-@settings(max_examples=40, deadline=None)
-def test_without_overlap_tents_change_nothing(columns: int, size0: int, px0: float, seed: int) -> None:
-    """To the last bit: a value weighted and divided by its weight is itself."""
-    y, x = np.divmod(np.arange(columns**2, dtype=np.int32), np.int32(columns))
-    values = np.random.default_rng(seed).random(columns**2).astype(np.float32)
-    places = (x * np.int32(size0), y * np.int32(size0), size0, px0, (int(columns * size0 / px0),) * 2)
-    assert np.isin(assemble(values, *places), values).all()
+def test_all_files_tell_of_the_same_tiles(made: HeatmapReport) -> None:
+    table = pyarrow.parquet.read_table(made.folder / "predictions.parquet").to_pydict()
+    with (made.folder / "predictions.csv").open(newline="") as f:
+        lines = list(csv.DictReader(f))
+    features = json.loads((made.folder / "heatmap.geojson").read_text())["features"]
+    assert made.tiles == len(table["minx"]) == len(lines) == len(features) == summary(made.folder)["tiles"]
+    assert [int(line["minx"]) for line in lines] == table["minx"]
+    assert [f["geometry"]["coordinates"][0][0] for f in features] == [
+        list(place) for place in zip(table["minx"], table["miny"], strict=True)
+    ]
+    measured = [f["properties"]["measurements"]["prob_tumour"] for f in features]
+    assert measured == pytest.approx(table["prob_tumour"], abs=1e-6)
+    scores = summary(made.folder)["scores"]
+    assert scores["mean"] == pytest.approx(sum(table["prob_tumour"]) / made.tiles, abs=1e-6)
+    assert scores["fraction_above_threshold"] == pytest.approx(sum(p >= 0.5 for p in table["prob_tumour"]) / made.tiles)
 
 
-# ------------------------------------------------------------------------------------------ the map of a whole slide
+def test_the_summary_says_what_it_was_made_from(made: HeatmapReport, slide: Path, model: TileModel) -> None:
+    record = summary(made.folder)
+    assert (record["format"], record["version"]) == ("specslide-heatmap", 2)
+    assert record["slide"]["sha256"] == sha256_file(slide)
+    assert (record["slide"]["slide_id"], record["slide"]["mpp"]) == ("disc", pytest.approx(0.5))
+    assert (record["classes"], record["positive_class"], record["threshold"]) == (["benign", "tumour"], "tumour", 0.5)
+    assert record["made_from"] == {
+        "model_sha256": model.sha256,
+        "weights_sha256": model.info.hashes["weights.safetensors"],
+        "backbone": "test_resnet",
+        "model_mpp": 0.5,
+        "model_tile_px": 32,
+        "settings": {"overlap": 0.0, "min_tissue": 0.5, "mpp_tolerance": 0.02, "max_bad_tiles": 0.01},
+    }
+    assert {"python", "specslide", "torch", "timm"} <= set(record["software"])
+    assert "research use only" in record["notice"]
 
 
-def grid(tile: int, stride: int, size: int = 5000) -> Grid:
-    return Grid(width0=size, height0=size, slide_mpp=0.25, tile_px=64, tile_px0=tile, stride_px0=stride)
+def test_a_stores_result_names_the_store(slide: Path, model: TileModel, tmp_path: Path, out: Path) -> None:
+    tiled = tile_slide(slide, tmp_path / "stores", TilingConfig(mpp=0.5, tile_px=32))
+    record = summary(make_heatmap(tiled.store, model, out).folder)
+    assert record["made_from"]["settings"].keys() == {"min_tissue", "store_sha256"}
+    assert record["slide"]["sha256"] == sha256_file(slide)
 
 
-@pytest.mark.parametrize(
-    ("tile", "stride", "px0"),
-    [(256, 256, 256.0), (256, 128, 32.0), (256, 64, 32.0), (256, 16, 16.0), (512, 384, 384 / 6), (8, 4, 1.0)],
-)
-def test_a_pixel_of_the_map(tile: int, stride: int, px0: float) -> None:
-    assert map_px0(grid(tile, stride)) == px0
+def test_no_file_tells_of_the_machine(slide: Path, model: TileModel, tmp_path: Path, out: Path) -> None:
+    """Results are sent to others."""
+    tiled = tile_slide(slide, tmp_path / "stores", TilingConfig(mpp=0.5, tile_px=32))
+    for source, place in ((slide, out), (tiled.store, tmp_path / "more")):
+        for name, data in contents(make_heatmap(source, model, place).folder).items():
+            for secret in (slide.parent, tmp_path, Path.cwd()):
+                assert str(secret).encode() not in data, f"{name} tells of {secret}"
 
 
-@given(st.integers(16, 2048), st.floats(0, 0.95))
-@settings(max_examples=200, deadline=None)
-def test_tiles_begin_on_pixels_and_the_map_stays_small(tile: int, overlap: float) -> None:
-    stride = max(1, round(tile * (1 - overlap)))
-    px0 = map_px0(grid(tile, stride))
-    assert abs(stride / px0 - round(stride / px0)) < 1e-9
-    assert stride == px0 or tile / px0 < 16 + tile / stride
-    assert stride == tile or px0 <= tile / 8 + 1e-9
+def test_equal_inputs_give_equal_bytes(made: HeatmapReport, slide: Path, model: TileModel, tmp_path: Path) -> None:
+    assert contents(make_heatmap(slide, model, tmp_path / "again").folder) == contents(made.folder)
 
 
-@given(st.integers(16, 2048), st.floats(0, 0.95), st.integers(1, 400), st.floats(0, 1), st.sampled_from([10**4, 10**6]))
-@settings(max_examples=200, deadline=None)
-def test_a_tile_begins_where_it_was_read_and_ends_within_half_a_pixel(
-    tile: int, overlap: float, columns: int, place: float, most: int
-) -> None:
-    """One tile on a map of at most about `most` pixels, none of which spans several strides."""
-    stride = max(1, round(tile * (1 - overlap)))
-    width = (columns - 1) * stride + tile
-    slide = Grid(width0=width, height0=tile, slide_mpp=0.25, tile_px=64, tile_px0=tile, stride_px0=stride)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(heatmap, "_MOST_PIXELS", most)
-        px0, x0 = map_px0(slide), round(place * (columns - 1)) * stride
-        covered = np.flatnonzero(
-            np.isfinite(slide_map(np.ones(1, np.float32), np.array([x0], np.int32), np.zeros(1, np.int32), slide)).any(
-                0
-            )
-        )
-    assert px0 <= stride
-    assert covered[0] * px0 == pytest.approx(x0, abs=1e-6)
-    missed = abs((covered[-1] + 1) * px0 - min(x0 + tile, math.ceil(width / px0) * px0))
-    assert missed <= px0 / 2 + 1e-6
+def test_the_truth_changes_only_the_picture(made: HeatmapReport, slide: Path, model: TileModel, tmp_path: Path) -> None:
+    outlined = make_heatmap(slide, model, tmp_path / "again", truth=shapely.box(100, 100, 300, 300))
+    before, after = contents(made.folder), contents(outlined.folder)
+    different = {name for name in before if before[name] != after[name]}
+    assert different == {"overlay.png", "slide.json", "commit.json"}  # slide.json by its key
+
+
+def test_a_slide_without_tissue_has_a_whole_result(glass: Path, model: TileModel, out: Path) -> None:
+    report = make_heatmap(glass, model, out)
+    assert {p.name for p in report.folder.iterdir()} == FILES
+    assert report.tiles == 0
+    assert set(summary(report.folder)["scores"].values()) == {None}
+    with Image.open(report.folder / "overlay.png") as image:
+        assert image.mode == "RGBA"
+    assert make_heatmap(glass, model, out).reused
+
+
+# ----------------------------------------------------------------------------------------------- kept or refused
+
+
+def test_the_same_again_is_kept_untouched(made: HeatmapReport, slide: Path, model: TileModel, out: Path) -> None:
+    before = stamps(made.folder)
+    again = make_heatmap(slide, model, out)
+    assert again.reused
+    assert (again.scores, again.tiles, again.folder, again.slide_id) == (
+        made.scores,
+        made.tiles,
+        made.folder,
+        made.slide_id,
+    )
+    assert make_heatmap(slide, model, out, overwrite=True).reused
+    assert make_heatmap(slide, model, out, PredictConfig(batch_size=3)).reused, "batches change no result"
+    assert stamps(made.folder) == before
 
 
 @pytest.mark.parametrize(
-    ("tile", "stride", "px0"),
-    [(256, 256, 256.0), (256, 128, 64.0), (256, 179, 89.5), (224, 112, 112.0), (24, 24, 72.0), (24, 7, 63.0)],
+    "change",
+    [
+        {"config": PredictConfig(min_tissue=0.9)},
+        {"config": PredictConfig(overlap=0.5)},
+        {"slide_mpp": 0.45},
+        {"truth": shapely.box(0, 0, 9, 9)},
+    ],
 )
-def test_the_map_of_a_giant_slide_stays_small(tile: int, stride: int, px0: float) -> None:
-    """300,000 px squared are 90 gigapixels: a pixel spans 60 at least, and whole parts of a stride, or strides."""
-    slide = grid(tile, stride, 300_000)
-    assert map_px0(slide) == px0
-    y0, x0 = (np.indices((9, 9), np.int32).reshape(2, -1) + 31) * np.int32(stride)
-    values = slide_map(np.ones(len(x0), np.float32), x0, y0, slide)
-    assert values.size <= 25_100_000
-    rows, columns = (np.flatnonzero(np.isfinite(values).any(axis)) for axis in (1, 0))
-    assert len(rows) * px0 == len(columns) * px0 == pytest.approx(8 * stride + tile, abs=px0)
+def test_another_result_is_refused_unless_overwritten(
+    made: HeatmapReport, slide: Path, model: TileModel, out: Path, change: dict[str, Any]
+) -> None:
+    before = contents(out)
+    with pytest.raises(OutputError, match=r"disc: holds another result.*--overwrite"):
+        make_heatmap(slide, model, out, **change)
+    assert contents(out) == before
+    assert not make_heatmap(slide, model, out, **change, overwrite=True).reused
+    assert contents(out) != before
+    assert folder_faults(made.folder) == []
+    assert {p.name for p in out.iterdir()} == {"disc"}
+    assert make_heatmap(slide, model, out, **change).reused
+
+
+def test_a_result_of_another_version_or_precision_is_refused(
+    made: HeatmapReport, slide: Path, model: TileModel, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What "auto" computes in depends on the device: as here a GPU with bf16."""
+    for name, value in (("VERSION", 1), ("uses_bf16", lambda device, precision: precision == "auto")):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"inference.heatmap.{name}", value)
+            with pytest.raises(OutputError, match="holds another result"):
+                make_heatmap(slide, model, out)
+    monkeypatch.setattr("inference.heatmap.uses_bf16", lambda device, precision: precision == "auto")
+    plain = PredictConfig(precision="32")
+    assert result_key(slide, model, plain) != result_key(slide, model, PredictConfig(precision="bf16"))
+    assert result_key(slide, model, plain) == result_key(slide, model, PredictConfig(precision="32", batch_size=3))
+    assert make_heatmap(slide, model, out.parent / "plain", plain).tiles == made.tiles
+
+
+@dataclass(frozen=True)
+class Constant(TileModel):
+    """Says 0.7 of every tile."""
+
+    def predict(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return np.tile(np.array([0.3, 0.7], np.float32), (len(tiles), 1))
+
+
+def test_a_tile_at_the_threshold_is_so_in_every_figure(slide: Path, model: TileModel, out: Path) -> None:
+    """The float32 nearest to 0.7 is below the float64: count, area, regions and objects must round alike."""
+    info = model.info.model_copy(update={"threshold": 0.7})
+    asked = Constant(model.network, info, model.sha256, model.device)
+    report = make_heatmap(slide, asked, out, outputs=OutputConfig(formats=("geojson",), region_smoothing_um=0))
+    assert report.scores.fraction_above_threshold == 1
+    mm2 = report.tiles * (32 * 0.5 / 1000) ** 2
+    assert report.scores.area_above_mm2 == pytest.approx(mm2, rel=1e-9)
+    tiles, regions = (
+        json.loads((report.folder / name).read_text())["features"] for name in ("heatmap.geojson", "regions.geojson")
+    )
+    assert {tile["properties"]["classification"]["name"] for tile in tiles} == {"tumour"}
+    assert sum(r["properties"]["measurements"]["area_um2"] for r in regions) == pytest.approx(mm2 * 1e6, rel=1e-9)
+
+
+def test_a_slide_is_hashed_once(slide: Path, model: TileModel, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[Path] = []
+    plain = Slide.sha256
+
+    def counted(self: Slide) -> str:
+        hashed.append(self.path)
+        return plain(self)
+
+    monkeypatch.setattr(Slide, "sha256", counted)
+    made = make_heatmap(slide, model, out)
+    assert hashed == [slide]
+    assert summary(made.folder)["slide"]["sha256"] == sha256_file(slide)
+
+
+def test_another_models_result_is_refused(made: HeatmapReport, slide: Path, make_model: MakeModel, out: Path) -> None:
+    other = load_model(make_model(seed=1))
+    with pytest.raises(OutputError, match="holds another result"):
+        make_heatmap(slide, other, out)
+    assert make_heatmap(slide, other, out, overwrite=True).scores != made.scores
+
+
+def test_another_slide_of_that_name_is_refused(made: HeatmapReport, model: TileModel, tmp_path: Path) -> None:
+    twin = tmp_path / "disc.tif"
+    write_pyramid(twin, picture(256), mpp=0.5)
+    with pytest.raises(OutputError, match="holds another result"):
+        make_heatmap(twin, model, made.folder.parent)
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_damage_is_seen_and_made_anew(made: HeatmapReport, slide: Path, model: TileModel, out: Path, name: str) -> None:
+    before = contents(out)
+    data = bytearray(before[f"disc/{name}"])
+    data[len(data) // 2] ^= 1
+    (made.folder / name).write_bytes(data)
+    with pytest.raises(OutputError, match="damaged"):
+        make_heatmap(slide, model, out)
+    assert not make_heatmap(slide, model, out, overwrite=True).reused
+    assert contents(out) == before
+
+
+def test_an_intact_folder_of_something_else_is_refused(
+    slide: Path, model: TileModel, model_folder: Path, tmp_path: Path
+) -> None:
+    """Such as a model that happens to have the slide's name."""
+    model_folder.rename(tmp_path / "disc")
+    try:
+        before = contents(tmp_path)
+        for overwrite in (False, True):
+            with pytest.raises(OutputError, match=r"disc: holds something else than a heatmap; choose another --out$"):
+                make_heatmap(slide, model, tmp_path, overwrite=overwrite)
+        assert contents(tmp_path) == before
+    finally:
+        (tmp_path / "disc").rename(model_folder)
+
+
+def test_a_slide_in_a_folder_of_its_name_is_never_overwritten(slide: Path, model: TileModel, tmp_path: Path) -> None:
+    """As archives lay their slides: data/<id>/<id>.svs, with --out data."""
+    own = tmp_path / "disc" / "disc.tif"
+    own.parent.mkdir()
+    shutil.copyfile(slide, own)
+    with pytest.raises(OutputError, match="holds something else than a heatmap"):
+        make_heatmap(own, model, tmp_path, overwrite=True)
+    assert contents(tmp_path) == {"disc/disc.tif": slide.read_bytes()}
+
+
+def test_an_empty_folder_of_its_name_is_filled_when_told(slide: Path, model: TileModel, out: Path) -> None:
+    (out / "disc").mkdir(parents=True)
+    with pytest.raises(OutputError, match="holds another result"):
+        make_heatmap(slide, model, out)
+    assert not make_heatmap(slide, model, out, overwrite=True).reused
+
+
+# -------------------------------------------------------------------------------------------------------- faults
+
+
+def test_a_failed_prediction_leaves_nothing(slide: Path, make_model: MakeModel, out: Path) -> None:
+    with pytest.raises(ModelError, match="no finite probability"):
+        make_heatmap(slide, load_model(make_model(broken=True)), out)
+    assert list(out.iterdir()) == []
+
+
+def test_a_failed_writer_leaves_nothing(
+    slide: Path, model: TileModel, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> bytes:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("inference.heatmap.overlay_png", full)
+    with pytest.raises(OutputError, match=r"No space left.*free some space"):
+        make_heatmap(slide, model, out)
+    assert list(out.iterdir()) == []
+
+
+def test_a_failed_replacement_keeps_the_old_result(
+    made: HeatmapReport, slide: Path, make_model: MakeModel, out: Path
+) -> None:
+    before = contents(out)
+    with pytest.raises(ModelError):
+        make_heatmap(slide, load_model(make_model(broken=True)), out, overwrite=True)
+    assert contents(out) == before
+
+
+def test_a_bad_slide_touches_nothing(tmp_path: Path, model: TileModel, out: Path) -> None:
+    (tmp_path / "text.svs").write_text("no slide")
+    with pytest.raises(SlideError, match=r"text\.svs"):
+        make_heatmap(tmp_path / "text.svs", model, out)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("slide_id", ["../escaped", "/tmp/escaped", "..", ".hidden", "a\\b", "a\nb"])
+def test_an_id_that_cannot_name_a_folder_is_refused(
+    slide: Path, model: TileModel, tmp_path: Path, out: Path, slide_id: str
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConfigError, match="cannot name a folder"):
+        make_heatmap(slide, model, out, slide_id=slide_id)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_output_folder_that_is_a_file_is_refused(slide: Path, model: TileModel, out: Path) -> None:
+    out.write_text("mine")
+    with pytest.raises(OutputError, match="heatmaps"):
+        make_heatmap(slide, model, out)
+    assert out.read_text() == "mine"

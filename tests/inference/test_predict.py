@@ -14,12 +14,12 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 
-import tiling.slide
+import tiling.slides.slide
 from inference.predict import PredictConfig, Prediction, is_store, predict_slide
-from pipeline.synthetic import write_pyramid
+from pipeline.demo.synthetic import write_pyramid
 from tests.inference.conftest import MakeModel, picture
 from tiling import Slide, TilingConfig, tile_slide
-from tiling.errors import ModelError, SlideError, StoreError
+from tiling.core.errors import ModelError, SlideError, StoreError
 from training import TileModel, load_model
 
 LOSSLESS = TilingConfig(mpp=0.5, tile_px=32, codec="lossless")
@@ -227,7 +227,7 @@ def read_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return plain(self, level, x0, y0, size0, *rest)
 
     monkeypatch.setattr(Slide, "_read_part", read)
-    monkeypatch.setattr(tiling.slide, "_READ_PX", 96)
+    monkeypatch.setattr(tiling.slides.slide, "_READ_PX", 96)
     return sizes
 
 

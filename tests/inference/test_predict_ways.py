@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from inference import Ensemble, make_ensemble
 from inference.predict import PredictConfig, predict_slide, prediction_settings
-from pipeline.synthetic import write_pyramid
+from pipeline.demo.synthetic import write_pyramid
 from tests.inference.conftest import MakeModel, picture, write_model
 from tiling import Slide, TileStore, TilingConfig, tile_slide
-from tiling.errors import InputError, ModelError, SlideError, StoreError
+from tiling.core.errors import InputError, ModelError, SlideError, StoreError
 from training import TileModel, load_model
 
 

@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from inference.predict import PredictConfig, Prediction, predict_slide, prediction_settings
-from pipeline.synthetic import write_pyramid
+from pipeline.demo.synthetic import write_pyramid
 from tests.inference.test_predict_ways import damaged
 from tiling import TileStore, TilingConfig, tile_slide
-from tiling.errors import ConfigError, SlideError
+from tiling.core.errors import ConfigError, SlideError
 from training import TileModel
 
 

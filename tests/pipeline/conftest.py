@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from pipeline import cli
-from pipeline.cluster_config import ClusterConfig
-from pipeline.synthetic import make_slide
+from pipeline.demo.synthetic import make_slide
+from pipeline.execution.dask_config import ClusterConfig
 
 Finished = subprocess.CompletedProcess[str]
 RunCli = Callable[..., Finished]
@@ -51,7 +51,7 @@ def run_cli(tmp_path_factory: pytest.TempPathFactory) -> RunCli:
     It is forked from one that has imported what commands import, which takes them seconds each.
     """
     forked = multiprocessing.get_context("forkserver")
-    forked.set_forkserver_preload([__name__, "inference", "pipeline.study", "training.train"])
+    forked.set_forkserver_preload([__name__, "inference", "pipeline.study.run", "training.train"])
     terminal = {"COLUMNS": "500", "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "TERM": "dumb", "PYTHONWARNINGS": ""}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (terminal | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}).items():

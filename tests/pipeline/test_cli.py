@@ -12,14 +12,14 @@ import pytest
 import zarr
 
 from inference import HeatmapReport
-from inference.aggregate import slide_scores
+from inference.maps.scores import slide_scores
 from pipeline.commands.options import rows_of
 from pipeline.commands.outcomes import heatmap_outcome
 from pipeline.commands.train import train
-from pipeline.synthetic import write_pyramid
+from pipeline.demo.synthetic import write_pyramid
 from tests.inference.conftest import write_model
 from tests.pipeline.conftest import Finished, RunCli, listing
-from tiling.errors import ConfigError, InputError
+from tiling.core.errors import ConfigError, InputError
 
 
 @pytest.fixture(scope="session")

@@ -15,13 +15,13 @@ import tifffile
 from sklearn.metrics import roc_auc_score
 
 from inference import PredictConfig, load_model, make_heatmap
-from inference.formats import OutputConfig
-from pipeline.config import HeatmapConfig, StudyConfig
-from pipeline.demo import _MPP, _TILE_PX, _TRAIN
-from pipeline.study import run
-from pipeline.synthetic import make_cohort
+from inference.exports.formats import OutputConfig
+from pipeline.demo.demo import _MPP, _TILE_PX, _TRAIN
+from pipeline.demo.synthetic import make_cohort
+from pipeline.study.config import HeatmapConfig, StudyConfig
+from pipeline.study.run import run
 from tiling import TilingConfig
-from tiling.annotations import rasterised, read_geojson
+from tiling.annotations.rasterize import rasterised, read_geojson
 from tiling.manifest import ManifestRow, read_manifest
 from training import TileModel
 

@@ -37,7 +37,7 @@ def test_imports_run_one_way(package: str) -> None:
 @pytest.mark.parametrize(
     ("library", "home"),
     [
-        ("zarr", {"tiling/store.py", "tiling/codec.py", "inference/omezarr.py"}),
+        ("zarr", {"tiling/stores/store.py", "tiling/stores/codec.py", "inference/exports/ome_zarr.py"}),
         ("openslide", {"tiling"}),
         ("urllib", {"pipeline"}),
     ],
@@ -59,7 +59,15 @@ def loads(code: str, library: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    "module", ["tiling", "pipeline", "pipeline.cli", "pipeline.jobs", "pipeline.engines", "tiling.settings"]
+    "module",
+    [
+        "tiling",
+        "pipeline",
+        "pipeline.cli",
+        "pipeline.execution.jobs",
+        "pipeline.execution.pool",
+        "tiling.core.settings",
+    ],
 )
 def test_torch_is_not_waited_for(module: str) -> None:
     assert loads(f"import {module}", "cv2" if module.startswith("tiling") else "pathlib"), "the probe works"

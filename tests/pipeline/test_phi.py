@@ -29,11 +29,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner
 
-from inference.formats import FORMATS
+from inference.exports.formats import FORMATS
 from pipeline import cli
 from tests.inference.conftest import picture, write_model
 from tests.pipeline.conftest import RunCli
-from tiling.errors import SpecslideError
+from tiling.core.errors import SpecslideError
 
 Pixels = NDArray[np.uint8]
 

@@ -12,14 +12,15 @@ from pathlib import Path
 import pytest
 
 from pipeline import run
-from pipeline.config import EvaluateConfig, HeatmapConfig, RepeatsConfig, StressConfig, StudyConfig
+from pipeline.demo.synthetic import make_cohort
 from pipeline.provenance import Link, read_record, told, trace, write_record
-from pipeline.study_page import StudyReport
-from pipeline.synthetic import make_cohort
+from pipeline.study.config import EvaluateConfig, HeatmapConfig, RepeatsConfig, StressConfig, StudyConfig
+from pipeline.study.study_page import StudyReport
 from tests.pipeline.conftest import RunCli
 from tiling import TileStore, TilingConfig
-from tiling.errors import InputError
-from tiling.files import folder_hash, sha256_file
+from tiling.core.artefact import content_hash
+from tiling.core.errors import InputError
+from tiling.core.files import sha256_file
 from training import TrainConfig
 
 
@@ -53,13 +54,13 @@ def links(chain: Link) -> Iterator[Link]:
 
 def check_chain(chain: Link, out: Path, study: StudyReport) -> None:
     """From a heatmap to its slide, both models, and the stores and slides that these learned from, each by its hash."""
-    assert (chain.kind, chain.sha256) == ("heatmap", folder_hash(out / "heatmaps" / chain.name))
+    assert (chain.kind, chain.sha256) == ("heatmap", content_hash(out / "heatmaps" / chain.name))
     store, *models = chain.made_from
     slides = study.out.parent / "cohort" / "slides"
-    assert (store.kind, store.sha256) == ("store", folder_hash(out / "stores" / f"{chain.name}.zarr"))
+    assert (store.kind, store.sha256) == ("store", content_hash(out / "stores" / f"{chain.name}.zarr"))
     (slide,) = store.made_from
     assert (slide.kind, slide.sha256) == ("slide", sha256_file(slides / f"{chain.name}.tif"))
-    assert [model.sha256 for model in models] == [folder_hash(out / f"training/seed-{k}/model") for k in (0, 1)]
+    assert [model.sha256 for model in models] == [content_hash(out / f"training/seed-{k}/model") for k in (0, 1)]
     for model in models:
         (data,) = model.made_from
         assert data.sha256 == json.loads((out / "training/seed-0/model/model.json").read_bytes())["hashes"]["data"]
@@ -67,7 +68,7 @@ def check_chain(chain: Link, out: Path, study: StudyReport) -> None:
             path.stem for path in (out / "stores").glob("*.zarr") if len(TileStore(path))
         }
         for source in data.made_from:
-            assert source.sha256 == folder_hash(out / "stores" / f"{source.name}.zarr")
+            assert source.sha256 == content_hash(out / "stores" / f"{source.name}.zarr")
             assert [s.sha256 for s in source.made_from] == [sha256_file(slides / f"{source.name}.tif")]
             assert source.facts["split"] in ("train", "val", "test")
     assert not any(link.missing for link in links(chain))
@@ -94,10 +95,10 @@ def test_a_result_sent_away_says_what_is_missing(moved: Path, study: StudyReport
     alone = Path(shutil.copytree(moved / "heatmaps" / name, tmp_path / "sent" / "mail" / name))
     chain = trace(alone)
     store, *models = chain.made_from
-    assert (store.missing, store.sha256) == ("the store is not here", folder_hash(moved / f"stores/{name}.zarr"))
+    assert (store.missing, store.sha256) == ("the store is not here", content_hash(moved / f"stores/{name}.zarr"))
     assert store.made_from[0].sha256 == sha256_file(study.out.parent / f"cohort/slides/{name}.tif")
     assert [model.missing for model in models] == ["the model is not here"] * 2
-    assert [model.sha256 for model in models] == [folder_hash(moved / f"training/seed-{k}/model") for k in (0, 1)]
+    assert [model.sha256 for model in models] == [content_hash(moved / f"training/seed-{k}/model") for k in (0, 1)]
     assert not any(link.missing for link in links(trace(alone, [moved])))
 
 
@@ -114,7 +115,7 @@ def test_a_model_without_its_run_knows_the_hash_of_its_data(moved: Path) -> None
 
 
 def test_a_removed_store_is_named_by_its_hash(moved: Path) -> None:
-    gone = folder_hash(moved / "stores/synthetic-00.zarr")
+    gone = content_hash(moved / "stores/synthetic-00.zarr")
     shutil.rmtree(moved / "stores/synthetic-00.zarr")
     (data,) = trace(moved / "training/seed-0/model").made_from
     missing = {source.name: (source.sha256, source.missing) for source in data.made_from if source.missing}

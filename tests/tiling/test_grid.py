@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tiling.errors import ConfigError
+from tiling.core.errors import ConfigError
 from tiling.grid import Grid, box_mean, fit_grid
 
 sides = st.integers(1, 90)

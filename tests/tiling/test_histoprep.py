@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tiling import histoprep
-from tiling.errors import ConfigError
+from tiling.core.errors import ConfigError
 
 PACKAGES = ("histoslice", "histoprep")
 

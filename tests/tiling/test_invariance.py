@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.synthetic import write_pyramid
+from pipeline.demo.synthetic import write_pyramid
 from tiling import TileStore, TilingConfig, tile_slide
 from tiling.grid import Grid, box_mean, fit_grid
-from tiling.store import verify_store
+from tiling.stores.store import verify_store
 
 FileHashes = Callable[[Path], dict[str, str]]
 

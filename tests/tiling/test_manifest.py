@@ -8,7 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from tiling.errors import ConfigError, InputError
+from tiling.core.errors import ConfigError, InputError
 from tiling.manifest import checked_slide_id, read_manifest, read_table, slide_row
 
 

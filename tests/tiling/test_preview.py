@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.synthetic import write_pyramid
+from pipeline.demo.synthetic import write_pyramid
 from tiling import TileStore, TilingConfig, tile_slide
-from tiling.errors import OutputError
+from tiling.core.errors import OutputError
 from tiling.preview import _OUTLINE, _TILES, draw_preview, length_text, nice_length, write_preview
 
 

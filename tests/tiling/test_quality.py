@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tiling import TileStore, TilingConfig, tile_slide
-from tiling.errors import ConfigError
+from tiling.core.errors import ConfigError
 from tiling.quality import METRICS, measurer, quality, stain_amounts
 
 SIDE = 64

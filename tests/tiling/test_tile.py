@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 
-from pipeline.synthetic import make_slide, write_pyramid
+from pipeline.demo.synthetic import make_slide, write_pyramid
 from tiling import Slide, TileStore, TilingConfig, TissueConfig, tile_slide
-from tiling.errors import ConfigError, InputError, OutputError, SlideError, StoreError
-from tiling.store import verify_store
+from tiling.core.errors import ConfigError, InputError, OutputError, SlideError, StoreError
+from tiling.stores.store import verify_store
 from tiling.tile import plan_tiles
 
 U8 = NDArray[np.uint8]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tiling import TilingConfig, tile_slide
-from tiling.store import verify_store
+from tiling.stores.store import verify_store
 
 FileHashes = Callable[[Path], dict[str, str]]
 
@@ -21,7 +21,7 @@ FileHashes = Callable[[Path], dict[str, str]]
 _TILE = """
 import sys, time
 from tiling import TilingConfig, tile_slide
-from tiling.versions import code_commit
+from tiling.core.versions import code_commit
 code_commit()
 print("go", flush=True)
 start = time.perf_counter()
@@ -34,7 +34,7 @@ print(time.perf_counter() - start, flush=True)
 _AT_CALL = """
 import os, signal, sys
 from tiling import TilingConfig, tile_slide
-from tiling.versions import code_commit
+from tiling.core.versions import code_commit
 code_commit()
 CALLS = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "shutil.rmtree", "fcntl.flock", "open"}
 

@@ -11,9 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from tiling import Grid
-from tiling.codec import TileCodec
-from tiling.files import claimed, new_folder
-from tiling.store import Columns, SlideFacts, StoreAttributes, write_columns, write_tiles
+from tiling.core.artefact import atomic_folder, locked_folder
+from tiling.stores.codec import TileCodec
+from tiling.stores.store import Columns, SlideFacts, StoreAttributes, write_columns, write_tiles
 from training import TrainConfig
 
 
@@ -86,7 +86,7 @@ def make_store(tmp_path: Path) -> StoreMaker:
             annotation=fractions,
         )
         final, codec = tmp_path / "stores" / f"{slide_id}.zarr", TileCodec.parse("lossless")
-        with claimed(final), new_folder(final) as partial:
+        with locked_folder(final), atomic_folder(final) as partial:
             write_tiles(partial, side, codec, map(codec.encode, tiles))
             write_columns(partial, columns, np.ones((4, 4), dtype=bool), np.zeros((4, 4, 3), np.uint8), attributes)
         return final

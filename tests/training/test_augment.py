@@ -9,7 +9,7 @@ import torch
 from tiling.quality import HED
 from training import augment
 from training.augment import AUGMENTATIONS, crop, jitter, light, several, stain_jitter, turn, unchanged
-from training.operations import STRONG, Operation
+from training.augment_ops import STRONG, Operation
 
 
 def random_state(seed: int = 0) -> torch.Generator:

@@ -23,14 +23,14 @@ from safetensors.torch import load_file
 from sklearn.utils.class_weight import compute_class_weight
 from torch import Generator, Tensor, nn
 
-from tiling.errors import ConfigError, ModelError, StoppedError
+from tiling.core.errors import ConfigError, ModelError, StoppedError
 from training import TrainConfig, samples_from_images, train
 from training import fit as fit_module
 from training.augment import AUGMENTATIONS
+from training.data.loaders import TrainBatches
+from training.data.samplers import Shuffled
 from training.fit import Training
-from training.loaders import TrainBatches
 from training.optim import average_into
-from training.samplers import Shuffled
 
 EVERYTHING: dict[str, object] = {
     "epochs": 4, "augment": "light", "ema_decay": 0.9, "clip_norm": 1.0, "accumulate": 2, "class_weights": "balanced",

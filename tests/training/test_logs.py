@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.test_fit import changed, files_of, history_of
-from tiling.errors import ConfigError
+from tiling.core.errors import ConfigError
 from training import TrainConfig, samples_from_images, train
 
 NAMES = ("tensorboard", "mlflow", "wandb")

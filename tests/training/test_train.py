@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from tiling import TileStore
-from tiling.errors import ConfigError, ModelError, OutputError
+from tiling.core.errors import ConfigError, ModelError, OutputError
 from training import Samples, TileModel, TrainConfig, load_model, samples_from_images, samples_from_stores, train
-from training.card import model_card
-from training.data import Shuffled, Tiles, read_image
-from training.model import Features, make_classifier
+from training.data.dataset import Shuffled, Tiles, read_image
+from training.models.card import model_card
+from training.models.folder import Features, make_classifier
 from training.train import parameter_groups, rate_at
 
 RESULTS = ["learning_curve.png", "metrics.json", "pictures", "predictions.csv", "provenance.json", "split.csv"]
@@ -156,7 +156,7 @@ def test_training_on_stores(
         row = next(csv.DictReader(f))
     assert (row["minx"], row["miny"], row["width"], row["height"]) == ("0", "0", "24", "24")
     stores = (tmp_path / "stores").glob("*.zarr")
-    check_provenance(tmp_path / "run", {path.stem: TileStore(path).content_hash for path in stores})
+    check_provenance(tmp_path / "run", {path.stem: TileStore(path).sha256 for path in stores})
 
 
 def check_provenance(out: Path, hashes: dict[str, str]) -> None:

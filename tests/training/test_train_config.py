@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from pipeline.commands.train import train
-from tiling.errors import ConfigError, ModelError
+from tiling.core.errors import ConfigError, ModelError
 from training import TrainConfig, load_train_config
 
 

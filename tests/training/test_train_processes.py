@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from tests.training.test_fit import changed, files_of, history_of, weights_of
 from tests.training.two_processes import SETTINGS
-from tiling.errors import ConfigError
+from tiling.core.errors import ConfigError
 from training import TrainConfig, samples_from_images, train
 from training.devices import processes_of
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from torch import Tensor
 
-from tiling.errors import ConfigError, ModelError, StoppedError
+from tiling.core.errors import ConfigError, ModelError, StoppedError
 from training import TrainConfig, samples_from_images, train
 from training.augment import AUGMENTATIONS
-from training.data import Batch
+from training.data.dataset import Batch
 from training.fit import Training
 
 SETTINGS: dict[str, Any] = {

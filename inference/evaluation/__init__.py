@@ -1,0 +1,1 @@
+"""Heatmaps tested against what is known of slides."""

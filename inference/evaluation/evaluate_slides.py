@@ -1,0 +1,306 @@
+"""The verb: heatmaps and what is known of their slides -> how well slides and lesions are found.
+
+out/slides.json     all figures, published last       out/slides.md     the same, to be read
+out/slides.png      ROC of the slides, FROC of the lesions
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+from numpy.typing import NDArray
+
+from inference.evaluation.figures import slide_picture
+from inference.evaluation.froc import SEPARATION_UM, Hits, Lesions, detect, hits_of, lesions_in, mask_frame
+from inference.evaluation.operating_point import threshold_at_sensitivity
+from inference.evaluation.results import (
+    AtThreshold,
+    Judged,
+    SlideEvaluation,
+    at_threshold,
+    measure,
+    measure_froc,
+    measure_groups,
+)
+from inference.heatmap import SUMMARY, TABLE
+from tiling.annotations.rasterize import class_masks
+from tiling.core.artefact import PROVENANCE, folder_faults, locked_folder
+from tiling.core.errors import ConfigError, InputError
+from tiling.core.files import canonical_json, output_error, write_file
+from tiling.manifest import ManifestRow, read_manifest
+
+log = logging.getLogger(__name__)
+
+OUTPUTS = ("slides.json", "slides.md", "slides.png")
+SCORE = "top5_mean"
+COLUMNS = ("site", "scanner")
+_OF_A_SLIDE = {"store_sha256", "roi_sha256", "backend"}  # settings in which the results of one test may differ
+
+
+@dataclass(frozen=True)
+class _Result:
+    """One slide of the manifest with its finished heatmap."""
+
+    row: ManifestRow
+    folder: Path
+    summary: Mapping[str, Any]
+
+
+def evaluate_slides(
+    results: Path,
+    manifest: Path,
+    out: Path,
+    *,
+    split: str | None = None,
+    score: str = SCORE,
+    sensitivity: float | None = None,
+    lesion_classes: Sequence[str] = (),
+    separation_um: float = SEPARATION_UM,
+    resamples: int = 1000,
+    seed: int = 0,
+    rows: Sequence[ManifestRow] | None = None,
+    one_model: bool = True,
+) -> SlideEvaluation:
+    """Test the heatmaps `results/<slide_id>/` of a manifest's slides, and write the files listed above into `out`.
+
+    A slide is positive if its `label` is the heatmaps' class. `split` names the slides to test, by the column of the
+    manifest; None is test where there are such, else all. With `sensitivity`, a threshold of `score` is chosen for it
+    on the slides of the split val. `lesion_classes` are the annotations' classes that are lesions; none: the heatmaps'
+    class. `rows` are the manifest's slides with the splits that count, None: as the manifest says. Without `one_model`,
+    as in a cross-validation, the results may be of several models. `out/slides.json` is there only when everything else
+    is; an older one is removed once all is computed. Raises InputError, naming slide and fix, for a slide without a
+    whole result or label, for results of several models, and where one class is missing; ConfigError for a score or
+    split that is not there, and with `sensitivity` where the slides of val are among those tested; OutputError.
+    """
+    rows = read_manifest(manifest) if rows is None else rows
+    split = split or ("test" if any(row.split == "test" for row in rows) else "all")
+    found = [_result(results, row, manifest) for row in _of_split(rows, split, manifest)]
+    chosen_on = [] if sensitivity is None else [_result(results, r, manifest) for r in _of_split(rows, "val", manifest)]
+    made_from = _one_maker([*found, *chosen_on]) if one_model else _makers([*found, *chosen_on])
+    slides = _judged(found, manifest)
+    if score not in slides.scores:
+        raise ConfigError("--score", f"{score!r} is no score of these results", f"use {', '.join(slides.scores)}")
+    _require_both(slides, f"{manifest}, split {split}" if split != "all" else manifest, found[0])
+    drawing = {"resamples": resamples, "seed": seed}
+    hits, notes = _hits(found, lesion_classes, separation_um)
+    cases = np.array([result.row.case_id for result in found])
+    cases_of_hits = cases[[place for place, _ in hits]] if hits else cases[:0]
+    froc = measure_froc([hit for _, hit in hits], cases_of_hits, separation_um, **drawing)
+    evaluation = SlideEvaluation(
+        positive_class=found[0].summary["positive_class"],
+        split=split,
+        score=score,
+        resamples=resamples,
+        scores={name: measure(slides, name, **drawing) for name in slides.scores},
+        groups={
+            column: measure_groups(slides, names, score, **drawing)
+            for column in COLUMNS
+            if ((names := np.array([getattr(r.row, column) or "" for r in found])) != "").any()
+        },
+        at_threshold=_at_threshold(slides, _judged(chosen_on, manifest), score, sensitivity, manifest, **drawing),
+        froc=froc,
+        notes=(*_without_tiles(found), *notes),
+        slides=_listed(slides),
+        made_from=made_from,
+    )
+    for note in evaluation.notes:
+        log.warning("%s", note)
+    picture = slide_picture(evaluation, slides, [hit for _, hit in hits] if froc else [], seed=seed)
+    with locked_folder(out / "evaluation"):  # only now that nothing can be wrong any more but the disk
+        _sweep(out)
+        write_file(out / "slides.png", picture)
+        write_file(out / "slides.md", evaluation.page())
+        write_file(out / "slides.json", canonical_json(evaluation.record()))
+    return evaluation
+
+
+def _of_split(rows: Sequence[ManifestRow], split: str, manifest: Path) -> list[ManifestRow]:
+    if split == "all":
+        return list(rows)
+    chosen = [row for row in rows if row.split == split]
+    if not chosen:
+        known = sorted({row.split for row in rows if row.split})
+        fix = f"use {', '.join([*known, 'all'])}" if known else "pass --split all, or add a column split"
+        raise InputError(manifest, f"has no slide of the split {split}", fix)
+    return chosen
+
+
+def _result(results: Path, row: ManifestRow, manifest: Path) -> _Result:
+    """The heatmap of a slide. Raises InputError if it is not there, or not whole."""
+    folder = results / row.slide_id
+    if not (folder / SUMMARY).is_file():
+        what = f"has no result in {results}"
+        fix = f"make it with specslide heatmap --out {results}, or take the slide out of the manifest"
+        raise InputError(f"{manifest}, slide {row.slide_id}", what, fix)
+    if faults := folder_faults(folder, only=frozenset({SUMMARY, TABLE})):
+        raise InputError(folder, f"is damaged: {faults[0]}", "make the heatmap again with --overwrite")
+    summary = json.loads((folder / SUMMARY).read_bytes())
+    if summary.get("format") != "specslide-heatmap":
+        raise InputError(folder, "is no heatmap's result", "pass the folder that specslide heatmap wrote")
+    return _Result(row, folder, summary)
+
+
+def _one_maker(found: Sequence[_Result]) -> dict[str, Any]:
+    """Model and settings that all results share. Raises InputError naming two that differ."""
+    first = found[0]
+    for other in found[1:]:
+        if differing := _differing(_maker(first), _maker(other)):
+            what = f"were made by different models or settings: {', '.join(differing)}"
+            raise InputError(f"{first.folder} and {other.folder}", what, "make them alike: specslide heatmap")
+    return _maker(first)
+
+
+def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """The names under which two makers differ."""
+    a, b = ({k: v for k, v in made.items() if k != "settings"} | made["settings"] for made in (one, other))
+    return sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))
+
+
+def _makers(found: Sequence[_Result]) -> dict[str, Any]:
+    """Model and settings of each result: one list, each maker once."""
+    made = {canonical_json(_maker(result)): _maker(result) for result in found}
+    return {"models": [made[text] for text in sorted(made)]}
+
+
+def _maker(result: _Result) -> dict[str, Any]:
+    """Model and settings of a result, less what may be each slide's own: its store and region, the order of an
+    ensemble, and the backend, since they agree to 1e-4.
+    """
+    made = {k: v for k, v in result.summary["made_from"].items() if k != "backend"}
+    made["settings"] = {k: v for k, v in made.get("settings", {}).items() if k not in _OF_A_SLIDE}
+    if "models" in made:
+        made["models"] = sorted(made["models"], key=canonical_json)
+    return made | {"positive_class": result.summary["positive_class"]}
+
+
+def _judged(found: Sequence[_Result], manifest: Path) -> Judged:
+    """Truth and scores of the slides. A slide without tiles has the lowest score of all: nothing calls it."""
+    numbers = [{k: v for k, v in r.summary["scores"].items() if v is None or isinstance(v, int | float)} for r in found]
+    names = [name for name in (numbers[0] if numbers else ()) if all(name in values for values in numbers)]
+    return Judged(
+        slide_id=np.array([result.row.slide_id for result in found], np.str_),
+        case_id=np.array([result.row.case_id for result in found], np.str_),
+        positive=np.array([_is_positive(result, manifest) for result in found], np.bool_),
+        scores={name: np.array([values[name] or 0.0 for values in numbers], np.float64) for name in names},
+    )
+
+
+def _is_positive(result: _Result, manifest: Path) -> bool:
+    where, classes = f"{manifest}, slide {result.row.slide_id}", result.summary["classes"]
+    if not result.row.label:
+        fix = f"add {' or '.join(classes)} in the column label, or take the slide out of the manifest"
+        raise InputError(where, "has no label", fix)
+    if result.row.label not in classes:
+        what = f"the label {result.row.label!r} is none of the model's classes"
+        raise InputError(where, what, f"use {', '.join(classes)}")
+    return bool(result.row.label == result.summary["positive_class"])
+
+
+def _require_both(slides: Judged, where: object, example: _Result) -> None:
+    if slides.positive.all() or not slides.positive.any():
+        name = example.summary["positive_class"]
+        what = f"all {len(slides.positive)} slides are {'' if slides.positive.all() else 'not '}{name}"
+        raise InputError(
+            where, f"{what}, so nothing is told apart", "add slides of the other class, or pass another --split"
+        )
+
+
+def _at_threshold(
+    slides: Judged, val: Judged, score: str, sensitivity: float | None, manifest: Path, *, resamples: int, seed: int
+) -> AtThreshold | None:
+    if sensitivity is None:
+        return None
+    if not 0 < sensitivity <= 1:
+        raise ConfigError("--sensitivity", f"{sensitivity:g} is no share", "pass one above 0, at most 1")
+    if set(val.slide_id.tolist()) & set(slides.slide_id.tolist()):
+        what = "the slides that the threshold is chosen on are among those tested"
+        raise ConfigError("--sensitivity", what, "pass --split test, or leave it out")
+    if not val.positive.any():
+        fix = "add positive slides of that split, or leave out --sensitivity"
+        raise InputError(f"{manifest}, split val", "has no positive slide to choose a threshold on", fix)
+    threshold = threshold_at_sensitivity(val.scores[score], val.positive, sensitivity)
+    chosen = ("val", sensitivity, int(val.positive.sum()))
+    return at_threshold(slides, score, threshold, chosen, resamples=resamples, seed=seed)
+
+
+def _hits(
+    found: Sequence[_Result], lesion_classes: Sequence[str], separation_um: float
+) -> tuple[list[tuple[int, Hits]], list[str]]:
+    """The slides whose lesions are known, by their place, with what their detections hit; and what was left out."""
+    hits, unknown = [], []
+    if not any(result.row.annotation for result in found):
+        return [], []
+    for place, result in enumerate(found):
+        positive = result.row.label == result.summary["positive_class"]
+        annotation = result.row.annotation
+        if annotation is not None:
+            hits.append((place, _slide_hits(result, _lesions(result, annotation, lesion_classes), separation_um)))
+        elif not positive:
+            hits.append((place, _slide_hits(result, None, separation_um)))
+        else:
+            unknown.append(result.row.slide_id)
+    if not unknown:
+        return hits, []
+    left_out = f"The lesions of {len(unknown)} slides are not known, {unknown[0]} among them: FROC leaves them out. "
+    return hits, [left_out + "Their annotations are missing: GeoJSON of QuPath, XML of ASAP, or a label image."]
+
+
+def _lesions(result: _Result, annotation: Path, lesion_classes: Sequence[str]) -> Lesions:
+    """The lesions of the classes that are. Raises InputError for a positive slide on which none of them is drawn."""
+    facts, name = result.summary["slide"], result.summary["positive_class"]
+    size0 = (facts["width"], facts["height"])
+    px0, shape = mask_frame(size0, facts["mpp"])
+    drawn = class_masks(annotation, size0, px0, shape)
+    wanted = tuple(lesion_classes) or (name,)
+    masks = [drawn[wish] for wish in wanted if wish in drawn]
+    if not masks and result.row.label == name:
+        what = f"marks no {' or '.join(wanted)}, and the slide is {name}"
+        fix = f"name its classes with --lesions: {', '.join(drawn)}" if drawn else "draw the lesions"
+        raise InputError(annotation, what, fix)
+    whole: NDArray[np.bool_] = np.logical_or.reduce([np.zeros(shape, np.bool_), *masks])
+    return lesions_in(whole, px0, facts["mpp"])
+
+
+def _slide_hits(result: _Result, lesions: Lesions | None, separation_um: float) -> Hits:
+    facts, grid = result.summary["slide"], result.summary["grid"]
+    place = {"tile_px0": grid["tile_px0"], "mpp": facts["mpp"]}
+    column = f"prob_{result.summary['positive_class']}"
+    try:
+        read = pyarrow.parquet.read_table(result.folder / TABLE, columns=[column, "minx", "miny"])
+        p, x0, y0 = (read[name].to_numpy() for name in (column, "minx", "miny"))
+    except (OSError, KeyError, pyarrow.ArrowException) as error:
+        raise InputError(result.folder / TABLE, "cannot be read", "make the heatmap again with --overwrite") from error
+    return hits_of(detect(p, x0, y0, **place, separation_um=separation_um), lesions)
+
+
+def _without_tiles(found: Sequence[_Result]) -> list[str]:
+    empty = [result.row.slide_id for result in found if not result.summary["tiles"]]
+    if not empty:
+        return []
+    return [f"Of {len(empty)} slides nothing was analysed, {empty[0]} among them: they count with the score 0."]
+
+
+def _listed(slides: Judged) -> tuple[dict[str, Any], ...]:
+    facts = zip(slides.slide_id.tolist(), slides.case_id.tolist(), slides.positive.tolist(), strict=True)
+    return tuple(
+        {"slide_id": slide, "case_id": case, "positive": positive}
+        | {"scores": {name: float(values[i]) for name, values in slides.scores.items()}}
+        for i, (slide, case, positive) in enumerate(facts)
+    )
+
+
+def _sweep(out: Path) -> None:
+    """Remove the files of an earlier evaluation, its figures first, and what the command noted of them."""
+    try:
+        for name in (*OUTPUTS, PROVENANCE):
+            (out / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise output_error(out, error) from error

@@ -1,0 +1,76 @@
+"""The picture of an evaluation of slides: ROC of the slides, FROC of the lesions, as PNG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from inference.evaluation.froc import RATES, Hits, froc_curve
+from inference.evaluation.results import Judged, SlideEvaluation
+from tiling.core.versions import RESEARCH_USE
+from training.evaluation.metrics import bootstrap_band, roc_at, roc_curve
+
+BLUE, ORANGE = "#0072b2", "#d55e00"
+_GRID = np.linspace(0, 1, 101)
+_LEAST_RATE = 0.125
+
+
+def slide_picture(evaluation: SlideEvaluation, slides: Judged, hits: Sequence[Hits], *, seed: int = 0) -> bytes:
+    """The PNG's bytes; equal data give equal bytes. Without `hits` there is no FROC panel; `seed` draws the cases."""
+    # Fixed places: to find a layout takes longer than all the drawing.
+    figure = Figure(figsize=(10.8 if hits else 5.6, 5.0), dpi=110)
+    places = {"left": 0.07 if hits else 0.13, "right": 0.98, "bottom": 0.15, "top": 0.92, "wspace": 0.18}
+    panels = figure.subplots(1, 2 if hits else 1, squeeze=False, gridspec_kw=places)[0]
+    _draw_roc(panels[0], evaluation, slides, seed)
+    if hits:
+        _draw_froc(panels[1], evaluation, hits)
+    figure.text(0.5, 0.015, RESEARCH_USE, ha="center", va="bottom", fontsize=8, color="0.35")
+    out = io.BytesIO()
+    figure.savefig(out, format="png", metadata={"Software": None})
+    return out.getvalue()
+
+
+def _draw_roc(axes: Axes, evaluation: SlideEvaluation, slides: Judged, seed: int) -> None:
+    values, positive = slides.scores[evaluation.score], slides.positive
+    if len(np.unique(slides.case_id)) > 1 and evaluation.resamples:
+        low, high = bootstrap_band(
+            lambda w: roc_at(values, positive, _GRID, w), slides.case_id, resamples=evaluation.resamples, seed=seed
+        )
+        axes.fill_between(_GRID, low, high, color=BLUE, alpha=0.18, linewidth=0, label="95% interval over cases")
+    axes.plot(*roc_curve(values, positive), color=BLUE, label=f"score {evaluation.score}")
+    found = evaluation.at_threshold
+    if found and found.specificity.value is not None and found.sensitivity.value is not None:
+        place = (1 - found.specificity.value, found.sensitivity.value)
+        axes.plot(*place, "s", color=ORANGE, label=f"threshold {found.threshold:.3g}, chosen on {found.chosen_on}")
+    axes.plot([0, 1], [0, 1], color="0.6", linestyle=":", linewidth=1, label="chance")
+    axes.set(xlabel="false positive rate", ylabel="sensitivity", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    axes.set_title(f"Slides, AUROC {evaluation.scores[evaluation.score].auroc}", fontsize="medium")
+    axes.legend(frameon=False, fontsize="small", loc="lower right")
+    _tidy(axes)
+
+
+def _draw_froc(axes: Axes, evaluation: SlideEvaluation, hits: Sequence[Hits]) -> None:
+    curve, found = froc_curve(hits), evaluation.froc
+    assert found is not None
+    rate = np.append(np.maximum(curve.false_positives, _LEAST_RATE), max(RATES[-1], curve.false_positives[-1]))
+    axes.plot(rate, np.append(curve.sensitivity, curve.sensitivity[-1]), color=BLUE, drawstyle="steps-post")
+    for place, value in zip(RATES, found.sensitivity.values(), strict=True):
+        if value.low is not None and value.high is not None:
+            axes.plot([place, place], [value.low, value.high], color=ORANGE, linewidth=1.5)
+        if value.value is not None:
+            axes.plot(place, value.value, "o", color=ORANGE, markersize=4)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(RATES, ["1/4", "1/2", "1", "2", "4", "8"])
+    axes.set(xlim=(_LEAST_RATE, 8 * 1.1), ylim=(-0.02, 1.02), xlabel="false positives a slide", ylabel="sensitivity")
+    axes.set_title(f"Lesions, FROC score {found.score}", fontsize="medium")
+    _tidy(axes)
+
+
+def _tidy(axes: Axes) -> None:
+    axes.grid(color="0.92")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)

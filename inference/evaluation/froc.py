@@ -1,0 +1,192 @@
+"""Detections against lesions, by the definition of CAMELYON16: the FROC curve and its score. Pure.
+
+The definition is that of the challenge (Ehteshami Bejnordi et al., JAMA 2017;318:2199, supplement) and its evaluation
+script: annotations are drawn at level 5 (7.8 µm a pixel), widened by 37.5 µm, holes are filled, and what touches, at a
+corner too (8-connectivity), is one lesion. A lesion shorter than 275 µm (200 µm before it was widened) is isolated
+tumour cells: it need not be found, and a detection in it is neither right nor wrong. A lesion is found with the highest
+probability of the detections in it; every detection outside all lesions is a false positive. The score is the mean of
+the sensitivities at 1/4, 1/2, 1, 2, 4 and 8 false positives a slide, all slides counted, those without lesions too.
+
+Where a curve jumps over a rate, the definition leaves open what its sensitivity there is. Here it is that of the lowest
+threshold with at most that many false positives: one that can be had. `challenge_score` reads it as the challenge's
+script does, at the first point with at least that many.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial import KDTree
+
+from training.evaluation.metrics import Floats
+
+RATES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+"""False positives a slide at which the sensitivity is read."""
+MASK_MPP = 32 * 0.243
+"""Micrometres a pixel of the lesion mask: level 5 of CAMELYON16's slides."""
+WIDENED_UM = 37.5
+ISOLATED_UM = 275.0
+SEPARATION_UM = 150.0
+"""Two detections are at least this far apart."""
+
+
+@dataclass(frozen=True)
+class Lesions:
+    """The lesions of a slide."""
+
+    mask: NDArray[np.int32]
+    """(h, w): 0, or the number of a lesion, from 1."""
+    px0: float
+    """Level-0 pixels spanned by a pixel of the mask."""
+    counted: NDArray[np.bool_]
+    """(L,): whether each is to be found; False for isolated tumour cells."""
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Places that a heatmap calls attention to, (D,) each."""
+
+    probability: Floats
+    x0: Floats
+    """Level-0 pixels."""
+    y0: Floats
+
+
+@dataclass(frozen=True)
+class Hits:
+    """What the detections of one slide are worth."""
+
+    false: Floats
+    """Probabilities of the false positives, (F,)."""
+    found: Floats
+    """For each lesion that counts, the highest probability of a detection in it, (L,); 0 where there is none."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A FROC curve: (K,) each, the threshold falling, from a point where nothing is called."""
+
+    threshold: Floats
+    false_positives: Floats
+    """A slide, on average."""
+    sensitivity: Floats
+    """NaN if there is no lesion."""
+
+
+def mask_frame(size0: tuple[int, int], mpp: float) -> tuple[float, tuple[int, int]]:
+    """Level-0 pixels a pixel of the lesion mask spans, and its shape (h, w), on a slide of `size0` (width, height)."""
+    px0 = max(1.0, MASK_MPP / mpp)
+    return px0, (math.ceil(size0[1] / px0), math.ceil(size0[0] / px0))
+
+
+def lesions_in(drawn: NDArray[np.bool_], px0: float, mpp: float) -> Lesions:
+    """The lesions of a mask (h, w) of what is drawn, whose pixels span `px0` level-0 pixels of `mpp`."""
+    if not drawn.any():
+        return Lesions(drawn.astype(np.int32), px0, np.zeros(0, np.bool_))
+    widened = ndimage.distance_transform_edt(~drawn) < WIDENED_UM / (px0 * mpp)
+    mask, count = ndimage.label(ndimage.binary_fill_holes(widened), np.ones((3, 3)))
+    lengths = [major_axis(mask[part] == number) for number, part in enumerate(ndimage.find_objects(mask), start=1)]
+    assert len(lengths) == count
+    return Lesions(mask.astype(np.int32), px0, np.array(lengths) * px0 * mpp >= ISOLATED_UM)
+
+
+def major_axis(shape: NDArray[np.bool_]) -> float:
+    """Length, in pixels, of the long axis of the ellipse with the second moments of a shape (h, w)."""
+    places = np.argwhere(shape).astype(np.float64)
+    spread = np.cov(places.T, ddof=0) if len(places) > 1 else np.zeros((2, 2))
+    return float(4 * np.sqrt(max(0.0, np.linalg.eigvalsh(spread)[-1])))
+
+
+def detect(
+    probabilities: NDArray[np.floating],
+    x0: NDArray[np.int32],
+    y0: NDArray[np.int32],
+    *,
+    tile_px0: int,
+    mpp: float,
+    separation_um: float = SEPARATION_UM,
+) -> Detections:
+    """The local maxima of a heatmap of tiles (N,): the centre of the likeliest tile, then of the next one far enough.
+
+    Of equally likely tiles the first in reading order is taken. Tiles that touch, at a corner too, are never two
+    detections, however far apart their centres are. `mpp` is the slide's; sides and corners are in level-0 pixels.
+    """
+    centres = np.stack([x0, y0], 1) + tile_px0 / 2
+    if not len(centres):
+        return Detections(*np.zeros((3, 0)))
+    radius = max(separation_um / mpp, 1.5 * tile_px0)
+    tree, free, kept = KDTree(centres), np.ones(len(centres), np.bool_), []
+    for tile in np.argsort(-probabilities.astype(np.float64), kind="stable").tolist():
+        if free[tile]:
+            kept.append(tile)
+            free[tree.query_ball_point(centres[tile], radius)] = False
+    return Detections(probabilities[kept].astype(np.float64), *centres[kept].T)
+
+
+def hits_of(detections: Detections, lesions: Lesions | None) -> Hits:
+    """Which detections are false and which lesions are found; None is a slide without lesions."""
+    if lesions is None:
+        return Hits(detections.probability, np.zeros(0))
+    height, width = lesions.mask.shape
+    row = (detections.y0 / lesions.px0).astype(np.int64).clip(0, height - 1)  # a tile may reach beyond the slide
+    column = (detections.x0 / lesions.px0).astype(np.int64).clip(0, width - 1)
+    lesion = lesions.mask[row, column]
+    found = np.zeros(len(lesions.counted) + 1)
+    np.maximum.at(found, lesion, detections.probability)
+    return Hits(detections.probability[lesion == 0], found[1:][lesions.counted])
+
+
+def froc_curve(slides: Sequence[Hits], weights: Floats | None = None) -> Curve:
+    """The curve of S slides, or of a resample in which slide i stands weights[i] times, (S,)."""
+    events = _Events(slides)
+    return events.curve(np.ones(len(slides)) if weights is None else weights)
+
+
+def sensitivities(curve: Curve, rates: Sequence[float] = RATES) -> Floats:
+    """The sensitivity of the lowest threshold with at most each rate of false positives a slide, (G,)."""
+    return curve.sensitivity[np.searchsorted(curve.false_positives, np.array(rates) + 1e-9, side="right") - 1]
+
+
+def froc_score(curve: Curve) -> float:
+    """The mean of the sensitivities at 1/4, 1/2, 1, 2, 4 and 8 false positives a slide."""
+    return float(sensitivities(curve).mean())
+
+
+def challenge_score(curve: Curve) -> float:
+    """The same mean as the challenge's script reads it: at the first point with at least each rate, or the last."""
+    places = np.searchsorted(curve.false_positives, np.array(RATES) - 1e-9, side="left")
+    return float(curve.sensitivity[places.clip(max=len(curve.sensitivity) - 1)].mean())
+
+
+def resampled_sensitivities(slides: Sequence[Hits], weights: Floats) -> Floats:
+    """The sensitivities at the rates, (R, G), for each set of weights, (R, S)."""
+    events = _Events(slides)
+    return np.stack([sensitivities(events.curve(row)) for row in weights])
+
+
+class _Events:
+    """False positives and found lesions of all slides, the likeliest first."""
+
+    def __init__(self, slides: Sequence[Hits]) -> None:
+        parts = [part for slide in slides for part in (slide.false, slide.found)]
+        probability = np.concatenate([np.zeros(0), *parts])
+        number = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+        order = np.argsort(-probability, kind="stable")
+        order = order[probability[order] > 0]  # what is 0 was never found, and is called by no threshold
+        probability = probability[order]
+        self._slide, self._right = np.divmod(number[order], 2)
+        self._last = np.flatnonzero(np.append(np.diff(probability) < 0, np.ones(min(1, len(probability)), np.bool_)))
+        self._threshold = np.append(np.inf, probability[self._last])
+        self._lesions = np.array([len(slide.found) for slide in slides])
+
+    def curve(self, weights: Floats) -> Curve:
+        weight = weights[self._slide]
+        right, wrong = (np.append(0.0, np.cumsum(weight * (self._right == kind))[self._last]) for kind in (1, 0))
+        slides, lesions = weights.sum(), weights @ self._lesions
+        sensitivity = right / lesions if lesions else np.full(len(right), np.nan)
+        return Curve(self._threshold, wrong / slides, sensitivity)

@@ -1,0 +1,237 @@
+"""What a test of heatmaps found: figures with intervals, by site and scanner, as JSON and Markdown. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.evaluation.froc import (
+    RATES,
+    Hits,
+    challenge_score,
+    froc_curve,
+    froc_score,
+    resampled_sensitivities,
+    sensitivities,
+)
+from inference.evaluation.operating_point import sensitivity_at_specificity, sensitivity_of
+from tiling.core.versions import RESEARCH_USE
+from training.evaluation.metrics import Floats, Interval, Metric, auroc, bootstrap_band, interval, resampled
+from training.models.card import table
+
+SPECIFICITIES = (0.8, 0.9, 0.95)
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Slides that are known to be positive or not, and their scores; (N,) each."""
+
+    slide_id: NDArray[np.str_]
+    case_id: NDArray[np.str_]
+    positive: NDArray[np.bool_]
+    scores: Mapping[str, Floats]
+    """By name; the higher, the more suspicious."""
+
+    def chosen(self, which: NDArray[np.bool_]) -> Judged:
+        """Some of them, by truths (N,)."""
+        scores = {name: values[which] for name, values in self.scores.items()}
+        return Judged(self.slide_id[which], self.case_id[which], self.positive[which], scores)
+
+
+@dataclass(frozen=True)
+class Group:
+    """How well one score tells the slides of a group apart; `Interval`s are undefined where a class is missing."""
+
+    slides: int
+    cases: int
+    positives: int
+    auroc: Interval
+    sensitivity_at_specificity: dict[str, Interval]
+    """By the specificity, as text."""
+
+
+@dataclass(frozen=True)
+class AtThreshold:
+    """What a threshold chosen on other slides gives."""
+
+    chosen_on: str
+    """The split."""
+    chosen_for: float
+    """The sensitivity asked for there."""
+    chosen_positives: int
+    """Positive slides it was chosen on."""
+    threshold: float
+    sensitivity: Interval
+    specificity: Interval
+
+
+@dataclass(frozen=True)
+class FrocResult:
+    """Detections against lesions, by the definition of CAMELYON16; see `inference.evaluation.froc`."""
+
+    slides: int
+    lesions: int
+    """Those that count; isolated tumour cells do not."""
+    score: Interval
+    sensitivity: dict[str, Interval]
+    """By false positives a slide, as text."""
+    challenge_score: float
+    """The score as the challenge's script reads the curve."""
+    separation_um: float
+
+
+@dataclass(frozen=True)
+class SlideEvaluation:
+    """All that `evaluate_slides` found."""
+
+    positive_class: str
+    split: str
+    score: str
+    """The score that groups, threshold and pictures are about."""
+    resamples: int
+    scores: dict[str, Group]
+    """All slides, by score."""
+    groups: dict[str, dict[str, Group]]
+    """By column (site, scanner) and name."""
+    at_threshold: AtThreshold | None
+    froc: FrocResult | None
+    notes: tuple[str, ...]
+    """What to bear in mind, a sentence each."""
+    slides: tuple[dict[str, Any], ...]
+    """Each slide: id, case, whether positive, scores."""
+    made_from: dict[str, Any]
+    """Model and settings of the heatmaps."""
+
+    def record(self) -> dict[str, Any]:
+        """All of it, ready for JSON."""
+        head = {"format": "specslide-slide-evaluation", "version": 1}
+        return head | asdict(self) | {"interval": "95% bootstrap over cases", "notice": RESEARCH_USE}
+
+    def page(self) -> str:
+        """All of it but single slides, as Markdown."""
+        whole = self.scores[self.score]
+        parts = [
+            "# Evaluation of slides",
+            f"**{RESEARCH_USE}**",
+            f"Split: {self.split}. {whole.slides:,} slides of {whole.cases:,} cases, {whole.positives:,} of them "
+            f"{self.positive_class}.",
+            *self.notes,
+            "## Scores",
+            _group_table("score", self.scores),
+            f"In brackets the 95% bootstrap interval over cases ({self.resamples:,} resamples). The sensitivity is the "
+            "highest that a threshold with at least that specificity gives on these very slides; nothing is "
+            "interpolated.",
+            *self._threshold_part(),
+        ]
+        for column, groups in self.groups.items():
+            parts += [f"## {self.score} by {column}", _group_table(column, groups)]
+        return "\n\n".join([*parts, *self._froc_part()]) + "\n"
+
+    def _threshold_part(self) -> list[str]:
+        found = self.at_threshold
+        if found is None:
+            return []
+        text = (
+            f"The threshold {found.threshold:.4g} of {self.score} was chosen for a sensitivity of {found.chosen_for:g} "
+            f"on the {found.chosen_positives:,} positive slides of the split {found.chosen_on}. On the slides above it "
+            f"gives a sensitivity of {found.sensitivity} and a specificity of {found.specificity}."
+        )
+        return ["## Chosen threshold", text]
+
+    def _froc_part(self) -> list[str]:
+        found = self.froc
+        if found is None:
+            return []
+        rows = [["score, their mean", str(found.score)]]
+        text = (
+            f"{found.lesions:,} lesions on {found.slides:,} slides, by the definition of CAMELYON16: annotations are "
+            "widened by 37.5 µm, what touches is one lesion, and lesions shorter than 275 µm then, isolated tumour "
+            "cells, do not count. A detection is a local maximum of the heatmap, at least "
+            f"{found.separation_um:g} µm from the next. Read as the challenge's script reads a curve, the score is "
+            f"{found.challenge_score:.3f}."
+        )
+        rates = [[rate, str(value)] for rate, value in found.sensitivity.items()]
+        return ["## Lesions (FROC)", table(["false positives a slide", "sensitivity"], rates + rows), text]
+
+
+def measure(slides: Judged, score: str, *, resamples: int = 1000, seed: int = 0) -> Group:
+    """How well a score tells the slides apart, with intervals over cases; none for a single case."""
+    values, positive = slides.scores[score], slides.positive
+    cases = len(np.unique(slides.case_id))
+    two = np.stack([-values, values], 1)
+    metrics: dict[str, Metric] = {"auroc": partial(auroc, two, positive.astype(np.int64))}
+    metrics |= {f"{s:g}": partial(sensitivity_at_specificity, values, positive, s) for s in SPECIFICITIES}
+    drawn = resampled(metrics, slides.case_id, resamples=resamples if cases > 1 else 0, seed=seed)
+    found = {name: interval(*values) for name, values in drawn.items()}
+    return Group(len(values), cases, int(positive.sum()), found.pop("auroc"), found)
+
+
+def measure_groups(
+    slides: Judged, names: NDArray[np.str_], score: str, *, resamples: int = 1000, seed: int = 0
+) -> dict[str, Group]:
+    """The same of each group by its name; `names` (N,), where "" is unknown."""
+    known = np.where(names == "", UNKNOWN, names)
+    return {
+        str(name): measure(slides.chosen(known == name), score, resamples=resamples, seed=seed)
+        for name in np.unique(known)
+    }
+
+
+def at_threshold(
+    slides: Judged, score: str, threshold: float, chosen: tuple[str, float, int], *, resamples: int, seed: int
+) -> AtThreshold:
+    """What a threshold gives; `chosen` says on which split, for which sensitivity, on how many positives."""
+    called, positive = slides.scores[score] >= threshold, slides.positive
+    metrics: dict[str, Metric] = {
+        "sensitivity": partial(sensitivity_of, called, positive),
+        "specificity": partial(sensitivity_of, ~called, ~positive),
+    }
+    drawn = resampled(
+        metrics, slides.case_id, resamples=resamples if len(np.unique(slides.case_id)) > 1 else 0, seed=seed
+    )
+    return AtThreshold(*chosen, threshold, *(interval(*drawn[name]) for name in metrics))
+
+
+def measure_froc(
+    hits: list[Hits], case_ids: NDArray[np.str_], separation_um: float, *, resamples: int, seed: int
+) -> FrocResult | None:
+    """FROC score and sensitivities of S slides with intervals over cases (S,); None without a lesion that counts."""
+    lesions = sum(len(slide.found) for slide in hits)
+    if not lesions:
+        return None
+    curve, count = froc_curve(hits), resamples if len(np.unique(case_ids)) > 1 else 0
+    metric = partial(resampled_sensitivities, hits)
+    low, high = bootstrap_band(metric, case_ids, resamples=count, seed=seed)
+    score = resampled({"score": lambda w: metric(w).mean(axis=1)}, case_ids, resamples=count, seed=seed)["score"]
+    assert score.value == froc_score(curve)
+    return FrocResult(
+        slides=len(hits),
+        lesions=lesions,
+        score=interval(*score),
+        sensitivity={
+            f"{rate:g}": Interval(float(value), _known(a), _known(b))
+            for rate, value, a, b in zip(RATES, sensitivities(curve), low, high, strict=True)
+        },
+        challenge_score=challenge_score(curve),
+        separation_um=separation_um,
+    )
+
+
+def _known(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _group_table(head: str, groups: Mapping[str, Group]) -> str:
+    rows = [
+        [name, f"{g.slides:,}", f"{g.cases:,}", f"{g.positives:,}", str(g.auroc)]
+        + [str(value) for value in g.sensitivity_at_specificity.values()]
+        for name, g in groups.items()
+    ]
+    at = [f"sensitivity at specificity {s:g}" for s in SPECIFICITIES]
+    return table([head, "slides", "cases", "positive", "AUROC", *at], rows)

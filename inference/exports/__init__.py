@@ -1,0 +1,1 @@
+"""Heatmaps as files: one module a format."""

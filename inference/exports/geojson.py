@@ -1,0 +1,97 @@
+"""Predictions as QuPath GeoJSON: a tile object a tile with its probabilities, and regions as annotations.
+
+Features are written one after the other, so that a large slide needs no memory for them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+import numpy as np
+import shapely
+
+from inference.colours import class_colour
+from inference.maps.regions import Region
+from inference.predict import Prediction
+from training.evaluation.metrics import decide
+
+_TILES_AT_ONCE = 4096
+
+
+def write_geojson(prediction: Prediction, path: Path) -> None:
+    """Write the tiles as a FeatureCollection. Raises OSError, and ValueError for a probability that is no number."""
+    write_features(tile_features(prediction), path)
+
+
+def write_regions(prediction: Prediction, regions: Iterable[Region], path: Path) -> None:
+    """Write the regions of the positive class as a FeatureCollection. Raises OSError."""
+    write_features(region_features(prediction, regions), path)
+
+
+def write_features(features: Iterable[dict[str, Any]], path: Path) -> None:
+    """Write a FeatureCollection feature by feature. Raises OSError, and ValueError for a value JSON does not know."""
+    with path.open("w", encoding="utf-8") as f:
+        f.write('{"type": "FeatureCollection", "features": [')
+        for number, feature in enumerate(features):
+            f.write(",\n" if number else "\n")
+            f.write(json.dumps(feature, ensure_ascii=False, allow_nan=False))  # json.dump would not use its C encoder
+        f.write("\n]}\n")
+
+
+def tile_features(prediction: Prediction) -> Iterator[dict[str, Any]]:
+    """One GeoJSON feature a tile, level-0 pixels; ids depend on slide and place only."""
+    side = prediction.grid.tile_px0
+    namespace = _namespace(prediction)
+    called = decide(prediction.probabilities, prediction.threshold, prediction.positive)
+    names = [*(f"prob_{name}" for name in prediction.classes), *prediction.columns]
+    measured = np.column_stack([prediction.probabilities, *prediction.columns.values()])
+    for x, y, values, c in _rows(prediction.x0, prediction.y0, measured, called):
+        corners = [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
+        yield {
+            "type": "Feature",
+            "id": str(uuid5(namespace, f"{x},{y},{side}")),
+            "geometry": {"type": "Polygon", "coordinates": [corners]},
+            "properties": {
+                "objectType": "tile",
+                "classification": {"name": prediction.classes[c], "color": list(class_colour(c))},
+                "measurements": {name: round(value, 6) for name, value in zip(names, values, strict=True)},
+                "isLocked": True,
+            },
+        }
+
+
+def region_features(prediction: Prediction, regions: Iterable[Region]) -> Iterator[dict[str, Any]]:
+    """One GeoJSON annotation a region, level-0 pixels; ids depend on slide and outline only."""
+    namespace, positive = _namespace(prediction), prediction.positive
+    name = prediction.classes[positive]
+    for region in regions:
+        known = {f"mean_prob_{name}": region.mean, f"max_prob_{name}": region.highest}
+        yield {
+            "type": "Feature",
+            "id": str(uuid5(namespace, region.outline.wkt)),
+            "geometry": shapely.geometry.mapping(region.outline),
+            "properties": {
+                "objectType": "annotation",
+                "classification": {"name": name, "color": list(class_colour(positive))},
+                "measurements": {
+                    "area_um2": round(region.area_um2, 3),
+                    "tiles": region.tiles,
+                    **{key: round(value, 6) for key, value in known.items() if value is not None},
+                },
+                "isLocked": True,
+            },
+        }
+
+
+def _namespace(prediction: Prediction) -> UUID:
+    return uuid5(NAMESPACE_URL, f"specslide:{prediction.slide.sha256}")
+
+
+def _rows(*columns: np.ndarray[Any, Any]) -> Iterator[tuple[Any, ...]]:
+    """The rows of columns of equal length, as Python's own numbers."""
+    for start in range(0, len(columns[0]), _TILES_AT_ONCE):
+        yield from zip(*(column[start : start + _TILES_AT_ONCE].tolist() for column in columns), strict=True)

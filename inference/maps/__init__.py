@@ -1,0 +1,1 @@
+"""Tile probabilities as maps of the slide, regions and scores. Pure."""

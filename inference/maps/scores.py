@@ -1,0 +1,99 @@
+"""Tile probabilities -> scores of the slide. Pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.maps.stitch import map_px0, slide_map
+from tiling import Grid
+
+Floats = NDArray[np.float32]
+
+TOP_FRACTION = 0.05
+PERCENTILE = 95.0
+
+
+@dataclass(frozen=True)
+class SlideScores:
+    """How suspicious a slide is, in several ways, all of the positive class; None for a slide without tiles.
+
+    From 0 to 1, but for areas.
+    """
+
+    mean: float | None
+    """Mean probability of the positive class."""
+    top5_mean: float | None
+    """Mean of the highest 5% of the tiles, at least one: sees a small focus on a large slide."""
+    fraction_above_threshold: float | None
+    """Fraction of the tiles at or above the model's decision threshold."""
+    percentile95: float | None = None
+    """The probability that 95% of the tiles do not exceed."""
+    noisy_or: float | None = None
+    """1 - prod(1 - p): the probability that any tile is positive, were the tiles independent, which they are not."""
+    area_above_mm2: float | None = None
+    """Area of the map at or above the threshold, square millimetres."""
+    largest_region_mm2: float | None = None
+    """Area of the largest connected part of it, square millimetres."""
+
+
+def slide_scores(probabilities: Floats, threshold: float, areas: tuple[float, float] | None = None) -> SlideScores:
+    """The scores of a slide from the positive class' probabilities of its tiles, float32 (N,); see `areas_mm2`."""
+    if len(probabilities) == 0:
+        return SlideScores(None, None, None)
+    area, largest = areas or (None, None)
+    values = np.sort(probabilities.astype(np.float64))  # equal tiles in another order are the same sum
+    return SlideScores(
+        mean=float(values.mean()),
+        top5_mean=top_mean(values, TOP_FRACTION),
+        fraction_above_threshold=float((values >= threshold).mean()),
+        percentile95=float(np.percentile(values, PERCENTILE)),
+        noisy_or=noisy_or(values),
+        area_above_mm2=area,
+        largest_region_mm2=largest,
+    )
+
+
+def top_mean(probabilities: NDArray[np.floating], fraction: float) -> float:
+    """Mean of the highest `fraction` of the values (N,), rounded up to whole tiles and at least one."""
+    count = max(1, math.ceil(fraction * len(probabilities)))
+    return float(np.sort(probabilities.astype(np.float64))[-count:].mean())
+
+
+def noisy_or(probabilities: NDArray[np.floating]) -> float:
+    """1 - prod(1 - p) over the values (N,), summed as logarithms: exact where all are small (Pearl 1988, 4.3.2)."""
+    with np.errstate(divide="ignore"):  # log(0) of a sure tile
+        return float(-np.expm1(np.log1p(-probabilities.astype(np.float64)).sum()))
+
+
+def areas_mm2(
+    probabilities: Floats, threshold: float, x0: NDArray[np.int32], y0: NDArray[np.int32], grid: Grid
+) -> tuple[float, float]:
+    """Area at or above the threshold, and that of its largest connected part, square millimetres.
+
+    Probabilities and corners (level-0 pixels) are of the tiles (N,). Measured on the map that outlines of regions are
+    drawn on, up to the slide's edge, so they are the areas of the regions before these are smoothed; see
+    `inference.maps.stitch.map_px0` for how exactly tiles lie on it.
+    """
+    px0, heat = map_px0(grid), slide_map(probabilities, x0, y0, grid)
+    # The last row and column of the map may reach beyond the slide.
+    rows, columns = (
+        np.minimum(np.arange(1, n + 1) * px0, end) - np.arange(n) * px0
+        for n, end in zip(heat.shape, (grid.height0, grid.width0), strict=True)
+    )
+    pixel_mm2 = np.outer(rows, columns) * (grid.slide_mpp / 1000) ** 2
+    return region_areas(heat >= threshold, pixel_mm2)  # where no tile lies is NaN, and not above
+
+
+def region_areas(above: NDArray[np.bool_], pixel_area: NDArray[np.float64]) -> tuple[float, float]:
+    """The area of a mask (h, w), and of its largest part; pixels that touch at a corner only are not connected.
+
+    `pixel_area` (h, w) is the area of each pixel. (0, 0) for an empty mask.
+    """
+    count, labels = cv2.connectedComponents(above.astype(np.uint8), connectivity=4)
+    areas = np.bincount(labels.ravel(), pixel_area.ravel(), count)[1:]  # the first is the rest
+    return float(areas.sum()), float(areas.max(initial=0.0))

@@ -1,0 +1,85 @@
+"""A prediction as a map of the slide, at the coarsest scale at which every tile has its place. Pure.
+
+What GeoJSON regions, OME-TIFF, OME-Zarr and the pictures have in common.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.maps.stitch import map_px0, slide_map
+from inference.predict import Prediction
+
+Values = NDArray[np.float32]
+
+_LEAST_SIDE = 256  # a level of the pyramid that fits into one chunk is the last
+
+
+@dataclass(frozen=True)
+class ProbabilityMap:
+    """The positive class' probability over a slide, from its upper left corner on."""
+
+    values: Values
+    """(h, w), 0 to 1; NaN where nothing was predicted. The last row and column may reach beyond the slide."""
+    px0: float
+    """Level-0 pixels spanned by a pixel of the map."""
+    slide_mpp: float
+    """Micrometres per level-0 pixel."""
+    name: str
+    """What the values are."""
+
+    @property
+    def mpp(self) -> float:
+        """Micrometres per pixel of the map."""
+        return self.px0 * self.slide_mpp
+
+    @property
+    def offset_um(self) -> float:
+        """Where the centre of the first pixel lies, in x and y, from that of the slide's first pixel, micrometres.
+
+        OME places pixels by their centres. Both first pixels begin at the slide's corner.
+        """
+        return (self.px0 - 1) / 2 * self.slide_mpp
+
+
+def probability_map(prediction: Prediction) -> ProbabilityMap:
+    """The map of a prediction, on whose pixels' borders its tiles begin, and end as nearly as `map_px0` says."""
+    p = prediction.probabilities[:, prediction.positive]
+    values = slide_map(p, prediction.x0, prediction.y0, prediction.grid)
+    name = f"probability of {printable(prediction.classes[prediction.positive])}"
+    return ProbabilityMap(values, map_px0(prediction.grid), prediction.slide.mpp, name)
+
+
+def pyramid(values: Values) -> list[Values]:
+    """Levels of a map, each of half the size of the one before, until one fits into 256 x 256.
+
+    A pixel is the mean of the four it stands for, of those that are not NaN. The first level is filled up with NaN to
+    the right and below, so that each halving is exact and all levels begin in one corner.
+    """
+    halvings = max(0, math.ceil(math.log2(max(values.shape) / _LEAST_SIDE)))
+    multiple = 1 << halvings
+    height, width = (-(-side // multiple) * multiple for side in values.shape)
+    first = np.full((height, width), np.nan, np.float32)
+    first[: values.shape[0], : values.shape[1]] = values
+    levels = [first]
+    for _ in range(halvings):
+        levels.append(_halved(levels[-1]))
+    return levels
+
+
+def _halved(values: Values) -> Values:
+    height, width = values.shape
+    blocks = values.reshape(height // 2, 2, width // 2, 2)
+    known = np.isfinite(blocks)
+    count = known.sum((1, 3))
+    total = np.where(known, blocks, 0).sum((1, 3), dtype=np.float64)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
+
+
+def printable(text: str) -> str:
+    """A name that fits on one line of a picture, and into XML."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)

@@ -1,0 +1,92 @@
+"""How much of a slide lies outside what the models have seen, and how to say so. Pure.
+
+`ood_ratio` is a tile's distance to the training tiles (training.models.ood) in units of the model's own thresholds: 1
+is the border for any model. Over several models or orientations it is the mean. `ood` is 1 where it is above 1, else 0.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training import TileModel
+
+log = logging.getLogger(__name__)
+
+LARGE_SHARE = 0.2
+"""From this share of tiles out of distribution on, a slide's result comes with a warning."""
+RATIO, FLAG = "ood_ratio", "ood"
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Outside:
+    """The tiles of a slide that are out of distribution."""
+
+    tiles: int
+    total: int
+    """Tiles analysed."""
+    quantile: float
+    """Of the validation tiles' distances, where it begins."""
+
+    @property
+    def share(self) -> float | None:
+        """From 0 to 1; None of no tiles."""
+        return self.tiles / self.total if self.total else None
+
+    @property
+    def finding(self) -> str:
+        """One sentence, without what it means."""
+        if not self.total:
+            return "No tile was analysed, so none can be unlike what the model has seen."
+        return (
+            f"{self.tiles / self.total:.1%} of the analysed tiles ({self.tiles:,} of {self.total:,}) lie outside what "
+            f"the model has seen: they are farther from its training tiles than {100 * self.quantile:.6g}% of its "
+            "validation tiles are."
+        )
+
+    @property
+    def warning(self) -> str | None:
+        """What a person must know before anything else; None where few tiles are outside."""
+        if not self.total or self.tiles < LARGE_SHARE * self.total:
+            return None
+        if self.tiles == self.total:
+            return (
+                "This whole slide lies outside what the model has seen: every analysed tile is unlike those it was "
+                "trained on. Its heatmap and scores mean nothing."
+            )
+        return (
+            f"{self.tiles / self.total:.0%} of the analysed tiles lie outside what the model has seen. Its heatmap and "
+            "scores mean little there, and may not be comparable with those of other slides."
+        )
+
+    def record(self) -> dict[str, Any]:
+        """For `slide.json`."""
+        return {"tiles": self.tiles, "share": self.share, "quantile": self.quantile, "warning": self.warning}
+
+
+def outside(columns: Mapping[str, Floats], quantile: float | None) -> Outside | None:
+    """What the columns of a prediction, (N,), say of it; None where the models cannot tell."""
+    if quantile is None or FLAG not in columns:
+        return None
+    return Outside(int(columns[FLAG].sum()), len(columns[FLAG]), quantile)
+
+
+def ood_columns(ratios: Floats) -> dict[str, Floats]:
+    """The columns of tiles by their ratios (N,)."""
+    return {RATIO: ratios, FLAG: (ratios > 1).astype(np.float32)}
+
+
+def comparable(models: Sequence[TileModel]) -> tuple[TileModel, ...]:
+    """The models, without what they know of their training tiles unless all of them do."""
+    able = [model.novelty is not None for model in models]
+    if any(able) and not all(able):
+        log.info("%d of %d models cannot tell unlike tiles, so none is asked to", able.count(False), len(able))
+        return tuple(replace(model, novelty=None) for model in models)
+    return tuple(models)

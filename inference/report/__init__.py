@@ -1,0 +1,1 @@
+"""Heatmaps as pages that people read."""

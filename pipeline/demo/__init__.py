@@ -1,0 +1,1 @@
+"""A synthetic cohort and one real slide through the whole."""

@@ -1,0 +1,63 @@
+"""The demo: a synthetic cohort with known tumours through a whole study, then a real slide to its heatmap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from inference.heatmap import OVERLAY, HeatmapReport, make_heatmap
+from inference.predict import PredictConfig
+from pipeline.demo.real_slide import find_real_slide
+from pipeline.demo.synthetic import make_cohort
+from pipeline.study.config import HeatmapConfig, StudyConfig
+from pipeline.study.page import Picture, Section, write_page
+from pipeline.study.run import run
+from pipeline.study.study_page import StudyReport, page_sections
+from tiling import TilingConfig, tile_slide
+from training import TrainConfig, load_model
+
+# A small network from scratch at half scale: minutes on two cores, and the synthetic tumours are easy to tell.
+_TRAIN = TrainConfig(
+    backbone="resnet10t", weights="none", input_px=64, epochs=5, batch_size=32, learning_rate=2e-3, threads=2
+)
+_MPP = 0.5
+_TILE_PX = 128
+
+
+@dataclass(frozen=True)
+class DemoReport:
+    """What the demo made."""
+
+    page: Path
+    study: StudyReport
+    real: HeatmapReport
+
+
+def run_demo(out: Path, *, slide: Path | None, seed: int, say: Callable[[str], None]) -> DemoReport:
+    """Run the demo into `out`; the real slide is `slide`, or found. Raises SpecslideError."""
+    real_slide = find_real_slide(slide)  # first: without it there is no use in waiting
+    say(f"making a cohort of synthetic slides in {out / 'cohort'}")
+    manifest = make_cohort(out / "cohort", seed=seed)
+    say("running the study: tile, train, heatmap")
+    tiling = TilingConfig(mpp=_MPP, tile_px=_TILE_PX)
+    train = _TRAIN.model_copy(update={"seed": seed})
+    study = run(StudyConfig(manifest=manifest, out=out / "study", tile=tiling, train=train, heatmap=HeatmapConfig()))
+    say(f"tiling the real slide {real_slide.name} and making its heatmap")
+    tiled = tile_slide(real_slide, out / "real" / "stores", tiling, overwrite=True)
+    real = make_heatmap(tiled.store, load_model(study.model), out / "real", PredictConfig(), overwrite=True)
+    page = out / "index.html"
+    write_page(page, "specslide demo", [_real_section(tiled.store.with_suffix(".png"), real), *page_sections(study)])
+    return DemoReport(page, study, real)
+
+
+def _real_section(preview: Path, real: HeatmapReport) -> Section:
+    text = (
+        "CMU-1-Small-Region, skin (CC0, OpenSlide test data). The model has seen synthetic slides only: this shows "
+        "that a real slide goes through, not that its probabilities mean anything."
+    )
+    pictures = (
+        Picture(real.folder / OVERLAY, f"heatmap of the real slide. {real.warning or ''}"),
+        Picture(preview, "its tissue mask and tiles"),
+    )
+    return Section("A real slide", text, pictures=pictures)

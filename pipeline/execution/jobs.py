@@ -1,0 +1,277 @@
+"""The tasks run for each slide of a cohort: picklable jobs around the verbs of tiling and inference."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from pipeline.execution.dask_config import ClusterConfig
+from pipeline.execution.partition import Part
+from pipeline.execution.pool import Outcome, Task, TileProgress, bytes_of, run_slides
+from pipeline.redaction import files_of, logged_by_id, without_paths
+from pipeline.study.ledger import timed
+from pipeline.study.page import write_cohort_index
+from tiling import TileReport, TilingConfig, tile_slide
+from tiling.core.artefact import COMMIT
+from tiling.core.errors import ConfigError, InputError, OutputError
+from tiling.core.files import output_error
+from tiling.manifest import ManifestRow
+
+if TYPE_CHECKING:  # imported when needed: workers that tile must not wait for torch
+    import shapely
+
+    from inference import Ensemble, HeatmapReport, PredictConfig
+    from inference.exports.formats import OutputConfig
+    from training import TileModel
+
+_WHOLE = Part()
+
+
+@dataclass(frozen=True)
+class TileJob:
+    """One slide to tile."""
+
+    row: ManifestRow
+    out: Path
+    config: TilingConfig
+    overwrite: bool = False
+    tissue_file: Path | None = None
+    """The user's tissue mask, for the method `mask`."""
+    ledger: Path | None = None
+    """The study's folder, in whose ledger it is said."""
+
+    @property
+    def slide_id(self) -> str:
+        """The slide's id."""
+        return self.row.slide_id
+
+    def anywhere(self) -> TileJob:
+        """The same job for a worker that starts in another folder."""
+        row = self.row
+        row = row.model_copy(update={"slide_path": row.slide_path.absolute(), "annotation": _absolute(row.annotation)})
+        return replace(self, row=row, out=self.out.absolute(), tissue_file=_absolute(self.tissue_file),
+                       ledger=_absolute(self.ledger))  # fmt: skip
+
+
+def tile_job(job: TileJob, progress: TileProgress) -> TileReport:
+    """Tile the slide of one job."""
+    work = partial(
+        tile_slide, job.row.slide_path, job.out, job.config,
+        slide_id=job.row.slide_id, slide_mpp=job.row.mpp, annotation=job.row.annotation,
+        tissue_file=job.tissue_file, overwrite=job.overwrite, progress=progress,
+    )  # fmt: skip
+    with logged_by_id(job.row.slide_path, job.slide_id):
+        return timed(job.ledger, "tile", f"{job.out.name}/{job.slide_id}.zarr", work)
+
+
+def tile_all(
+    rows: Sequence[ManifestRow],
+    out: Path,
+    config: TilingConfig,
+    *,
+    workers: int,
+    overwrite: bool = False,
+    tissue_files: Mapping[str, Path] = MappingProxyType({}),
+    cluster: ClusterConfig | None = None,
+    ledger: Path | None = None,
+) -> list[Outcome[TileJob, TileReport]]:
+    """Tile the slides in parallel processes, or on a cluster. Raises OutputError if the folder `out` cannot be made or
+    written, and as `pipeline.execution.pool.run_slides` does.
+
+    `tissue_files` are the users' tissue masks by slide_id, for the method `mask`. `ledger` is the folder of a study.
+    """
+    require_folder(out)
+    jobs = [TileJob(row, out, config, overwrite, tissue_files.get(row.slide_id), ledger) for row in rows]
+    sizes = [bytes_of(row.slide_path) for row in rows]
+    sent = jobs if cluster is None else [job.anywhere() for job in jobs]
+    outcomes = run_slides(tile_job, sent, workers=workers, title="tiling", sizes=sizes, cluster=cluster)
+    return [
+        replace(o, job=job, result=o.result and replace(o.result, store=out / o.result.store.name))
+        for job, o in zip(jobs, outcomes, strict=True)
+    ]
+
+
+def require_folder(folder: Path) -> None:
+    """Make the folder for results now rather than fail once for each slide. Raises OutputError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise output_error(folder, error) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(folder, "cannot be written (Permission denied)", "choose an output folder you may write to")
+
+
+def find_annotation(folder: Path, slide_id: str) -> Path | None:
+    """The slide's annotation in a folder: `<slide_id>` with an ending of GeoJSON, ASAP XML or a label image, in this
+    order; None if there is none.
+    """
+    candidates = (folder / f"{slide_id}{ending}" for ending in (".geojson", ".json", ".xml", ".png", ".tif", ".tiff"))
+    return next((path for path in candidates if path.exists()), None)
+
+
+@dataclass(frozen=True)
+class HeatmapJob:
+    """One slide or store to make a heatmap of; the model is the task's."""
+
+    source: Path
+    slide_id: str
+    out: Path
+    config: PredictConfig
+    slide_mpp: float | None = None
+    roi: Path | None = None
+    truth: shapely.Geometry | None = None
+    outputs: OutputConfig | None = None
+    overwrite: bool = False
+    ledger: Path | None = None
+    """The study's folder, in whose ledger it is said."""
+
+    def anywhere(self) -> HeatmapJob:
+        """The same job for a worker that starts in another folder."""
+        return replace(self, source=self.source.absolute(), out=self.out.absolute(), roi=_absolute(self.roi),
+                       ledger=_absolute(self.ledger))  # fmt: skip
+
+
+def heatmap_job(job: HeatmapJob, progress: TileProgress, model: TileModel | Ensemble) -> HeatmapReport:
+    """Make the heatmap of one job."""
+    from inference import make_heatmap
+    from inference.exports.formats import OutputConfig
+
+    work = partial(
+        make_heatmap, job.source, model, job.out, job.config,
+        slide_id=job.slide_id, slide_mpp=job.slide_mpp, roi=job.roi, truth=job.truth,
+        outputs=job.outputs or OutputConfig(), overwrite=job.overwrite, progress=progress,
+    )  # fmt: skip
+    with logged_by_id(job.source, job.slide_id):
+        return timed(job.ledger, "heatmap", f"{job.out.name}/{job.slide_id}", work)
+
+
+def heatmap_job_elsewhere(
+    job: HeatmapJob, progress: TileProgress, models: tuple[Path, ...], device: str
+) -> HeatmapReport:
+    """Make the heatmap of one job in a process that has yet to load the models; it does so once."""
+    return heatmap_job(job, progress, load_models(models, device))
+
+
+def load_models(folders: Sequence[Path], device: str = "auto") -> TileModel | Ensemble:
+    """A model, or several as an ensemble, from their folders; loaded once in each process. Raises ModelError, and
+    ConfigError for a device (auto, cpu or cuda) that is not there.
+    """
+    places = tuple(Path(folder).absolute() for folder in folders)
+    return _loaded(places, tuple(map(_commit_of, places)), device)
+
+
+def _commit_of(folder: Path) -> bytes:
+    """What tells whether a folder still holds the same model; b"" if nothing can be read."""
+    try:
+        return (folder / COMMIT).read_bytes()
+    except OSError:
+        return b""
+
+
+@cache
+def _loaded(folders: tuple[Path, ...], commits: tuple[bytes, ...], device: str) -> TileModel | Ensemble:
+    from inference import load_model, make_ensemble
+    from training import load_train_config
+    from training.devices import device_of
+
+    place = device_of(load_train_config(None, {"device": device}))
+    return make_ensemble([load_model(folder, place) for folder in folders])
+
+
+def predict_all(
+    jobs: Sequence[HeatmapJob],
+    models: TileModel | Ensemble | Sequence[Path],
+    *,
+    device: str = "auto",
+    cluster: ClusterConfig | None = None,
+) -> list[Outcome[HeatmapJob, HeatmapReport]]:
+    """Make heatmaps with one model or several: in this process, on all GPUs of this machine, or on a cluster.
+
+    On a CPU, and with one GPU, the slides follow each other in this process: torch has all cores there as it is, and
+    more processes would only share them. With several GPUs each has a process of its own. `models` are a model that is
+    loaded, for this process alone, or the folders of models, which each process loads for itself. `device` is auto, cpu
+    or cuda. Raises as `pipeline.execution.pool.run_slides` does, and ConfigError for a loaded model on a cluster.
+    """
+    sizes = [bytes_of(job.source) for job in jobs]
+    if not isinstance(models, Sequence):
+        if cluster is not None:
+            raise ConfigError("cluster", "a model that is loaded cannot be sent to workers", "pass its folder")
+        here = partial(heatmap_job, model=models)
+        return run_slides(here, jobs, workers=0, title="heatmaps", sizes=sizes)
+    devices = [] if device == "cpu" else _devices()
+    folders = tuple(Path(folder).absolute() for folder in models)
+    task: Task[HeatmapJob, HeatmapReport] = partial(heatmap_job_elsewhere, models=folders, device=device)
+    if cluster is None:
+        workers = len(devices) if len(devices) > 1 else 0
+        return run_slides(task, jobs, workers=workers, title="heatmaps", sizes=sizes, devices=devices)
+    if cluster.kind != "local" and device != "cpu":
+        devices = ["those of the workers"]
+    sent = [job.anywhere() for job in jobs]
+    outcomes = run_slides(task, sent, workers=0, title="heatmaps", sizes=sizes, cluster=cluster, devices=devices)
+    return [
+        replace(o, job=job, result=o.result and replace(o.result, folder=job.out / job.slide_id))
+        for job, o in zip(jobs, outcomes, strict=True)
+    ]
+
+
+def heatmap_all(
+    rows: Sequence[ManifestRow],
+    models: TileModel | Ensemble | Sequence[Path],
+    out: Path,
+    config: PredictConfig,
+    *,
+    roi: Path | None = None,
+    outputs: OutputConfig | None = None,
+    part: Part = _WHOLE,
+    overwrite: bool = False,
+    device: str = "auto",
+    cluster: ClusterConfig | None = None,
+) -> tuple[list[HeatmapReport], dict[str, str]]:
+    """Heatmaps of slides or stores, as `predict_all` makes them; and the reason for each that failed.
+
+    `rows` name slides or stores by their ids, no two alike, and may give a slide's `mpp`. `roi` is the region of
+    interest of a single slide, or a folder of those of each. Of several jobs that share the slides, each does its
+    `part`. `out/index.html` shows all results in the folder. Raises InputError for one region for several slides,
+    OutputError if the folder `out` cannot be made or written, and as `predict_all` does.
+    """
+    if roi is not None and len(rows) > 1 and not roi.is_dir():
+        raise InputError(roi, f"is one region for {len(rows)} slides", "pass a folder of them, named by slide_id")
+    require_folder(out)
+    jobs, failed, files = [], {}, {row.slide_id: files_of(row) for row in rows}
+    for row in part.of(rows):  # after the check, which is about all of them
+        try:
+            region = None if roi is None else _roi_of(roi, row.slide_id)
+        except InputError as error:
+            failed[row.slide_id] = str(error)
+            continue
+        jobs.append(HeatmapJob(row.slide_path, row.slide_id, out, config, row.mpp, region, None, outputs, overwrite))
+    outcomes = predict_all(jobs, models, device=device, cluster=cluster)
+    failed |= {o.job.slide_id: o.error for o in outcomes if o.error is not None}
+    write_cohort_index(out, {name: without_paths(text, names=files[name]) for name, text in failed.items()})
+    return [outcome.result for outcome in outcomes if outcome.result is not None], failed
+
+
+def _devices() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    return named[:count] if len(named) >= count > 0 and named[0] else [str(number) for number in range(count)]
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else path.absolute()
+
+
+def _roi_of(roi: Path, slide_id: str) -> Path:
+    """The slide's region of interest. Raises InputError if a folder holds none."""
+    found = find_annotation(roi, slide_id) if roi.is_dir() else roi
+    if found is None:
+        raise InputError(roi, f"holds no region of {slide_id}", f"add {slide_id}.geojson")
+    return found

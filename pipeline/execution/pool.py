@@ -1,0 +1,335 @@
+"""Running one task a slide: every slide gets an outcome, whatever happens to the others.
+
+The slides are worked on by processes of this machine, by this process itself, or by a Dask cluster, the
+largest first, so that none is left alone at the end. A task that raises costs its slide. A worker that dies (killed,
+out of memory, a crash in a decoder) costs the slide it was working on, found by running the suspects again one by one;
+the rest go on in fresh workers. A signal that asks to stop ends all of them; what is complete stays.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from ctypes import Array, c_int64
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
+from typing import Generic, NamedTuple, TypeVar
+
+from rich.progress import Progress, TaskID
+
+from pipeline.console import progress_bar
+from pipeline.execution.dask_config import ClusterConfig
+from tiling.core.errors import SpecslideError, StoppedError
+from tiling.core.signals import STOPPING, Stop, listening
+
+log = logging.getLogger(__name__)
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+TileProgress = Callable[[int, int], None]
+"""Called by a task with (tiles done, tiles in all)."""
+Task = Callable[[Job, TileProgress], Result]
+"""A picklable function that leaves one complete artefact, so that running it again is harmless."""
+
+DIED = "its worker process died (killed, or out of memory)"
+_POLL_S = 0.2
+_WINDOW = 600  # samples behind the rate, at most one a second: what was done in the last ten minutes
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[Job, Result]):
+    """What became of one slide: a result, or the reason why there is none."""
+
+    job: Job
+    result: Result | None
+    error: str | None
+
+
+def run_slides(
+    task: Task[Job, Result],
+    jobs: Sequence[Job],
+    *,
+    workers: int,
+    title: str,
+    sizes: Sequence[int] | None = None,
+    cluster: ClusterConfig | None = None,
+    devices: Sequence[str] = (),
+) -> list[Outcome[Job, Result]]:
+    """Run `task` on every job, the largest first, showing progress; outcomes in the order of the jobs.
+
+    In up to `workers` processes of this machine, with 0 in this process itself, or on `cluster`. `sizes` are the jobs'
+    (bytes, in their order); without them the jobs are taken as they come. `devices` are GPUs, as CUDA_VISIBLE_DEVICES
+    names them: each process gets its own one. Raises StoppedError when SIGINT, SIGTERM or SIGUSR1 asks to stop: what is
+    complete stays, and the same call goes on. Raises ClusterError for a cluster that is not there or is lost, and
+    ConfigError for settings it does not take.
+    """
+    weights = [max(1, size) for size in sizes] if sizes is not None else [1] * len(jobs)
+    order = sorted(range(len(jobs)), key=lambda number: -weights[number])  # stable
+    with listening((signal.SIGINT, *STOPPING)) as stop, progress_bar(time_left=False) as bar:
+        watch: Watch[Job, Result] = Watch(jobs, weights, title, bar, stop)
+        if cluster is not None:
+            from pipeline.execution.dask_clusters import run_on_cluster  # Dask is an extra, and takes a second to load
+
+            run_on_cluster(task, order, cluster, watch, devices)
+        elif workers == 0:
+            _run_here(task, order, watch)
+        else:
+            _run_pool(task, order, workers, watch, devices)
+        watch.look()
+    return [watch.outcomes[number] for number in range(len(jobs))]
+
+
+def default_workers() -> int:
+    """One worker a core that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def bytes_of(path: Path) -> int:
+    """Size of a slide: of its file, or of all files of its folder (DICOM, a store); 0 if it cannot be known."""
+    folder = path.parent if path.suffix.lower() == ".dcm" else path
+    folder = path.with_suffix("") if path.suffix.lower() == ".mrxs" else folder  # MIRAX: the pixels are beside it
+    try:
+        files = folder.rglob("*") if folder.is_dir() else (path,)
+        return sum(file.stat().st_size for file in files if file.is_file())
+    except OSError:
+        return 0
+
+
+class Sample(NamedTuple):
+    """How far a run was at a time."""
+
+    time_s: float
+    slides: int
+    work: float
+    """In the unit of the slides' sizes."""
+
+
+def pace(samples: Sequence[Sample], all_work: float) -> tuple[float, float] | None:
+    """Slides a minute and seconds left, by what was done between the first and the last sample; None: too early."""
+    if not samples:
+        return None
+    first, last = samples[0], samples[-1]
+    seconds, work = last.time_s - first.time_s, last.work - first.work
+    if seconds <= 0 or work <= 0:
+        return None
+    return 60 * (last.slides - first.slides) / seconds, seconds * (all_work - last.work) / work
+
+
+class Watch(Generic[Job, Result]):
+    """A run as its engine reports it: outcomes, tiles done, and the wish to stop. What is known is shown."""
+
+    def __init__(self, jobs: Sequence[Job], weights: Sequence[int], title: str, bar: Progress, stop: Stop) -> None:
+        self.jobs = jobs
+        self.outcomes: dict[int, Outcome[Job, Result]] = {}
+        """By the number of the job."""
+        self.title = title
+        self._weights, self._bar, self._stop = weights, bar, stop
+        self._tiles: dict[int, tuple[int, int]] = {}
+        self._samples = deque([Sample(time.monotonic(), 0, 0.0)], _WINDOW)
+        self._shown: TaskID = bar.add_task(title, total=len(jobs), tiles="")
+
+    def finished(self, number: int, result: Result | None, error: str | None) -> None:
+        """A job has its outcome."""
+        self.outcomes[number] = Outcome(self.jobs[number], result, error)
+
+    def at(self, number: int, done: int, total: int) -> None:
+        """A task is so far, in tiles."""
+        self._tiles[number] = done, max(1, total)
+
+    def look(self) -> None:
+        """Show how far it is. Raises StoppedError if a signal has asked to stop."""
+        self._bar.update(self._shown, completed=len(self.outcomes), tiles=self._text())
+        if self._stop.signal is not None and len(self.outcomes) < len(self.jobs):
+            done = f"with {len(self.outcomes)} of {len(self.jobs)} slides done"
+            raise StoppedError(
+                self.title, f"stopped by {self._stop.signal.name} {done}", "run the same command again to go on"
+            )
+
+    def _text(self) -> str:
+        now = time.monotonic()
+        if now - self._samples[-1].time_s >= 1:
+            self._samples.append(Sample(now, len(self.outcomes), self._work()))
+        tiles = sum(done for done, _ in self._tiles.values())
+        parts = [f"{tiles:,} tiles"] if tiles else []
+        found = pace(self._samples, sum(self._weights))
+        if found is not None and len(self.outcomes) < len(self.jobs):
+            a_minute, left_s = found
+            hours, minutes = divmod(int(left_s) // 60, 60)
+            parts += [f"{a_minute:.3g} slides/min"] if a_minute else []
+            parts += [f"{hours}:{minutes:02}:{int(left_s) % 60:02} left"]
+        return ", ".join(parts)
+
+    def _work(self) -> float:
+        begun = ((n, done / total) for n, (done, total) in self._tiles.items() if n not in self.outcomes)
+        whole = sum(self._weights[number] for number in self.outcomes)
+        return whole + sum(self._weights[number] * min(1.0, share) for number, share in begun)
+
+
+def reason_of(error: BaseException) -> str:
+    """What a person reads of an error that a task raised."""
+    if isinstance(error, SpecslideError):
+        return str(error)
+    where = "".join(traceback.format_tb(error.__traceback__))  # without its text, which may name a file
+    log.error("an unexpected %s, please report it:\n%s", type(error).__name__, where)
+    return f"unexpected {type(error).__name__}: {error}"
+
+
+def use_one_thread() -> None:
+    """Keep OpenCV from starting threads: the workers are the parallelism, and threads in each would only fight."""
+    import cv2
+
+    cv2.setNumThreads(1)
+
+
+def _run_here(task: Task[Job, Result], order: Iterable[int], watch: Watch[Job, Result]) -> None:
+    """Run the tasks in this process, one after the other."""
+
+    def progress(number: int) -> TileProgress:
+        def report(done: int, total: int) -> None:
+            watch.at(number, done, total)
+            watch.look()
+
+        return report
+
+    for number in order:
+        watch.look()
+        try:
+            watch.finished(number, task(watch.jobs[number], progress(number)), None)
+        except StoppedError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a bug that one slide meets costs that slide, as in other processes
+            watch.finished(number, None, reason_of(error))
+
+
+def _run_pool(
+    task: Task[Job, Result], order: Sequence[int], workers: int, watch: Watch[Job, Result], devices: Sequence[str]
+) -> None:
+    """Run the tasks in processes of this machine, and those of processes that died again, one by one."""
+    _start_tracker()
+    round_ = _Round(task, watch, devices)
+    suspects = round_.run(order, workers)
+    while len(watch.outcomes) < len(order):
+        for number in suspects:
+            if round_.run([number], 1):
+                watch.finished(number, None, DIED)
+        left = [number for number in order if number not in watch.outcomes]
+        suspects = round_.run(left, workers) if left else []
+
+
+class _Round(Generic[Job, Result]):
+    """One process pool at a time; its workers share counters without locks, so that a killed one blocks none."""
+
+    def __init__(self, task: Task[Job, Result], watch: Watch[Job, Result], devices: Sequence[str]) -> None:
+        self._task, self._watch, self._devices = task, watch, devices
+        self._context = multiprocessing.get_context("spawn")  # forked children would inherit torch's and zarr's threads
+        self._counters: Array[c_int64] = self._context.RawArray(c_int64, 2 * max(1, len(watch.jobs)))
+
+    def run(self, numbers: Sequence[int], workers: int) -> list[int]:
+        """Give those jobs their outcomes. If a worker dies, return the jobs that were begun and not finished."""
+        for number in numbers:
+            self._counters[2 * number] = self._counters[2 * number + 1] = 0
+        free: SimpleQueue[str] = self._context.SimpleQueue()
+        for device in self._devices:
+            free.put(device)
+        most = min(workers, len(numbers), len(self._devices) or workers) or 1
+        pool = ProcessPoolExecutor(
+            most, self._context, initializer=_start_worker, initargs=(self._counters, free if self._devices else None)
+        )
+        try:
+            with _ended_when_stopped():
+                futures = {pool.submit(_work, self._task, self._watch.jobs[n], n): n for n in numbers}
+                self._collect(futures)
+        except BrokenProcessPool:
+            time.sleep(_POLL_S)  # a signal that ended all processes of this job has reached this one by now
+            self._look()
+            left = [n for n in numbers if n not in self._watch.outcomes]
+            return [n for n in left if self._counters[2 * n + 1]] or left[:1]
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return []
+
+    def _look(self) -> None:
+        for number in range(len(self._watch.jobs)):
+            if self._counters[2 * number + 1]:
+                self._watch.at(number, self._counters[2 * number], self._counters[2 * number + 1])
+        self._watch.look()
+
+    def _collect(self, futures: dict[Future[Result], int]) -> None:
+        pending = set(futures)
+        while pending:
+            finished, pending = wait(pending, timeout=_POLL_S, return_when=FIRST_COMPLETED)
+            for future in finished:
+                error = future.exception()
+                if isinstance(error, BrokenProcessPool):
+                    raise error
+                if error is None:
+                    self._watch.finished(futures[future], future.result(), None)
+                else:
+                    self._watch.finished(futures[future], None, reason_of(error))
+            self._look()
+
+
+@contextmanager
+def _ended_when_stopped() -> Iterator[None]:
+    """End the processes started within it when a StoppedError leaves it: a slide may have minutes to go."""
+    before = set(multiprocessing.active_children())
+    try:
+        yield
+    except StoppedError:
+        for process in set(multiprocessing.active_children()) - before:
+            process.kill()
+        raise
+
+
+_counters: Array[c_int64] | None = None  # of this worker process
+
+
+def _start_tracker() -> None:
+    """Start the tracker of multiprocessing's semaphores deaf to SIGUSR1: srun sends it to every process, the tracker
+    would die of it, and its successor would print a traceback for each semaphore.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])  # inherited by what is started now
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_worker(counters: Array[c_int64], free_devices: SimpleQueue[str] | None) -> None:
+    global _counters
+    _counters = counters
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    for number in (signal.SIGINT, signal.SIGUSR1):  # a terminal and srun send them to all; the parent decides
+        signal.signal(number, signal.SIG_IGN)
+    if free_devices is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = free_devices.get()
+    use_one_thread()
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent has died: it would hold its slide's claim against the run that comes next."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _work(task: Task[Job, Result], job: Job, number: int) -> Result:
+    def progress(done: int, total: int) -> None:
+        assert _counters is not None
+        _counters[2 * number], _counters[2 * number + 1] = done, max(1, total)
+
+    progress(0, 1)  # begun
+    return task(job, progress)

@@ -1,0 +1,1 @@
+"""A whole study: its settings, stages, plan and page."""

@@ -1,0 +1,167 @@
+"""study.yaml: the settings of a whole study. Unknown keys are refused, naming the key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from inference.evaluation.evaluate_slides import SCORE
+from inference.evaluation.froc import SEPARATION_UM
+from inference.exports.formats import OutputConfig
+from inference.predict import PredictTilesConfig
+from pipeline.execution.dask_config import ClusterConfig
+from tiling import TilingConfig
+from tiling.core.settings import checked, read_settings
+from training.config import TrainConfig
+from training.evaluation.perturbations import SHIFTS
+
+_STRICT = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class RepeatsConfig(BaseModel):
+    """Several trainings in place of one, each in a folder of its own: under several seeds, or a cross-validation."""
+
+    model_config = _STRICT
+
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = ()
+    """One training under each seed, `training/seed-0` and so on, all on the split that `train.split_seed` or else
+    `train.seed` decides."""
+    folds: int | None = Field(None, ge=2, le=1000)
+    """One training for each of so many folds, `training/fold-0` and so on: each case is tested once."""
+
+    @field_validator("seeds")
+    @classmethod
+    def _each_once(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("a seed is named twice")
+        return seeds
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if self.seeds and self.folds is not None:
+            raise PydanticCustomError("folds", "it goes without seeds: name one of the two")
+        return self
+
+
+class EvaluateConfig(BaseModel):
+    """How models and heatmaps are tested on the test split."""
+
+    model_config = _STRICT
+
+    tiles: bool = True
+    """Test each model on the tiles of its test split."""
+    slides: bool = True
+    """Test the heatmaps against the slides' labels and lesions, where the manifest has them."""
+    by: tuple[Literal["site", "scanner", "case"], ...] = ("site", "scanner")
+    """Groups of tiles that get figures of their own, where the manifest fills the column."""
+    score: str = SCORE
+    """Score of a slide that groups and threshold are about."""
+    sensitivity: float | None = Field(None, gt=0, le=1)
+    """Choose a threshold of `score` with this sensitivity on the slides of the split val; needs `heatmap.slides: all`.
+    """
+    lesion_classes: tuple[str, ...] = ()
+    """The annotations' classes that are lesions; none: the class that the heatmaps show."""
+    separation_um: float = Field(SEPARATION_UM, ge=0)
+    """Detections on a heatmap are at least this far apart, micrometres."""
+    resamples: int = Field(1000, ge=0, le=100_000)
+    """Resamples of cases behind each interval."""
+
+
+class StressConfig(BaseModel):
+    """How models are tested on test tiles that are shifted as another scanner or laboratory would."""
+
+    model_config = _STRICT
+
+    shifts: tuple[str, ...] = ()
+    """Which shifts, or `[all]`; none: no such test. It predicts the test tiles once a shift and strength."""
+    strengths: int = Field(4, ge=1, le=100)
+    """Steps to each side."""
+    metric: Literal["balanced_accuracy", "auroc"] = "balanced_accuracy"
+    """What is measured; balanced accuracy is at the model's own threshold."""
+    resamples: int = Field(1000, ge=0, le=100_000)
+    """Resamples of cases behind each interval."""
+
+    @field_validator("shifts")
+    @classmethod
+    def _known(cls, shifts: tuple[str, ...]) -> tuple[str, ...]:
+        if shifts == ("all",):
+            return tuple(SHIFTS)
+        unknown = [name for name in shifts if name not in SHIFTS]
+        if unknown or len(set(shifts)) < len(shifts):
+            raise ValueError(f"shifts are some of {', '.join(SHIFTS)}, each once, or all of them as [all]")
+        return shifts
+
+
+class HeatmapConfig(PredictTilesConfig):
+    """The heatmaps of a study, which are made from its stores."""
+
+    slides: Literal["test", "all"] = "test"
+    """Which slides get one: those of the test split, or all."""
+    model: Literal["ensemble", "best"] = "ensemble"
+    """Where several models are trained: their mean, or the one with the lowest log loss on its validation split. In a
+    cross-validation each slide is judged by the model that has not seen its case."""
+    outputs: OutputConfig = OutputConfig()
+    """Further files of each heatmap."""
+
+
+class StudyConfig(BaseModel):
+    """One study: which slides, what is done with them, and where the results go."""
+
+    model_config = _STRICT
+
+    manifest: Path
+    """Table of the slides; relative to study.yaml."""
+    out: Path
+    """Folder of the results; relative to study.yaml."""
+    tile: TilingConfig = TilingConfig()
+    """How slides are tiled."""
+    train: TrainConfig = TrainConfig()
+    """How a model is trained."""
+    repeats: RepeatsConfig = RepeatsConfig()
+    """Several trainings in place of one: name seeds, or folds."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """How models and heatmaps are tested on the test split."""
+    stress: StressConfig = StressConfig()
+    """Tests on shifted tiles; off unless shifts are named."""
+    heatmap: HeatmapConfig = HeatmapConfig()
+    """What slides are predicted, and how."""
+    workers: int | None = Field(None, ge=1)
+    """Processes of this machine for tiling; None: one a core. Of no account with a cluster."""
+    cluster: ClusterConfig | None = None
+    """Workers of a cluster for tiling and heatmaps, in place of processes of this machine: `{at: slurm, ...}`."""
+
+    @model_validator(mode="after")
+    def _settings_fit_together(self) -> Self:
+        if self.tile.tissue.method == "mask":
+            raise PydanticCustomError("tile", "tissue.method mask needs files: use specslide tile --tissue, then train")
+        if self.repeats.folds is not None and self.evaluate.sensitivity is not None:
+            raise PydanticCustomError("evaluate", "sensitivity: a cross-validation leaves no split val to choose it on")
+        if self.repeats.folds is not None and self.train.folds is not None:
+            raise PydanticCustomError("repeats", "train.folds names one fold of a cross-validation: name one of them")
+        if self.repeats.folds is not None and self.train.val_fraction + 1 / self.repeats.folds >= 1:
+            raise PydanticCustomError("repeats", "with train.val_fraction a fold leaves no case to train on")
+        if self.evaluate.sensitivity is not None and self.heatmap.slides != "all":
+            raise PydanticCustomError("evaluate", "sensitivity needs heatmaps of the split val: heatmap.slides: all")
+        return self
+
+    def trainings(self) -> dict[str, TrainConfig]:
+        """The settings of each training, by its name: `seed-0` ..., `fold-0` ..., or "" for the only one."""
+        seeds, folds = self.repeats.seeds, self.repeats.folds
+        if seeds:
+            split_seed = self.train.data_seed
+            return {
+                f"seed-{seed}": self.train.model_copy(update={"seed": seed, "split_seed": split_seed}) for seed in seeds
+            }
+        if folds is not None:
+            return {f"fold-{k}": self.train.model_copy(update={"folds": folds, "fold": k}) for k in range(folds)}
+        return {"": self.train}
+
+
+def load_study(path: Path) -> StudyConfig:
+    """The study of a YAML file, its paths made relative to the working directory. Raises ConfigError naming the key."""
+    config = checked(StudyConfig, read_settings(path), path)
+    here = path.parent
+    return config.model_copy(update={"manifest": here / config.manifest, "out": here / config.out})

@@ -1,0 +1,265 @@
+"""Every slide gets an outcome, whatever happens to the others. The tasks live here: workers import this module."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.execution.pool import Outcome, Sample, TileProgress, bytes_of, default_workers, pace, run_slides
+from tiling.core.errors import SlideError, StoppedError
+
+DIED = "its worker process died"
+
+
+class StrangeError(Exception):
+    """An exception that cannot travel between processes: it wants two arguments when it is made again."""
+
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(one)
+
+
+def act(job: str, progress: TileProgress) -> str:
+    """A task that does what its job says."""
+    progress(1, 2)
+    match job.split(":"):
+        case ["raise", what]:
+            raise SlideError(what, "is damaged", "copy it again")
+        case ["break"]:
+            raise ZeroDivisionError("no slide is this thin")
+        case ["strange"]:
+            raise StrangeError("a", "b")
+        case ["exit"]:
+            sys.exit(3)
+        case ["kill", *_]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        case ["once", marker]:
+            if not Path(marker).exists():
+                Path(marker).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        case ["sleep", marker]:
+            Path(marker).write_text(str(os.getpid()))
+            time.sleep(120)
+        case ["opaque"]:
+            return lambda: None  # type: ignore[return-value]  # a result that cannot be pickled
+        case ["signal", number, marker]:
+            Path(marker).write_text(str(os.getpid()))
+            os.kill(main_process(), int(number))
+            while True:
+                progress(1, 2)
+                time.sleep(0.02)
+        case ["device", _]:
+            return os.environ["CUDA_VISIBLE_DEVICES"]
+        case ["note", marker, what]:
+            with Path(marker).open("a") as notes:
+                notes.write(what)
+    progress(2, 2)
+    return job.upper()
+
+
+def main_process() -> int:
+    """The process that a terminal's Ctrl-C, or Slurm, is meant for."""
+    parent = multiprocessing.parent_process()
+    pid = os.getpid() if parent is None else parent.pid
+    assert pid is not None
+    return pid
+
+
+def ran(jobs: list[str], workers: int = 2) -> list[Outcome[str, str]]:
+    return run_slides(act, jobs, workers=workers, title="test")
+
+
+def expect(jobs: list[str], bad: dict[str, str], outcomes: list[Outcome[str, str]]) -> None:
+    """Outcomes in order: a bad job's reason holds its text, any other has its result."""
+    assert [outcome.job for outcome in outcomes] == jobs
+    for outcome in outcomes:
+        if outcome.job in bad:
+            assert outcome.result is None
+            assert outcome.error is not None
+            assert bad[outcome.job] in outcome.error
+        else:
+            assert (outcome.result, outcome.error) == (outcome.job.upper(), None)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_outcomes_come_in_the_order_of_the_jobs(workers: int) -> None:
+    jobs = [f"slide {i}" for i in range(7)]
+    expect(jobs, {}, ran(jobs, workers))
+
+
+def test_no_jobs_no_outcomes() -> None:
+    assert ran([]) == []
+
+
+def test_a_task_that_raises_costs_its_slide_alone() -> None:
+    jobs = ["a", "raise:s.svs", "b", "break", "c", "exit"]
+    bad = {
+        "raise:s.svs": "s.svs: is damaged; copy it again",
+        "break": "unexpected ZeroDivisionError: no slide is this thin",
+        "exit": "unexpected SystemExit",
+    }
+    outcomes = ran(jobs)
+    expect(jobs, bad, outcomes)
+    assert outcomes[1].error == bad["raise:s.svs"], "word for word: it is what the user reads"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_worker_costs_its_slide_alone(workers: int) -> None:
+    jobs = ["a", "b", "kill", "c", "d"]
+    expect(jobs, {"kill": DIED}, ran(jobs, workers))
+
+
+_RUN = """
+import sys
+from pathlib import Path
+from pipeline.execution.pool import run_slides
+from tests.pipeline.execution.test_pool import act
+
+if __name__ == "__main__":
+    run_slides(act, [f"sleep:{sys.argv[1]}"], workers=1, title="test")
+"""
+
+
+def test_workers_end_with_their_parent(tmp_path: Path) -> None:
+    """One that is killed leaves nobody who would hold a slide against the next run."""
+    script, marker = tmp_path / "run.py", tmp_path / "pid"
+    script.write_text(_RUN)
+    root = Path(__file__).resolve().parents[3]
+    parent = subprocess.Popen([sys.executable, script, marker], env=os.environ | {"PYTHONPATH": str(root)})
+    worker = int(awaited(marker.read_text) or 0)
+    assert Path(f"/proc/{worker}").exists()
+    parent.kill()
+    parent.wait()
+    assert awaited(lambda: "gone" if state_of(worker) in ("", "Z") else "")
+
+
+def awaited(ask: Callable[[], str]) -> str:
+    """The first answer that is not "" within a minute."""
+    for _ in range(600):
+        try:
+            if answer := ask():
+                return answer
+        except FileNotFoundError:
+            pass
+        time.sleep(0.1)
+    return ""
+
+
+def state_of(pid: int) -> str:
+    """The kernel's letter for a process, Z for one that has ended; "" for none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return ""
+
+
+@pytest.mark.parametrize("jobs", [["kill:1", "a", "raise:s", "kill:2", "b"], ["kill:1", "kill:2"]], ids=["some", "all"])
+def test_many_killers_cost_only_themselves(jobs: list[str]) -> None:
+    bad = {job: DIED for job in jobs if job.startswith("kill")} | {"raise:s": "s: is damaged"}
+    expect(jobs, bad, ran(jobs))
+
+
+def test_a_worker_killed_by_chance_is_forgiven(tmp_path: Path) -> None:
+    """Such as by someone else's memory: the task is run again, and succeeds."""
+    jobs = ["a", f"once:{tmp_path / 'marker'}", "b"]
+    expect(jobs, {}, ran(jobs))
+
+
+def test_what_cannot_travel_costs_its_slide_alone() -> None:
+    jobs = ["a", "strange", "b", "opaque", "c"]
+    expect(jobs, {"strange": "", "opaque": "lambda"}, ran(jobs))
+
+
+@pytest.mark.parametrize("cores", [{0}, {0, 3, 5}])
+def test_one_worker_a_core_that_may_be_used(monkeypatch: pytest.MonkeyPatch, cores: set[int]) -> None:
+    allowed: Callable[[int], set[int]] = lambda pid: cores  # noqa: E731
+    monkeypatch.setattr(os, "sched_getaffinity", allowed, raising=False)
+    assert default_workers() == len(cores)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_ends_the_work_at_once(tmp_path: Path, workers: int, number: signal.Signals) -> None:
+    """The slide under way would never end of itself."""
+    before = signal.getsignal(number)
+    jobs = ["a", f"signal:{int(number)}:{tmp_path / 'worker'}", "b"]
+    with pytest.raises(StoppedError) as caught:
+        ran(jobs, workers)
+    said = f"test: stopped by {number.name} with 1 of 3 slides done; run the same command again to go on"
+    assert str(caught.value) == said
+    assert caught.value.exit_code == 75
+    assert signal.getsignal(number) is before
+    if workers:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int((tmp_path / "worker").read_text()), 0)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_largest_come_first_and_outcomes_in_the_order_of_the_jobs(tmp_path: Path, workers: int) -> None:
+    notes, sizes = tmp_path / "notes", [3, 1, 7, 1]
+    jobs = [f"note:{notes}:{name}" for name in "abcd"]
+    expect(jobs, {}, run_slides(act, jobs, workers=workers, title="test", sizes=sizes))
+    assert notes.read_text() == "cabd", "equal ones as they come"
+
+
+def test_in_this_process_a_bad_slide_costs_itself_alone() -> None:
+    jobs = ["a", "raise:s.svs", "b"]
+    expect(jobs, {"raise:s.svs": "s.svs: is damaged; copy it again"}, ran(jobs, 0))
+
+
+def test_each_process_gets_a_gpu_of_its_own() -> None:
+    """Also the processes after one has died; and no more processes than GPUs."""
+    jobs = [f"device:{i}" for i in range(4)] + ["kill"] + [f"device:{i}" for i in range(4, 8)]
+    outcomes = run_slides(act, jobs, workers=4, title="test", devices=["5", "GPU-2f"])
+    found = {outcome.result for outcome in outcomes if outcome.job != "kill"}
+    assert found <= {"5", "GPU-2f"}
+    assert "5" in found
+
+
+@pytest.mark.parametrize(
+    ("samples", "expected"),
+    [
+        ([], None),
+        ([Sample(0, 0, 0)], None),
+        ([Sample(0, 0, 0), Sample(10, 0, 0)], None),
+        ([Sample(0, 0, 0), Sample(60, 2, 25)], (2.0, 180.0)),  # a quarter in a minute: three minutes for the rest
+        ([Sample(30, 4, 40), Sample(60, 5, 60), Sample(90, 6, 100)], (2.0, 0.0)),
+        ([Sample(0, 0, 0), Sample(30, 0, 20)], (0.0, 120.0)),  # the first slide is not done, but its tiles are
+    ],
+)
+def test_the_pace(samples: list[Sample], expected: tuple[float, float] | None) -> None:
+    assert pace(samples, all_work=100) == expected
+
+
+def test_sizes_of_slides(tmp_path: Path) -> None:
+    for name, size in {"a.svs": 5, "dicom/1.dcm": 2, "dicom/2.dcm": 3, "m.mrxs": 1, "m/Data1.dat": 9}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(size))
+    sizes = {"a.svs": 5, "dicom": 5, "dicom/2.dcm": 5, "m.mrxs": 9, "missing.svs": 0, "a.svs/inner": 0}
+    assert {name: bytes_of(tmp_path / name) for name in sizes} == sizes
+
+
+NAMING = "of Miller's slide"
+
+
+def buggy(number: int, progress: TileProgress) -> int:
+    if number == 1:
+        raise ZeroDivisionError(NAMING)
+    return number
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bug_costs_its_slide_and_the_log_keeps_its_text(workers: int, caplog: pytest.LogCaptureFixture) -> None:
+    """In this process and in others; the text may name a file, so the table alone has it, where ids replace names."""
+    outcomes = run_slides(buggy, [0, 1, 2], workers=workers, title="test")
+    assert [outcome.result for outcome in outcomes] == [0, None, 2]
+    assert outcomes[1].error == f"unexpected ZeroDivisionError: {NAMING}"
+    assert "an unexpected ZeroDivisionError, please report it" in caplog.text
+    assert "Miller" not in caplog.text

@@ -1,0 +1,1 @@
+"""What people drew on slides: one module a format, and its raster."""

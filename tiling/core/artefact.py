@@ -1,0 +1,310 @@
+"""Artefacts: folders made from inputs by settings. The only place that gives a folder its final name.
+
+A folder is filled beside its final name, synced, listed in `commit.json` with the sha256 of each file and the recipe it
+was made by, and renamed: publication is atomic. Killed at any moment, the next run of the same job removes what was
+left. One function, `state`, says whether the folder that is there is the one that a recipe would make. Knows nothing
+of slides, zarr or models.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+
+from tiling.core.errors import OutputError, SpecslideError
+from tiling.core.files import canonical_json, locked, output_error, sha256_file, sha256_json, sync, write_file
+
+COMMIT = "commit.json"
+PROVENANCE = "provenance.json"
+"""What a training learned from, in its run's folder."""
+VERSION = 2
+"""Of commit.json. Version 1 lists the files alone, without a recipe; it is still read."""
+_SHOWN_DIFFERENCES = 4
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What an artefact is made from, and how: equal recipes make equal artefacts."""
+
+    artefact: str
+    """What is made: store, model, heatmap, evaluation ..."""
+    inputs: Mapping[str, Any]
+    """Hashes, by what they are of; no paths."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON gives it back."""
+        record = {"artefact": self.artefact, "inputs": dict(self.inputs), "settings": dict(self.settings)}
+        return cast(dict[str, Any], json.loads(json.dumps(record)))
+
+    @property
+    def sha256(self) -> str:
+        """One hash for all of it."""
+        return sha256_json(self.plain())
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What `commit.json` says of its folder."""
+
+    files: Mapping[str, Mapping[str, Any]]
+    """Relative path -> {"sha256", "bytes"}."""
+    recipe: Recipe | None = None
+    """None for a folder of version 1."""
+    made_with: Mapping[str, Any] = field(default_factory=dict)
+    """Software versions and, where numbers depend on it, the device."""
+    shared: bool = False
+    """Whether other files may lie in the folder too."""
+
+
+class State(NamedTuple):
+    """How an artefact stands against its recipe."""
+
+    state: Literal["done", "to do", "changed", "failed"]
+    why: str = ""
+
+
+DONE, TO_DO = State("done"), State("to do")
+
+
+# ------------------------------------------------------------------------------------------------------ publication
+
+
+@contextmanager
+def locked_folder(final: Path) -> Iterator[None]:
+    """Hold the lock of the folder `final`, and remove what a killed job left of it. Raises OutputError."""
+    with locked(final):
+        _remove_leftovers(final)
+        yield
+
+
+@contextmanager
+def atomic_folder(
+    final: Path, recipe: Recipe | None = None, *, made_with: Mapping[str, Any] | None = None
+) -> Iterator[Path]:
+    """Yield an empty folder to fill; on a clean exit it is hashed, synced and renamed to `final`.
+
+    To be used inside `locked_folder(final)`. A folder already called `final` is replaced. After an exception nothing
+    is left, and a folder that was to be replaced is back. Raises OutputError for whatever the file system refuses
+    (disk full, read-only, no permission).
+    """
+    partial, replaced = _partial(final), _replaced(final)
+    try:
+        if final.exists() and not final.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(final))
+        partial.mkdir()
+        yield partial
+        names = [path.relative_to(partial).as_posix() for path in sorted(partial.rglob("*")) if path.is_file()]
+        commit = Commit(_hash_files(partial, names), recipe, made_with or {})
+        (partial / COMMIT).write_text(_commit_text(commit))
+        for path in partial.rglob("*"):
+            sync(path)
+        sync(partial)
+        if final.exists():
+            final.rename(replaced)
+        partial.rename(final)
+        sync(final.parent)
+        if replaced.exists():
+            shutil.rmtree(replaced)
+    except OSError as error:
+        raise output_error(final, error) from error
+    finally:
+        with suppress(OutputError):  # what the file system refuses now, the next job removes
+            _remove_leftovers(final)
+
+
+def seal(folder: Path, recipe: Recipe, names: Collection[str], *, made_with: Mapping[str, Any] | None = None) -> None:
+    """Vouch for files that are finished in a folder where others lie too, or may come: a training run, a study.
+
+    Raises OutputError.
+    """
+    try:
+        commit = Commit(_hash_files(folder, sorted(names)), recipe, made_with or {}, shared=True)
+    except OSError as error:
+        raise output_error(folder, error) from error
+    write_file(folder / COMMIT, _commit_text(commit))
+
+
+def require_own(final: Path, mark: str, what: str) -> None:
+    """Raise OutputError if the folder `final` holds something, and neither has nor lists the file `mark` of a `what`.
+
+    To be asked before `atomic_folder` replaces it: whoever has data there never meant to have them deleted. What a kill
+    left of a `write_file` is nobody's.
+    """
+    try:
+        held = final.is_dir() and not (final / mark).is_file()
+        held = held and any(not _is_partial(path) for path in final.iterdir())
+    except OSError as error:
+        raise output_error(final, error) from error
+    if held and not _lists(final, mark):
+        raise OutputError(final, f"holds something else than {what}", "choose another --out")
+
+
+# --------------------------------------------------------------------------------------------------------- reading
+
+
+def read_commit(folder: Path) -> Commit:
+    """What a published folder says of itself.
+
+    Raises SpecslideError if there is no valid `commit.json`, that is, if the folder was never completed or its list was
+    edited.
+    """
+    path = folder / COMMIT
+    try:
+        record = json.loads(path.read_bytes())
+        own = record.pop("sha256")
+        files = {name: {"sha256": of["sha256"], "bytes": of["bytes"]} for name, of in record["files"].items()}
+        version, recipe = record["version"], record.get("recipe")
+        known = None if recipe is None else Recipe(recipe["artefact"], recipe["inputs"], recipe["settings"])
+        commit = Commit(files, known, record.get("made_with", {}), record.get("shared", False))
+    except FileNotFoundError:
+        raise SpecslideError(path, "is missing, so the folder is incomplete", "make it again") from None
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise SpecslideError(path, f"cannot be read ({type(error).__name__})", "make the folder again") from None
+    if own != sha256_json(record) or version not in (1, VERSION):
+        raise SpecslideError(path, "was changed after it was written", "make the folder again")
+    return commit
+
+
+def content_hash(folder: Path) -> str:
+    """One hash of all files of a published folder. Raises SpecslideError as `read_commit` does."""
+    return sha256_json(read_commit(folder).files)
+
+
+def folder_faults(folder: Path, only: Collection[str] | None = None) -> list[str]:
+    """What is wrong with a published folder, one sentence a fault naming the file; empty if it is intact.
+
+    Every byte is read and hashed. `only` restricts the hashing to those relative paths.
+    """
+    try:
+        commit = read_commit(folder)
+    except SpecslideError as error:
+        return [str(error)]
+    faults = []
+    for name, expected in sorted(commit.files.items()):
+        if only is not None and name not in only:
+            continue
+        path = folder / name
+        try:
+            if path.stat().st_size != expected["bytes"]:
+                faults.append(f"{path}: is {path.stat().st_size} bytes long instead of {expected['bytes']}")
+            elif sha256_file(path) != expected["sha256"]:
+                faults.append(f"{path}: its content was changed after it was written")
+        except OSError as error:
+            faults.append(f"{path}: cannot be read ({error.strerror})")
+    if only is None and (folder / COMMIT).read_bytes() != _commit_text_of(folder):
+        faults.append(f"{folder / COMMIT}: its content was changed after it was written")
+    if only is None and not commit.shared:
+        extra = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
+        faults += [f"{folder / name}: does not belong here" for name in sorted(extra - commit.files.keys() - {COMMIT})]
+    return faults
+
+
+def state(folder: Path, recipe: Recipe, *, before: Recipe | None = None, only: Collection[str] | None = None) -> State:
+    """Whether the artefact in `folder` is the one that `recipe` would make, and if not, why.
+
+    `before` is the recipe of a folder whose commit.json has none (version 1), where its own files tell. Every byte is
+    hashed, or those of the files `only`.
+    """
+    if not (folder / COMMIT).exists():
+        return TO_DO
+    try:
+        known = read_commit(folder).recipe or before
+    except SpecslideError as error:
+        return State("changed", error.what)
+    if known is None:
+        return State("changed", "was made by an earlier version of specslide")
+    if why := difference(known, recipe):
+        return State("changed", why)
+    faults = folder_faults(folder, only)
+    return State("changed", f"is damaged: {faults[0]}") if faults else DONE
+
+
+def difference(before: Recipe, now: Recipe) -> str:
+    """How two recipes differ, in words; "" if they do not."""
+    old, new = before.plain(), now.plain()
+    if old["artefact"] != new["artefact"]:
+        return f"holds another kind of artefact: {old['artefact']}"
+    inputs = old["inputs"] | new["inputs"]
+    if changed := sorted(name for name in inputs if old["inputs"].get(name) != new["inputs"].get(name)):
+        return f"not made from the same {', '.join(changed)}"
+    if old["settings"] != new["settings"]:
+        return setting_differences(old["settings"], new["settings"]) or "made with other settings"
+    return ""
+
+
+def setting_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Which settings differ, in words; "" if none does. A setting that was not known before is not named."""
+    names = sorted(name for name in now if name in before and before[name] != now[name])
+    shown = ", ".join(f"{n} was {_short(before[n])}, is {_short(now[n])}" for n in names[:_SHOWN_DIFFERENCES])
+    return shown + (f" and {len(names) - _SHOWN_DIFFERENCES} more" if len(names) > _SHOWN_DIFFERENCES else "")
+
+
+# --------------------------------------------------------------------------------------------------------- private
+
+
+def _commit_text(commit: Commit) -> str:
+    record: dict[str, Any] = {"version": VERSION, "files": commit.files}
+    if commit.recipe is not None:
+        record["recipe"] = commit.recipe.plain()
+    if commit.made_with:
+        record["made_with"] = dict(commit.made_with)
+    if commit.shared:
+        record["shared"] = True
+    return canonical_json(record | {"sha256": sha256_json(record)})
+
+
+def _commit_text_of(folder: Path) -> bytes:
+    """The one spelling of the commit.json that is there: a changed white space is a change too."""
+    return canonical_json(json.loads((folder / COMMIT).read_bytes())).encode()
+
+
+def _hash_files(folder: Path, names: Collection[str]) -> dict[str, dict[str, Any]]:
+    return {
+        name: {"sha256": sha256_file(folder / name), "bytes": (folder / name).stat().st_size} for name in sorted(names)
+    }
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else sha256_json(value)[:12] if isinstance(value, dict | list) else text[:37] + "..."
+
+
+def _is_partial(path: Path) -> bool:
+    return path.name.startswith(".") and path.name.endswith(".partial")
+
+
+def _lists(folder: Path, name: str) -> bool:
+    """Whether the folder was published with that file."""
+    try:
+        return name in read_commit(folder).files
+    except SpecslideError:
+        return False
+
+
+def _partial(final: Path) -> Path:
+    return final.with_name(f".{final.name}.partial")
+
+
+def _replaced(final: Path) -> Path:
+    return final.with_name(f".{final.name}.replaced")
+
+
+def _remove_leftovers(final: Path) -> None:
+    """Remove what a killed job left of `final`."""
+    partial, replaced = _partial(final), _replaced(final)
+    try:
+        if replaced.exists() and not final.exists():  # killed between the two renames of an overwrite
+            replaced.rename(final)
+        for leftover in (partial, replaced):
+            if leftover.exists():
+                shutil.rmtree(leftover)
+    except OSError as error:
+        raise output_error(final, error) from error

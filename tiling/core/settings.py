@@ -1,0 +1,59 @@
+"""Settings from files and options, checked: a bad one is refused with its name. Knows no settings itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from tiling.core.errors import ConfigError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def checked(model: type[Model], values: object, where: object) -> Model:
+    """The validated settings. Raises ConfigError naming `where`, the key, and what is wrong with its value."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place, value = first["loc"], first["input"]
+        section = _section(model, place)
+        if first["type"] in section.model_fields:  # settings that do not fit together: typed by one of them
+            place, value = (*place, first["type"]), value[first["type"]]
+        key = f"{where}: {'.'.join(map(str, place))}"
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(_section(model, place[:-1]).model_fields)
+            raise ConfigError(key, "is not a setting", f"the settings are {known}") from None
+        if first["type"] == "missing":
+            raise ConfigError(key, "is missing", "set it") from None
+        reason = first["msg"].removeprefix("Value error, ")
+        reason = reason[:1].lower() + reason[1:]
+        raise ConfigError(key, f"{value!r} is refused, {reason}", "correct the value") from None
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings of a YAML file, {} for an empty one. Raises ConfigError for what is no mapping."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: no such date, not UTF-8
+        problem = getattr(error, "strerror", None) or getattr(error, "problem", None) or type(error).__name__
+        raise ConfigError(path, f"cannot be read as YAML ({problem})", "correct the file") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(path, "is not a list of settings", "write one 'key: value' a line")
+    return {str(key): value for key, value in values.items()}
+
+
+def _section(model: type[BaseModel], place: tuple[int | str, ...]) -> type[BaseModel]:
+    """The settings that a key belongs to: `model`, or the nested ones that the place leads to."""
+    section = model
+    for name in place:
+        field = section.model_fields.get(str(name))
+        if field is not None:
+            kinds = (field.annotation, *get_args(field.annotation))  # also a section that may be None
+            section = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), section)
+    return section

@@ -1,0 +1,1 @@
+"""Whole-slide images: one module a way of reading them."""

@@ -1,0 +1,398 @@
+"""The tile store, version 1: one zarr v3 group a slide. The only importer of zarr, but for the codec it registers.
+
+zarr-python writes the metadata and the columns; the tiles' shards are packed and read by `tiling.stores.shards`. Design
+of the format: README, "The tile store".
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, Literal, cast
+
+import numpy as np
+import zarr
+import zarr.codecs
+import zarr.errors
+import zarr.storage
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+from zarr.abc.buffer import Buffer
+from zarr.buffer import cpu
+
+from tiling.core.artefact import COMMIT, content_hash, folder_faults, read_commit
+from tiling.core.errors import SpecslideError, StoreError
+from tiling.core.files import sha256_json
+from tiling.core.versions import RESEARCH_USE
+from tiling.grid import Grid
+from tiling.stores.codec import ZSTD_LEVEL, JpegCodec, TileCodec
+from tiling.stores.shards import ShardReader, pack_shard, shard_path
+
+UInt8Array = NDArray[np.uint8]
+FloatColumn = NDArray[np.float32]
+
+FORMAT: Final = "specslide-tiles"
+VERSION: Final = 1
+MARK: Final = "tiles/zarr.json"
+"""A file that every store has, and hardly another folder of the name `*.zarr`."""
+ANNOTATION: Final = "annotation"
+"""Name of the group of annotation columns."""
+# What pydantic and zarr-python raise for metadata that is not as it should be.
+_FORGED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, OSError)
+_ROOT = "zarr.json"  # of the group: attributes and consolidated metadata, annotations among them
+_SHARD_TILES = 256
+_SHARD_PIXEL_BYTES = 64 << 20  # a shard is held in memory while it is written: fewer tiles of a larger size
+
+
+class SlideFacts(BaseModel):
+    """What a store says of its slide: the allow-list, nothing else leaves a slide."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    slide_id: str
+    sha256: str
+    width: int
+    height: int
+    mpp: float
+    vendor: str
+    objective_power: float | None
+    level_downsamples: tuple[float, ...]
+
+
+class StoreAttributes(BaseModel):
+    """The attributes of a store's group."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal["specslide-tiles"] = FORMAT
+    version: Literal[1] = VERSION
+    slide: SlideFacts
+    grid: Grid
+    mpp: float
+    """Micrometres per pixel of the tiles."""
+    mask_px0: float
+    """Level-0 pixels spanned by one pixel of `mask`."""
+    thumbnail_px0: float
+    """Level-0 pixels spanned by one pixel of `thumbnail`."""
+    quality: tuple[str, ...]
+    annotation: tuple[str, ...]
+    bad_tiles: tuple[tuple[int, int], ...] = ()
+    """Corners (x0, y0), level-0 pixels, of tiles left out because the slide cannot be decoded there."""
+    config: dict[str, Any]
+    """The whole tiling configuration, with the slide's given mpp and the hash of its annotation file."""
+    config_sha256: str
+    software: dict[str, str]
+    notice: str = RESEARCH_USE
+
+
+@dataclass(frozen=True)
+class Columns:
+    """One value a tile, in reading order: int32 and float32 arrays (N,)."""
+
+    x: NDArray[np.int32]
+    y: NDArray[np.int32]
+    tissue: FloatColumn
+    quality: Mapping[str, FloatColumn] = field(default_factory=dict)
+    annotation: Mapping[str, FloatColumn] = field(default_factory=dict)
+
+
+def write_tiles(folder: Path, tile_px: int, codec: TileCodec, encoded: Iterable[bytes]) -> int:
+    """Start a store in the empty `folder`: its group, and the arrays `tiles` and `crc32c` of encoded tiles.
+
+    `encoded` gives the chunks in the order of the rows: what `codec.encode` makes of uint8 (T, T, 3), or for `source`
+    JPEG files of that size. Only one shard of them is in memory at a time. Returns their number. Raises OSError.
+    """
+    tiles, per_shard = folder / "tiles", shard_tiles(tile_px)
+    checksums: list[int] = []
+    for number, chunks in enumerate(_batches(encoded, per_shard)):
+        path = shard_path(tiles, number)
+        path.parent.mkdir(parents=True)
+        shard, of_chunks = pack_shard(chunks, per_shard)
+        path.write_bytes(shard)
+        checksums += of_chunks
+    with _group_of(folder) as group:
+        group.create_array(
+            "tiles",
+            shape=(len(checksums), tile_px, tile_px, 3),
+            chunks=(1, tile_px, tile_px, 3),
+            shards=(per_shard, tile_px, tile_px, 3),
+            dtype="uint8",
+            config={"write_empty_chunks": True},  # for others who write to it: a chunk that is not there is damage
+            filters=None,
+            **_tile_codecs(codec),
+        )
+        _write_array(group, "crc32c", np.array(checksums, np.uint32))
+    return len(checksums)
+
+
+def write_columns(
+    folder: Path,
+    columns: Columns,
+    mask: NDArray[np.bool_],
+    thumbnail: UInt8Array,
+    attributes: StoreAttributes,
+) -> None:
+    """Finish the store in `folder`: columns, mask (h, w), thumbnail uint8 (h, w, 3), attributes."""
+    with _group_of(folder) as group:
+        _write_array(group, "x", columns.x)
+        _write_array(group, "y", columns.y)
+        _write_array(group, "tissue", columns.tissue)
+        for kind, named in (("quality", columns.quality), (ANNOTATION, columns.annotation)):
+            subgroup = group.create_group(kind)
+            for name, values in named.items():
+                _write_array(subgroup, name, values)
+        _write_array(group, "mask", mask.astype(np.uint8))
+        _write_array(group, "thumbnail", thumbnail)
+        group.attrs.update(attributes.model_dump(mode="json"))
+        _consolidate(group)
+
+
+def write_annotations(folder: Path, annotation: Mapping[str, FloatColumn], attributes: StoreAttributes) -> None:
+    """Give the store in `folder`, which has no annotation columns yet, these (N,) and those attributes."""
+    with _group_of(folder) as group:
+        columns = group.create_group(ANNOTATION)
+        for name, values in annotation.items():
+            _write_array(columns, name, values)
+        group.attrs.put(attributes.model_dump(mode="json"))
+        _consolidate(group)
+
+
+def shard_tiles(tile_px: int) -> int:
+    """Tiles in a shard: 256, or as many as fit in 64 MiB of pixels."""
+    return max(1, min(_SHARD_TILES, _SHARD_PIXEL_BYTES // (tile_px * tile_px * 3)))
+
+
+class TileStore:
+    """A finished tile store, open for reading. Cheap to open, safe to share between threads, and it pickles.
+
+    Whatever is read is checked first: metadata and columns against the hashes of `commit.json`, tiles against
+    their checksums. Raises StoreError, naming the file, for a store that is missing, incomplete or damaged.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        try:
+            self._files = read_commit(self.path).files
+        except SpecslideError as error:
+            what = "is not a finished tile store" if not (self.path / COMMIT).exists() else error.what
+            raise StoreError(self.path, what, "make it with `specslide tile`, --overwrite if it exists") from error
+        self._check(name for name in self._files if name.endswith("zarr.json"))
+        try:
+            group = self._group()
+            self.attributes = StoreAttributes.model_validate(dict(group.attrs))
+            codec = TileCodec.parse(self.attributes.config["codec"])
+            self._count, per_shard = _tiles_layout(group["tiles"], self.grid.tile_px, codec)
+        except _FORGED as error:
+            fix = "tile the slide again with this version of specslide"
+            raise StoreError(self.path, f"is not a tile store of version {VERSION}", fix) from error
+        self._shards = ShardReader(self.path / "tiles", per_shard, codec.decode)
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def slide(self) -> SlideFacts:
+        """The slide it was made from."""
+        return self.attributes.slide
+
+    @property
+    def grid(self) -> Grid:
+        """Where its tiles lie."""
+        return self.attributes.grid
+
+    @cached_property
+    def sha256(self) -> str:
+        """One hash of everything in the store."""
+        return content_hash(self.path)
+
+    @cached_property
+    def pixels_sha256(self) -> str:
+        """The store's identity for what is computed from its pixels, whatever labels and features it has.
+
+        One hash of tiles, places, tissue, quality columns, mask and thumbnail, and of slide and grid.
+        """
+        own = {
+            name: of["sha256"]
+            for name, of in self._files.items()
+            if name != _ROOT and not name.startswith((f"{ANNOTATION}/", "features/"))
+        }
+        facts = [self.slide.model_dump(mode="json"), self.grid.model_dump(mode="json")]
+        return sha256_json([*facts, own])
+
+    @cached_property
+    def x(self) -> NDArray[np.int32]:
+        """Left edges, level-0 pixels, int32 (N,)."""
+        return cast(NDArray[np.int32], self._read("x", np.int32))
+
+    @cached_property
+    def y(self) -> NDArray[np.int32]:
+        """Upper edges, level-0 pixels, int32 (N,)."""
+        return cast(NDArray[np.int32], self._read("y", np.int32))
+
+    @cached_property
+    def tissue(self) -> FloatColumn:
+        """Fraction of each tile that is tissue, float32 (N,)."""
+        return cast(FloatColumn, self._read("tissue", np.float32))
+
+    @cached_property
+    def quality(self) -> dict[str, FloatColumn]:
+        """Quality metrics by name, float32 (N,) each; see `tiling.quality`."""
+        return {name: self._read(f"quality/{name}", np.float32) for name in self.attributes.quality}
+
+    @cached_property
+    def annotations(self) -> dict[str, FloatColumn]:
+        """Fraction of each tile under each class's annotation, float32 (N,) each."""
+        return {name: self._read(f"annotation/{name}", np.float32) for name in self.attributes.annotation}
+
+    @cached_property
+    def mask(self) -> NDArray[np.bool_]:
+        """Tissue mask, bool (h, w); a pixel spans `attributes.mask_px0` level-0 pixels."""
+        return np.asarray(self._read("mask", np.uint8, (-1, -1)) > 0)
+
+    @cached_property
+    def thumbnail(self) -> UInt8Array:
+        """The slide in small, uint8 (h, w, 3); a pixel spans `attributes.thumbnail_px0` level-0 pixels."""
+        return cast(UInt8Array, self._read("thumbnail", np.uint8, (-1, -1, 3)))
+
+    def read(
+        self,
+        rows: Sequence[int] | NDArray[np.integer] | slice,
+        out: UInt8Array | None = None,
+        places: NDArray[np.integer] | None = None,
+    ) -> UInt8Array:
+        """The tiles of those rows, uint8 (n, T, T, 3), in the order asked for; rows may repeat.
+
+        With `out`, contiguous and of that shape, they are decoded into it: fresh memory costs a tenth of the time. With
+        `places` (n,) too, `out` is a batch (m, T, T, 3) of any stores' tiles, and tile i becomes its `places[i]`.
+        Raises IndexError for a row or place that does not exist, ValueError for an `out` that does not fit, and
+        StoreError for a damaged tile; then `out` is to be thrown away.
+        """
+        index = rows if isinstance(rows, slice) else np.asarray(rows, None if len(rows) else np.intp)
+        wanted = np.arange(self._count)[index]  # numpy resolves slices, and negative or absent rows
+        count = len(wanted) if out is None or places is None else len(out)
+        shape = (count, self.grid.tile_px, self.grid.tile_px, 3)
+        out = np.empty(shape, np.uint8) if out is None else out
+        if out.dtype != np.uint8 or out.shape != shape or not out.flags.c_contiguous:
+            raise ValueError(f"`out` is {out.dtype} {out.shape} instead of a contiguous uint8 {shape}")
+        if places is not None and places.shape != wanted.shape:
+            raise ValueError(f"`places` is {places.shape} for {len(wanted)} rows")
+        checksums = None if self._checksums is None else self._checksums[wanted].tolist()
+        targets = out if places is None else [out[place] for place in places.tolist()]
+        self._shards.read_into(wanted.tolist(), targets, checksums)
+        return out
+
+    @cached_property
+    def _checksums(self) -> NDArray[np.uint32] | None:
+        """What tells that a tile is the one written as this row, uint32 (N,).
+
+        Without that column (it is not needed by version 1) every byte of the tiles is hashed instead, once.
+        """
+        if "crc32c/zarr.json" in self._files:
+            return cast(NDArray[np.uint32], self._read("crc32c", np.uint32))
+        self._check(name for name in self._files if name.startswith("tiles/"))
+        return None
+
+    def _group(self) -> zarr.Group:
+        return zarr.open_group(zarr.storage.LocalStore(self.path, read_only=True), mode="r")
+
+    def _read(self, name: str, dtype: type[np.generic], shape: tuple[int, ...] | None = None) -> Any:
+        """All of an array, its bytes checked; one value a tile, unless its shape is given, -1 for any length."""
+        self._check(n for n in self._files if n.startswith(f"{name}/"))
+        fix, shape = "tile the slide again with --overwrite", shape or (self._count,)
+        try:
+            array = cast(zarr.Array[Any], self._group()[name])
+            fits = len(shape) == array.ndim and all(m in (-1, n) for m, n in zip(shape, array.shape, strict=True))
+            if array.dtype != dtype or not fits:
+                what = f"is {array.dtype} {array.shape} instead of {np.dtype(dtype)} {shape}"
+                raise StoreError(self.path / name, what, fix)
+            return np.asarray(array[...])
+        except _FORGED as error:
+            raise StoreError(self.path / name, f"cannot be read ({type(error).__name__})", fix) from error
+
+    def _check(self, names: Iterable[str]) -> None:
+        """Raise StoreError unless those files are as they were written."""
+        faults = folder_faults(self.path, only=frozenset(names))
+        if faults:
+            raise StoreError(self.path, f"is damaged: {faults[0]}", "tile the slide again with --overwrite")
+
+
+def verify_store(path: Path) -> list[str]:
+    """Everything wrong with a store, a sentence a fault; every byte is read. Empty if it is intact."""
+    if faults := folder_faults(path):
+        return faults
+    try:
+        TileStore(path)
+    except StoreError as error:
+        return [str(error)]
+    return []
+
+
+@contextmanager
+def _group_of(folder: Path) -> Iterator[zarr.Group]:
+    """The group in `folder` as zarr-python has it in memory; what is new or changed is written to files at the end.
+
+    Given the folder itself, zarr-python would write in threads that go on after one of them has failed, and bring a
+    folder back that has been swept meanwhile. Raises OSError.
+    """
+    before = {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("zarr.json"))}
+    files: dict[str, Buffer] = {name: cpu.Buffer.from_bytes(data) for name, data in before.items()}
+    yield zarr.open_group(zarr.storage.MemoryStore(files), mode="a", zarr_format=3, use_consolidated=False)
+    for name, content in sorted(files.items()):
+        if (data := content.to_bytes()) != before.get(name):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(data)
+
+
+def _tile_codecs(codec: TileCodec) -> dict[str, Any]:
+    """The zarr codecs of a tile's chunk, as `create_array` takes them."""
+    checksum = zarr.codecs.Crc32cCodec()
+    if codec.kind == "lossless":
+        return {"compressors": [zarr.codecs.ZstdCodec(level=ZSTD_LEVEL), checksum]}
+    return {"serializer": JpegCodec(codec.quality, codec.subsampling), "compressors": [checksum]}
+
+
+def _tiles_layout(array: object, tile_px: int, codec: TileCodec) -> tuple[int, int]:
+    """(number of tiles, tiles in a shard) of the array `tiles`. Raises ValueError unless it is as version 1 has it."""
+    if not isinstance(array, zarr.Array) or array.shards is None:
+        raise ValueError("`tiles` is not an array with shards")
+    tile = (tile_px, tile_px, 3)
+    if array.dtype != np.uint8 or (array.shape[1:], array.chunks, array.shards[1:]) != (tile, (1, *tile), tile):
+        raise ValueError(f"`tiles` does not hold tiles of {tile_px} px")
+    bytes_codecs = [zarr.codecs.BytesCodec, zarr.codecs.ZstdCodec] if codec.kind == "lossless" else [JpegCodec]
+    found = [type(c) for c in (*array.filters, array.serializer, *array.compressors)]
+    if found != [*bytes_codecs, zarr.codecs.Crc32cCodec]:
+        raise ValueError(f"`tiles` is not encoded as {codec.kind}")
+    return array.shape[0], array.shards[0]
+
+
+def _consolidate(group: zarr.Group) -> None:
+    with warnings.catch_warnings():
+        # Consolidated metadata is an extension that zarr-python reads and others ignore. It lists the members, so
+        # that zarr-python need not look through the folder and stumble over commit.json.
+        warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
+        zarr.consolidate_metadata(group.store)
+
+
+def _write_array(group: zarr.Group, name: str, values: NDArray[Any]) -> None:
+    array = group.create_array(
+        name,
+        shape=values.shape,
+        chunks=tuple(max(1, n) for n in values.shape),
+        dtype=values.dtype,
+        compressors=[zarr.codecs.ZstdCodec(level=ZSTD_LEVEL), zarr.codecs.Crc32cCodec()],
+        filters=None,
+        config={"write_empty_chunks": True},
+    )
+    array[...] = values
+
+
+def _batches(chunks: Iterable[bytes], size: int) -> Iterator[list[bytes]]:
+    """The chunks in lists of `size`, the last of which may be shorter."""
+    chunks = iter(chunks)
+    while batch := list(islice(chunks, size)):
+        yield batch

@@ -1,0 +1,1 @@
+"""Labelled tiles: which there are, how they are split, drawn and loaded."""

@@ -1,0 +1,140 @@
+"""Samples -> batches of pixels: datasets that fetch a whole batch at once, all tiles of a store together.
+
+Knows nothing of models and never opens a slide.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from tiling import TileStore
+from tiling.core.errors import InputError
+from training.data.samplers import Shuffled
+from training.data.samples import Samples, annotation_labels, samples_from_images, samples_from_stores
+from training.data.splits import SPLITS
+
+__all__ = [  # also what of the rooms beside this one is used together with it
+    "SPLITS",
+    "Batch",
+    "Samples",
+    "Shuffled",
+    "Tiles",
+    "annotation_labels",
+    "as_it_is",
+    "loader_workers",
+    "read_image",
+    "samples_from_images",
+    "samples_from_stores",
+]
+
+Ints = NDArray[np.int64]
+Pixels = NDArray[np.uint8]
+
+
+class Batch(NamedTuple):
+    """Tiles as they are stored, with what is known of them."""
+
+    tiles: torch.Tensor
+    """uint8 (B, T, T, 3)"""
+    labels: torch.Tensor
+    """int64 (B,)"""
+    indices: torch.Tensor
+    """int64 (B,): which of the samples they are."""
+
+
+class Tiles(Dataset[Batch]):
+    """The chosen samples as a dataset that fetches whole batches; tiles are delivered at `side` pixels.
+
+    `indices` (n,) choose among the samples. Give the loader `collate_fn=as_it_is`. Raises InputError or StoreError for
+    a tile that cannot be read.
+    """
+
+    def __init__(self, samples: Samples, indices: Ints, side: int) -> None:
+        self.samples, self.indices = samples, indices
+        self._read: Callable[[Ints], Pixels] = (
+            _ImageReader(samples, side) if samples.kind == "images" else _StoreReader(samples)
+        )
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, position: int) -> Batch:
+        return self.__getitems__([position])
+
+    def __getitems__(self, positions: list[int]) -> Batch:
+        """The batch at these positions; the loader calls this instead of `__getitem__`."""
+        chosen = self.indices[positions]
+        tiles, labels = self._read(chosen), self.samples.label[chosen]
+        return Batch(torch.from_numpy(tiles), torch.from_numpy(labels), torch.from_numpy(chosen))
+
+
+def as_it_is(batch: Any) -> Any:
+    """The collate function of a dataset that delivers whole batches."""
+    return batch
+
+
+def loader_workers(workers: int | None, device: str, processes: int = 1) -> int:
+    """Processes that load tiles beside each of the `processes` that train on a machine, on a `device` of that type.
+
+    Unless told otherwise: none on a CPU, which computes on a tile a hundred times as long as it takes to decode it, so
+    that a loader beside it would only take a core away; on a GPU the cores there are but one, at most 16.
+    """
+    if workers is not None:
+        return workers
+    if device == "cpu":
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(16, cores // processes - 1))
+
+
+def read_image(path: Path, side: int) -> Pixels:
+    """A picture file as RGB uint8 (side, side, 3); grey ones get three equal channels, deeper ones eight bits.
+
+    Shrunk by area, enlarged linearly; the aspect ratio is not kept. Raises InputError.
+    """
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+    if picture is None:
+        raise InputError(path, "cannot be read as a picture", "pass PNG or JPEG files")
+    if picture.shape[:2] != (side, side):
+        shrinks = min(picture.shape[:2]) > side
+        picture = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return np.asarray(picture, dtype=np.uint8)
+
+
+class _ImageReader:
+    def __init__(self, samples: Samples, side: int) -> None:
+        self.samples, self.side = samples, side
+
+    def __call__(self, indices: Ints) -> Pixels:
+        sources = self.samples.sources
+        return np.stack([read_image(sources[s], self.side) for s in self.samples.source[indices]])
+
+
+class _StoreReader:
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+        self.opened: dict[int, TileStore] = {}
+
+    def __call__(self, indices: Ints) -> Pixels:
+        side = self.samples.tile_px
+        tiles = np.empty((len(indices), side, side, 3), dtype=np.uint8)
+        source, row = self.samples.source[indices], self.samples.row[indices]
+        for s in np.unique(source):
+            places = np.flatnonzero(source == s)
+            places = places[np.argsort(row[places], kind="stable")]  # in the order of the file
+            self._store(int(s)).read(row[places], tiles, places)
+        return tiles
+
+    def _store(self, source: int) -> TileStore:
+        if source not in self.opened:
+            self.opened[source] = TileStore(self.samples.sources[source])
+        return self.opened[source]

@@ -1,0 +1,107 @@
+"""Samples -> batches in the order and in the shares in which processes train and are judged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Sampler
+
+from tiling.core.errors import ConfigError
+from training.config import TrainConfig
+from training.data.dataset import Batch, Tiles, as_it_is, loader_workers
+from training.data.samplers import Shuffled, global_batches
+from training.data.samples import Samples
+from training.models.folder import input_side
+
+
+class TrainBatches(Sampler[list[int]]):
+    """The share of each global batch that the process `rank` of `world` trains on; `at` chooses epoch and first batch.
+
+    A last batch that is not full is left out, unless it is the only one: a batch of one would upset batch norms.
+    """
+
+    def __init__(self, order: Shuffled, batch_size: int, world: int = 1) -> None:
+        self.order, self.world, self.rank = order, world, 0
+        self.batch_size = min(batch_size, len(order))
+        self.start = 0
+
+    def at(self, epoch: int, start: int) -> None:
+        """Choose the epoch, from 0, and how many of its batches to pass over."""
+        self.order.set_epoch(epoch)
+        self.start = start
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch."""
+        return len(self.order) // self.batch_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.fromiter(self.order, dtype=np.int64)
+        first = self.start * self.batch_size
+        for share in global_batches(order, self.batch_size, self.rank, self.world, start=first):
+            yield share.tolist()
+
+
+def train_batches(samples: Samples, config: TrainConfig, world: int = 1) -> TrainBatches:
+    """The batches of the training split. Raises ConfigError if a batch cannot be shared out evenly."""
+    chosen = samples.where("train")
+    levels = samples.levels(config.balance, chosen)
+    order = Shuffled(len(chosen), config.seed, draws=config.tiles_per_epoch, levels=levels)
+    batches = TrainBatches(order, config.batch_size, world)
+    if batches.batch_size % world:
+        what = f"a batch of {batches.batch_size} tiles cannot be shared out evenly among {world} processes"
+        raise ConfigError("batch_size", what, f"pass a multiple of {world}, and no more than the training tiles")
+    if batches.batch_size // world < config.accumulate:
+        what = f"{batches.batch_size // world} tiles a process cannot be computed in {config.accumulate} parts"
+        raise ConfigError("accumulate", what, "accumulate less")
+    return batches
+
+
+def train_loader(samples: Samples, batches: TrainBatches, config: TrainConfig, fabric: Fabric) -> DataLoader[Batch]:
+    """Loads this process's shares of the training split."""
+    tiles = Tiles(samples, samples.where("train"), read_px(samples, config))
+    return _loader(tiles, batches, config, fabric)
+
+
+def eval_loader(samples: Samples, split: str, config: TrainConfig, fabric: Fabric) -> DataLoader[Batch]:
+    """Loads this process's tiles of a split; see `tiles_loader`."""
+    return tiles_loader(samples, samples.where(split), config, fabric)
+
+
+def tiles_loader(samples: Samples, chosen: NDArray[np.intp], config: TrainConfig, fabric: Fabric) -> DataLoader[Batch]:
+    """Loads this process's tiles of those: each `world_size`-th, the last one again until all have as many."""
+    count, world = len(chosen), fabric.world_size
+    places = np.minimum(np.arange(fabric.global_rank, -(-count // world) * world, world), count - 1)
+    tiles = Tiles(samples, chosen[places], read_px(samples, config))
+    size = 4 * config.batch_size
+    batches = [list(range(first, min(first + size, len(tiles)))) for first in range(0, len(tiles), size)]
+    return _loader(tiles, batches, config, fabric)
+
+
+def read_px(samples: Samples, config: TrainConfig) -> int:
+    """The side at which tiles are delivered, pixels: their own.
+
+    Only images of no known scale, which may be large, are shrunk as they are read: nothing ties them to a tile's size.
+    """
+    if samples.kind == "stores" or samples.mpp is not None:
+        return samples.tile_px
+    return min(samples.tile_px, input_side(config.backbone, config.input_px, samples.tile_px))
+
+
+def _loader(
+    tiles: Tiles, batches: Sampler[list[int]] | list[list[int]], config: TrainConfig, fabric: Fabric
+) -> DataLoader[Batch]:
+    beside = min(fabric.world_size, max(1, torch.cuda.device_count()))  # a process a GPU of this machine
+    workers = loader_workers(config.workers, fabric.device.type, beside)
+    return DataLoader(
+        tiles,
+        batch_sampler=batches,
+        generator=torch.Generator(),  # the loader's own draws, which depend on its workers, touch no other's
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=fabric.device.type == "cuda",
+        collate_fn=as_it_is,
+    )

@@ -1,0 +1,1 @@
+"""Models tested on tiles: metrics, intervals, robustness, figures."""

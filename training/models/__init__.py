@@ -1,0 +1,1 @@
+"""The tile classifier, and the folder it lives in."""

@@ -1,0 +1,159 @@
+"""The model card: what a person should know before using a model, as Markdown. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tiling.core.versions import RESEARCH_USE
+from training.evaluation.metrics import METRIC_NAMES
+from training.models.folder import MetricSummary, ModelInfo
+
+
+def model_card(info: ModelInfo) -> str:
+    """The card of a model, Markdown."""
+    scale = "at an unknown scale" if info.mpp is None else f"at {info.mpp:.4g} µm/px"
+    settings = "\n".join(f"- {name}: {value}" for name, value in info.training.items())
+    software = ", ".join(f"{name} {version}" for name, version in info.software.items())
+    return f"""# Tile classifier: {", ".join(info.classes)}
+
+**{RESEARCH_USE}**
+
+A {info.backbone} that gives each tile of {info.tile_px} x {info.tile_px} px {scale} a probability for each of
+{len(info.classes)} classes. Trained with cross-entropy and spectral decoupling (lambda {info.training["sd_lambda"]:g},
+reduction "{info.training["sd_reduction"]}"; Pohjonen et al., iScience 2022).
+
+## Data
+
+{_data_table(info)}
+
+Splits are made of whole cases: no case is in two of them.{_site_split(info)}
+
+## Performance
+
+{_metric_table(info)}
+
+In brackets the 95% bootstrap interval over cases; that of ECE lies high, since noise only adds to it.
+{_averages(info)}
+Balanced accuracy {_decision(info)}.
+Epoch, temperature and threshold were chosen on the validation split, so its figures are optimistic; the test split was
+used for nothing but these figures.
+
+### By site and scanner
+
+{_group_tables(info)}
+
+### Calibration
+
+Logits are divided by the temperature {info.temperature:.4g} before the softmax.{_ece_table(info)}
+
+## How it was trained
+
+Weights of epoch {info.best_epoch}, the best on validation by log loss at that epoch's own best temperature.
+
+{settings}
+
+Software: {software}.
+
+## Limits
+
+- It knows the classes above and nothing else: on other organs, stains, species or artefacts its output means nothing.
+- {_novelty(info)}
+- {_tested(info)} Other scanners, laboratories and hospitals can lower
+  its performance without any sign of it in the probabilities; test it on cases of your own first, with
+  `specslide evaluate`.
+- It judges single tiles. A slide's or a patient's diagnosis does not follow from them.
+"""
+
+
+def _novelty(info: ModelInfo) -> str:
+    known = info.novelty
+    if known is None:
+        return "It cannot tell tiles that are unlike those it was trained on."
+    return (
+        f"Tiles unlike those it was trained on are flagged, as far as its features and nine plain statistics of their\n"
+        f"  pixels show them: those farther from the nearest class' mean than {known.quantile:.0%} of the validation "
+        f"tiles\n  (Mahalanobis distances {known.features_threshold:.4g} and {known.appearance_threshold:.4g}; Lee et "
+        f"al., NeurIPS 2018;\n  {known.train_tiles:,} training and {known.val_tiles:,} validation tiles). A flag says "
+        "that the model has seen nothing like it,\n  not that it is wrong; no flag does not say that it is right."
+    )
+
+
+def _site_split(info: ModelInfo) -> str:
+    return " Nor is any site." if info.training.get("group") == "site" else ""
+
+
+def _tested(info: ModelInfo) -> str:
+    if info.training.get("group") == "site":
+        return "It was tested on sites it was not trained on, which are few."
+    return "It was tested on cases from where the training cases came from."
+
+
+def _decision(info: ModelInfo) -> str:
+    if len(info.classes) > 2:
+        return "calls the likeliest class"
+    return f"calls {info.positive_class} from a probability of {info.threshold:.4g} on"
+
+
+def _averages(info: ModelInfo) -> str:
+    if len(info.classes) > 2:
+        return "AUROC and average precision are the mean over the classes of one against the rest."
+    return f"AUROC and average precision are those of {info.positive_class}."
+
+
+def _data_table(info: ModelInfo) -> str:
+    rows = [
+        [split, str(s.cases), str(s.slides), str(s.tiles), *(str(s.tiles_per_class[name]) for name in info.classes)]
+        for split, s in info.data.items()
+    ]
+    return table(["split", "cases", "slides", "tiles", *info.classes], rows)
+
+
+def _metric_table(info: ModelInfo) -> str:
+    return table(
+        ["split", *METRIC_NAMES.values()], [[split, *_cells(metrics)] for split, metrics in info.metrics.items()]
+    )
+
+
+def _group_tables(info: ModelInfo) -> str:
+    """A table for each split and column that is known, or the sentence that none is."""
+    parts = []
+    for split in info.data:
+        for column in ("site", "scanner"):
+            groups = [group for group in info.groups if (group.split, group.column) == (split, column)]
+            if groups:
+                rows = [[g.name, str(g.cases), str(g.tiles), *_cells(g.metrics)] for g in groups]
+                parts.append(table([f"{split}, {column}", "cases", "tiles", *METRIC_NAMES.values()], rows))
+    if not parts:
+        return "Neither sites nor scanners of the cases are known, so nothing can be said of how they differ."
+    return "\n\n".join(parts)
+
+
+def _ece_table(info: ModelInfo) -> str:
+    if not info.ece_before:
+        return ""
+    rows = [
+        [split, _cell(before), _cell(info.metrics[split]["ece"]) if "ece" in info.metrics.get(split, {}) else ""]
+        for split, before in info.ece_before.items()
+    ]
+    return "\n\n" + table(["split", "ECE before", "ECE after"], rows)
+
+
+def _cells(metrics: Mapping[str, MetricSummary]) -> list[str]:
+    return [_cell(metrics[name]) if name in metrics else "" for name in METRIC_NAMES]
+
+
+def _cell(metric: MetricSummary) -> str:
+    if metric.value is None:
+        return "undefined (a class is missing)"
+    span = "no interval" if metric.low is None or metric.high is None else f"{metric.low:.3f}-{metric.high:.3f}"
+    return f"{metric.value:.3f} ({span})"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; bars and line breaks in a cell do not leave it."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(_inside(cell) for cell in line) + " |" for line in lines)
+
+
+def _inside(cell: str) -> str:
+    return " ".join(cell.replace("|", "\\|").split())

@@ -1,0 +1,1 @@
+"""The study of shortcuts: does a network learn more than a confounder?"""
