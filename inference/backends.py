@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from inference.onnx import onnx_graph
 from tiling.core.errors import ConfigError, ModelError
 from training import TileModel
-from training.models.folder import TileClassifier
+from training.models.classifier import TileClassifier
 from training.models.ood import Novelty
 
 log = logging.getLogger(__name__)

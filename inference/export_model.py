@@ -29,7 +29,7 @@ from tiling.core.errors import ModelError, OutputError
 from tiling.core.files import canonical_json
 from tiling.core.versions import RESEARCH_USE, software_versions
 from training import ModelInfo, TileModel
-from training.models.folder import TileClassifier
+from training.models.classifier import TileClassifier
 
 ExportFormat = Literal["onnx", "torchscript", "wsinfer"]
 TOLERANCE = 1e-4

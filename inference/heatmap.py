@@ -147,7 +147,7 @@ def _identity(path: Path, slide_id: str | None, slide_mpp: float | None) -> tupl
     """What the tiles are made from, and the slide's id."""
     if is_store(path):
         store = TileStore(path)
-        return {"store": store.sha256}, slide_id or store.slide.slide_id
+        return {"store": store.pixels_sha256}, slide_id or store.slide.slide_id
     with Slide(path, mpp=slide_mpp) as slide:
         return {"slide": slide.sha256(), "mpp": slide.mpp}, slide_id or slide_name(path)
 

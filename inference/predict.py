@@ -30,7 +30,7 @@ from tiling.core.errors import ConfigError, InputError, ModelError, SlideError
 from tiling.quality import METRICS, Measure, measurer
 from tiling.slides.slide import slide_name
 from tiling.stores.query import parse_where, rows_where, tile_columns
-from tiling.stores.store import SlideFacts
+from tiling.stores.store import ANNOTATION, SlideFacts
 from tiling.tile import Plan, plan_tiles, read_tiles, slide_facts
 from training import TileModel
 
@@ -158,7 +158,7 @@ def predict_slide(
         if is_store(path):
             store = TileStore(path)
             tiles = _from_store(store, slide_id or store.slide.slide_id, asked, config, region)
-            settings |= {"store_sha256": store.sha256, "min_tissue": _least_tissue(store, config)}
+            settings |= {"store_sha256": store.pixels_sha256, "min_tissue": _least_tissue(store, config)}
         else:
 
             def opened() -> Slide:
@@ -211,6 +211,8 @@ def prediction_settings(source: Path, config: PredictConfig, roi: Path | None = 
     of_slides = set() if is_store(source) else {"overlap", "mpp_tolerance", "max_bad_tiles"}
     settings = config.model_dump(include={"min_tissue", "where"} | of_slides, exclude_none=True)
     settings |= config.model_dump(include={"tta", "backend", "precision"}, exclude_defaults=True)
+    if is_store(source) and f"{ANNOTATION}/" in (config.where or ""):  # then labels decide the tiles, else they do not
+        settings["annotations_sha256"] = TileStore(source).annotations_sha256
     return settings | ({} if roi is None else {"roi_sha256": annotation_hash(roi)})
 
 

@@ -17,20 +17,23 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from tiling import TileStore
 from tiling.core.artefact import COMMIT, PROVENANCE, content_hash, folder_faults, read_commit
 from tiling.core.errors import InputError, SpecslideError
-from tiling.core.files import canonical_json, sha256_file, sha256_text, write_file
-from tiling.core.versions import RESEARCH_USE, software_versions
+from tiling.core.files import canonical_json, sha256_file, sha256_text
+from tiling.core.versions import RESEARCH_USE
 
 log = logging.getLogger(__name__)
 
 _SOFTWARE = ("torch", "timm", "numpy", "matplotlib", "scikit-learn")
 _TOLD_IN = {"store": "zarr.json", "model": "model.json", "heatmap": "slide.json"}
 """The file that says what such a folder was made from, by the kind of artefact."""
+_TESTS = ("evaluation", "stress", "slides")
+"""Artefacts that test models or heatmaps: their recipe says what they were made from."""
 
 
 class Record(BaseModel):
-    """What `provenance.json` says of the artefact in its folder."""
+    """What `provenance.json` says: of the data of a training, or of a test made by version 0.1."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,26 +50,6 @@ class Record(BaseModel):
     """SHA-256 of the artefact's files, where no commit.json says them."""
     software: dict[str, str]
     notice: str = RESEARCH_USE
-
-
-def write_record(
-    folder: Path,
-    artefact: str,
-    inputs: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    machine: Mapping[str, Any],
-) -> None:
-    """Seal the finished artefact in a folder: the record holds the hashes of all files in it. Raises OutputError."""
-    files = {
-        path.name: sha256_file(path)
-        for path in sorted(folder.iterdir())
-        if path.is_file() and path.name != PROVENANCE and not path.name.startswith(".")
-    }
-    record = Record(
-        artefact=artefact, inputs=dict(inputs), settings=dict(settings), machine=dict(machine), files=files,
-        software=software_versions(*_SOFTWARE),
-    )  # fmt: skip
-    write_file(folder / PROVENANCE, canonical_json(record.model_dump(mode="json")))
 
 
 def read_record(folder: Path) -> Record | None:
@@ -144,9 +127,13 @@ def _artefact_of(path: Path) -> Path:
 
 def _kind_of(folder: Path) -> str | None:
     """What sort of artefact a folder holds, by the file that says it."""
-    for kind, name in _TOLD_IN.items():
-        if (folder / name).is_file() and (folder / COMMIT).is_file() and name in read_commit(folder).files:
-            return kind
+    if (folder / COMMIT).is_file():
+        commit = read_commit(folder)
+        for kind, name in _TOLD_IN.items():
+            if (folder / name).is_file() and name in commit.files:
+                return kind
+        if commit.recipe is not None and commit.recipe.artefact in _TESTS:
+            return commit.recipe.artefact
     record = read_record(folder)
     return None if record is None or record.artefact == "model" else record.artefact
 
@@ -212,6 +199,8 @@ class _Index:
                 folders.clear()
                 try:
                     yield content_hash(Path(place)), Path(place)
+                    if (Path(place) / "zarr.json").is_file():
+                        yield TileStore(place).pixels_sha256, Path(place)  # as models and heatmaps know it
                 except SpecslideError as error:
                     log.warning("%s", error)
 
@@ -288,20 +277,28 @@ class _Chain:
             return Link("image", source["slide_id"], source["sha256"], facts)
         found = self._index.find(source["sha256"])
         slide = Link("slide", source["slide_id"], source["slide_sha256"])
-        missing = "" if found is not None else "the store is not here"
-        return Link("store", source["slide_id"], source["sha256"], facts, missing, (slide,))
+        if found is None:
+            return Link("store", source["slide_id"], source["sha256"], facts, "the store is not here", (slide,))
+        return Link("store", source["slide_id"], content_hash(found), facts, made_from=(slide,))
 
     def _tested(self, folder: Path) -> Link:
+        inputs, facts, kind, sha256 = self._tested_from(folder)
+        models = inputs.get("models", {"model": inputs["model"]} if "model" in inputs else {})
+        links = [self._found(of, "model", name) for name, of in models.items()]
+        links += [self._found(of, "heatmap", name) for name, of in inputs.get("heatmaps", {}).items()]
+        return Link(kind, folder.name, sha256, facts, made_from=tuple(links))
+
+    @staticmethod
+    def _tested_from(folder: Path) -> tuple[Mapping[str, Any], dict[str, Any], str, str]:
+        """Inputs, facts, kind and hash of a test, by its recipe or, of version 0.1, its record."""
+        if (folder / COMMIT).is_file() and (recipe := (commit := read_commit(folder)).recipe) is not None:
+            facts = {"settings": dict(recipe.settings), "device": commit.made_with.get("device")}
+            return recipe.inputs, facts | _software(commit.made_with), recipe.artefact, content_hash(folder)
         record = read_record(folder)
         if record is None:
             raise InputError(folder, "holds no artefact", "pass a file of a result")
-        links = []
-        models = record.inputs.get("models", {"model": record.inputs["model"]} if "model" in record.inputs else {})
-        links += [self._found(sha256, "model", name) for name, sha256 in models.items()]
-        links += [self._found(s, "heatmap", name) for name, s in record.inputs.get("heatmaps", {}).items()]
         facts = {"settings": record.settings, "machine": record.machine, **_software(record.model_dump())}
-        sha256 = sha256_file(folder / PROVENANCE)
-        return Link(record.artefact, folder.name, sha256, facts, made_from=tuple(links))
+        return record.inputs, facts, record.artefact, sha256_file(folder / PROVENANCE)
 
     def _found(self, sha256: str, kind: str, name: str, slide: Mapping[str, Any] | None = None) -> Link:
         """The link of an artefact with that hash, or what is known of it without."""

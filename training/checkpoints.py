@@ -43,7 +43,7 @@ class Checkpoints:
     identity: Mapping[str, Any]
     """All that decides the run, as JSON can hold it; its hash is the run's key."""
 
-    def claim(self) -> None:
+    def open(self) -> None:
         """Make the folder this run's: keep what it left, discard what another left, saying in what they differ.
 
         Raises OutputError, also for a folder that holds something else.

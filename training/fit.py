@@ -28,19 +28,19 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from tiling.core.errors import ModelError, StoppedError
+from tiling.core.signals import Stop
 from training.augment import AUGMENTATIONS
 from training.checkpoints import Checkpoints, State
 from training.config import TrainConfig
 from training.data.dataset import Batch
 from training.data.loaders import TrainBatches, eval_loader, train_loader
-from training.data.samples import Samples
+from training.data.samples import Split
 from training.devices import from_first, gathered, total
 from training.evaluation.metrics import auroc, fit_temperature, log_loss, softmax
 from training.logs import Logger, write_history
 from training.losses import SpectralDecouplingLoss, balanced_weights
-from training.models.folder import TileClassifier
+from training.models.classifier import TileClassifier
 from training.optim import average_into, gradient_norm, parameter_groups, rate_at
-from training.signals import Stop
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,8 @@ class Training:
     def __init__(
         self,
         network: TileClassifier,
-        samples: Samples,
+        train: Split,
+        val: Split,
         batches: TrainBatches,
         config: TrainConfig,
         fabric: Fabric,
@@ -81,7 +82,7 @@ class Training:
     ) -> None:
         if config.freeze:
             network.freeze()
-        self.network, self.samples, self.batches, self.config = network, samples, batches, config
+        self.network, self.train, self.val, self.batches, self.config = network, train, val, batches, config
         self.fabric, self.checkpoints, self.stop = fabric, checkpoints, stop
         batches.rank = fabric.global_rank
         self.average = copy.deepcopy(network).to(fabric.device) if config.ema_decay is not None else None
@@ -92,7 +93,7 @@ class Training:
         self.parameters = [p for p in network.parameters() if p.requires_grad]
         self.loss = SpectralDecouplingLoss(
             config.sd_lambda, config.sd_reduction, gamma=config.sd_gamma,
-            class_weights=_class_weights(samples, config), label_smoothing=config.label_smoothing,
+            class_weights=_class_weights(train, config), label_smoothing=config.label_smoothing,
         )  # fmt: skip
         self.steps = len(batches) * config.epochs
         self.warmup = round(config.warmup * self.steps)
@@ -104,11 +105,11 @@ class Training:
 
     def fit(self, logs: Sequence[Logger], table: Path) -> Progress:
         """Train to the end and leave the network with its best weights; the first process writes the log."""
-        loader = train_loader(self.samples, self.batches, self.config, self.fabric)
-        judge = eval_loader(self.samples, "val", self.config, self.fabric)
+        loader = train_loader(self.train, self.batches, self.config, self.fabric)
+        validation = eval_loader(self.val, self.config, self.fabric)
         while not self._done():
             self._train_epoch(loader)
-            record = {"epoch": self.progress.epoch + 1, **self._train_record(), **self._validate(judge)}
+            record = {"epoch": self.progress.epoch + 1, **self._train_record(), **self._validate(validation)}
             self._end_epoch(record, logs, table)
         self.network.load_state_dict(self.checkpoints.load_best(self.progress.best_epoch))
         return self.progress
@@ -199,7 +200,7 @@ class Training:
         wrong_loss = bool(broken[0])
         everywhere = gathered(self.fabric, torch.stack([batch.indices.to(self.fabric.device), overlarge.long()]))
         indices, flagged = everywhere.transpose(0, 1).flatten(1).cpu().numpy()
-        slides = sorted(set(self.samples.slide_id[indices[flagged > 0] if flagged.any() else indices].tolist()))
+        slides = sorted(set(self.train.samples.slide_id[indices[flagged > 0] if flagged.any() else indices].tolist()))
         shown = ", ".join(slides[:_SHOWN_SLIDES]) + (", ..." if len(slides) > _SHOWN_SLIDES else "")
         what = "the logits are" if wrong_loss else "the gradient is"
         raise ModelError(
@@ -215,18 +216,17 @@ class Training:
         means = dict(zip(TERMS, (value / seen for value in sums), strict=True))
         return means | {"train_logit_norm": means["train_logit_norm"] ** 0.5}
 
-    def _validate(self, judge: DataLoader[Batch]) -> dict[str, float]:
+    def _validate(self, loader: DataLoader[Batch]) -> dict[str, float]:
         """The validation metrics of the weights that would be saved.
 
         The log loss is taken at its own best temperature. It is what the finished model will have, it does not depend
         on the logits' scale, which spectral decoupling sets, and unlike AUROC it tells good from better near 1 too.
         """
-        network = self.judged
+        network = self.validated
         from_first(self.fabric, network)
-        chosen = self.samples.where("val")
         with self.fabric.autocast():
-            logits = self.logits(judge, network, len(chosen))
-        labels = self.samples.label[chosen]
+            logits = self.logits(loader, network, len(self.val))
+        labels = self.val.label
         if not np.isfinite(logits).all():
             epoch = self.progress.epoch + 1
             raise ModelError(f"epoch {epoch}", "the logits are no longer finite", "train with a lower learning_rate")
@@ -239,8 +239,8 @@ class Training:
         }
 
     @property
-    def judged(self) -> TileClassifier:
-        """The network that is validated and saved: the running average where there is one."""
+    def validated(self) -> TileClassifier:
+        """The network that is validated and saved: the exponential moving average where there is one."""
         return self.network if self.average is None else self.average
 
     def _end_epoch(self, record: dict[str, float], logs: Sequence[Logger], table: Path) -> None:
@@ -249,7 +249,7 @@ class Training:
         if record["val_log_loss"] < progress.best_score:
             progress.best_epoch, progress.best_score = progress.epoch + 1, record["val_log_loss"]
             if first:
-                self.checkpoints.save_best(progress.best_epoch, self.judged.state_dict())
+                self.checkpoints.save_best(progress.best_epoch, self.validated.state_dict())
         if first:
             write_history(table, progress.history)
             for logger in logs:
@@ -342,11 +342,10 @@ class _Logits(nn.Module):
         return self.network.logits(pixels)
 
 
-def _class_weights(samples: Samples, config: TrainConfig) -> tuple[float, ...] | None:
+def _class_weights(train: Split, config: TrainConfig) -> tuple[float, ...] | None:
     if config.class_weights == "none":
         return None
-    labels = samples.label[samples.where("train")]
-    return balanced_weights(np.bincount(labels, minlength=len(samples.classes)).tolist())
+    return balanced_weights(np.bincount(train.label, minlength=len(train.classes)).tolist())
 
 
 def _mixed(seed: int, step: int, part: int) -> int:

@@ -10,7 +10,7 @@ import torch
 from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]  # timm exports it all the same
 from torch import Tensor, nn
 
-from training.models.folder import TileClassifier
+from training.models.classifier import TileClassifier
 
 
 def parameter_groups(

@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tiling.core.versions import RESEARCH_USE, software_versions
 from training.config import TrainConfig
-from training.data.loaders import read_px
-from training.data.samples import Samples
-from training.data.splits import SPLITS
-from training.evaluation.metrics import Interval
-from training.models.folder import (
-    GroupSummary,
-    MetricSummary,
-    ModelInfo,
-    SplitSummary,
-    TileClassifier,
-    find_architecture,
-)
+from training.data.samples import Samples, Split
+from training.evaluation.bootstrap import Interval
+from training.evaluation.tables import csv_text
+from training.models.backbones import find_architecture
+from training.models.classifier import TileClassifier
+from training.models.info import GroupSummary, ModelInfo, NoveltySummary, SplitSummary
 
 MACHINE_SETTINGS = frozenset(
     {"workers", "threads", "devices", "nodes", "checkpoint_minutes", "checkpoint_steps", "loggers"}
 )
 """Settings of how fast a model comes to be and what is said of it, not of which it is."""
 _SOFTWARE = ("torch", "timm", "lightning", "numpy", "opencv-python-headless", "scipy")
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -47,16 +36,19 @@ class Calibration:
 def describe(
     network: TileClassifier,
     origin: str,
-    samples: Samples,
+    splits: Mapping[str, Split],
     config: TrainConfig,
     calibration: Calibration,
     metrics: Mapping[str, Mapping[str, Interval]],
     best_epoch: int,
     key: str,
+    *,
     ece_before: Mapping[str, Interval],
     groups: Sequence[GroupSummary],
+    novelty: NoveltySummary | None,
 ) -> ModelInfo:
-    """The record of a trained network; `origin` names its first weights, `key` is the run's training key."""
+    """The record of a trained network; `origin` names its first weights, `key` is the hash of its recipe."""
+    samples = splits["train"].samples
     mean, std = (cast(tuple[float, float, float], tuple(b.flatten().tolist())) for b in (network.mean, network.std))
     architecture = find_architecture(config.backbone)
     return ModelInfo(
@@ -69,32 +61,29 @@ def describe(
         std=std,
         stain_norm=network.stain,
         mpp=samples.mpp,
-        tile_px=read_px(samples, config),
+        tile_px=splits["train"].tile_px,
         temperature=calibration.temperature,
         threshold=calibration.threshold,
         training=config.model_dump(mode="json", exclude=set(MACHINE_SETTINGS))
         | {"weights": origin},  # no path of a machine
         best_epoch=best_epoch,
-        data={split: _summary(samples, split) for split in SPLITS},
-        metrics={
-            split: {name: MetricSummary(**asdict(value)) for name, value in of_split.items()}
-            for split, of_split in metrics.items()
-        },
-        ece_before={split: MetricSummary(**asdict(value)) for split, value in ece_before.items()},
+        data={name: _summary(split) for name, split in splits.items()},
+        metrics={name: dict(of_split) for name, of_split in metrics.items()},
+        ece_before=dict(ece_before),
         groups=tuple(groups),
+        novelty=novelty,
         hashes={"data": samples.identity(), "training": key},
         software=software_versions(*_SOFTWARE),
     )
 
 
-def _summary(samples: Samples, split: str) -> SplitSummary:
-    chosen = samples.where(split)
-    counts = np.bincount(samples.label[chosen], minlength=len(samples.classes))
+def _summary(split: Split) -> SplitSummary:
+    counts = np.bincount(split.label, minlength=len(split.classes)).tolist()
     return SplitSummary(
-        cases=len(np.unique(samples.case_id[chosen])),
-        slides=len(np.unique(samples.slide_id[chosen])),
-        tiles=len(chosen),
-        tiles_per_class=dict(zip(samples.classes, counts.tolist(), strict=True)),
+        cases=len(np.unique(split.case_id)),
+        slides=len(np.unique(split.slide_id)),
+        tiles=len(split),
+        tiles_per_class=dict(zip(split.classes, counts, strict=True)),
     )
 
 
@@ -139,25 +128,4 @@ def split_table(samples: Samples) -> str:
     counts = np.zeros((len(cases), len(samples.classes)), dtype=int)
     np.add.at(counts, (case_of, samples.label), 1)
     rows = [[case, samples.split[f], *count] for case, f, count in zip(cases, first, counts.tolist(), strict=True)]
-    return _csv(["case_id", "split", *(f"tiles_{name}" for name in samples.classes)], rows)
-
-
-def prediction_table(samples: Samples, probabilities: Mapping[str, Floats]) -> str:
-    """CSV: a row a tile of validation and test, with its place in level-0 pixels and calibrated probabilities."""
-    head = ["split", "case_id", "slide_id", "minx", "miny", "width", "height", "label"]
-    rows: list[list[object]] = []
-    for split, of_split in probabilities.items():
-        for i, p in zip(samples.where(split), of_split, strict=True):
-            side = samples.tile_px0[i]
-            place = [samples.x0[i], samples.y0[i], side, side] if samples.kind == "stores" else [""] * 4
-            names = [split, samples.case_id[i], samples.slide_id[i], *place, samples.classes[samples.label[i]]]
-            rows.append([*names, *(f"{value:.6f}" for value in p)])
-    return _csv([*head, *(f"prob_{name}" for name in samples.classes)], rows)
-
-
-def _csv(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_text(["case_id", "split", *(f"tiles_{name}" for name in samples.classes)], rows)

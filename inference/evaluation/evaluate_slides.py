@@ -31,15 +31,15 @@ from inference.evaluation.results import (
     measure_groups,
 )
 from inference.heatmap import SUMMARY, TABLE
-from tiling.annotations.rasterize import class_masks
-from tiling.core.artefact import PROVENANCE, folder_faults, locked_folder
+from tiling.annotations.rasterize import annotation_hash, class_masks
+from tiling.core.artefact import Recipe, atomic_folder, content_hash, folder_faults, locked_folder, require_own
 from tiling.core.errors import ConfigError, InputError
-from tiling.core.files import canonical_json, output_error, write_file
+from tiling.core.files import canonical_json, sha256_json, write_file
+from tiling.core.versions import software_versions
 from tiling.manifest import ManifestRow, read_manifest
 
 log = logging.getLogger(__name__)
 
-OUTPUTS = ("slides.json", "slides.md", "slides.png")
 SCORE = "top5_mean"
 COLUMNS = ("site", "scanner")
 _OF_A_SLIDE = {"store_sha256", "roi_sha256", "backend"}  # settings in which the results of one test may differ
@@ -69,23 +69,39 @@ def evaluate_slides(
     rows: Sequence[ManifestRow] | None = None,
     one_model: bool = True,
 ) -> SlideEvaluation:
-    """Test the heatmaps `results/<slide_id>/` of a manifest's slides, and write the files listed above into `out`.
+    """Test the heatmaps of a manifest's slides, and publish the files listed above as the folder `out`.
 
-    A slide is positive if its `label` is the heatmaps' class. `split` names the slides to test, by the column of the
-    manifest; None is test where there are such, else all. With `sensitivity`, a threshold of `score` is chosen for it
-    on the slides of the split val. `lesion_classes` are the annotations' classes that are lesions; none: the heatmaps'
-    class. `rows` are the manifest's slides with the splits that count, None: as the manifest says. Without `one_model`,
-    as in a cross-validation, the results may be of several models. `out/slides.json` is there only when everything else
-    is; an older one is removed once all is computed. Raises InputError, naming slide and fix, for a slide without a
-    whole result or label, for results of several models, and where one class is missing; ConfigError for a score or
-    split that is not there, and with `sensitivity` where the slides of val are among those tested; OutputError.
+    A slide is positive if its `label` is the heatmaps' class.
+
+    Args:
+        results: Folder of heatmaps, `results/<slide_id>/`.
+        manifest: Table of the slides.
+        out: The folder; an earlier evaluation there is replaced when the new one is complete.
+        split: Slides to test, by the manifest's column; None: test where there are such, else all.
+        score: Score that groups and threshold are about.
+        sensitivity: Choose a threshold of `score` with this sensitivity on the slides of the split val.
+        lesion_classes: The annotations' classes that are lesions; none: the heatmaps' class.
+        separation_um: Detections are at least this far apart.
+        resamples: Bootstrap resamples of the cases.
+        seed: Decides the resamples.
+        rows: The manifest's slides with the splits that count; None: as the manifest says.
+        one_model: Whether results of several models are refused; not so in a cross-validation.
+
+    Returns:
+        The figures.
+
+    Raises:
+        InputError: For a slide without a whole result or label, for results of several models, and where one class is
+            missing; names slide and fix.
+        ConfigError: For a score or split that is not there, and where the slides of val are among those tested.
+        OutputError: If `out` cannot be written, or holds something else.
     """
     rows = read_manifest(manifest) if rows is None else rows
     split = split or ("test" if any(row.split == "test" for row in rows) else "all")
     found = [_result(results, row, manifest) for row in _of_split(rows, split, manifest)]
     chosen_on = [] if sensitivity is None else [_result(results, r, manifest) for r in _of_split(rows, "val", manifest)]
     made_from = _one_maker([*found, *chosen_on]) if one_model else _makers([*found, *chosen_on])
-    slides = _judged(found, manifest)
+    slides = _labelled(found, manifest)
     if score not in slides.scores:
         raise ConfigError("--score", f"{score!r} is no score of these results", f"use {', '.join(slides.scores)}")
     _require_both(slides, f"{manifest}, split {split}" if split != "all" else manifest, found[0])
@@ -105,7 +121,7 @@ def evaluate_slides(
             for column in COLUMNS
             if ((names := np.array([getattr(r.row, column) or "" for r in found])) != "").any()
         },
-        at_threshold=_at_threshold(slides, _judged(chosen_on, manifest), score, sensitivity, manifest, **drawing),
+        at_threshold=_at_threshold(slides, _labelled(chosen_on, manifest), score, sensitivity, manifest, **drawing),
         froc=froc,
         notes=(*_without_tiles(found), *notes),
         slides=_listed(slides),
@@ -114,12 +130,46 @@ def evaluate_slides(
     for note in evaluation.notes:
         log.warning("%s", note)
     picture = slide_picture(evaluation, slides, [hit for _, hit in hits] if froc else [], seed=seed)
-    with locked_folder(out / "evaluation"):  # only now that nothing can be wrong any more but the disk
-        _sweep(out)
-        write_file(out / "slides.png", picture)
-        write_file(out / "slides.md", evaluation.page())
-        write_file(out / "slides.json", canonical_json(evaluation.record()))
+    recipe = slides_recipe(
+        results, [result.row for result in (*found, *chosen_on)], split=split, score=score, sensitivity=sensitivity,
+        lesion_classes=lesion_classes, separation_um=separation_um, **drawing,
+    )  # fmt: skip
+    with locked_folder(out):
+        require_own(out, "slides.json", "an evaluation of slides")
+        with atomic_folder(out, recipe, made_with={"software": software_versions("numpy", "matplotlib")}) as folder:
+            write_file(folder / "slides.png", picture)
+            write_file(folder / "slides.md", evaluation.page())
+            write_file(folder / "slides.json", canonical_json(evaluation.record()))
     return evaluation
+
+
+def slides_recipe(
+    results: Path,
+    rows: Sequence[ManifestRow],
+    *,
+    split: str,
+    score: str = SCORE,
+    sensitivity: float | None = None,
+    lesion_classes: Sequence[str] = (),
+    separation_um: float = SEPARATION_UM,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Recipe:
+    """What an evaluation of slides is made from: the heatmaps and what is known of their slides, and the settings.
+
+    Raises SpecslideError for a heatmap that is not there, InputError for an annotation that cannot be read.
+    """
+    truth = {
+        row.slide_id: [row.case_id, row.label, row.split, row.site, row.scanner]
+        + ([] if row.annotation is None else [annotation_hash(row.annotation)])
+        for row in rows
+    }
+    heatmaps = {row.slide_id: content_hash(results / row.slide_id) for row in rows}
+    settings = {
+        "split": split, "score": score, "sensitivity": sensitivity, "lesion_classes": list(lesion_classes),
+        "separation_um": separation_um, "resamples": resamples, "seed": seed,
+    }  # fmt: skip
+    return Recipe("slides", {"heatmaps": heatmaps, "slides": sha256_json(truth)}, settings)
 
 
 def _of_split(rows: Sequence[ManifestRow], split: str, manifest: Path) -> list[ManifestRow]:
@@ -181,7 +231,7 @@ def _maker(result: _Result) -> dict[str, Any]:
     return made | {"positive_class": result.summary["positive_class"]}
 
 
-def _judged(found: Sequence[_Result], manifest: Path) -> Judged:
+def _labelled(found: Sequence[_Result], manifest: Path) -> Judged:
     """Truth and scores of the slides. A slide without tiles has the lowest score of all: nothing calls it."""
     numbers = [{k: v for k, v in r.summary["scores"].items() if v is None or isinstance(v, int | float)} for r in found]
     names = [name for name in (numbers[0] if numbers else ()) if all(name in values for values in numbers)]
@@ -295,12 +345,3 @@ def _listed(slides: Judged) -> tuple[dict[str, Any], ...]:
         | {"scores": {name: float(values[i]) for name, values in slides.scores.items()}}
         for i, (slide, case, positive) in enumerate(facts)
     )
-
-
-def _sweep(out: Path) -> None:
-    """Remove the files of an earlier evaluation, its figures first, and what the command noted of them."""
-    try:
-        for name in (*OUTPUTS, PROVENANCE):
-            (out / name).unlink(missing_ok=True)
-    except OSError as error:
-        raise output_error(out, error) from error

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from inference.evaluation.froc import RATES, Hits, froc_curve
 from inference.evaluation.results import Judged, SlideEvaluation
 from tiling.core.versions import RESEARCH_USE
-from training.evaluation.metrics import bootstrap_band, roc_at, roc_curve
+from training.evaluation.bootstrap import bootstrap_band
+from training.evaluation.metrics import roc_at, roc_curve
 
 BLUE, ORANGE = "#0072b2", "#d55e00"
 _GRID = np.linspace(0, 1, 101)

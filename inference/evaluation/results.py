@@ -21,8 +21,9 @@ from inference.evaluation.froc import (
 )
 from inference.evaluation.operating_point import sensitivity_at_specificity, sensitivity_of
 from tiling.core.versions import RESEARCH_USE
-from training.evaluation.metrics import Floats, Interval, Metric, auroc, bootstrap_band, interval, resampled
-from training.models.card import table
+from training.evaluation.bootstrap import Interval, bootstrap_band, interval, resampled
+from training.evaluation.metrics import Floats, Metric, auroc
+from training.evaluation.tables import markdown_table
 
 SPECIFICITIES = (0.8, 0.9, 0.95)
 UNKNOWN = "unknown"
@@ -157,7 +158,7 @@ class SlideEvaluation:
             f"{found.challenge_score:.3f}."
         )
         rates = [[rate, str(value)] for rate, value in found.sensitivity.items()]
-        return ["## Lesions (FROC)", table(["false positives a slide", "sensitivity"], rates + rows), text]
+        return ["## Lesions (FROC)", markdown_table(["false positives a slide", "sensitivity"], rates + rows), text]
 
 
 def measure(slides: Judged, score: str, *, resamples: int = 1000, seed: int = 0) -> Group:
@@ -234,4 +235,4 @@ def _group_table(head: str, groups: Mapping[str, Group]) -> str:
         for name, g in groups.items()
     ]
     at = [f"sensitivity at specificity {s:g}" for s in SPECIFICITIES]
-    return table([head, "slides", "cases", "positive", "AUROC", *at], rows)
+    return markdown_table([head, "slides", "cases", "positive", "AUROC", *at], rows)

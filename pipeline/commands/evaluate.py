@@ -27,8 +27,8 @@ def evaluate(
 ) -> None:
     """Test a model on labelled tiles, or compare two: metrics with intervals over cases, by group, and pictures.
 
-    The split is the data's own, or the one that training made of the same data. DIR gets evaluation.json,
-    evaluation.md, predictions.csv, the pictures, and provenance.json.
+    The split is the data's own, or the one that training made of the same data. The folder gets
+    evaluation.json, evaluation.md, predictions.csv, the pictures, and commit.json, which says what they were made from.
 
     Examples:
 
@@ -36,9 +36,8 @@ def evaluate(
 
     `specslide evaluate erm/model sd/model --stores stores --manifest other.csv --split all --by scanner --out test`
     """
-    from pipeline.provenance import write_record
     from training import load_model, load_train_config
-    from training.devices import device_name, device_of
+    from training.devices import device_of
     from training.evaluation.evaluate import choose_tiles, evaluate_models, labelled_tiles
     from training.evaluation.metrics import METRIC_NAMES
 
@@ -50,12 +49,9 @@ def evaluate(
     with console.progress_bar("tiles") as bar:
         shown = bar.add_task("evaluation", total=len(models) * len(chosen), tiles="")
         found = evaluate_models(
-            loaded, samples, chosen, out, split=split, by=by or (), resamples=resamples, seed=seed,
+            loaded, chosen, out, by=by or (), resamples=resamples, seed=seed,
             batch_size=batch_size, progress=lambda done, total: bar.update(shown, completed=done, total=total),
         )  # fmt: skip
-    inputs = {"models": {model.name: model.sha256 for model in found.models}, "tiles": samples.identity()}
-    settings = {"split": split, "by": list(by or ()), "where": where, "resamples": resamples, "seed": seed}
-    write_record(out, "tiles", inputs, settings, {"device": device_name(device)})
     results: dict[str, Any] = {model.name: model.overall.metrics for model in found.models}
     results |= {"B minus A": found.differences} if found.differences else {}
     rows = [(label, *(result[name] for result in results.values())) for name, label in METRIC_NAMES.items()]

@@ -46,9 +46,8 @@ def stress(
     `specslide stress erm/model sd/model --stores stores --manifest slides.csv --shifts sharpness,stain --out stress`
     """
     from pipeline.execution.jobs import require_folder
-    from pipeline.provenance import write_record
     from training import load_model, load_train_config
-    from training.devices import device_name, device_of
+    from training.devices import device_of
     from training.evaluation.evaluate import choose_tiles, labelled_tiles
     from training.evaluation.metrics import METRIC_NAMES
     from training.evaluation.perturbations import SHIFTS
@@ -63,16 +62,10 @@ def stress(
     with console.progress_bar("predictions") as bar:
         shown = bar.add_task("stress", total=None, tiles="")
         found = verb(
-            loaded, samples, chosen, out, split=split, metric=metric, shifts=listed(shifts) or tuple(SHIFTS),
+            loaded, chosen, out, metric=metric, shifts=listed(shifts) or tuple(SHIFTS),
             steps=strengths, resamples=resamples, seed=seed, batch_size=batch_size,
             progress=lambda done, total: bar.update(shown, completed=done, total=total),
         )  # fmt: skip
-    settings = {
-        "split": split, "metric": metric, "shifts": list(found.curves), "strengths": strengths, "where": where,
-        "resamples": resamples, "seed": seed,
-    }  # fmt: skip
-    inputs = {"models": found.models, "tiles": samples.identity()}
-    write_record(out, "stress", inputs, settings, {"device": device_name(device)})
     rows: list[tuple[object, ...]] = [("none", *found.unshifted.values())]
     rows += [(shift, *(curve.area for curve in curves.values())) for shift, curves in found.curves.items()]
     title = f"mean {METRIC_NAMES[metric]} over the strengths of each shift; {len(chosen):,} tiles, in {out}"

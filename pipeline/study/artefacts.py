@@ -15,31 +15,35 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import shapely
 
 from inference.ensemble import Ensemble, make_ensemble
+from inference.evaluation.evaluate_slides import slides_recipe
 from inference.heatmap import SUMMARY, result_key, standing_result
 from inference.predict import PredictConfig
-from pipeline.provenance import read_record
 from pipeline.redaction import without_paths
 from pipeline.study.config import StudyConfig
 from pipeline.study.ledger import State
 from tiling import TileStore
 from tiling.annotations import label_image
-from tiling.annotations.rasterize import annotation_hash, read_polygons
-from tiling.core.artefact import COMMIT, content_hash, folder_faults
+from tiling.annotations.rasterize import read_polygons
+from tiling.core.artefact import COMMIT, Recipe, content_hash, folder_faults
 from tiling.core.errors import SpecslideError
-from tiling.core.files import sha256_file, sha256_json
+from tiling.core.files import sha256_json
 from tiling.manifest import ManifestRow
 from tiling.slides.slide import Slide, slide_files
 from tiling.tile import reusable_store, tiling_inputs
-from training import Samples, TileModel, TrainConfig, load_model, samples_from_stores, training_key
+from training import Samples, TileModel, TrainConfig, load_model, model_recipe, samples_from_stores
+from training.data.samples import Split
 from training.data.splits import SPLIT_NAMES
 from training.devices import device_of
-from training.models.folder import ModelInfo, read_info
+from training.evaluation.evaluate import evaluation_recipe
+from training.evaluation.robustness import stress_recipe
+from training.models.folder import read_info
+from training.models.info import ModelInfo
 from training.record import MACHINE_SETTINGS
 
 STORES, TRAINING, TILES, STRESS, HEATMAPS, SLIDES = (
@@ -68,9 +72,9 @@ class Training:
     split_of: Mapping[str, str] = field(default_factory=dict)
     """case_id -> split."""
 
-    def tested(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Indices of its test tiles."""
-        return self.samples.where("test")
+    def tested(self) -> Split:
+        """Its test tiles."""
+        return self.samples.split_of("test")
 
 
 @dataclass(frozen=True)
@@ -160,7 +164,7 @@ def model_standing(training: Training | None, name: str, settings: TrainConfig, 
         return Standing("changed", "stores are made first")
     if info.hashes.get("data") != training.samples.identity():
         return Standing("changed", "the tiles, their labels or their splits are others")
-    if info.hashes.get("training") != training_key(training.samples, settings):
+    if info.hashes.get("training") != model_recipe(training.samples, settings).sha256:
         return Standing("changed", "the weights it starts from are others")
     if faults := folder_faults(folder):
         return Standing("changed", f"is damaged: {without_paths(faults[0], out)}")
@@ -182,66 +186,34 @@ def _said(value: object) -> str:
 # -------------------------------------------------------------------------- what is tested, with a record of its own
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What an artefact with a record (pipeline.provenance) is made from."""
-
-    inputs: Mapping[str, Any]
-    """Hashes, by what they are of."""
-    settings: Mapping[str, Any]
-
-
-def recorded_standing(folder: Path, recipe: Recipe) -> Standing:
-    """How the artefact in a folder stands, by its record."""
-    record = read_record(folder)
-    if record is None:
-        return TO_DO
-    inputs, settings = _plain(recipe.inputs), _plain(recipe.settings)
-    changed = [name for name in sorted(inputs) if record.inputs.get(name) != inputs[name]]
-    if changed or record.inputs != inputs:
-        return Standing("changed", f"{', '.join(changed) or 'what it is made from'}: not the same any more")
-    if record.settings != settings:
-        return Standing("changed", differences(record.settings, settings) or "other settings")
-    for name, sha256 in record.files.items():
-        path = folder / name
-        if not path.is_file() or sha256_file(path) != sha256:
-            return Standing("changed", f"{name} is damaged or missing")
-    return DONE
-
-
 def tiles_recipe(trained: Trained, config: StudyConfig) -> Recipe:
     """What the evaluation of a model on its test tiles is made from."""
-    by = groups_of(trained.training, config)
-    samples, chosen = trained.training.samples, trained.training.tested()
-    groups = {name: _column(samples, name)[chosen].tolist() for name in (*by, "scanner", "site")}
-    inputs = {"model": trained.model.sha256, "tiles": samples.identity(), "groups": sha256_json(groups)}
-    return Recipe(inputs, {"by": by, "resamples": config.evaluate.resamples})
+    training = trained.training
+    return evaluation_recipe(
+        {"model": trained.model.sha256}, training.tested(), by=groups_of(training, config),
+        resamples=config.evaluate.resamples,
+    )  # fmt: skip
 
 
 def groups_of(training: Training, config: StudyConfig) -> tuple[str, ...]:
     """The columns to group test tiles by: those asked for that somebody filled."""
-    chosen = training.tested()
-    return tuple(name for name in config.evaluate.by if (_column(training.samples, name)[chosen] != "").any())
+    tested = training.tested()
+    return tuple(name for name in config.evaluate.by if (tested.column(name) != "").any())
 
 
-def stress_recipe(trained: Sequence[Trained], config: StudyConfig) -> Recipe:
+def stress_of(trained: Sequence[Trained], config: StudyConfig) -> Recipe:
     """What a stress test of models on the same tiles is made from."""
-    models = {name_of(one.training): one.model.sha256 for one in trained}
-    return Recipe(
-        {"models": models, "tiles": trained[0].training.samples.identity()}, config.stress.model_dump(mode="json")
-    )
+    settings = config.stress
+    return stress_recipe(
+        {name_of(one.training): one.model.sha256 for one in trained}, trained[0].training.tested(),
+        metric=settings.metric, shifts=settings.shifts, steps=settings.strengths, resamples=settings.resamples,
+    )  # fmt: skip
 
 
-def slides_recipe(rows: Sequence[ManifestRow], config: StudyConfig) -> Recipe:
+def slides_of(rows: Sequence[ManifestRow], config: StudyConfig) -> Recipe:
     """What the evaluation of heatmaps on those slides is made from. Raises SpecslideError for one that is not there."""
-    heatmaps = {row.slide_id: content_hash(config.out / HEATMAPS / row.slide_id) for row in rows}
-    truth = {
-        row.slide_id: [row.case_id, row.label, row.split, row.site, row.scanner]
-        + ([] if row.annotation is None else [annotation_hash(row.annotation)])
-        for row in rows
-    }
-    settings = config.evaluate.model_dump(mode="json", exclude={"tiles", "slides", "by"})
-    return Recipe({"heatmaps": heatmaps, "slides": sha256_json(truth)}, settings)
+    settings = config.evaluate.model_dump(exclude={"tiles", "slides", "by"})
+    return slides_recipe(config.out / HEATMAPS, rows, split="test", **settings)
 
 
 def name_of(training: Training) -> str:
@@ -348,12 +320,3 @@ def why_not_slides(rows: Sequence[ManifestRow], positive: str, config: StudyConf
     if config.evaluate.sensitivity is not None and not any(r.split == "val" and r.label == positive for r in rows):
         return "the split val has no positive slide to choose a threshold on"
     return ""
-
-
-def _column(samples: Samples, name: str) -> np.ndarray[Any, np.dtype[np.str_]]:
-    return cast("np.ndarray[Any, np.dtype[np.str_]]", samples.case_id if name == "case" else getattr(samples, name))
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON gives it back."""
-    return cast(dict[str, Any], json.loads(json.dumps(dict(values))))

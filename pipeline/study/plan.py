@@ -22,6 +22,7 @@ from pipeline.study.artefacts import (
 from pipeline.study.config import StudyConfig
 from pipeline.study.ledger import Step, last_of, read_ledger
 from pipeline.study.study_page import PAGE, STUDY, told_settings
+from tiling.core.artefact import state
 from tiling.core.errors import SpecslideError
 from tiling.manifest import ManifestRow, read_manifest
 
@@ -119,7 +120,7 @@ def _evaluated(config: StudyConfig, ready: Sequence[Trained] | None) -> list[Ste
             if name in of:
                 if not len(of[name].training.tested()):
                     continue
-                standing = stages.recorded_standing(config.out / folder, stages.tiles_recipe(of[name], config))
+                standing = Standing(*state(config.out / folder, stages.tiles_recipe(of[name], config)))
             steps.append(Step("evaluate", folder, *standing))
     if config.stress.shifts:
         for name, members in stages.stress_groups(config, names).items():
@@ -129,7 +130,7 @@ def _evaluated(config: StudyConfig, ready: Sequence[Trained] | None) -> list[Ste
                 group = [of[member] for member in members]
                 if not len(group[0].training.tested()):
                     continue
-                standing = stages.recorded_standing(config.out / folder, stages.stress_recipe(group, config))
+                standing = Standing(*state(config.out / folder, stages.stress_of(group, config)))
             steps.append(Step("stress", folder, *standing))
     return steps
 
@@ -165,7 +166,7 @@ def _slides(
         return [Step("slides", SLIDES, *_follows(config, SLIDES))]
     if stages.why_not_slides(tested, ready[0].model.info.positive_class, config):
         return []
-    standing = stages.recorded_standing(config.out / SLIDES, stages.slides_recipe(tested, config))
+    standing = Standing(*state(config.out / SLIDES, stages.slides_of(tested, config)))
     return [Step("slides", SLIDES, *standing)]
 
 

@@ -26,22 +26,21 @@ from inference.heatmap import TABLE, HeatmapReport
 from pipeline.console import progress_bar
 from pipeline.execution.jobs import HeatmapJob, predict_all, require_folder, tile_all
 from pipeline.execution.pool import Outcome, default_workers
-from pipeline.provenance import write_record
 from pipeline.redaction import files_of, without_paths
 from pipeline.study import artefacts as stages
 from pipeline.study import plan as planning
-from pipeline.study.artefacts import HEATMAPS, SLIDES, STORES, STRESS, TILES, TRAINING, Recipe, Trained, Training
+from pipeline.study.artefacts import HEATMAPS, SLIDES, STORES, STRESS, TILES, TRAINING, Trained, Training
 from pipeline.study.config import StudyConfig, load_study
 from pipeline.study.ledger import Step, append, timed
 from pipeline.study.study_page import PAGE, STUDY, StudyReport, write_study
 from tiling import TileStore
-from tiling.core.artefact import locked_folder
+from tiling.core.artefact import DONE, Recipe, locked_folder, state
 from tiling.core.errors import ConfigError, OutputError, SpecslideError, StoppedError
 from tiling.core.files import is_locked, output_error
 from tiling.core.signals import STOPPING
 from tiling.manifest import ManifestRow, read_manifest
 from training import evaluate_models, train
-from training.devices import device_name, is_own_child, launching, processes_of
+from training.devices import is_own_child, launching, processes_of
 from training.evaluation.metrics import auroc
 from training.evaluation.robustness import stress
 
@@ -151,15 +150,15 @@ class _Run:
                 continue
 
             def make(folder: Path, one: Trained = one) -> None:
-                samples, by = one.training.samples, stages.groups_of(one.training, config)
+                by = stages.groups_of(one.training, config)
                 with progress_bar("tiles") as bar:
                     shown = bar.add_task("evaluation", total=None, tiles="")
                     evaluate_models(
-                        [one.model], samples, one.training.tested(), folder, split="test", by=by,
+                        [one.model], one.training.tested(), folder, by=by,
                         resamples=config.evaluate.resamples, progress=_shown(bar, shown),
                     )  # fmt: skip
 
-            found.append(self.recorded("evaluate", name, "tiles", stages.tiles_recipe(one, config), make))
+            found.append(self.recorded("evaluate", name, stages.tiles_recipe(one, config), make))
         return tuple(found)
 
     def stress(self, trained: Sequence[Trained]) -> tuple[Path, ...]:
@@ -179,12 +178,12 @@ class _Run:
                     shown = bar.add_task("stress", total=None, tiles="")
                     stress(
                         {stages.name_of(one.training): one.model for one in ones},
-                        ones[0].training.samples, ones[0].training.tested(), folder,
-                        split="test", metric=settings.metric, shifts=settings.shifts, steps=settings.strengths,
-                        resamples=settings.resamples, progress=_shown(bar, shown),
+                        ones[0].training.tested(), folder, metric=settings.metric,
+                        shifts=settings.shifts, steps=settings.strengths, resamples=settings.resamples,
+                        progress=_shown(bar, shown),
                     )  # fmt: skip
 
-            found.append(self.recorded("stress", name, "stress", stages.stress_recipe(ones, config), make))
+            found.append(self.recorded("stress", name, stages.stress_of(ones, config), make))
         return tuple(found)
 
     def heatmaps(self, usable: Sequence[ManifestRow], trained: Sequence[Trained]) -> list[HeatmapReport]:
@@ -252,7 +251,7 @@ class _Run:
             )  # fmt: skip
 
         try:
-            return self.recorded("slides", SLIDES, "slides", stages.slides_recipe(rows, config), make)
+            return self.recorded("slides", SLIDES, stages.slides_of(rows, config), make)
         except OutputError:
             raise
         except SpecslideError as error:  # of the manifest or its annotations: all else is there already
@@ -260,16 +259,14 @@ class _Run:
             append(out, "failed", "slides", SLIDES, reason=self.failed[SLIDES])
             return None
 
-    def recorded(self, stage: str, name: str, artefact: str, recipe: Recipe, make: Callable[[Path], None]) -> Path:
-        """An artefact with a record of its own, kept if the record says that it is made from the same."""
+    def recorded(self, stage: str, name: str, recipe: Recipe, make: Callable[[Path], None]) -> Path:
+        """An artefact, kept if it was made by that recipe."""
         folder = self.config.out / name
 
         def work() -> _Made:
-            if stages.recorded_standing(folder, recipe) == stages.DONE:
+            if state(folder, recipe) == DONE:
                 return _Made(reused=True)
             make(folder)
-            machine = {"device": device_name(stages.place_of(self.config))}
-            write_record(folder, artefact, recipe.inputs, recipe.settings, machine)
             return _Made()
 
         timed(self.config.out, stage, name, work)

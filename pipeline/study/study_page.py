@@ -14,8 +14,10 @@ from pipeline.study.config import StudyConfig
 from pipeline.study.page import Link, Picture, Section, write_page
 from tiling.core.files import canonical_json, write_changed
 from tiling.core.versions import RESEARCH_USE, software_versions
+from training.evaluation.bootstrap import Interval
 from training.evaluation.metrics import METRIC_NAMES
-from training.models.folder import MetricSummary, ModelInfo, read_info
+from training.models.folder import read_info
+from training.models.info import ModelInfo
 
 STUDY, PAGE = "study.json", "index.html"
 
@@ -144,7 +146,7 @@ def _models_section(report: StudyReport, infos: Mapping[str, ModelInfo]) -> Sect
     )
 
 
-def _metric(metric: MetricSummary | None) -> str:
+def _metric(metric: Interval | None) -> str:
     return "undefined" if metric is None else _interval(metric.value, metric.low, metric.high)
 
 

@@ -39,7 +39,8 @@ from inference.predict import PredictConfig
 from tests.benchmarks.peers import make_slide
 from tiling import Slide
 from training import ModelInfo, TileModel
-from training.models.folder import make_classifier, save_model
+from training.models.classifier import make_classifier
+from training.models.folder import save_model
 
 SLIDE_MPP, TILE_PX = 0.5, 256
 WSINFER_JOB = Path(__file__).parent / "peer_jobs" / "with_wsinfer.py"

@@ -25,11 +25,12 @@ from torch.utils.data import DataLoader
 from tests.benchmarks.read_store import SLIDE
 from tiling import Slide, TileStore, TilingConfig, tile_slide
 from training.augment import AUGMENTATIONS
-from training.data.dataset import Batch, Tiles, as_it_is, loader_workers
+from training.data.dataset import Batch, TileDataset, loader_workers
+from training.data.dataset import whole_batch as whole_batch
 from training.data.samplers import Shuffled
 from training.data.samples import Samples
 from training.losses import SpectralDecouplingLoss
-from training.models.folder import TileClassifier, make_classifier
+from training.models.classifier import TileClassifier, make_classifier
 
 Step = Callable[[Batch], None]
 
@@ -83,8 +84,8 @@ def seconds(step: Step, batches: Iterable[Batch], device: torch.device) -> tuple
 def compare(samples: Samples, step: Step, device: torch.device, workers: int, given: argparse.Namespace) -> str:
     sampler = Shuffled(len(samples), seed=0, draws=given.steps * given.batch)
     loader = DataLoader(
-        Tiles(samples, np.arange(len(samples)), samples.tile_px), batch_size=given.batch, sampler=sampler,
-        num_workers=workers, persistent_workers=workers > 0, pin_memory=device.type == "cuda", collate_fn=as_it_is,
+        TileDataset(samples.split_of("all")), batch_size=given.batch, sampler=sampler,
+        num_workers=workers, persistent_workers=workers > 0, pin_memory=device.type == "cuda", collate_fn=whole_batch,
     )  # fmt: skip
     made = next(iter(loader))
     made = Batch(*(tensor.to(device) for tensor in made))

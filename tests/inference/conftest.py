@@ -18,7 +18,8 @@ from tiling import Grid
 from tiling.stores.store import SlideFacts
 from training import ModelInfo, TileModel, load_model
 from training.models.card import model_card
-from training.models.folder import make_classifier, save_model
+from training.models.classifier import make_classifier
+from training.models.folder import save_model
 
 MakeModel = Callable[..., Path]
 MakePrediction = Callable[..., Prediction]

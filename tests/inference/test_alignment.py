@@ -36,7 +36,7 @@ from inference.predict import PredictConfig, Prediction, predict_slide
 from pipeline.demo.synthetic import write_pyramid
 from tiling import TilingConfig, tile_slide
 from training import ModelInfo, TileModel
-from training.models.folder import TileClassifier
+from training.models.classifier import TileClassifier
 
 Floats = NDArray[np.float64]
 Rectangle = tuple[int, int, int, int]

@@ -29,7 +29,9 @@ from tiling import Slide, TilingConfig, tile_slide
 from tiling.core.errors import ModelError
 from training import TileModel, load_model
 from training.models.card import model_card
-from training.models.folder import Features, NoveltySummary, save_model
+from training.models.classifier import Features
+from training.models.folder import save_model
+from training.models.info import NoveltySummary
 from training.models.ood import fit_novelty
 
 Tiles = NDArray[np.uint8]

@@ -419,8 +419,10 @@ def test_class_weights_are_those_of_the_training_split(image_table: Path, tiny: 
     labels = samples.label[samples.where("train")]
     expected = compute_class_weight("balanced", classes=np.arange(2), y=labels)
     assert expected[0] > expected[1]
-    assert fit_module._class_weights(samples, changed(tiny, class_weights="balanced")) == pytest.approx(expected)
-    assert fit_module._class_weights(samples, tiny) is None
+    assert fit_module._class_weights(
+        samples.split_of("train"), changed(tiny, class_weights="balanced")
+    ) == pytest.approx(expected)
+    assert fit_module._class_weights(samples.split_of("train"), tiny) is None
 
 
 def test_a_budget_of_tiles_is_an_epoch(image_table: Path, tiny: TrainConfig, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import timm
 import torch
 from timm.models import group_parameters
 
-from training.models.folder import make_classifier
+from training.models.classifier import make_classifier
 from training.optim import average_into, gradient_norm, parameter_groups, rate_at
 
 

@@ -20,10 +20,12 @@ from safetensors.torch import save_file
 from tiling import TileStore
 from tiling.core.errors import ConfigError, ModelError, OutputError
 from training import Samples, TileModel, TrainConfig, load_model, samples_from_images, samples_from_stores, train
-from training.data.dataset import Shuffled, Tiles, read_image
+from training.data.dataset import TileDataset, read_image
+from training.data.samplers import Shuffled
+from training.data.samples import Split
 from training.models.card import model_card
-from training.models.folder import Features, make_classifier
-from training.train import parameter_groups, rate_at
+from training.models.classifier import Features, make_classifier
+from training.optim import parameter_groups, rate_at
 
 RESULTS = ["learning_curve.png", "metrics.json", "pictures", "predictions.csv", "provenance.json", "split.csv"]
 
@@ -38,7 +40,7 @@ def test_training_learns_and_leaves_a_complete_result(image_table: Path, tiny: T
     out = tmp_path / "run"
     result = train(samples, out, config)
     assert result.metrics["test"]["auroc"].value == 1.0
-    assert sorted(p.name for p in out.iterdir()) == sorted([*RESULTS, "log", "model"])
+    assert sorted(p.name for p in out.iterdir()) == sorted([*RESULTS, "commit.json", "log", "model"])
 
     model = load_model(result.model)
     assert (model.info.classes, model.info.positive_class) == (("bright", "dark"), "dark")
@@ -109,8 +111,8 @@ def test_novelty_is_fitted_on_so_many_tiles_drawn_by_the_seed(
         assert (info.novelty.train_tiles, info.novelty.val_tiles) == (7, 7)
         made.append((tmp_path / name / "model" / "novelty.safetensors").read_bytes())
     assert made[0] == made[1]
-    drawn = importlib.import_module("training.train")._drawn
-    assert drawn(samples, "train", 0).tolist() != drawn(samples, "train", 1).tolist()
+    other = train(samples, tmp_path / "c", changed(tiny, seed=1)).model / "novelty.safetensors"
+    assert other.read_bytes() != made[0]
 
 
 def test_a_backbone_without_features_trains_and_says_so(
@@ -119,7 +121,9 @@ def test_a_backbone_without_features_trains_and_says_so(
 ) -> None:  # fmt: skip
     monkeypatch.setattr(Features, "offered", lambda self: False)
     result = train(samples_from_images(image_table, tiny), tmp_path / "run", tiny)
-    assert caplog.text.count("test_resnet does not give its features: unlike tiles will not be told") == 1
+    assert (
+        caplog.text.count("test_resnet does not give its features: out-of-distribution tiles will not be flagged") == 1
+    )
     model = load_model(result.model)
     assert model.novelty is None
     assert "It cannot tell tiles that are unlike" in (result.model / "README.md").read_text()
@@ -156,7 +160,7 @@ def test_training_on_stores(
         row = next(csv.DictReader(f))
     assert (row["minx"], row["miny"], row["width"], row["height"]) == ("0", "0", "24", "24")
     stores = (tmp_path / "stores").glob("*.zarr")
-    check_provenance(tmp_path / "run", {path.stem: TileStore(path).sha256 for path in stores})
+    check_provenance(tmp_path / "run", {path.stem: TileStore(path).pixels_sha256 for path in stores})
 
 
 def check_provenance(out: Path, hashes: dict[str, str]) -> None:
@@ -363,4 +367,4 @@ def unlike_tiles_are_flagged(model: TileModel, samples: Samples) -> None:
 
 def split_tiles(samples: Samples, split: str, side: int) -> NDArray[np.uint8]:
     chosen = samples.where(split)
-    return Tiles(samples, chosen, side).__getitems__(list(range(len(chosen)))).tiles.numpy()
+    return TileDataset(Split(split, samples, chosen, side)).__getitems__(list(range(len(chosen)))).tiles.numpy()

@@ -133,10 +133,10 @@ def seal(folder: Path, recipe: Recipe, names: Collection[str], *, made_with: Map
 
 
 def require_own(final: Path, mark: str, what: str) -> None:
-    """Raise OutputError if the folder `final` holds something, and neither has nor lists the file `mark` of a `what`.
+    """Raise OutputError unless the folder `final` may be replaced by `atomic_folder`: it is empty, or a `what`.
 
-    To be asked before `atomic_folder` replaces it: whoever has data there never meant to have them deleted. What a kill
-    left of a `write_file` is nobody's.
+    A `what` has, or lists, the file `mark`, and holds no file that is not listed: whoever has data there never meant to
+    have them deleted. What a kill left of a `write_file` is nobody's.
     """
     try:
         held = final.is_dir() and not (final / mark).is_file()
@@ -145,6 +145,36 @@ def require_own(final: Path, mark: str, what: str) -> None:
         raise output_error(final, error) from error
     if held and not _lists(final, mark):
         raise OutputError(final, f"holds something else than {what}", "choose another --out")
+    for stranger in _strangers(final):
+        raise OutputError(
+            stranger, f"is no part of {what}, which would be replaced", "move it, or choose another --out"
+        )
+
+
+def _strangers(folder: Path) -> Iterator[Path]:
+    """Files that nobody listed when the folder was published; none where its list cannot be read."""
+    known = {COMMIT, PROVENANCE}
+    try:
+        known |= read_commit(folder).files.keys()
+    except SpecslideError:
+        try:  # a test of version 0.1
+            known |= json.loads((folder / PROVENANCE).read_bytes())["files"].keys()
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return
+    yield from (path for name, path in _unlisted(folder, known) if not path.name.startswith("."))
+
+
+def _unlisted(folder: Path, known: Collection[str]) -> Iterator[tuple[str, Path]]:
+    """Files below a folder that are not known, by their relative names; those of artefacts within it are theirs."""
+    for place, folders, files in os.walk(folder):
+        within = Path(place)
+        if within != folder and COMMIT in files:
+            folders.clear()
+            continue
+        for name in sorted(files):
+            relative = (within / name).relative_to(folder).as_posix()
+            if relative not in known:
+                yield relative, within / name
 
 
 # --------------------------------------------------------------------------------------------------------- reading
@@ -202,8 +232,8 @@ def folder_faults(folder: Path, only: Collection[str] | None = None) -> list[str
     if only is None and (folder / COMMIT).read_bytes() != _commit_text_of(folder):
         faults.append(f"{folder / COMMIT}: its content was changed after it was written")
     if only is None and not commit.shared:
-        extra = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
-        faults += [f"{folder / name}: does not belong here" for name in sorted(extra - commit.files.keys() - {COMMIT})]
+        strangers = sorted(path for _, path in _unlisted(folder, {COMMIT, *commit.files}))
+        faults += [f"{path}: does not belong here" for path in strangers]
     return faults
 
 

@@ -225,6 +225,11 @@ class TileStore:
         return sha256_json([*facts, own])
 
     @cached_property
+    def annotations_sha256(self) -> str:
+        """One hash of its annotation columns."""
+        return sha256_json({n: of["sha256"] for n, of in self._files.items() if n.startswith(f"{ANNOTATION}/")})
+
+    @cached_property
     def x(self) -> NDArray[np.int32]:
         """Left edges, level-0 pixels, int32 (N,)."""
         return cast(NDArray[np.int32], self._read("x", np.int32))

@@ -18,30 +18,14 @@ from torch.utils.data import Dataset
 
 from tiling import TileStore
 from tiling.core.errors import InputError
-from training.data.samplers import Shuffled
-from training.data.samples import Samples, annotation_labels, samples_from_images, samples_from_stores
-from training.data.splits import SPLITS
-
-__all__ = [  # also what of the rooms beside this one is used together with it
-    "SPLITS",
-    "Batch",
-    "Samples",
-    "Shuffled",
-    "Tiles",
-    "annotation_labels",
-    "as_it_is",
-    "loader_workers",
-    "read_image",
-    "samples_from_images",
-    "samples_from_stores",
-]
+from training.data.samples import Samples, Split
 
 Ints = NDArray[np.int64]
 Pixels = NDArray[np.uint8]
 
 
 class Batch(NamedTuple):
-    """Tiles as they are stored, with what is known of them."""
+    """Stored tiles, with their labels."""
 
     tiles: torch.Tensor
     """uint8 (B, T, T, 3)"""
@@ -51,33 +35,32 @@ class Batch(NamedTuple):
     """int64 (B,): which of the samples they are."""
 
 
-class Tiles(Dataset[Batch]):
-    """The chosen samples as a dataset that fetches whole batches; tiles are delivered at `side` pixels.
+class TileDataset(Dataset[Batch]):
+    """The tiles of a split as a dataset that fetches whole batches.
 
-    `indices` (n,) choose among the samples. Give the loader `collate_fn=as_it_is`. Raises InputError or StoreError for
-    a tile that cannot be read.
+    Give the loader `collate_fn=whole_batch`. Raises InputError or StoreError for a tile that cannot be read.
     """
 
-    def __init__(self, samples: Samples, indices: Ints, side: int) -> None:
-        self.samples, self.indices = samples, indices
+    def __init__(self, split: Split) -> None:
+        self.split, samples = split, split.samples
         self._read: Callable[[Ints], Pixels] = (
-            _ImageReader(samples, side) if samples.kind == "images" else _StoreReader(samples)
+            _ImageReader(samples, split.tile_px) if samples.kind == "images" else _StoreReader(samples)
         )
 
     def __len__(self) -> int:
-        return len(self.indices)
+        return len(self.split)
 
     def __getitem__(self, position: int) -> Batch:
         return self.__getitems__([position])
 
     def __getitems__(self, positions: list[int]) -> Batch:
         """The batch at these positions; the loader calls this instead of `__getitem__`."""
-        chosen = self.indices[positions]
-        tiles, labels = self._read(chosen), self.samples.label[chosen]
+        chosen = self.split.indices[positions]
+        tiles, labels = self._read(chosen), self.split.samples.label[chosen]
         return Batch(torch.from_numpy(tiles), torch.from_numpy(labels), torch.from_numpy(chosen))
 
 
-def as_it_is(batch: Any) -> Any:
+def whole_batch(batch: Any) -> Any:
     """The collate function of a dataset that delivers whole batches."""
     return batch
 

@@ -1,4 +1,4 @@
-"""Samples -> batches in the order and in the shares in which processes train and are judged."""
+"""Samples -> batches in the order and in the shares in which processes train and validate."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from lightning.fabric import Fabric
-from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Sampler
 
 from tiling.core.errors import ConfigError
 from training.config import TrainConfig
-from training.data.dataset import Batch, Tiles, as_it_is, loader_workers
+from training.data.dataset import Batch, TileDataset, loader_workers, whole_batch
 from training.data.samplers import Shuffled, global_batches
-from training.data.samples import Samples
-from training.models.folder import input_side
+from training.data.samples import Samples, Split
+from training.data.splits import SPLITS
+from training.models.backbones import input_side
 
 
 class TrainBatches(Sampler[list[int]]):
@@ -45,11 +45,10 @@ class TrainBatches(Sampler[list[int]]):
             yield share.tolist()
 
 
-def train_batches(samples: Samples, config: TrainConfig, world: int = 1) -> TrainBatches:
+def train_batches(split: Split, config: TrainConfig, world: int = 1) -> TrainBatches:
     """The batches of the training split. Raises ConfigError if a batch cannot be shared out evenly."""
-    chosen = samples.where("train")
-    levels = samples.levels(config.balance, chosen)
-    order = Shuffled(len(chosen), config.seed, draws=config.tiles_per_epoch, levels=levels)
+    levels = split.samples.levels(config.balance, split.indices)
+    order = Shuffled(len(split), config.seed, draws=config.tiles_per_epoch, levels=levels)
     batches = TrainBatches(order, config.batch_size, world)
     if batches.batch_size % world:
         what = f"a batch of {batches.batch_size} tiles cannot be shared out evenly among {world} processes"
@@ -60,39 +59,34 @@ def train_batches(samples: Samples, config: TrainConfig, world: int = 1) -> Trai
     return batches
 
 
-def train_loader(samples: Samples, batches: TrainBatches, config: TrainConfig, fabric: Fabric) -> DataLoader[Batch]:
+def train_loader(split: Split, batches: TrainBatches, config: TrainConfig, fabric: Fabric) -> DataLoader[Batch]:
     """Loads this process's shares of the training split."""
-    tiles = Tiles(samples, samples.where("train"), read_px(samples, config))
-    return _loader(tiles, batches, config, fabric)
+    return _loader(TileDataset(split), batches, config, fabric)
 
 
-def eval_loader(samples: Samples, split: str, config: TrainConfig, fabric: Fabric) -> DataLoader[Batch]:
-    """Loads this process's tiles of a split; see `tiles_loader`."""
-    return tiles_loader(samples, samples.where(split), config, fabric)
-
-
-def tiles_loader(samples: Samples, chosen: NDArray[np.intp], config: TrainConfig, fabric: Fabric) -> DataLoader[Batch]:
-    """Loads this process's tiles of those: each `world_size`-th, the last one again until all have as many."""
-    count, world = len(chosen), fabric.world_size
+def eval_loader(split: Split, config: TrainConfig, fabric: Fabric) -> DataLoader[Batch]:
+    """Loads this process's tiles of a split: each `world_size`-th, the last one again until all have as many."""
+    count, world = len(split), fabric.world_size
     places = np.minimum(np.arange(fabric.global_rank, -(-count // world) * world, world), count - 1)
-    tiles = Tiles(samples, chosen[places], read_px(samples, config))
-    size = 4 * config.batch_size
+    tiles, size = TileDataset(split.only(places)), 4 * config.batch_size
     batches = [list(range(first, min(first + size, len(tiles)))) for first in range(0, len(tiles), size)]
     return _loader(tiles, batches, config, fabric)
 
 
-def read_px(samples: Samples, config: TrainConfig) -> int:
-    """The side at which tiles are delivered, pixels: their own.
+def make_splits(samples: Samples, config: TrainConfig) -> dict[str, Split]:
+    """The sides of a training by their names, in the order of SPLITS.
 
-    Only images of no known scale, which may be large, are shrunk as they are read: nothing ties them to a tile's size.
+    Tiles are read at their own side. Only images of no known scale, which may be large, are shrunk as they are read:
+    nothing ties them to a tile's size.
     """
-    if samples.kind == "stores" or samples.mpp is not None:
-        return samples.tile_px
-    return min(samples.tile_px, input_side(config.backbone, config.input_px, samples.tile_px))
+    side = samples.tile_px
+    if samples.kind == "images" and samples.mpp is None:
+        side = min(side, input_side(config.backbone, config.input_px, side))
+    return {name: samples.split_of(name, side) for name in SPLITS}
 
 
 def _loader(
-    tiles: Tiles, batches: Sampler[list[int]] | list[list[int]], config: TrainConfig, fabric: Fabric
+    tiles: TileDataset, batches: Sampler[list[int]] | list[list[int]], config: TrainConfig, fabric: Fabric
 ) -> DataLoader[Batch]:
     beside = min(fabric.world_size, max(1, torch.cuda.device_count()))  # a process a GPU of this machine
     workers = loader_workers(config.workers, fabric.device.type, beside)
@@ -103,5 +97,5 @@ def _loader(
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=fabric.device.type == "cuda",
-        collate_fn=as_it_is,
+        collate_fn=whole_batch,
     )

@@ -45,7 +45,7 @@ class Samples:
     sources: tuple[Path, ...]
     """Image files, or store folders."""
     hashes: tuple[str, ...]
-    """What identifies the content of each source: SHA-256 of an image file, content hash of a store."""
+    """What identifies the content of each source: SHA-256 of an image file, a store's `pixels_sha256`."""
     tile_px: int
     """Side of a stored tile, or of most images, pixels."""
     mpp: float | None
@@ -72,6 +72,8 @@ class Samples:
     clear: NDArray[np.bool_]
     """Whether a tile is of its class beyond doubt. Others are validated and tested on, as heatmaps show them too, and
     not trained on."""
+    whole: tuple[str, ...] = ()
+    """SHA-256 of everything in each store, by which models of version 0.1 know them."""
     slides: tuple[str, ...] = ()
     """SHA-256 of the slide of each source, where these are stores."""
 
@@ -83,6 +85,11 @@ class Samples:
         chosen = self.split == split
         return np.flatnonzero(chosen & self.clear if split == "train" else chosen)
 
+    def split_of(self, name: str, tile_px: int | None = None) -> Split:
+        """The tiles of a split; "all": every tile. They are read at `tile_px`, by default as they are."""
+        indices = np.arange(len(self)) if name == "all" else self.where(name)
+        return Split(name, self, indices, tile_px or self.tile_px)
+
     def identity(self) -> str:
         """SHA-256 of what is learned from: the content of the sources, which tiles of them, labels and splits."""
         digest = hashlib.sha256()
@@ -91,6 +98,10 @@ class Samples:
         facts = [self.classes, self.hashes, self.tile_px, self.mpp]
         columns = (self.case_id, self.split, self.slide_id, self.site)  # slide and site, for sampling balances them
         return sha256_json([digest.hexdigest(), *facts, *(column.tolist() for column in columns)])
+
+    def known_as(self, identity: str | None) -> bool:
+        """Whether that is its identity, also as version 0.1 reckoned it: by everything in a store, labels too."""
+        return identity in (self.identity(), replace(self, hashes=self.whole or self.hashes).identity())
 
     def content(self) -> Ints:
         """A number for each tile's source, (N,), equal where the content of the sources is."""
@@ -101,6 +112,51 @@ class Samples:
         """What samplers balance over: by name, the class, slide, case or site of those samples, (n,)."""
         columns = {"class": self.label, "slide": self.slide_id, "case": self.case_id, "site": self.site}
         return {name: columns[name][indices] for name in names}
+
+
+@dataclass(frozen=True)
+class Split:
+    """The tiles of one side: what is trained on, validated on or tested on."""
+
+    name: str
+    """train, val, test, or all."""
+    samples: Samples
+    indices: Ints
+    """(n,) into the samples, in order."""
+    tile_px: int
+    """Side at which the tiles are read, pixels."""
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes; labels count in this order."""
+        return self.samples.classes
+
+    @property
+    def label(self) -> Ints:
+        """Labels, (n,)."""
+        return self.samples.label[self.indices]
+
+    @property
+    def case_id(self) -> Texts:
+        """Cases, (n,)."""
+        return self.samples.case_id[self.indices]
+
+    @property
+    def slide_id(self) -> Texts:
+        """Slides, (n,)."""
+        return self.samples.slide_id[self.indices]
+
+    def column(self, name: str) -> Texts:
+        """Values of a column to group by: case, slide, site or scanner; "" where unknown, (n,)."""
+        columns = {"case": self.samples.case_id, "slide": self.samples.slide_id}
+        return (columns[name] if name in columns else getattr(self.samples, name))[self.indices]
+
+    def only(self, positions: Ints) -> Split:
+        """Those of its tiles, by their positions (m,) in it."""
+        return replace(self, indices=self.indices[positions])
 
 
 def samples_from_images(
@@ -383,7 +439,8 @@ def _join_slides(tables: Sequence[_LabelledSlide], classes: tuple[str, ...], con
         kind="stores",
         classes=classes,
         sources=tuple(slide.path for slide in slides),
-        hashes=tuple(store.sha256 for store in stores),
+        hashes=tuple(store.pixels_sha256 for store in stores),
+        whole=tuple(store.sha256 for store in stores),
         tile_px=stores[0].grid.tile_px,
         mpp=float(np.median([store.grid.mpp for store in stores])),
         label=gather(table.label for table in tables),

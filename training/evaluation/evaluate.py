@@ -9,29 +9,29 @@ out/comparison.png       what model B gains over A         out/predictions.csv  
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tiling.core.artefact import locked_folder
+from tiling.core.artefact import Recipe, atomic_folder, locked_folder, require_own
 from tiling.core.errors import ConfigError, InputError, ModelError
-from tiling.core.files import canonical_json, output_error, write_file
+from tiling.core.files import canonical_json, sha256_json, write_file
 from tiling.core.settings import checked
+from tiling.core.versions import software_versions
 from training.config import TrainConfig
-from training.data.dataset import Tiles
-from training.data.samples import MPP_TOLERANCE, Samples, samples_from_images, samples_from_stores, split_samples
+from training.data.dataset import TileDataset
+from training.data.samples import MPP_TOLERANCE, Samples, Split, samples_from_images, samples_from_stores, split_samples
 from training.data.splits import SPLITS
-from training.evaluation.figures import GalleryRow, Predictions, by_group, comparison, gallery, performance
-from training.evaluation.metrics import Floats, Interval, Ints
-from training.evaluation.tables import COLUMNS, Evaluation, Group, ModelResult, compare, measure, measure_groups
-from training.models.folder import GroupSummary, MetricSummary, ModelInfo, TileModel
+from training.devices import device_name
+from training.evaluation.bootstrap import Interval
+from training.evaluation.figures import GalleryRow, by_group, comparison, gallery, performance
+from training.evaluation.predictions import Predictions, predict_views, prediction_table
+from training.evaluation.results import COLUMNS, Evaluation, ModelResult, compare, measure, measure_groups
+from training.models.classifier import TileModel
+from training.models.info import GroupSummary, ModelInfo
 
 log = logging.getLogger(__name__)
 
@@ -75,53 +75,75 @@ def labelled_tiles(
     return _as_trained(samples, info, config) or samples
 
 
-def choose_tiles(samples: Samples, split: str, where: Path) -> Ints:
-    """Indices (n,) of the tiles of a split or of "all". Raises ConfigError for another name, InputError without any."""
-    if split == "all":
-        return np.arange(len(samples))
-    if split not in SPLITS:
+def choose_tiles(samples: Samples, split: str, where: Path) -> Split:
+    """The tiles of a split or of "all". Raises ConfigError for another name, InputError if there are none."""
+    if split not in (*SPLITS, "all"):
         raise ConfigError("--split", f"{split!r} is no split", f"use {', '.join(SPLITS)} or all")
-    if (samples.split == "").all():
+    if split != "all" and (samples.split == "").all():
         what = "names no splits, and is not what the model was trained on"
         raise InputError(where, what, "pass --split all if the model never saw these cases, or add a column split")
-    chosen = samples.where(split)
+    chosen = samples.split_of(split)
     if not len(chosen):
         raise InputError(where, f"has no tile of the split {split}", f"use {', '.join(SPLITS)} or all")
     return chosen
 
 
+def evaluation_recipe(
+    models: Mapping[str, str], split: Split, *, by: Sequence[str] = (), resamples: int = 1000, seed: int = 0
+) -> Recipe:
+    """What an evaluation is made from: models (name -> sha256), tiles with their groups, and settings."""
+    groups = {name: split.column(name).tolist() for name in dict.fromkeys((*by, "scanner", "site"))}
+    inputs = {"models": dict(models), "tiles": split.samples.identity(), "groups": sha256_json(groups)}
+    return Recipe("evaluation", inputs, {"split": split.name, "by": list(by), "resamples": resamples, "seed": seed})
+
+
 def evaluate_models(
     models: Sequence[TileModel],
-    samples: Samples,
-    chosen: Ints,
+    split: Split,
     out: Path,
     *,
-    split: str = "all",
     by: Sequence[str] = (),
     resamples: int = 1000,
     seed: int = 0,
     batch_size: int = 256,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Test one model, or two on the same tiles, and write the files listed above into `out`.
+    """Test one model, or two on the same tiles, and publish the files listed above as the folder `out`.
 
-    `samples` are `labelled_tiles` of the first model, `chosen` indices (n,) into them, `split` what they are called in
-    the report. `out/evaluation.json` is there only when everything else is; an older one is removed first. Raises
-    ModelError for a model that does not fit the tiles or the other one, InputError for a column nobody filled,
-    OutputError.
+    Args:
+        models: One or two models of the same classes and scale.
+        split: Tiles to test on, of `labelled_tiles` of the first model.
+        out: The folder; an earlier evaluation there is replaced when the new one is complete.
+        by: Columns to group by: site, scanner, case.
+        resamples: Bootstrap resamples of the cases.
+        seed: Decides the resamples.
+        batch_size: Tiles the model sees at once.
+        progress: Called with (tiles done, tiles in all).
+
+    Returns:
+        The figures.
+
+    Raises:
+        ModelError: For a model that does not fit the tiles or the other one.
+        InputError: For a column that nobody filled.
+        OutputError: If `out` cannot be written, or holds something else.
     """
     if not 1 <= len(models) <= 2:
         raise ConfigError("models", f"{len(models)} are given", "pass one, or two to compare")
     names = ("model",) if len(models) == 1 else ("A", "B")
-    columns = {column: _column(samples, chosen, column) for column in by}
+    by_name = dict(zip(names, models, strict=True))
+    for column in by:
+        _require_column(split, column)
     for model in models:
-        require_fit(model.info, models[0].info, samples)
-    notes = [note for name, model in zip(names, models, strict=True) for note in leaks(name, model, samples, chosen)]
+        require_fit(model.info, models[0].info, split.samples)
+    notes = [note for name, model in by_name.items() for note in leaks(name, model, split)]
     for note in notes:
         log.warning("%s", note)
-    with locked_folder(out / "evaluation"):
-        _sweep(out)
-        predictions = _predictions(models, samples, chosen, batch_size, progress or (lambda done, total: None))
+    hashes = {name: model.sha256 for name, model in by_name.items()}
+    recipe = evaluation_recipe(hashes, split, by=by, resamples=resamples, seed=seed)
+    with locked_folder(out):
+        require_own(out, "evaluation.json", "an evaluation")
+        predicted = _predict(by_name, split, batch_size, progress)
         results = tuple(
             ModelResult(
                 name=name,
@@ -129,85 +151,92 @@ def evaluate_models(
                 backbone=model.info.backbone,
                 threshold=model.info.threshold,
                 temperature=model.info.temperature,
-                overall=measure(predicted, resamples=resamples, seed=seed),
+                overall=measure(predicted[name], resamples=resamples, seed=seed),
                 groups={
-                    column: measure_groups(predicted, values, resamples=resamples, seed=seed)
-                    for column, values in columns.items()
+                    column: measure_groups(predicted[name], split.column(column), resamples=resamples, seed=seed)
+                    for column in by
                 },
             )
-            for name, model, predicted in zip(names, models, predictions, strict=True)
+            for name, model in by_name.items()
         )
+        both = tuple(predicted.values())
         evaluation = Evaluation(
-            classes=samples.classes,
+            classes=split.classes,
             positive_class=models[0].info.positive_class,
-            split=split,
+            split=split.name,
             resamples=resamples,
             models=results,
-            differences=compare(*predictions, resamples=resamples, seed=seed) if len(models) == 2 else {},
+            differences=compare(*both, resamples=resamples, seed=seed) if len(both) == 2 else {},
             notes=tuple(notes),
         )
-        tiles = Tiles(samples, chosen, models[0].info.tile_px)
-        for result, predicted in zip(results, predictions, strict=True):
-            overall = result.overall.metrics
-            write_pictures(out, result.name, tiles, predicted, overall, resamples=resamples, seed=seed)
-            for column, groups in result.groups.items():
-                metrics = {name: group.metrics for name, group in groups.items()}
-                write_file(
-                    out / f"{result.name}_{column}.png", by_group(overall, metrics, f"{result.name} by {column}")
-                )
-        if evaluation.differences:
-            write_file(out / "comparison.png", comparison(evaluation.differences, "B minus A on the same tiles"))
-        table = _prediction_table(samples, chosen, dict(zip(names, predictions, strict=True)))
-        write_file(out / "predictions.csv", table)
-        write_file(out / "evaluation.md", evaluation.page())
-        write_file(out / "evaluation.json", canonical_json(evaluation.record()))
+        with atomic_folder(out, recipe, made_with=made_with(models[0])) as folder:
+            _write(folder, evaluation, split, predicted, seed)
     return evaluation
+
+
+def made_with(model: TileModel) -> dict[str, object]:
+    """Software and device behind what a model's figures are, for a commit."""
+    software = software_versions("torch", "timm", "numpy", "matplotlib", "scikit-learn")
+    return {"software": software, "device": device_name(model.device)}
+
+
+def _write(folder: Path, evaluation: Evaluation, split: Split, predicted: Mapping[str, Predictions], seed: int) -> None:
+    """Fill the folder of an evaluation."""
+    for result in evaluation.models:
+        name, overall = result.name, result.overall.metrics
+        write_pictures(folder, name, split, predicted[name], overall, resamples=evaluation.resamples, seed=seed)
+        for column, groups in result.groups.items():
+            metrics = {group: of.metrics for group, of in groups.items()}
+            write_file(folder / f"{name}_{column}.png", by_group(overall, metrics, f"{name} by {column}"))
+    if evaluation.differences:
+        write_file(folder / "comparison.png", comparison(evaluation.differences, "B minus A on the same tiles"))
+    write_file(folder / "predictions.csv", prediction_table([split], [predicted]))
+    write_file(folder / "evaluation.md", evaluation.page())
+    write_file(folder / "evaluation.json", canonical_json(evaluation.record()))
 
 
 def write_pictures(
     folder: Path,
     name: str,
-    tiles: Tiles,
+    split: Split,
     predictions: Predictions,
-    metrics: dict[str, Interval],
+    metrics: Mapping[str, Interval],
     *,
     resamples: int = 1000,
     seed: int = 0,
 ) -> None:
-    """Write `<name>_performance.png` and `<name>_gallery.png` of the predictions (n) of the tiles (n) into a folder.
+    """Write `<name>_performance.png` and `<name>_gallery.png` into a folder.
 
-    `metrics` are those of the same predictions. Raises OutputError, and what reading the tiles raises.
+    Args:
+        folder: The folder.
+        name: What the pictures are called.
+        split: n tiles.
+        predictions: Of these tiles.
+        metrics: Of these predictions, with intervals.
+        resamples: Bootstrap resamples behind the bands of the curves.
+        seed: Decides the resamples.
+
+    Raises:
+        OutputError: If a file cannot be written.
+        InputError, StoreError: If a tile cannot be read.
     """
-    picture = performance(predictions, metrics, name, resamples=resamples, seed=seed)
-    write_file(folder / f"{name}_performance.png", picture)
-    write_file(folder / f"{name}_gallery.png", gallery(_gallery_rows(tiles, predictions), name))
-
-
-def predictions_of(tiles: Tiles, probabilities: Floats, threshold: float, positive: int) -> Predictions:
-    """The probabilities (n, C) of the tiles (n), with what is known of these."""
-    samples, chosen = tiles.samples, tiles.indices
-    return Predictions(
-        probabilities, samples.label[chosen], samples.case_id[chosen], samples.classes, threshold, positive
+    write_file(
+        folder / f"{name}_performance.png", performance(predictions, metrics, name, resamples=resamples, seed=seed)
     )
+    write_file(folder / f"{name}_gallery.png", gallery(_gallery_rows(TileDataset(split), predictions), name))
 
 
 def group_summaries(
-    split: str, tiles: Tiles, predictions: Predictions, *, resamples: int = 1000, seed: int = 0
+    split: Split, predictions: Predictions, *, resamples: int = 1000, seed: int = 0
 ) -> tuple[GroupSummary, ...]:
     """The metrics of a split by site and by scanner, where at least one is known: what a model folder records."""
-    found = []
-    for column in ("site", "scanner"):
-        values = getattr(tiles.samples, column)[tiles.indices]
-        if (values != "").any():
-            groups = measure_groups(predictions, values, resamples=resamples, seed=seed)
-            found += [_summary(split, column, name, group) for name, group in groups.items()]
-    return tuple(found)
-
-
-def _summary(split: str, column: str, name: str, group: Group) -> GroupSummary:
-    metrics = {metric: MetricSummary(**vars(value)) for metric, value in group.metrics.items()}
-    return GroupSummary.model_validate(
-        {"split": split, "column": column, "name": name, "cases": group.cases, "tiles": group.tiles, "metrics": metrics}
+    return tuple(
+        GroupSummary(
+            split=split.name, column=column, name=name, cases=group.cases, tiles=group.tiles, metrics=group.metrics
+        )
+        for column in ("site", "scanner")
+        if (split.column(column) != "").any()
+        for name, group in measure_groups(predictions, split.column(column), resamples=resamples, seed=seed).items()
     )
 
 
@@ -245,7 +274,7 @@ def _as_trained(samples: Samples, info: ModelInfo, config: TrainConfig) -> Sampl
         split = split_samples(samples, config, Path())
     except InputError:  # they cannot be split so: the model was not trained on them
         return None
-    return split if split.identity() == info.hashes.get("data") else None
+    return split if split.known_as(info.hashes.get("data")) else None
 
 
 def require_fit(info: ModelInfo, first: ModelInfo, samples: Samples, name: str = "the second model") -> None:
@@ -261,77 +290,68 @@ def require_fit(info: ModelInfo, first: ModelInfo, samples: Samples, name: str =
         raise ModelError(name, what, "compare models of the same tile size")
 
 
-def leaks(name: str, model: TileModel, samples: Samples, chosen: Ints) -> list[str]:
+def leaks(name: str, model: TileModel, split: Split) -> list[str]:
     """A warning if some of the tiles are known to have been used to make the model."""
-    config, unsplit = _data_settings(model.info), replace(samples, split=np.full(len(samples), ""))
+    samples, config = split.samples, _data_settings(model.info)
+    unsplit = replace(samples, split=np.full(len(samples), ""))
     trained = _as_trained(samples, model.info, config) or _as_trained(unsplit, model.info, config)
     if trained is None:
         return []
-    used = trained.split[chosen]
-    counts = [f"{int((used == split).sum()):,} of {split}" for split in SPLITS[:2] if (used == split).any()]
+    used = trained.split[split.indices]
+    counts = [f"{int((used == side).sum()):,} of {side}" for side in SPLITS[:2] if (used == side).any()]
     if not counts:
         return []
     return [f"Of these tiles the making of {name} used {' and '.join(counts)}: its figures are too good."]
 
 
-def _column(samples: Samples, chosen: Ints, column: str) -> NDArray[np.str_]:
-    """The group of each chosen tile. Raises InputError if nobody filled the column."""
+def _require_column(split: Split, column: str) -> None:
+    """Raise InputError if nobody filled the column."""
     if column not in COLUMNS:
         raise ConfigError("--by", f"{column!r} is no column to group by", f"use {', '.join(COLUMNS)}")
-    values = (samples.case_id if column == "case" else getattr(samples, column))[chosen]
+    values = split.column(column)
     if (values == "").all():
         raise InputError(f"--by {column}", f"no tile's {column} is known", f"fill the column {column} of the table")
     if without := int((values == "").sum()):
         log.warning("the %s of %d of %d tiles is unknown", column, without, len(values))
-    return cast(NDArray[np.str_], values)
 
 
-def _predictions(
-    models: Sequence[TileModel], samples: Samples, chosen: Ints, batch_size: int, progress: Progress
-) -> list[Predictions]:
-    """What each model says of the chosen tiles, in the order of the samples' classes."""
-    found = []
-    for number, model in enumerate(models):
-        info, before = model.info, number * len(chosen)
-
-        def report(done: int, before: int = before) -> None:
-            progress(before + done, len(models) * len(chosen))
-
-        tiles = Tiles(samples, chosen, info.tile_px)
-        own = _predict(model, tiles, batch_size, report)
-        p = own[:, [info.classes.index(name) for name in samples.classes]]
-        found.append(predictions_of(tiles, p, info.threshold, samples.classes.index(info.positive_class)))
-    return found
+def _predict(
+    models: Mapping[str, TileModel], split: Split, batch_size: int, progress: Progress | None
+) -> dict[str, Predictions]:
+    """What each model says of the tiles."""
+    report = counter(progress, len(models) * len(split))
+    return {
+        name: predict_views(model, split, [lambda tiles: tiles], batch_size=batch_size, report=report)[0]
+        for name, model in models.items()
+    }
 
 
-def _predict(model: TileModel, tiles: Tiles, batch_size: int, report: Callable[[int], None]) -> Floats:
-    """Probabilities float64 (n, C), in the order of the model's classes. Raises ModelError if one is not finite."""
-    parts = []
-    for start in range(0, len(tiles), batch_size):
-        positions = list(range(start, min(start + batch_size, len(tiles))))
-        parts.append(model.predict(tiles.__getitems__(positions).tiles.numpy()))
-        report(positions[-1] + 1)
-    probabilities = np.concatenate(parts).astype(np.float64)
-    broken = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
-    if len(broken):
-        slide = tiles.samples.slide_id[tiles.indices[broken[0]]]
-        raise ModelError(slide, "the model gives no finite probability for a tile of it", "check the model's training")
-    return probabilities
+def counter(progress: Progress | None, total: int) -> Callable[[int], None]:
+    """A function that adds to what is done, and tells `progress` (done, in all)."""
+    done = 0
+
+    def add(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(done, total)
+
+    return add
 
 
-def _gallery_rows(tiles: Tiles, predictions: Predictions) -> list[GalleryRow]:
+def _gallery_rows(tiles: TileDataset, predictions: Predictions) -> list[GalleryRow]:
     """For each of the most frequent classes: its tiles most confidently called otherwise, and called right."""
     counts = np.bincount(predictions.labels, minlength=len(predictions.classes))
     shown = sorted(np.argsort(-counts, kind="stable")[:GALLERY_CLASSES].tolist())
     return [_gallery_row(tiles, predictions, c, right) for c in shown for right in (False, True)]
 
 
-def _gallery_row(tiles: Tiles, predictions: Predictions, c: int, right: bool) -> GalleryRow:
+def _gallery_row(tiles: TileDataset, predictions: Predictions, c: int, right: bool) -> GalleryRow:
     called = predictions.called
     candidates = np.flatnonzero((predictions.labels == c) & ((called == c) == right))
     order = np.argsort(predictions.probabilities[candidates, c] * (-1 if right else 1), kind="stable")
     positions = candidates[order[:GALLERY_TILES]].tolist()
-    names, side = predictions.classes, tiles.samples.tile_px
+    names, side = predictions.classes, tiles.split.tile_px
     return GalleryRow(
         title=f"{names[c]}: most confidently {'right' if right else 'wrong'}",
         tiles=tiles.__getitems__(positions).tiles.numpy() if positions else np.empty((0, side, side, 3), np.uint8),
@@ -346,34 +366,3 @@ def _gallery_row(tiles: Tiles, predictions: Predictions, c: int, right: bool) ->
 
 def _short(text: str) -> str:
     return text if len(text) <= 14 else text[:6] + "…" + text[-7:]
-
-
-def _prediction_table(samples: Samples, chosen: Ints, predictions: dict[str, Predictions]) -> str:
-    """CSV: a row a tile, with its place in level-0 pixels and each model's calibrated probabilities."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    columns = [
-        f"prob_{name}" if len(predictions) == 1 else f"{model}_prob_{name}"
-        for model in predictions
-        for name in samples.classes
-    ]
-    head = ["split", "case_id", "slide_id", "site", "scanner", "minx", "miny", "width", "height", "label"]
-    writer.writerow([*head, *columns])
-    values = np.concatenate([p.probabilities for p in predictions.values()], axis=1)
-    for i, p in zip(chosen, values, strict=True):
-        side = samples.tile_px0[i]
-        place = [samples.x0[i], samples.y0[i], side, side] if samples.kind == "stores" else [""] * 4
-        facts = [samples.split[i], samples.case_id[i], samples.slide_id[i], samples.site[i], samples.scanner[i]]
-        writer.writerow([*facts, *place, samples.classes[samples.label[i]], *(f"{value:.6f}" for value in p)])
-    return text.getvalue()
-
-
-def _sweep(out: Path) -> None:
-    """Remove the files of an earlier evaluation, its record first."""
-    own = ("evaluation.json", "evaluation.md", "predictions.csv", "comparison.png")
-    pictures = [f"{m}_{p}.png" for m in ("model", "A", "B") for p in ("performance", "gallery", *COLUMNS)]
-    try:
-        for name in (*own, *pictures):
-            (out / name).unlink(missing_ok=True)
-    except OSError as error:
-        raise output_error(out, error) from error

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
@@ -19,54 +19,23 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from tiling.core.versions import RESEARCH_USE
+from training.evaluation.bootstrap import Difference, Interval, bootstrap_band
 from training.evaluation.metrics import (
     LOWER_IS_BETTER,
     METRIC_NAMES,
-    Difference,
-    Floats,
-    Interval,
-    Ints,
-    bootstrap_band,
-    called,
     precision_at,
     precision_recall_curve,
     reliability,
     roc_at,
     roc_curve,
 )
+from training.evaluation.predictions import Predictions
 
 BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
 COLOURS = (BLUE, ORANGE, GREEN, "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
 STYLES = ("-", "--", "-.", ":")
 MAX_GROUPS = 40
 _GRID = np.linspace(0, 1, 101)
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What a model says of N labelled tiles."""
-
-    probabilities: Floats
-    """(N, C), calibrated."""
-    labels: Ints
-    """(N,), in [0, C)."""
-    case_ids: NDArray[np.str_]
-    """(N,)."""
-    classes: tuple[str, ...]
-    threshold: float
-    """The positive class is called from this probability on, where there are two classes."""
-    positive: int
-    """Index of the positive class."""
-
-    @property
-    def called(self) -> Ints:
-        """The class the model calls, (N,)."""
-        return called(self.probabilities, self.threshold, self.positive)
-
-    def chosen(self, which: NDArray[Any]) -> Predictions:
-        """Those of some of the tiles: indices (n,), or (N,) truths."""
-        parts = {name: getattr(self, name)[which] for name in ("probabilities", "labels", "case_ids")}
-        return replace(self, **parts)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Metrics of class probabilities, calibration, and bootstrap intervals over cases. Pure numpy; knows nothing of models.
+"""Metrics of class probabilities, and calibration. Pure numpy; knows nothing of models.
 
 Probabilities are float64 (N, C), labels int64 (N,) in [0, C). Every metric takes `weights` (..., N), one non-negative
 number a sample and set of weights, and returns one value a set, shape (...): sample i counts as if it stood weights[i]
@@ -8,8 +8,7 @@ needs has no weight, is NaN, never a guess.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -36,48 +35,7 @@ METRIC_NAMES = {
 LOWER_IS_BETTER = frozenset({"log_loss", "brier", "ece"})
 TEMPERATURES = (0.05, 20.0)
 """Bounds of a fitted temperature: separable logits would drive it to 0."""
-_LEAST = 1e-9  # what a probability is kept from 0 and 1, where log-odds end
-_WEIGHTS_AT_ONCE = 2**16  # half a megabyte: what is still in the cache is computed on ten times as fast
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A metric with its bootstrap interval; None where it is undefined.
-
-    `undefined` counts the resamples in which the metric was undefined (a class was missing); they are left out of the
-    interval, which is therefore somewhat too narrow when there are many. With more than half, there is no interval.
-    """
-
-    value: float | None
-    low: float | None
-    high: float | None
-    undefined: int = 0
-
-    def __str__(self) -> str:
-        if self.value is None:
-            return "undefined"
-        span = "no interval" if self.low is None or self.high is None else f"{self.low:.3f} to {self.high:.3f}"
-        return f"{self.value:.3f} ({span})"
-
-
-@dataclass(frozen=True)
-class Difference(Interval):
-    """A metric of a second model minus that of the first on the same samples, with its paired bootstrap interval."""
-
-    above_zero: float | None = None
-    """Share of the resamples, in [0, 1], in which the difference is above 0; ties count half."""
-
-    def __str__(self) -> str:
-        if self.value is None or self.low is None or self.high is None:
-            return super().__str__()
-        return f"{self.value:+.3f} ({self.low:+.3f} to {self.high:+.3f})"
-
-
-class Resampled(NamedTuple):
-    """A metric on all samples and on each resample (R,); NaN where it is undefined."""
-
-    value: float
-    drawn: Floats
+_MIN_PROBABILITY = 1e-9  # what a probability is kept from 0 and 1, where log-odds end
 
 
 class Reliability(NamedTuple):
@@ -252,78 +210,11 @@ def balanced_threshold(scores: Floats, positive: NDArray[np.bool_]) -> float:
     """
     if positive.all() or not positive.any():
         return 0.5
-    odds = logit(np.clip(scores, _LEAST, 1 - _LEAST))
+    odds = logit(np.clip(scores, _MIN_PROBABILITY, 1 - _MIN_PROBABILITY))
     line = LogisticRegression(class_weight="balanced").fit(odds[:, None], positive)
     slope, offset = float(line.coef_[0, 0]), float(line.intercept_[0])
     middle = -offset / slope if slope > 0 else np.inf
     return float(expit(middle)) if odds.min() <= middle <= odds.max() else 0.5
-
-
-def bootstrap_interval(
-    metric: Metric, case_ids: NDArray[np.str_], *, resamples: int = 1000, level: float = 0.95, seed: int = 0
-) -> Interval:
-    """The metric on all samples, and its percentile interval under resampling of cases with replacement.
-
-    Whole cases are drawn, since a patient's tiles are not independent. `case_ids` is (N,); the same seed and cases give
-    the same resamples, so that intervals of several metrics or models are paired.
-    """
-    return interval(*resampled({"": metric}, case_ids, resamples=resamples, seed=seed)[""], level=level)
-
-
-def resampled(
-    metrics: Mapping[str, Metric], case_ids: NDArray[np.str_], *, resamples: int = 1000, seed: int = 0
-) -> dict[str, Resampled]:
-    """Each metric on all samples and on the same resamples of the cases (N,); see `bootstrap_interval`."""
-    values = {name: float(metric(np.ones((1, len(case_ids))))[0]) for name, metric in metrics.items()}
-    drawn: dict[str, list[Floats]] = {name: [np.empty(0)] for name in metrics}
-    for weights in _resampled_weights(case_ids, resamples, seed):
-        for name, metric in metrics.items():
-            drawn[name].append(metric(weights))
-    return {name: Resampled(values[name], np.concatenate(drawn[name])) for name in metrics}
-
-
-def interval(value: float, drawn: Floats, *, level: float = 0.95) -> Interval:
-    """A value with the percentile interval of its resamples (R,)."""
-    defined = drawn[np.isfinite(drawn)]
-    undefined = len(drawn) - len(defined)
-    if not np.isfinite(value):
-        return Interval(None, None, None, undefined)
-    if not len(defined) or undefined > len(drawn) / 2:
-        return Interval(float(value), None, None, undefined)
-    tail = (1 - level) / 2
-    low, high = np.quantile(defined, (tail, 1 - tail))
-    return Interval(float(value), float(low), float(high), undefined)
-
-
-def difference(first: Resampled, second: Resampled, *, level: float = 0.95) -> Difference:
-    """The second model's metric minus the first's, both of the same resamples: a paired bootstrap."""
-    gains = second.drawn - first.drawn
-    found = interval(second.value - first.value, gains, level=level)
-    gains = gains[np.isfinite(gains)]
-    above = None if found.low is None else float(((gains > 0) + 0.5 * (gains == 0)).mean())
-    return Difference(found.value, found.low, found.high, found.undefined, above)
-
-
-def bootstrap_band(
-    curve: Metric, case_ids: NDArray[np.str_], *, resamples: int = 1000, level: float = 0.95, seed: int = 0
-) -> tuple[Floats, Floats]:
-    """Lower and upper end, each (G,), of the pointwise percentile band of a curve, weights (R, N) -> (R, G).
-
-    NaN where the curve is undefined in more than half of the resamples, or if there are none.
-    """
-    drawn = [curve(weights) for weights in _resampled_weights(case_ids, resamples, seed)]
-    if not drawn:
-        nothing = np.full(curve(np.ones((1, len(case_ids)))).shape[-1], np.nan)
-        return nothing, nothing
-    points = np.sort(np.concatenate(drawn), axis=0)  # NaN last
-    defined = np.isfinite(points).sum(axis=0)
-    tail = (1 - level) / 2
-    place = np.array([[tail], [1 - tail]]) * np.maximum(defined - 1, 0)
-    below, above = np.floor(place).astype(int), np.ceil(place).astype(int)
-    columns = np.arange(points.shape[1])
-    ends = points[below, columns] + (place - below) * (points[above, columns] - points[below, columns])
-    low, high = np.where(defined >= len(points) / 2, ends, np.nan)
-    return low, high
 
 
 def standard_metrics(probabilities: Floats, labels: Ints, *, threshold: float, positive: int) -> dict[str, Metric]:
@@ -349,22 +240,6 @@ def called(probabilities: Floats, threshold: float, positive: int) -> Ints:
     if probabilities.shape[1] == 2:
         return decide(probabilities, threshold, positive)
     return np.asarray(probabilities.argmax(axis=1))
-
-
-def evaluate(
-    probabilities: Floats,
-    labels: Ints,
-    case_ids: NDArray[np.str_],
-    *,
-    threshold: float,
-    positive: int,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> dict[str, Interval]:
-    """The `standard_metrics`, each with its interval over cases; see `bootstrap_interval`."""
-    metrics = standard_metrics(probabilities, labels, threshold=threshold, positive=positive)
-    found = resampled(metrics, case_ids, resamples=resamples, seed=seed)
-    return {name: interval(*values) for name, values in found.items()}
 
 
 def _weights(labels: NDArray[Any], weights: Floats | None) -> Floats:
@@ -415,14 +290,3 @@ def _confidence_bins(confidence: Floats, bins: int) -> Floats:
     """Which of the equal bins (0, 1/bins], ... each confidence (N,) falls into: 1 there, else 0; (N, bins)."""
     bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     return np.asarray(np.eye(bins)[bin_of])
-
-
-def _resampled_weights(case_ids: NDArray[np.str_], resamples: int, seed: int) -> Iterator[Floats]:
-    """How often each sample is drawn, (R, N) a block: its case's count in a draw of as many cases as there are."""
-    cases, case_of = np.unique(case_ids, return_inverse=True)
-    random = np.random.default_rng(seed)
-    block = max(1, _WEIGHTS_AT_ONCE // max(1, len(case_ids)))
-    for start in range(0, resamples, block):
-        rows = min(block, resamples - start)
-        counts = random.multinomial(len(cases), np.full(len(cases), 1 / len(cases)), size=rows)
-        yield counts[:, case_of].astype(np.float64)

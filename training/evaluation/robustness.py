@@ -6,48 +6,37 @@ out/stress.png       the metric against the strength, a plot a shift
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tiling.core.artefact import locked_folder
-from tiling.core.errors import ConfigError, ModelError
-from tiling.core.files import canonical_json, output_error, write_file
+from tiling.core.artefact import Recipe, atomic_folder, locked_folder, require_own
+from tiling.core.errors import ConfigError
+from tiling.core.files import canonical_json, write_file
 from tiling.core.versions import RESEARCH_USE
-from training.data.dataset import Tiles
-from training.data.samples import Samples
-from training.evaluation.evaluate import leaks, require_fit
+from training.data.samples import Split
+from training.evaluation.bootstrap import Interval, Resampled, interval, resampled
+from training.evaluation.evaluate import Progress, counter, leaks, made_with, require_fit
 from training.evaluation.figures import ShiftPanel, shift_curves
-from training.evaluation.metrics import (
-    METRIC_NAMES,
-    Floats,
-    Interval,
-    Ints,
-    Resampled,
-    interval,
-    resampled,
-    standard_metrics,
-)
+from training.evaluation.metrics import METRIC_NAMES, Floats
 from training.evaluation.perturbations import SHIFTS
-from training.models.folder import TileModel
+from training.evaluation.predictions import View, predict_views
+from training.evaluation.tables import csv_text
+from training.models.classifier import TileModel
 
 log = logging.getLogger(__name__)
 
 METRICS = ("balanced_accuracy", "auroc")
-RESULTS = ("stress.json", "stress.csv", "stress.png")
 
-Progress = Callable[[int, int], None]
-"""Called with (predictions done, predictions in all)."""
 Place = tuple[str, float]
-"""A shift and its strength; ("", 0) for tiles as they are."""
-AS_THEY_ARE: Place = ("", 0.0)
+"""A shift and its strength; ("", 0) for unshifted tiles."""
+UNSHIFTED: Place = ("", 0.0)
 
 
 @dataclass(frozen=True)
@@ -82,7 +71,7 @@ class StressTest:
     models: dict[str, str]
     """SHA-256 of each model's folder, by its name."""
     unshifted: dict[str, Interval]
-    """The metric on the tiles as they are, by model."""
+    """The metric on the unshifted tiles, by model."""
     curves: dict[str, dict[str, Curve]]
     """By shift and model."""
     notes: tuple[str, ...]
@@ -93,25 +82,38 @@ class StressTest:
 
     def table(self) -> str:
         """CSV: a row a model, shift and strength."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["model", "shift", "strength", "amount", self.metric, "low", "high", "area"])
-        for shift, of_shift in self.curves.items():
-            for model, curve in of_shift.items():
-                for point in curve.points:
-                    values = (point.metric.value, point.metric.low, point.metric.high, curve.area.value)
-                    cells = ["" if value is None else f"{value:.6f}" for value in values]
-                    writer.writerow([model, shift, f"{point.strength:g}", point.amount, *cells])
-        return text.getvalue()
+        rows = [
+            [model, shift, f"{point.strength:g}", point.amount, *_cells(point.metric, curve.area)]
+            for shift, of_shift in self.curves.items()
+            for model, curve in of_shift.items()
+            for point in curve.points
+        ]
+        return csv_text(["model", "shift", "strength", "amount", self.metric, "low", "high", "area"], rows)
+
+
+def stress_recipe(
+    models: Mapping[str, str],
+    split: Split,
+    *,
+    metric: str = "balanced_accuracy",
+    shifts: Sequence[str] = tuple(SHIFTS),
+    steps: int = 4,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Recipe:
+    """What a stress test is made from: models (name -> sha256), tiles, and settings."""
+    settings = {
+        "split": split.name, "metric": metric, "shifts": list(shifts), "strengths": steps, "resamples": resamples,
+        "seed": seed,
+    }  # fmt: skip
+    return Recipe("stress", {"models": dict(models), "tiles": split.samples.identity()}, settings)
 
 
 def stress(
     models: Mapping[str, TileModel],
-    samples: Samples,
-    chosen: Ints,
+    split: Split,
     out: Path,
     *,
-    split: str = "all",
     metric: str = "balanced_accuracy",
     shifts: Sequence[str] = tuple(SHIFTS),
     steps: int = 4,
@@ -120,44 +122,65 @@ def stress(
     batch_size: int = 256,
     progress: Progress | None = None,
 ) -> StressTest:
-    """Measure models, by name, on the same tiles under each shift in `steps` strengths to each side.
+    """Measure models on the same tiles under each shift, and publish the files listed above as the folder `out`.
 
-    `samples` are `labelled_tiles` of the first model, `chosen` indices (n,) into them, `split` what they are called.
-    The metric is balanced accuracy at each model's own threshold, or AUROC; its intervals, by bootstrap over cases, are
-    of the same resamples for every model, shift and strength. Tiles are shifted as the model gets them, at its own side
-    in pixels, and before any stain normalisation of its own. Writes the files listed above into `out`. Raises
-    ConfigError for an unknown shift or metric, ModelError for a model that does not fit the tiles, OutputError.
+    Tiles are shifted as the model gets them, at its own side in pixels, before any stain normalisation of its own.
+
+    Args:
+        models: The models, by the names they have in figures.
+        split: Tiles to test on, of `labelled_tiles` of the first model.
+        out: The folder; an earlier stress test there is replaced when the new one is complete.
+        metric: Balanced accuracy at each model's own threshold (`balanced_accuracy`), or `auroc`.
+        shifts: Names in SHIFTS.
+        steps: Strengths to each side of a shift.
+        resamples: Bootstrap resamples of the cases, the same for every model, shift and strength.
+        seed: Decides the resamples.
+        batch_size: Tiles the model sees at once.
+        progress: Called with (predictions done, predictions in all).
+
+    Returns:
+        The figures.
+
+    Raises:
+        ConfigError: For an unknown shift or metric.
+        ModelError: For a model that does not fit the tiles.
+        OutputError: If `out` cannot be written, or holds something else.
     """
     _require_known(models, metric, shifts, steps)
     first = next(iter(models.values()))
     for name, model in models.items():
-        require_fit(model.info, first.info, samples, name)
-    notes = [note for name, model in models.items() for note in leaks(name, model, samples, chosen)]
+        require_fit(model.info, first.info, split.samples, name)
+    notes = [note for name, model in models.items() for note in leaks(name, model, split)]
     for note in notes:
         log.warning("%s", note)
-    places = [AS_THEY_ARE] + [(name, s) for name in shifts for s in SHIFTS[name].strengths(steps) if s != 0]
-    report = _Report(progress, len(models) * len(places) * len(chosen))
-    with locked_folder(out / "stress"):
-        _sweep(out)
-        found = {
-            name: _measure(model, Tiles(samples, chosen, model.info.tile_px), places, metric, resamples, seed,
-                           batch_size, report)
-            for name, model in models.items()
-        }  # fmt: skip
+    hashes = {name: model.sha256 for name, model in models.items()}
+    recipe = stress_recipe(hashes, split, metric=metric, shifts=shifts, steps=steps, resamples=resamples, seed=seed)
+    places = [UNSHIFTED] + [(name, s) for name in shifts for s in SHIFTS[name].strengths(steps) if s != 0]
+    report = counter(progress, len(models) * len(places) * len(split))
+    with locked_folder(out):
+        require_own(out, "stress.json", "a stress test")
+        found: dict[str, dict[Place, Resampled]] = {}
+        for name, model in models.items():
+            views = [_view(place) for place in places]
+            predicted = predict_views(model, split, views, batch_size=batch_size, report=report)
+            metrics = {str(place): of.metrics()[metric] for place, of in zip(places, predicted, strict=True)}
+            drawn = resampled(metrics, split.case_id, resamples=resamples, seed=seed)
+            found[name] = {place: drawn[str(place)] for place in places}
         result = StressTest(
             metric=metric,
-            split=split,
-            tiles=len(chosen),
-            cases=len(np.unique(samples.case_id[chosen])),
+            split=split.name,
+            tiles=len(split),
+            cases=len(np.unique(split.case_id)),
             resamples=resamples,
-            models={name: model.sha256 for name, model in models.items()},
-            unshifted={name: interval(*at[AS_THEY_ARE]) for name, at in found.items()},
+            models=hashes,
+            unshifted={name: interval(*at[UNSHIFTED]) for name, at in found.items()},
             curves={shift: {name: _curve(shift, steps, at) for name, at in found.items()} for shift in shifts},
             notes=tuple(notes),
         )
-        write_file(out / "stress.png", picture(result, len(samples.classes)))
-        write_file(out / "stress.csv", result.table())
-        write_file(out / "stress.json", canonical_json(result.record()))
+        with atomic_folder(out, recipe, made_with=made_with(first)) as folder:
+            write_file(folder / "stress.png", picture(result, len(split.classes)))
+            write_file(folder / "stress.csv", result.table())
+            write_file(folder / "stress.json", canonical_json(result.record()))
     return result
 
 
@@ -182,18 +205,6 @@ def area(strengths: Sequence[float], values: Sequence[Floats]) -> Floats:
     return np.asarray(np.sum(parts, axis=0) / (strengths[-1] - strengths[0]))
 
 
-class _Report:
-    """Counts what is done."""
-
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self.progress, self.total, self.done = progress, total, 0
-
-    def add(self, count: int) -> None:
-        self.done += count
-        if self.progress is not None:
-            self.progress(self.done, self.total)
-
-
 def _require_known(models: Mapping[str, TileModel], metric: str, shifts: Sequence[str], steps: int) -> None:
     if not models:
         raise ConfigError("models", "none is given", "pass one or more")
@@ -206,71 +217,29 @@ def _require_known(models: Mapping[str, TileModel], metric: str, shifts: Sequenc
     if len(set(shifts)) < len(shifts):
         raise ConfigError("--shifts", "a shift is named twice", "name each once")
     if steps < 1:
-        raise ConfigError("--strengths", f"{steps} leaves nothing but the tiles as they are", "pass 1 or more")
+        raise ConfigError("--strengths", f"{steps} leaves no shift", "pass 1 or more")
 
 
-def _measure(
-    model: TileModel,
-    tiles: Tiles,
-    places: Sequence[Place],
-    metric: str,
-    resamples: int,
-    seed: int,
-    batch_size: int,
-    report: _Report,
-) -> dict[Place, Resampled]:
-    """The metric at each place, on all tiles and on each resample of the cases."""
-    samples, chosen, info = tiles.samples, tiles.indices, model.info
-    order = [info.classes.index(name) for name in samples.classes]
-    positive = samples.classes.index(info.positive_class)
-    metrics = {}
-    for place, probabilities in _predict(model, tiles, places, batch_size, report).items():
-        of_place = standard_metrics(
-            probabilities[:, order], samples.label[chosen], threshold=info.threshold, positive=positive
-        )
-        metrics[f"{place}"] = of_place[metric]
-    drawn = resampled(metrics, samples.case_id[chosen], resamples=resamples, seed=seed)
-    return {place: drawn[f"{place}"] for place in places}
-
-
-def _predict(
-    model: TileModel, tiles: Tiles, places: Sequence[Place], batch_size: int, report: _Report
-) -> dict[Place, Floats]:
-    """Probabilities float64 (n, C) at each place, in the order of the model's classes; tiles are read once."""
-    found = {place: np.empty((len(tiles), len(model.info.classes))) for place in places}
-    for start in range(0, len(tiles), batch_size):
-        rows = list(range(start, min(start + batch_size, len(tiles))))
-        pixels = tiles.__getitems__(rows).tiles.numpy()
-        for shift, strength in places:
-            shifted = SHIFTS[shift](pixels, strength) if shift else pixels
-            probabilities = model.predict(shifted)
-            if not np.isfinite(probabilities).all():
-                slide = tiles.samples.slide_id[tiles.indices[rows[0]]]
-                what = f"the model gives no finite probability for a tile under {shift or 'no shift'} {strength:g}"
-                raise ModelError(slide, what, "check the model's training")
-            found[shift, strength][rows] = probabilities
-            report.add(len(rows))
-    return found
+def _view(place: Place) -> View:
+    """What is done to tiles at a place."""
+    shift, strength = place
+    return partial(SHIFTS[shift], strength=strength) if shift else lambda tiles: tiles
 
 
 def _curve(shift: str, steps: int, found: Mapping[Place, Resampled]) -> Curve:
     strengths = SHIFTS[shift].strengths(steps)
-    drawn = [found[(shift, s) if s else AS_THEY_ARE] for s in strengths]
+    drawn = [found[(shift, s) if s else UNSHIFTED] for s in strengths]
     points = [Point(s, SHIFTS[shift].amount(s), interval(*at)) for s, at in zip(strengths, drawn, strict=True)]
     whole = area(strengths, [np.array([at.value]) for at in drawn])[0]
     return Curve(tuple(points), interval(float(whole), area(strengths, [at.drawn for at in drawn])))
 
 
 def _ticks(points: Sequence[Point]) -> list[tuple[float, str]]:
-    """The ends in the shift's unit, and where the tiles are as they are."""
+    """The ends in the shift's unit, and where the tiles are unshifted."""
     ends = [(p.strength, p.amount.replace(", ", "\n")) for p in (points[0], points[-1]) if p.strength]
-    return sorted([*ends, (0.0, "as is")])
+    return sorted([*ends, (0.0, "none")])
 
 
-def _sweep(out: Path) -> None:
-    """Remove the files of an earlier test, its record first."""
-    try:
-        for name in RESULTS:
-            (out / name).unlink(missing_ok=True)
-    except OSError as error:
-        raise output_error(out, error) from error
+def _cells(metric: Interval, area: Interval) -> list[str]:
+    values = (metric.value, metric.low, metric.high, area.value)
+    return ["" if value is None else f"{value:.6f}" for value in values]

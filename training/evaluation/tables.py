@@ -1,210 +1,24 @@
-"""What a test of models found: metrics with intervals, by group and for the worst one, and two models compared. Pure.
-
-Groups are sites, scanners or cases. Knows nothing of networks or pixels.
-"""
+"""Tables as text: CSV, and Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-
-from tiling.core.versions import RESEARCH_USE
-from training.evaluation.figures import Predictions
-from training.evaluation.metrics import (
-    LOWER_IS_BETTER,
-    METRIC_NAMES,
-    Difference,
-    Interval,
-    difference,
-    interval,
-    resampled,
-    standard_metrics,
-)
-from training.models.card import table
-
-COLUMNS = ("site", "scanner", "case")
-"""What tiles are grouped by."""
-UNKNOWN = "unknown"
-"""The group of tiles whose site or scanner is not known."""
+import csv
+import io
+from collections.abc import Sequence
 
 
-@dataclass(frozen=True)
-class Group:
-    """The metrics of some of the tiles."""
-
-    cases: int
-    tiles: int
-    tiles_per_class: dict[str, int]
-    metrics: dict[str, Interval]
-    """Without intervals where there is one case only: nothing says how the next one would differ."""
+def csv_text(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table as CSV, lines ending with a line feed."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([head, *rows])
+    return text.getvalue()
 
 
-@dataclass(frozen=True)
-class ModelResult:
-    """What one model makes of the tiles."""
-
-    name: str
-    sha256: str
-    """Of its folder."""
-    backbone: str
-    threshold: float
-    temperature: float
-    overall: Group
-    groups: dict[str, dict[str, Group]]
-    """By column and name."""
-
-    def worst(self, by: str) -> dict[str, str]:
-        """By metric, the name of the group where it is worst; without the metrics that no group has."""
-        found = {}
-        for metric in METRIC_NAMES:
-            sign = -1 if metric in LOWER_IS_BETTER else 1
-            values = {name: group.metrics[metric].value for name, group in self.groups[by].items()}
-            known = {name: sign * value for name, value in values.items() if value is not None}
-            if known:
-                found[metric] = min(known, key=lambda name: (known[name], name))
-        return found
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table as Markdown; whatever its cells hold, it stays one table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines)
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """What a test of one model, or of two on the same tiles, found."""
-
-    classes: tuple[str, ...]
-    positive_class: str
-    split: str
-    resamples: int
-    models: tuple[ModelResult, ...]
-    differences: dict[str, Difference] = field(default_factory=dict)
-    """By metric, the second model's value minus the first's; empty for one model."""
-    notes: tuple[str, ...] = ()
-    """What to bear in mind, a sentence each."""
-
-    def record(self) -> dict[str, Any]:
-        """All of it, ready for JSON."""
-        record = asdict(self)
-        for model, written in zip(self.models, record["models"], strict=True):
-            written["worst"] = {by: model.worst(by) for by in model.groups}
-        return record | {"interval": "95% bootstrap over cases", "notice": RESEARCH_USE}
-
-    def page(self) -> str:
-        """All of it but single cases, as Markdown."""
-        first = self.models[0].overall
-        counts = ", ".join(f"{count:,} {name}" for name, count in first.tiles_per_class.items())
-        parts = [
-            "# Evaluation",
-            f"**{RESEARCH_USE}**",
-            f"Split: {self.split}. {first.tiles:,} tiles of {first.cases:,} cases: {counts}.",
-            *self.notes,
-            _models_table(self.models),
-            "## Metrics",
-            table(
-                ["metric", *(model.name for model in self.models), *(["B minus A"] if self.differences else [])],
-                [
-                    [label, *(str(m.overall.metrics[name]) for m in self.models), *self._difference(name)]
-                    for name, label in METRIC_NAMES.items()
-                ],
-            ),
-            _explanation(len(self.classes), self.positive_class, self.resamples, bool(self.differences)),
-        ]
-        for model in self.models:
-            for by, groups in model.groups.items():
-                parts += [f"## {model.name} by {by}", _worst_table(model, by)]
-                parts += [_groups_table(by, groups)] if by != "case" else []
-        return "\n\n".join(parts) + "\n"
-
-    def _difference(self, metric: str) -> list[str]:
-        if not self.differences:
-            return []
-        found = self.differences[metric]
-        above = "" if found.above_zero is None else f", above 0 in {found.above_zero:.1%}"
-        return [f"{found}{above}"]
-
-
-def measure(predictions: Predictions, *, resamples: int = 1000, seed: int = 0) -> Group:
-    """The metrics of all tiles, with intervals over cases."""
-    cases = np.unique(predictions.case_ids)
-    metrics = standard_metrics(
-        predictions.probabilities, predictions.labels, threshold=predictions.threshold, positive=predictions.positive
-    )
-    drawn = resampled(metrics, predictions.case_ids, resamples=resamples if len(cases) > 1 else 0, seed=seed)
-    counts = np.bincount(predictions.labels, minlength=len(predictions.classes)).tolist()
-    return Group(
-        cases=len(cases),
-        tiles=len(predictions.labels),
-        tiles_per_class=dict(zip(predictions.classes, counts, strict=True)),
-        metrics={name: interval(*values) for name, values in drawn.items()},
-    )
-
-
-def measure_groups(
-    predictions: Predictions, names: NDArray[np.str_], *, resamples: int = 1000, seed: int = 0
-) -> dict[str, Group]:
-    """The metrics of each group by its name; `names` (N,), where "" is unknown."""
-    known = np.where(names == "", UNKNOWN, names)
-    return {
-        str(name): measure(predictions.chosen(known == name), resamples=resamples, seed=seed)
-        for name in np.unique(known)
-    }
-
-
-def compare(first: Predictions, second: Predictions, *, resamples: int = 1000, seed: int = 0) -> dict[str, Difference]:
-    """By metric, the second model's value minus the first's, with the interval of a paired bootstrap over cases.
-
-    Both must be predictions of the same tiles, in the same order.
-    """
-    a, b = (
-        resampled(
-            standard_metrics(p.probabilities, p.labels, threshold=p.threshold, positive=p.positive),
-            p.case_ids,
-            resamples=resamples if len(np.unique(p.case_ids)) > 1 else 0,
-            seed=seed,
-        )
-        for p in (first, second)
-    )
-    return {name: difference(a[name], b[name]) for name in a}
-
-
-def _models_table(models: Sequence[ModelResult]) -> str:
-    rows = [[m.name, m.backbone, m.sha256[:12], f"{m.temperature:.4g}", f"{m.threshold:.4g}"] for m in models]
-    return table(["model", "backbone", "SHA-256", "temperature", "threshold"], rows)
-
-
-def _explanation(classes: int, positive: str, resamples: int, paired: bool) -> str:
-    lines = [
-        f"In brackets the 95% bootstrap interval over cases ({resamples:,} resamples); that of ECE lies high, since",
-        "noise only adds to it.",
-    ]
-    if classes == 2:
-        lines += [f"AUROC and average precision are those of {positive}, which a model calls from its threshold on."]
-    else:
-        lines += [
-            "AUROC and average precision are the mean over the classes of one against the rest; the likeliest class is",
-            "called, and the Brier score is summed over the classes.",
-        ]
-    if paired:
-        lines += [
-            "B minus A is a paired bootstrap: the same cases are drawn for both models. With it stands the share of",
-            "the resamples in which B's value is the higher one; for log loss, Brier score and ECE lower is better.",
-        ]
-    return "\n".join(lines)
-
-
-def _worst_table(model: ModelResult, by: str) -> str:
-    groups, rows = model.groups[by], []
-    for metric, name in model.worst(by).items():
-        there, overall = (group.metrics[metric] for group in (groups[name], model.overall))
-        rows.append([METRIC_NAMES[metric], name, f"{groups[name].tiles:,}", str(there), str(overall)])
-    caveat = f"The worst of {len(model.groups[by]):,} is picked after the fact: chance makes it look worse than it is."
-    return table(["metric", f"worst {by}", "tiles", "there", "overall"], rows) + "\n\n" + caveat
-
-
-def _groups_table(by: str, groups: Mapping[str, Group]) -> str:
-    rows = [
-        [name, f"{g.cases:,}", f"{g.tiles:,}", *(str(g.metrics[metric]) for metric in METRIC_NAMES)]
-        for name, g in groups.items()
-    ]
-    return table([by, "cases", "tiles", *METRIC_NAMES.values()], rows)
+def _cell(cell: str) -> str:
+    return " ".join(cell.replace("|", "\\|").split())

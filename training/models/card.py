@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from tiling.core.versions import RESEARCH_USE
+from training.evaluation.bootstrap import Interval
 from training.evaluation.metrics import METRIC_NAMES
-from training.models.folder import MetricSummary, ModelInfo
+from training.evaluation.tables import markdown_table
+from training.models.info import ModelInfo
 
 
 def model_card(info: ModelInfo) -> str:
@@ -105,11 +107,11 @@ def _data_table(info: ModelInfo) -> str:
         [split, str(s.cases), str(s.slides), str(s.tiles), *(str(s.tiles_per_class[name]) for name in info.classes)]
         for split, s in info.data.items()
     ]
-    return table(["split", "cases", "slides", "tiles", *info.classes], rows)
+    return markdown_table(["split", "cases", "slides", "tiles", *info.classes], rows)
 
 
 def _metric_table(info: ModelInfo) -> str:
-    return table(
+    return markdown_table(
         ["split", *METRIC_NAMES.values()], [[split, *_cells(metrics)] for split, metrics in info.metrics.items()]
     )
 
@@ -122,7 +124,7 @@ def _group_tables(info: ModelInfo) -> str:
             groups = [group for group in info.groups if (group.split, group.column) == (split, column)]
             if groups:
                 rows = [[g.name, str(g.cases), str(g.tiles), *_cells(g.metrics)] for g in groups]
-                parts.append(table([f"{split}, {column}", "cases", "tiles", *METRIC_NAMES.values()], rows))
+                parts.append(markdown_table([f"{split}, {column}", "cases", "tiles", *METRIC_NAMES.values()], rows))
     if not parts:
         return "Neither sites nor scanners of the cases are known, so nothing can be said of how they differ."
     return "\n\n".join(parts)
@@ -135,25 +137,15 @@ def _ece_table(info: ModelInfo) -> str:
         [split, _cell(before), _cell(info.metrics[split]["ece"]) if "ece" in info.metrics.get(split, {}) else ""]
         for split, before in info.ece_before.items()
     ]
-    return "\n\n" + table(["split", "ECE before", "ECE after"], rows)
+    return "\n\n" + markdown_table(["split", "ECE before", "ECE after"], rows)
 
 
-def _cells(metrics: Mapping[str, MetricSummary]) -> list[str]:
+def _cells(metrics: Mapping[str, Interval]) -> list[str]:
     return [_cell(metrics[name]) if name in metrics else "" for name in METRIC_NAMES]
 
 
-def _cell(metric: MetricSummary) -> str:
+def _cell(metric: Interval) -> str:
     if metric.value is None:
         return "undefined (a class is missing)"
     span = "no interval" if metric.low is None or metric.high is None else f"{metric.low:.3f}-{metric.high:.3f}"
     return f"{metric.value:.3f} ({span})"
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; bars and line breaks in a cell do not leave it."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(_inside(cell) for cell in line) + " |" for line in lines)
-
-
-def _inside(cell: str) -> str:
-    return " ".join(cell.replace("|", "\\|").split())

@@ -40,13 +40,13 @@ from tiling.core.errors import ConfigError, InputError, ModelError
 from tiling.core.files import canonical_json, sha256_json, write_file
 from tiling.core.versions import software_versions
 from training.augment import AUGMENTATIONS
-from training.data.dataset import Tiles
+from training.data.dataset import TileDataset
 from training.data.samplers import epoch_order, global_batches
-from training.data.samples import Samples
+from training.data.samples import Samples, Split
 from training.data.splits import SPLITS, joined, split_units
 from training.evaluation.metrics import auroc, balanced_accuracy, fit_temperature, log_loss, softmax
 from training.losses import SpectralDecouplingLoss
-from training.models.folder import TileClassifier, make_classifier
+from training.models.classifier import TileClassifier, make_classifier
 from training.models.stain import StainTarget, missing_package, normalise, stain_target
 from training.optim import parameter_groups, rate_at
 from training.shortcut.config import TESTS, VALIDATION, Run, RunRecord, ShortcutConfig, as_grid, planned
@@ -140,7 +140,7 @@ def read_tiles(samples: Samples, config: ShortcutConfig) -> TileSet:
     if len(samples) * side * side * 3 > LARGEST:
         what = f"is {len(samples)} tiles of {side} px, more than {LARGEST // 2**30} GiB of memory hold"
         raise InputError(where, what, "use fewer or smaller tiles")
-    read = Tiles(samples, np.flatnonzero(samples.clear), side)
+    read = TileDataset(Split("all", samples, np.flatnonzero(samples.clear), side))
     return TileSet(
         tiles=read.__getitems__(list(range(len(read)))).tiles.numpy(),
         label=samples.label[samples.clear],

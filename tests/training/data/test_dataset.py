@@ -15,8 +15,10 @@ from torch.utils.data import DataLoader
 from tiling import TileStore
 from tiling.core.errors import InputError
 from training import TrainConfig, samples_from_images, samples_from_stores
-from training.data.dataset import Batch, Tiles, as_it_is, loader_workers, read_image
+from training.data.dataset import Batch, TileDataset, loader_workers, read_image
+from training.data.dataset import whole_batch as whole_batch
 from training.data.samplers import Shuffled
+from training.data.samples import Split
 
 Cohort = Callable[..., tuple[Path, Path]]
 RandomTiles = Callable[[int, int], NDArray[np.uint8]]
@@ -70,7 +72,7 @@ def test_batches_of_stores_are_the_stores_own_tiles(
         return read(store, rows, out, places)
 
     monkeypatch.setattr(TileStore, "read", counted)
-    tiles, labels, named = Tiles(samples, indices, 16).__getitems__(list(range(20)))
+    tiles, labels, named = TileDataset(Split("all", samples, indices, 16)).__getitems__(list(range(20)))
     assert named.tolist() == indices[:20].tolist()
     assert sum(reads) == 20
     assert len(reads) == len(np.unique(samples.source[indices[:20]])), "one read a store"
@@ -86,13 +88,13 @@ def test_any_number_of_workers_delivers_the_same_batches(
     """Tiles, labels and indices of two epochs of balanced draws are alike."""
     samples = samples_from_stores(*cohort(), tiny) if kind == "stores" else samples_from_images(image_table, tiny)
     indices = samples.where("train")
-    dataset = pickle.loads(pickle.dumps(Tiles(samples, indices, samples.tile_px)))  # noqa: S301 - our own
+    dataset = pickle.loads(pickle.dumps(TileDataset(Split("all", samples, indices, samples.tile_px))))  # noqa: S301 - our own
 
     def batches(workers: int) -> list[Batch]:
         sampler = Shuffled(len(indices), seed=5, draws=22, levels=samples.levels(["class", "slide"], indices))
         loader = DataLoader(
             dataset, batch_size=5, sampler=sampler, num_workers=workers, persistent_workers=workers > 0,
-            collate_fn=as_it_is,
+            collate_fn=whole_batch,
         )  # fmt: skip
         found = []
         for epoch in (0, 1):
@@ -114,7 +116,7 @@ def test_any_number_of_workers_delivers_the_same_batches(
 
 def test_in_order_tiles_are_the_whole_store(cohort: Cohort, tiny: TrainConfig) -> None:
     samples = samples_from_stores(*cohort(annotated=False), tiny)
-    tiles = Tiles(samples, np.arange(len(samples)), 16)
+    tiles = TileDataset(samples.split_of("all", 16))
     assert len(tiles) == 48
     expected = np.concatenate([TileStore(path).read(slice(None)) for path in samples.sources])
     np.testing.assert_array_equal(tiles.__getitems__(list(range(48))).tiles, expected)

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from tiling import TileStore
 from tiling.core.errors import ConfigError, InputError
-from training import Samples, TrainConfig, load_train_config, samples_from_images, samples_from_stores, training_key
-from training.data.dataset import Tiles
-from training.data.samples import annotation_labels
+from training import Samples, TrainConfig, load_train_config, model_recipe, samples_from_images, samples_from_stores
+from training.data.dataset import TileDataset
+from training.data.samples import Split, annotation_labels
 from training.data.splits import SPLITS
 
 WriteTable = Callable[[Sequence[Sequence[object]]], Path]
@@ -35,7 +35,7 @@ def test_image_table(image_table: Path, tiny: TrainConfig) -> None:
     assert (samples.kind, samples.tile_px, samples.mpp, len(samples)) == ("images", 32, 2.0, 48)
     assert samples.label.tolist() == [0, 1] * 24
     assert [len(np.unique(samples.case_id[samples.where(s)])) for s in SPLITS] == [6, 3, 3]
-    batch = Tiles(samples, np.array([5, 2, 9]), 32).__getitems__([2, 0])
+    batch = TileDataset(Split("all", samples, np.array([5, 2, 9]), 32)).__getitems__([2, 0])
     for tile, number in zip(batch.tiles.numpy(), (9, 5), strict=True):
         np.testing.assert_array_equal(tile, np.array(PIL.Image.open(image_table.parent / f"images/{number}.png")))
     assert batch.labels.tolist() == [1, 1]
@@ -253,7 +253,7 @@ def test_key_changes_with_all_that_matters_and_nothing_else(
 ) -> None:
     def key(**changes: object) -> str:
         config = tiny.model_copy(update=changes)
-        return training_key(samples_from_images(image_table, config), config)
+        return model_recipe(samples_from_images(image_table, config), config).sha256
 
     first = key()
     assert key() == first == key(workers=3, threads=2)

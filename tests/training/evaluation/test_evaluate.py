@@ -18,14 +18,23 @@ import sklearn.metrics
 import torch
 from numpy.typing import NDArray
 
+from tiling.core.artefact import DONE, content_hash, folder_faults, state
 from tiling.core.errors import ConfigError, InputError, ModelError, OutputError, SpecslideError
 from training import Samples, TrainConfig, load_model, samples_from_images, train
-from training.data.dataset import Tiles
-from training.evaluation.evaluate import choose_tiles, evaluate_models, group_summaries, labelled_tiles, predictions_of
-from training.evaluation.figures import Predictions
+from training.data.dataset import TileDataset
+from training.data.samples import Split
+from training.evaluation.evaluate import (
+    choose_tiles,
+    evaluate_models,
+    evaluation_recipe,
+    group_summaries,
+    labelled_tiles,
+)
 from training.evaluation.metrics import METRIC_NAMES
-from training.evaluation.tables import compare, measure_groups
-from training.models.folder import ModelInfo, TileModel, make_classifier
+from training.evaluation.predictions import Predictions, predictions_of
+from training.evaluation.results import compare, measure_groups
+from training.models.classifier import TileModel, make_classifier
+from training.models.info import ModelInfo
 
 ImageTable = Callable[..., Path]
 EXACT = 1e-9
@@ -91,7 +100,7 @@ def table(tmp_path: Path) -> ImageTable:
     return make
 
 
-def everything(samples: Samples) -> NDArray[np.int64]:
+def everything(samples: Samples) -> Split:
     return choose_tiles(samples, "all", Path())
 
 
@@ -110,13 +119,11 @@ def test_figures_equal_scikit_learn_in_all_and_in_each_group(table: ImageTable, 
     samples = labelled_tiles(info(), images=table("site", "scanner"))
     done: list[tuple[int, int]] = []
     found = evaluate_models(
-        [model(), model(Unsure, threshold=0.52)], samples, everything(samples), tmp_path / "out",
+        [model(), model(Unsure, threshold=0.52)], everything(samples), tmp_path / "out",
         by=("site", "scanner", "case"), resamples=50, batch_size=16, progress=lambda n, total: done.append((n, total)),
     )  # fmt: skip
     assert done == [(n, 80) for n in (16, 32, 40, 56, 72, 80)]
-    light = (
-        Tiles(samples, everything(samples), 32).__getitems__(list(range(40))).tiles.numpy().mean(axis=(1, 2, 3)) / 255
-    )
+    light = TileDataset(everything(samples)).__getitems__(list(range(40))).tiles.numpy().mean(axis=(1, 2, 3)) / 255
     dark = samples.label == 1
     for result, steepness, threshold in zip(found.models, (8, 1), (0.45, 0.52), strict=True):
         p = (1 / (1 + np.exp(steepness * (light - 0.5)))).astype(np.float32).astype(np.float64)
@@ -131,7 +138,7 @@ def test_figures_equal_scikit_learn_in_all_and_in_each_group(table: ImageTable, 
                 tolerance = 1e-6 if name in ("log_loss", "brier") else EXACT
                 assert group.metrics[name].value == pytest.approx(value, abs=tolerance), name
 
-    names = {"evaluation.json", "evaluation.md", "predictions.csv", "comparison.png"}
+    names = {"commit.json", "evaluation.json", "evaluation.md", "predictions.csv", "comparison.png"}
     pictures = {f"{m}_{what}.png" for m in "AB" for what in ("performance", "gallery", "site", "scanner", "case")}
     assert {p.name for p in (tmp_path / "out").iterdir()} == names | pictures
     record = json.loads((tmp_path / "out" / "evaluation.json").read_text())
@@ -158,7 +165,7 @@ def test_figures_equal_scikit_learn_in_all_and_in_each_group(table: ImageTable, 
 
 def test_a_group_of_one_case_has_no_interval(table: ImageTable, tmp_path: Path) -> None:
     samples = labelled_tiles(info(), images=table())
-    found = evaluate_models([model()], samples, everything(samples), tmp_path / "out", by=["case"], resamples=20)
+    found = evaluate_models([model()], everything(samples), tmp_path / "out", by=["case"], resamples=20)
     (result,) = found.models
     assert all(group.metrics["log_loss"].low is None for group in result.groups["case"].values())
     assert result.overall.metrics["log_loss"].low is not None
@@ -175,7 +182,7 @@ def test_a_group_of_one_case_has_no_interval(table: ImageTable, tmp_path: Path) 
 def test_a_model_is_no_better_than_itself(table: ImageTable, tmp_path: Path) -> None:
     samples = labelled_tiles(info(), images=table())
     turned = model(classes=("dark", "bright"))  # the same model, its classes in another order
-    found = evaluate_models([model(), turned], samples, everything(samples), tmp_path / "out", resamples=30)
+    found = evaluate_models([model(), turned], everything(samples), tmp_path / "out", resamples=30)
     for name, gain in found.differences.items():
         assert (gain.value, gain.low, gain.high, gain.above_zero) == (0, 0, 0, 0.5), name
     assert found.models[0].overall == found.models[1].overall
@@ -216,7 +223,7 @@ def test_the_test_split_of_training_is_found_again(
     assert again.split.tolist() == samples.split.tolist()
     chosen = choose_tiles(again, "test", image_table)
     out = tmp_path / "out"
-    found = evaluate_models([trained], again, chosen, out, split="test", by=["site"], resamples=50, seed=config.seed)
+    found = evaluate_models([trained], chosen, out, by=["site"], resamples=50, seed=config.seed)
     for name, interval in result.metrics["test"].items():
         assert found.models[0].overall.metrics[name].value == pytest.approx(interval.value, abs=1e-6)
     assert found.notes == ()
@@ -232,7 +239,7 @@ def test_the_test_split_of_training_is_found_again(
     assert "test, site" in card
 
     with caplog.at_level(logging.WARNING):
-        found = evaluate_models([trained], again, everything(again), out, resamples=0)
+        found = evaluate_models([trained], everything(again), out, resamples=0)
     assert "of train and" in found.notes[0]
     assert found.notes[0] in (out / "evaluation.md").read_text()
     assert "its figures are too good" in caplog.text
@@ -246,7 +253,7 @@ def test_data_of_one_class_leave_ranking_undefined(table: ImageTable, tmp_path: 
     samples = labelled_tiles(info(), images=table(label=lambda i, dark: "dark"))
     assert samples.classes == ("bright", "dark")
     assert (samples.label == 1).all()
-    (result,) = evaluate_models([model()], samples, everything(samples), tmp_path / "out", resamples=20).models
+    (result,) = evaluate_models([model()], everything(samples), tmp_path / "out", resamples=20).models
     assert result.overall.metrics["auroc"].value is None
     assert result.overall.metrics["log_loss"].value is not None
     assert result.overall.tiles_per_class == {"bright": 0, "dark": 40}
@@ -304,7 +311,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_written(
     samples = labelled_tiles(info(), images=table())
     models = [model()] + ([model(**second)] if second else [])
     with pytest.raises(SpecslideError) as caught:
-        evaluate_models(models, samples, everything(samples), tmp_path / "out", by=[by] if by else [])
+        evaluate_models(models, everything(samples), tmp_path / "out", by=[by] if by else [])
     refusal(error, *words)(caught)
     assert not (tmp_path / "out").exists()
 
@@ -313,7 +320,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_written(
 def test_one_model_or_two(table: ImageTable, tmp_path: Path, count: int) -> None:
     samples = labelled_tiles(info(), images=table())
     with pytest.raises(ConfigError, match="pass one, or two to compare"):
-        evaluate_models([model()] * count, samples, everything(samples), tmp_path / "out")
+        evaluate_models([model()] * count, everything(samples), tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -337,7 +344,7 @@ def test_stores_of_another_scale_are_refused(
     if words is None:
         samples = labelled_tiles(info(**own), stores=tmp_path / "stores", manifest=manifest)
         chosen = everything(samples)
-        found = evaluate_models([model(**own)], samples, chosen, tmp_path / "out", by=["scanner"], resamples=5)
+        found = evaluate_models([model(**own)], chosen, tmp_path / "out", by=["scanner"], resamples=5)
         assert set(found.models[0].groups["scanner"]) == {"X", "Y"}
         return
     with pytest.raises(ModelError) as caught:
@@ -370,43 +377,66 @@ def test_a_failed_evaluation_does_not_look_complete(
 ) -> None:
     samples, out = labelled_tiles(info(), images=table("site")), tmp_path / "out"
     chosen = everything(samples)
-    out.mkdir()
-    (out / "mine.txt").write_text("kept")
-    evaluate_models([model(), model(Unsure)], samples, chosen, out, by=["site"], resamples=5)
-    with pytest.raises(ModelError, match="no finite probability"):
-        evaluate_models([model(Broken)], samples, chosen, out, resamples=5)
-    assert [p.name for p in out.iterdir()] == ["mine.txt"], "what an earlier one left is gone, and nothing else"
+    evaluate_models([model(), model(Unsure)], chosen, out, by=["site"], resamples=5)
+    before = content_hash(out)
 
     def fail(*args: object) -> None:
         raise OutputError(out, "cannot be written (No space left on device)")
 
+    with pytest.raises(ModelError, match="no finite probability"):
+        evaluate_models([model(Broken)], chosen, out, resamples=5)
     module = importlib.import_module("training.evaluation.evaluate")
-    monkeypatch.setattr(module, "_prediction_table", fail)
-    with pytest.raises(OutputError):
-        evaluate_models([model()], samples, chosen, out, resamples=5)
-    assert not (out / "evaluation.json").exists()
-    monkeypatch.undo()
-    evaluate_models([model()], samples, chosen, out, resamples=5)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "prediction_table", fail)
+        with pytest.raises(OutputError):
+            evaluate_models([model()], chosen, out, resamples=5)
+    assert content_hash(out) == before, "the earlier one stays"
+    assert folder_faults(out) == []
+    evaluate_models([model()], chosen, out, resamples=5)
     assert (out / "evaluation.json").exists()
     assert not (out / "comparison.png").exists()
-    assert [p.name for p in out.iterdir() if p.name.startswith(".")] == []
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("there", ["nothing", "an evaluation"])
+def test_what_somebody_else_put_there_is_never_deleted(table: ImageTable, tmp_path: Path, there: str) -> None:
+    chosen, out = everything(labelled_tiles(info(), images=table())), tmp_path / "out"
+    out.mkdir()
+    if there == "an evaluation":
+        evaluate_models([model()], chosen, out, resamples=5)
+    (out / "mine.txt").write_text("kept")
+    with pytest.raises(OutputError, match="out"):
+        evaluate_models([model()], chosen, out, resamples=5)
+    assert (out / "mine.txt").read_text() == "kept"
+
+
+def test_python_leaves_the_recipe(table: ImageTable, tmp_path: Path) -> None:
+    samples = labelled_tiles(info(), images=table("site"))
+    evaluate_models([model()], samples.split_of("all"), tmp_path / "out", by=["site"], resamples=5, seed=3)
+    recipe = evaluation_recipe({"model": "0" * 64}, samples.split_of("all"), by=["site"], resamples=5, seed=3)
+    assert state(tmp_path / "out", recipe) == DONE
+    other = evaluation_recipe({"model": "0" * 64}, samples.split_of("all"), by=["site"], resamples=6, seed=3)
+    assert state(tmp_path / "out", other) == ("changed", "resamples was 5, is 6")
+    relabelled = replace(samples, label=1 - samples.label).split_of("all")
+    other = evaluation_recipe({"model": "0" * 64}, relabelled, by=["site"], resamples=5, seed=3)
+    assert state(tmp_path / "out", other) == ("changed", "not made from the same tiles")
 
 
 def test_the_same_evaluation_gives_the_same_bytes(table: ImageTable, tmp_path: Path) -> None:
     samples = labelled_tiles(info(), images=table("site"))
     for name, size in (("a", 7), ("b", 40)):
         chosen = everything(samples)
-        evaluate_models([model()], samples, chosen, tmp_path / name, by=["site"], resamples=20, batch_size=size)
+        evaluate_models([model()], chosen, tmp_path / name, by=["site"], resamples=20, batch_size=size)
     a, b = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in "ab")
     assert a == b
 
 
 def test_group_summaries_are_of_known_columns_only(table: ImageTable) -> None:
     samples = labelled_tiles(info(), images=table("scanner"))
-    tiles = Tiles(samples, everything(samples), 32)
-    p = model().predict(tiles.__getitems__(list(range(40))).tiles.numpy()).astype(np.float64)
-    found = group_summaries("test", tiles, predictions_of(tiles, p, 0.45, 1), resamples=5)
+    tiles = everything(samples)
+    p = model().predict(TileDataset(tiles).__getitems__(list(range(40))).tiles.numpy()).astype(np.float64)
+    found = group_summaries(tiles, predictions_of(tiles, p, 0.45, 1), resamples=5)
     assert [(g.column, g.name, g.tiles) for g in found] == [("scanner", "P1000", 24), ("scanner", "unknown", 16)]
     assert set(found[0].metrics) == set(METRIC_NAMES)
-    nothing = Tiles(replace(samples, scanner=np.full(40, "")), everything(samples), 32)
-    assert group_summaries("test", nothing, predictions_of(nothing, p, 0.45, 1)) == ()
+    nothing = everything(replace(samples, scanner=np.full(40, "")))
+    assert group_summaries(nothing, predictions_of(nothing, p, 0.45, 1)) == ()

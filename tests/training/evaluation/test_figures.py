@@ -8,21 +8,22 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from training.evaluation.bootstrap import Difference, Interval
 from training.evaluation.figures import (
     BLUE,
     COLOURS,
     ORANGE,
     STYLES,
     GalleryRow,
-    Predictions,
     by_group,
     comparison,
     gallery,
     learning_curve,
     performance,
 )
-from training.evaluation.metrics import METRIC_NAMES, Difference, Interval, softmax
-from training.evaluation.tables import measure
+from training.evaluation.metrics import METRIC_NAMES, softmax
+from training.evaluation.predictions import Predictions
+from training.evaluation.results import measure
 
 HOSTILE = ("$x_{1", "腫瘍 \n\t", "a" * 300, "<b>|\\frac{", "")
 NONE = Interval(None, None, None)

@@ -12,28 +12,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from training.evaluation.bootstrap import (
+    Interval,
+    Resampled,
+    bootstrap_band,
+    bootstrap_interval,
+    difference,
+    interval,
+    resampled,
+)
 from training.evaluation.metrics import (
     METRIC_NAMES,
     Floats,
     Ints,
-    Resampled,
     auroc,
     average_precision,
     balanced_accuracy,
     balanced_threshold,
-    bootstrap_band,
-    bootstrap_interval,
     brier,
     decide,
-    difference,
     ece,
-    evaluate,
     fit_temperature,
     log_loss,
     precision_at,
     precision_recall_curve,
     reliability,
-    resampled,
     roc_at,
     roc_curve,
     softmax,
@@ -41,6 +44,15 @@ from training.evaluation.metrics import (
 )
 
 EXACT = 1e-9
+
+
+def figures(
+    p: Floats, labels: Ints, cases: NDArray[np.str_], *, threshold: float, positive: int, resamples: int = 1000
+) -> dict[str, Interval]:
+    """Every standard metric with its interval."""
+    metrics = standard_metrics(p, labels, threshold=threshold, positive=positive)
+    drawn = resampled(metrics, cases, resamples=resamples)
+    return {name: interval(*values) for name, values in drawn.items()}
 
 
 def random_case(classes: int, seed: int, samples: int = 200, *, ties: bool = False) -> tuple[Floats, Ints]:
@@ -101,7 +113,7 @@ def test_a_missing_class_is_undefined_not_guessed() -> None:
     p, labels = np.array([[0.4, 0.6], [0.7, 0.3]]), np.array([1, 1])
     assert np.isnan(auroc(p, labels))
     assert np.isnan(balanced_accuracy(p.argmax(axis=1), labels, 2))
-    found = evaluate(p, labels, np.array(["a", "b"]), threshold=0.5, positive=1, resamples=20)
+    found = figures(p, labels, np.array(["a", "b"]), threshold=0.5, positive=1, resamples=20)
     assert found["auroc"].value is None
     assert found["auroc"].undefined == 20
     assert str(found["auroc"]) == "undefined"
@@ -150,14 +162,14 @@ def test_evaluation_of_two_thousand_tiles_takes_seconds() -> None:
     p, labels = random_case(2, seed=0, samples=2000)
     cases = np.array([str(i % 40) for i in range(2000)])
     start = time.perf_counter()
-    first = evaluate(p, labels, cases, threshold=0.4, positive=1)
+    first = figures(p, labels, cases, threshold=0.4, positive=1)
     assert time.perf_counter() - start < 10
-    assert evaluate(p, labels, cases, threshold=0.4, positive=1) == first
-    for interval in first.values():
-        assert interval.low is not None
-        assert interval.value is not None
-        assert interval.high is not None
-        assert interval.low <= interval.value <= interval.high or interval == first["ece"]
+    assert figures(p, labels, cases, threshold=0.4, positive=1) == first
+    for found in first.values():
+        assert found.low is not None
+        assert found.value is not None
+        assert found.high is not None
+        assert found.low <= found.value <= found.high or found == first["ece"]
 
 
 @pytest.mark.parametrize("true_temperature", [0.4, 1.0, 3.0])

@@ -9,19 +9,15 @@ from typing import Any
 import pytest
 import torch
 
+from training.evaluation.bootstrap import Interval
 from training.evaluation.metrics import METRIC_NAMES
-from training.models.card import model_card, table
-from training.models.folder import (
-    GroupSummary,
-    MetricSummary,
-    ModelInfo,
-    load_model,
-    make_classifier,
-    read_info,
-    save_model,
-)
+from training.evaluation.tables import markdown_table
+from training.models.card import model_card
+from training.models.classifier import make_classifier
+from training.models.folder import load_model, read_info, save_model
+from training.models.info import GroupSummary, ModelInfo
 
-VALUE = MetricSummary(value=0.8765, low=0.7654, high=0.9876)
+VALUE = Interval(value=0.8765, low=0.7654, high=0.9876)
 ALL = dict.fromkeys(METRIC_NAMES, VALUE)
 
 
@@ -46,7 +42,7 @@ def lines_with(card: str, text: str) -> list[str]:
 
 
 def test_card_says_what_was_measured() -> None:
-    before = {"test": MetricSummary(value=0.2222, low=0.1111, high=0.3333)}
+    before = {"test": Interval(value=0.2222, low=0.1111, high=0.3333)}
     card = model_card(info(ece_before=before, groups=(group("site", "Oulu"), group("scanner", "P1000"))))
     assert "For research use only" in card
     assert lines_with(card, "| test | 5 | 6 | 700 | 400 | 300 |")
@@ -85,14 +81,14 @@ def test_card_says_whether_sites_were_split() -> None:
 
 
 def test_undefined_metrics_are_named_so() -> None:
-    missing = MetricSummary(value=None, low=None, high=None, undefined=9)
+    missing = Interval(value=None, low=None, high=None, undefined=9)
     card = model_card(info(metrics={"val": {"auroc": missing}}, ece_before={"val": missing}))
     assert card.count("undefined (a class is missing)") == 2
 
 
 @pytest.mark.parametrize("name", ["a|b", "a\nb", "| --- |"])
 def test_names_cannot_break_a_table(name: str) -> None:
-    lines = table(["site", "tiles"], [[name, "3"]]).splitlines()
+    lines = markdown_table(["site", "tiles"], [[name, "3"]]).splitlines()
     assert len(lines) == 3
     assert lines[2].replace("\\|", "").count("|") == 3
 

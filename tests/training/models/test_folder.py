@@ -20,22 +20,18 @@ from timm.data.imagenet_info import ImageNetInfo
 from torch.nn import functional
 
 from tiling.core.errors import ConfigError, ModelError
-from training.models.card import model_card
-from training.models.folder import (
-    MetricSummary,
-    ModelInfo,
-    SplitSummary,
-    TileClassifier,
+from training.evaluation.bootstrap import Interval
+from training.models.backbones import (
     find_architecture,
     find_hub_architecture,
     input_side,
-    load_model,
     load_weights,
-    make_classifier,
     packaged_weights,
-    save_model,
-    verify_model,
 )
+from training.models.card import model_card
+from training.models.classifier import TileClassifier, make_classifier
+from training.models.folder import load_model, save_model, verify_model
+from training.models.info import ModelInfo, SplitSummary
 
 TINY = "test_resnet"
 
@@ -47,7 +43,7 @@ def info_of(network: TileClassifier, classes: tuple[str, ...] = ("benign", "tumo
         std=(0.5, 0.5, 0.5), mpp=0.5, tile_px=64, temperature=0.7, threshold=0.3, best_epoch=1,
         training={"sd_lambda": 0.01, "sd_reduction": "sum"},
         data={"train": SplitSummary(cases=1, slides=1, tiles=4, tiles_per_class=counts)},
-        metrics={"val": {"auroc": MetricSummary(value=0.9, low=0.8, high=1.0), "ece": MetricSummary(
+        metrics={"val": {"auroc": Interval(value=0.9, low=0.8, high=1.0), "ece": Interval(
             value=None, low=None, high=None, undefined=3)}},
         hashes={}, software={"torch": "2"},
     )  # fmt: skip

@@ -19,7 +19,9 @@ from tests.training.models.test_folder import info_of
 from tiling.core.artefact import atomic_folder, locked_folder
 from tiling.core.errors import ModelError
 from training.models.card import model_card
-from training.models.folder import Features, NoveltySummary, TileClassifier, load_model, make_classifier, save_model
+from training.models.classifier import Features, TileClassifier, make_classifier
+from training.models.folder import load_model, save_model
+from training.models.info import NoveltySummary
 from training.models.ood import APPEARANCE, Novelty, appearance, fit_gaussians, fit_novelty, shrunk_covariance
 
 Floats = NDArray[np.float32]
