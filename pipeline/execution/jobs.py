@@ -10,12 +10,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from inference.report.cohort import write_cohort_index
 from pipeline.execution.dask_config import ClusterConfig
 from pipeline.execution.partition import Part
 from pipeline.execution.pool import Outcome, Task, TileProgress, bytes_of, run_slides
 from pipeline.redaction import files_of, logged_by_id, without_paths
 from pipeline.study.ledger import timed
-from pipeline.study.page import write_cohort_index
 from tiling import TileReport, TilingConfig, tile_slide
 from tiling.core.artefact import COMMIT
 from tiling.core.errors import ConfigError, InputError, OutputError
