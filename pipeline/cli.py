@@ -24,6 +24,7 @@ from pipeline.commands.shortcut import shortcut
 from pipeline.commands.slurm import slurm
 from pipeline.commands.status import status
 from pipeline.commands.stress import stress
+from pipeline.commands.suggestions import SuggestingCommand, SuggestingGroup
 from pipeline.commands.tile import tile
 from pipeline.commands.tiles import tiles
 from pipeline.commands.train import train
@@ -31,14 +32,16 @@ from pipeline.commands.verify import verify
 from tiling.core.errors import SpecslideError, StoppedError
 
 app = typer.Typer(
+    cls=SuggestingGroup,
+    suggest_commands=False,  # which makes its own
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
     rich_markup_mode="markdown",
     help="Whole slides to tile stores, models and cancer heatmaps. For research use only.",
 )
-imports = typer.Typer(no_args_is_help=True, help="What other tools have made, as tile stores.")
-studies = typer.Typer(no_args_is_help=True, help="Studies of what networks learn.")
+imports = typer.Typer(cls=SuggestingGroup, suggest_commands=False, no_args_is_help=True, help="What other tools have made, as tile stores.")
+studies = typer.Typer(cls=SuggestingGroup, suggest_commands=False, no_args_is_help=True, help="Studies of what networks learn.")
 
 app.add_typer(imports, name="import")
 app.add_typer(studies, name="study")
@@ -46,10 +49,12 @@ for _command in (
     info, tile, label, train, evaluate, stress, heatmap, export_model, evaluate_slides, tiles,
     init, run, status, provenance, verify, demo,
 ):  # fmt: skip  # in the order of their use, which --help keeps
-    app.command()(_command)
-app.command(context_settings={"allow_interspersed_args": False})(slurm)  # what follows is another command's own
-imports.command()(histoprep)
-studies.command()(shortcut)
+    app.command(cls=SuggestingCommand)(_command)
+app.command(cls=SuggestingCommand, context_settings={"allow_interspersed_args": False})(
+    slurm
+)  # what follows is another command's own
+imports.command(cls=SuggestingCommand)(histoprep)
+studies.command(cls=SuggestingCommand)(shortcut)
 
 
 def main() -> None:
@@ -58,7 +63,7 @@ def main() -> None:
     A training that a signal has stopped ends with 75 (EX_TEMPFAIL): its state is saved, the same command goes on.
     """
     try:
-        app()
+        app(prog_name="specslide")
     except (SpecslideError, StoppedError) as error:
         console.show_error(str(error))
         sys.exit(error.exit_code)

@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 
 from pipeline import console
-from pipeline.commands.options import listed
+from pipeline.commands.settings import listed
 
 
 def evaluate_slides(
     results: Annotated[Path, typer.Argument(help="Folder of heatmaps, one folder a slide.")],
     manifest: Annotated[Path, typer.Option(help="Table of the slides: slide_path, slide_id, label, annotation ...")],
-    out: Annotated[Path, typer.Option(help="Folder of the figures and the picture.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the figures and the picture.")],
     split: Annotated[
         str | None, typer.Option(help="Slides to test, by the manifest; default: test where there are such, else all.")
     ] = None,

@@ -14,7 +14,7 @@ from pipeline.commands.options import Overwrite
 def export_model(
     run: Annotated[Path, typer.Argument(help="Folder of a training run, or its model folder.")],
     to: Annotated[Literal["onnx", "torchscript", "wsinfer"], typer.Option(help="What reads it.")],
-    out: Annotated[Path, typer.Option(help="Folder of the export.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the export.")],
     overwrite: Overwrite = False,
 ) -> None:
     """A trained model for other programs, checked against torch: ONNX, TorchScript, or WSInfer's folder.
