@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tiling.core.lazy import make_lazy
 
 if TYPE_CHECKING:
+    from inference.config import PredictConfig
     from inference.ensemble import Ensemble, make_ensemble
     from inference.heatmap import HeatmapReport, make_heatmap
-    from inference.predict import PredictConfig, Prediction, predict_slide
+    from inference.predict import Prediction, predict_slide
     from training import load_model
 
 __all__ = [
@@ -22,20 +24,16 @@ __all__ = [
     "predict_slide",
 ]
 
-_HOMES = {
-    "Ensemble": "inference.ensemble",
-    "HeatmapReport": "inference.heatmap",
-    "PredictConfig": "inference.predict",
-    "Prediction": "inference.predict",
-    "load_model": "training",
-    "make_ensemble": "inference.ensemble",
-    "make_heatmap": "inference.heatmap",
-    "predict_slide": "inference.predict",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """A public name, imported when first asked for: pages and settings need no torch."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+make_lazy(
+    __name__,
+    {
+        "Ensemble": "inference.ensemble",
+        "HeatmapReport": "inference.heatmap",
+        "PredictConfig": "inference.config",
+        "Prediction": "inference.predict",
+        "load_model": "training",
+        "make_ensemble": "inference.ensemble",
+        "make_heatmap": "inference.heatmap",
+        "predict_slide": "inference.predict",
+    },
+)

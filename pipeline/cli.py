@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -32,6 +33,7 @@ from tiling.core.errors import SpecslideError, StoppedError
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
     rich_markup_mode="markdown",
     help="Whole slides to tile stores, models and cancer heatmaps. For research use only.",
 )
@@ -65,8 +67,19 @@ def main() -> None:
         sys.exit(1)
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        console.say(f"specslide {version('specslide')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _options(verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what is done.")] = False) -> None:
+def _options(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what is done.")] = False,
+    shown: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
     console.start_logging(verbose)
 
 

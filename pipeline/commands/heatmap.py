@@ -90,7 +90,7 @@ def heatmap(
         gpu_queue: {processes: 1, queue: gpu, job_extra_directives: ["--gres=gpu:1"]}
     """
     from inference import PredictConfig
-    from inference.exports.formats import OutputConfig
+    from inference.config import OutputConfig
     from inference.predict import require_machine
     from pipeline.execution.jobs import heatmap_all, load_models
     from tiling.core.settings import checked

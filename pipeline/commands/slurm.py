@@ -120,8 +120,7 @@ def _check_settings(name: str, options: dict[str, Any]) -> None:
 
         load_train_config(options["config"], _settings(TrainConfig, options | {"loggers": options["logger"]}))
     elif name == "heatmap":
-        from inference.exports.formats import OutputConfig
-        from inference.predict import PredictConfig
+        from inference.config import OutputConfig, PredictConfig
 
         checked(PredictConfig, _settings(PredictConfig, options), "heatmap options")
         checked(
@@ -139,7 +138,7 @@ def _executable(given: str | None) -> list[str]:
     """The words that run specslide: those given, or this installation, wherever the job starts. Raises ConfigError."""
     if given is None:
         script = Path(sys.executable).with_name("specslide")
-        return [str(script)] if script.exists() else [sys.executable, "-m", "pipeline.cli"]
+        return [str(script)] if script.exists() else [sys.executable, "-m", "specslide"]
     try:
         words = shlex.split(given)
     except ValueError as error:

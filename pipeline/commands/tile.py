@@ -113,7 +113,7 @@ def tile(
 
 def _tissue_method(tissue: str) -> str:
     """The method that `--tissue` names; the method `mask` for a file or folder."""
-    from tiling.tissue import METHODS
+    from tiling.config import METHODS
 
     if tissue in METHODS and tissue != "mask":
         return tissue

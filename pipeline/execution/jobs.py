@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # imported when needed: workers that tile must not wait for t
     import shapely
 
     from inference import Ensemble, HeatmapReport, PredictConfig
-    from inference.exports.formats import OutputConfig
+    from inference.config import OutputConfig
     from training import TileModel
 
 _WHOLE = Part()
@@ -139,7 +139,7 @@ class HeatmapJob:
 def heatmap_job(job: HeatmapJob, progress: TileProgress, model: TileModel | Ensemble) -> HeatmapReport:
     """Make the heatmap of one job."""
     from inference import make_heatmap
-    from inference.exports.formats import OutputConfig
+    from inference.config import OutputConfig
 
     work = partial(
         make_heatmap, job.source, model, job.out, job.config,

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import shapely
 
+from inference.config import PredictConfig
 from inference.ensemble import Ensemble, make_ensemble
 from inference.heatmap import SUMMARY, result_key, standing_result
-from inference.predict import PredictConfig
 from pipeline.provenance import read_record
 from pipeline.redaction import without_paths
 from pipeline.study.config import StudyConfig

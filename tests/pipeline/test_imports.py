@@ -61,17 +61,23 @@ def loads(code: str, library: str) -> bool:
 @pytest.mark.parametrize(
     "module",
     [
-        "tiling",
-        "pipeline",
-        "pipeline.cli",
-        "pipeline.execution.jobs",
-        "pipeline.execution.pool",
-        "tiling.core.settings",
+        "specslide", "tiling, training, inference, pipeline", "pipeline.cli", "pipeline.execution.jobs",
+        "pipeline.execution.pool", "pipeline.study.config", "pipeline.study.template", "training.shortcut.config",
     ],
-)
+)  # fmt: skip
 def test_torch_is_not_waited_for(module: str) -> None:
-    assert loads(f"import {module}", "cv2" if module.startswith("tiling") else "pathlib"), "the probe works"
     assert not loads(f"import {module}", "torch")
+
+
+def test_the_probe_sees_what_is_loaded() -> None:
+    """Or the test above could not fail."""
+    assert loads("import training.losses", "torch")
+
+
+@pytest.mark.parametrize("library", ["torch", "cv2", "zarr", "lightning"])
+@pytest.mark.parametrize("config", ["tiling", "training", "inference", "pipeline.study"])
+def test_settings_wait_for_no_large_library(config: str, library: str) -> None:
+    assert not loads(f"import {config}.config", library)
 
 
 def test_tiling_from_the_command_line_never_loads_torch(small_slide: Path, tmp_path: Path) -> None:
