@@ -40,11 +40,18 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Whole slides to tile stores, models and cancer heatmaps. For research use only.",
 )
-imports = typer.Typer(cls=SuggestingGroup, suggest_commands=False, no_args_is_help=True, help="What other tools have made, as tile stores.")
-studies = typer.Typer(cls=SuggestingGroup, suggest_commands=False, no_args_is_help=True, help="Studies of what networks learn.")
+imports = typer.Typer(
+    cls=SuggestingGroup,
+    suggest_commands=False,
+    no_args_is_help=True,
+    help="What other tools have made, as tile stores.",
+)
+studies = typer.Typer(
+    cls=SuggestingGroup, suggest_commands=False, no_args_is_help=True, help="Studies of what networks learn."
+)
 
-app.add_typer(imports, name="import")
-app.add_typer(studies, name="study")
+for _name, _group in {"import": imports, "study": studies}.items():
+    app.add_typer(_group, name=_name, cls=SuggestingGroup, no_args_is_help=True)
 for _command in (
     info, tile, label, train, evaluate, stress, heatmap, export_model, evaluate_slides, tiles,
     init, run, status, provenance, verify, demo,
