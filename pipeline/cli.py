@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -31,35 +31,26 @@ from pipeline.commands.train import train
 from pipeline.commands.verify import verify
 from tiling.core.errors import SpecslideError, StoppedError
 
+_GROUP: dict[str, Any] = {"cls": SuggestingGroup, "suggest_commands": False, "no_args_is_help": True}
 app = typer.Typer(
-    cls=SuggestingGroup,
-    suggest_commands=False,  # which makes its own
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
     rich_markup_mode="markdown",
     help="Whole slides to tile stores, models and cancer heatmaps. For research use only.",
+    **_GROUP,
 )
-imports = typer.Typer(
-    cls=SuggestingGroup,
-    suggest_commands=False,
-    no_args_is_help=True,
-    help="What other tools have made, as tile stores.",
-)
-studies = typer.Typer(
-    cls=SuggestingGroup, suggest_commands=False, no_args_is_help=True, help="Studies of what networks learn."
-)
+imports = typer.Typer(help="What other tools have made, as tile stores.", **_GROUP)
+studies = typer.Typer(help="Studies of what networks learn.", **_GROUP)
 
-for _name, _group in {"import": imports, "study": studies}.items():
-    app.add_typer(_group, name=_name, cls=SuggestingGroup, no_args_is_help=True)
+app.add_typer(imports, name="import")
+app.add_typer(studies, name="study")
 for _command in (
     info, tile, label, train, evaluate, stress, heatmap, export_model, evaluate_slides, tiles,
     init, run, status, provenance, verify, demo,
 ):  # fmt: skip  # in the order of their use, which --help keeps
     app.command(cls=SuggestingCommand)(_command)
-app.command(cls=SuggestingCommand, context_settings={"allow_interspersed_args": False})(
-    slurm
-)  # what follows is another command's own
+_LAST = {"allow_interspersed_args": False}  # what follows slurm's command is that command's own
+app.command(cls=SuggestingCommand, context_settings=_LAST)(slurm)
 imports.command(cls=SuggestingCommand)(histoprep)
 studies.command(cls=SuggestingCommand)(shortcut)
 
