@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline import console
+from pipeline.commands.options import require_there
 from pipeline.commands.settings import listed
 
 
@@ -40,6 +41,7 @@ def evaluate_slides(
 
     `specslide evaluate-slides heatmaps --manifest camelyon.csv --lesions _0,_1 --sensitivity 0.95 --out test`
     """
+    require_there(results, manifest)
     from inference.evaluation.evaluate_slides import evaluate_slides as verb
     from pipeline.provenance import write_record
     from tiling.core.artefact import content_hash

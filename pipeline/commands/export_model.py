@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from pipeline import console
-from pipeline.commands.options import Overwrite
+from pipeline.commands.options import Overwrite, require_models
 
 
 def export_model(
@@ -28,9 +28,11 @@ def export_model(
     `specslide export-model run --to wsinfer --out exported/wsinfer`, then
     `wsinfer run --config exported/wsinfer/config.json --model-path exported/wsinfer/torchscript_model.pt ...`
     """
+    inner = run / "model"
+    folder = inner if inner.is_dir() else run
+    require_models([folder])
     from inference import load_model
     from inference.export_model import export_model as verb
 
-    inner = run / "model"
-    report = verb(load_model(inner if inner.is_dir() else run), to, out, overwrite=overwrite)
+    report = verb(load_model(folder), to, out, overwrite=overwrite)
     console.say(f"{report.file}, at most {report.difference:.1e} from torch")
