@@ -12,14 +12,15 @@ from typing import Any
 import shapely
 
 from inference.backends import uses_bf16
+from inference.config import OutputConfig, PredictConfig
 from inference.ensemble import Ensemble, members
-from inference.exports.formats import OutputConfig, write_outputs
+from inference.exports.formats import write_outputs
 from inference.exports.geojson import write_geojson
 from inference.exports.png import overlay_png
 from inference.exports.tables import write_tables
 from inference.maps.scores import SlideScores, areas_mm2, slide_scores
 from inference.ood import outside
-from inference.predict import PredictConfig, Prediction, Progress, is_store, predict_slide, prediction_settings
+from inference.predict import Prediction, Progress, is_store, predict_slide, prediction_settings
 from inference.report.report import gather_evidence, report_html
 from tiling import Slide, TileStore
 from tiling.core.artefact import atomic_folder, folder_faults, locked_folder, require_own

@@ -8,7 +8,6 @@ so that it holds wherever the folders are; where one cannot be found, its hash i
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,8 +21,6 @@ from tiling.core.artefact import COMMIT, PROVENANCE, content_hash, folder_faults
 from tiling.core.errors import InputError, SpecslideError
 from tiling.core.files import canonical_json, sha256_file, sha256_text
 from tiling.core.versions import RESEARCH_USE
-
-log = logging.getLogger(__name__)
 
 _SOFTWARE = ("torch", "timm", "numpy", "matplotlib", "scikit-learn")
 _TOLD_IN = {"store": "zarr.json", "model": "model.json", "heatmap": "slide.json"}
@@ -183,26 +180,31 @@ class _Index:
     def __init__(self, roots: Iterable[Path]) -> None:
         self._roots = tuple(roots)
         self._found: dict[str, Path] | None = None
+        self._damaged: list[SpecslideError] = []
 
     def find(self, sha256: str) -> Path | None:
-        """The folder with that hash."""
+        """The folder with that hash. Raises InputError if there is none, but a damaged one that it may have been."""
         if self._found is None:
             self._found = dict(self._hashed())
-        return self._found.get(sha256)
+        place = self._found.get(sha256)
+        if place is None and self._damaged:
+            raise InputError(self._damaged[0].where, self._damaged[0].what, self._damaged[0].fix)
+        return place
 
     def _hashed(self) -> Iterator[tuple[str, Path]]:
         for root in self._roots:
             for place, folders, files in os.walk(root):
+                folders[:] = sorted(name for name in folders if not name.startswith("."))
                 if COMMIT not in files:
-                    folders[:] = sorted(name for name in folders if not name.startswith("."))
                     continue
-                folders.clear()
                 try:
+                    if not read_commit(Path(place)).shared:
+                        folders.clear()
                     yield content_hash(Path(place)), Path(place)
-                    if (Path(place) / "zarr.json").is_file():
+                    if "zarr.json" in files:
                         yield TileStore(place).pixels_sha256, Path(place)  # as models and heatmaps know it
                 except SpecslideError as error:
-                    log.warning("%s", error)
+                    self._damaged.append(error)
 
 
 class _Chain:

@@ -1,17 +1,19 @@
 """Tile store or image table -> model. Never opens a slide."""
 
-from training.models.torchvision_shim import mend_torchvision
+from typing import TYPE_CHECKING
 
-mend_torchvision()  # before anything imports torchvision, as timm and lightning do
+from tiling.core.lazy import make_lazy
+from training.models.torchvision_shim import mend_on_import
 
-from training.config import TrainConfig, load_train_config  # noqa: E402
-from training.data.samples import Samples, samples_from_images, samples_from_stores  # noqa: E402
-from training.evaluation.evaluate import choose_tiles, evaluate_models, labelled_tiles  # noqa: E402
-from training.losses import SpectralDecouplingLoss  # noqa: E402
-from training.models.classifier import TileModel  # noqa: E402
-from training.models.folder import load_model  # noqa: E402
-from training.models.info import ModelInfo  # noqa: E402
-from training.train import TrainResult, model_recipe, train  # noqa: E402
+if TYPE_CHECKING:
+    from training.config import TrainConfig, load_train_config
+    from training.data.samples import Samples, samples_from_images, samples_from_stores
+    from training.evaluation.evaluate import choose_tiles, evaluate_models, labelled_tiles
+    from training.losses import SpectralDecouplingLoss
+    from training.models.classifier import TileModel
+    from training.models.folder import load_model
+    from training.models.info import ModelInfo
+    from training.train import TrainResult, model_recipe, train
 
 __all__ = [
     "ModelInfo",
@@ -30,3 +32,25 @@ __all__ = [
     "samples_from_stores",
     "train",
 ]
+
+make_lazy(
+    __name__,
+    {
+        "ModelInfo": "training.models.info",
+        "Samples": "training.data.samples",
+        "SpectralDecouplingLoss": "training.losses",
+        "TileModel": "training.models.classifier",
+        "TrainConfig": "training.config",
+        "TrainResult": "training.train",
+        "choose_tiles": "training.evaluation.evaluate",
+        "evaluate_models": "training.evaluation.evaluate",
+        "labelled_tiles": "training.evaluation.evaluate",
+        "load_model": "training.models.folder",
+        "load_train_config": "training.config",
+        "model_recipe": "training.train",
+        "samples_from_images": "training.data.samples",
+        "samples_from_stores": "training.data.samples",
+        "train": "training.train",
+    },
+)
+mend_on_import()

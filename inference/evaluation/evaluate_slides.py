@@ -18,8 +18,9 @@ import pyarrow
 import pyarrow.parquet
 from numpy.typing import NDArray
 
+from inference.config import SCORE, SEPARATION_UM
 from inference.evaluation.figures import slide_picture
-from inference.evaluation.froc import SEPARATION_UM, Hits, Lesions, detect, hits_of, lesions_in, mask_frame
+from inference.evaluation.froc import Hits, Lesions, detect, hits_of, lesions_in, mask_frame
 from inference.evaluation.operating_point import threshold_at_sensitivity
 from inference.evaluation.results import (
     AtThreshold,
@@ -40,7 +41,6 @@ from tiling.manifest import ManifestRow, read_manifest
 
 log = logging.getLogger(__name__)
 
-SCORE = "top5_mean"
 COLUMNS = ("site", "scanner")
 _OF_A_SLIDE = {"store_sha256", "roi_sha256", "backend"}  # settings in which the results of one test may differ
 

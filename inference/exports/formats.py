@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
-
+from inference.config import OutputConfig
 from inference.exports.asap import write_asap
 from inference.exports.geojson import write_regions
 from inference.exports.ome_tiff import write_ometiff
@@ -17,31 +15,9 @@ from inference.maps.slide_map import ProbabilityMap, probability_map
 from inference.predict import Prediction
 from tiling.core.files import sha256_json
 
-Format = Literal["png", "geojson", "ometiff", "omezarr", "asap"]
-FORMATS: tuple[Format, ...] = get_args(Format)
 HEATMAP_PNG, REGIONS, OME_TIFF, OME_ZARR, ASAP_XML = (
     "heatmap.png", "regions.geojson", "heatmap.ome.tif", "heatmap.ome.zarr", "regions.xml",
 )  # fmt: skip
-
-
-class OutputConfig(BaseModel):
-    """What is written of a prediction. Unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    formats: tuple[Format, ...] = ()
-    """`png`: the heatmap without the slide; `geojson` and `asap`: regions; `ometiff` and `omezarr`: the map."""
-    region_threshold: float | None = Field(None, ge=0, le=1)
-    """Regions are where the probability is at least this; None: the model's threshold."""
-    min_region_um2: float = Field(0.0, ge=0)
-    """Regions of a smaller area, square micrometres, are left out."""
-    region_smoothing_um: float | None = Field(None, ge=0)
-    """Radius by which outlines are smoothed, micrometres; None: a quarter of a tile's side, 0: not at all."""
-
-    @field_validator("formats")
-    @classmethod
-    def _ordered(cls, formats: tuple[Format, ...]) -> tuple[Format, ...]:
-        return tuple(name for name in FORMATS if name in formats)
 
 
 def write_outputs(prediction: Prediction, config: OutputConfig, folder: Path) -> None:

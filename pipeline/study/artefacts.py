@@ -20,17 +20,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import shapely
 
+from inference.config import PredictConfig
 from inference.ensemble import Ensemble, make_ensemble
 from inference.evaluation.evaluate_slides import slides_recipe
 from inference.heatmap import SUMMARY, result_key, standing_result
-from inference.predict import PredictConfig
 from pipeline.redaction import without_paths
 from pipeline.study.config import StudyConfig
 from pipeline.study.ledger import State
 from tiling import TileStore
 from tiling.annotations import label_image
 from tiling.annotations.rasterize import read_polygons
-from tiling.core.artefact import COMMIT, Recipe, content_hash, folder_faults
+from tiling.core.artefact import COMMIT, Recipe, folder_faults
 from tiling.core.errors import SpecslideError
 from tiling.core.files import sha256_json
 from tiling.manifest import ManifestRow
@@ -294,7 +294,7 @@ def heatmap_standing(row: ManifestRow, trained: Sequence[Trained], config: Study
             return DONE
         made = json.loads((folder / SUMMARY).read_bytes())["made_from"]
         before = {"model": made["model_sha256"], "store": made["settings"].get("store_sha256")}
-        now = {"model": model.sha256, "store": content_hash(store)}
+        now = {"model": model.sha256, "store": TileStore(store).pixels_sha256}
         changed = [name for name in now if now[name] != before[name]]
     except (SpecslideError, OSError, ValueError, KeyError) as error:
         return Standing("changed", error.what if isinstance(error, SpecslideError) else "cannot be read")

@@ -30,9 +30,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from inference.exports.formats import FORMATS, OutputConfig
+from inference.config import FORMATS, OutputConfig, PredictConfig
 from inference.heatmap import make_heatmap
-from inference.predict import PredictConfig, Prediction, predict_slide
+from inference.predict import Prediction, predict_slide
 from pipeline.demo.synthetic import write_pyramid
 from tiling import TilingConfig, tile_slide
 from training import ModelInfo, TileModel

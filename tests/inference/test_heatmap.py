@@ -16,9 +16,8 @@ import shapely
 from numpy.typing import NDArray
 from PIL import Image
 
-from inference.exports.formats import OutputConfig
+from inference.config import OutputConfig, PredictConfig
 from inference.heatmap import HeatmapReport, make_heatmap, result_key
-from inference.predict import PredictConfig
 from pipeline.demo.synthetic import write_pyramid
 from tests.inference.conftest import MakeModel, picture
 from tiling import Slide, TilingConfig, tile_slide

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner, Result
 
 import inference.heatmap
-from inference.exports.formats import FORMATS, OutputConfig
+from inference.config import FORMATS, OutputConfig
 from inference.heatmap import make_heatmap
 from inference.predict import predict_slide
 from inference.report.report import Evidence
@@ -183,7 +183,7 @@ def test_a_file_that_may_not_grow(slide: Path, model_folder: Path, tmp_path: Pat
 _SERVER = """
 import os, signal, sys
 import inference.exports.formats, inference.heatmap
-from inference.exports.formats import FORMATS, OutputConfig
+from inference.config import FORMATS, OutputConfig
 from tiling.core.versions import code_commit
 from training import load_model
 code_commit()

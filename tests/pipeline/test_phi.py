@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner
 
-from inference.exports.formats import FORMATS
+from inference.config import FORMATS
 from pipeline import cli
 from tests.inference.conftest import picture, write_model
 from tests.pipeline.conftest import RunCli

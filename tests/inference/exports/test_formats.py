@@ -21,7 +21,8 @@ from PIL import Image
 from pydantic import ValidationError
 from shapely.geometry import shape
 
-from inference.exports.formats import FORMATS, OutputConfig, regions_of, write_outputs
+from inference.config import FORMATS, OutputConfig
+from inference.exports.formats import regions_of, write_outputs
 from inference.heatmap import make_heatmap
 from inference.maps.slide_map import probability_map
 from tests.inference.conftest import MakeModel, MakePrediction

@@ -45,7 +45,7 @@ def test_two_models_are_compared(cohort: Path, monkeypatch: pytest.MonkeyPatch) 
     assert set(record["differences"]) == set(record["models"][0]["overall"]["metrics"])
     assert (cohort / "out" / "comparison.png").exists()
     chain = trace(cohort / "out" / "comparison.png", [cohort])
-    assert (chain.kind, chain.facts["settings"]["by"]) == ("tiles", ["scanner", "case"])
+    assert (chain.kind, chain.facts["settings"]["by"]) == ("evaluation", ["scanner", "case"])
     assert {link.sha256 for link in chain.made_from} == {content_hash(cohort / name) for name in "ab"}
     assert not any(link.missing for link in chain.made_from)
 

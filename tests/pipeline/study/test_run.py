@@ -139,7 +139,7 @@ def test_a_study_leaves_everything_it_promises(finished: tuple[StudyConfig, Stud
     assert {p.name for p in (config.out / "evaluation").iterdir()} == {"tiles", "slides"}
     assert (config.out / "evaluation/slides/slides.json").exists()
     assert {p.name for p in (config.out / "evaluation/tiles").iterdir()} == {
-        "evaluation.json", "evaluation.md", "predictions.csv", "provenance.json", "model_performance.png",
+        "evaluation.json", "evaluation.md", "predictions.csv", "commit.json", "model_performance.png",
         "model_gallery.png", "model_site.png", "model_scanner.png",
     }  # fmt: skip
     assert {p.name for p in (config.out / "stores").iterdir()} == {f"{n}{e}" for n in names for e in (".zarr", ".png")}

@@ -10,7 +10,8 @@ from urllib.parse import unquote
 
 import pytest
 
-from pipeline.study.page import Picture, Section, write_cohort_index, write_page
+from inference.report.cohort import write_cohort_index
+from inference.report.pages import Picture, Section, write_page
 
 
 class Parsed(HTMLParser):

@@ -1,78 +1,20 @@
-"""The pages that show a study, or a folder of heatmaps: an HTML index beside the results, opening without a network."""
+"""The index of a folder of heatmaps: `index.html` beside the results, opening without a network."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
+from inference.report.pages import Link, Picture, Section, write_page
 from tiling.core.files import canonical_json, locked, write_changed
-from tiling.core.versions import RESEARCH_USE
 
 INDEX = "index.html"
 NOT_ANALYSED = "not_analysed.json"
 """Beside the index: the reasons by slide, which several calls gather."""
 _SUMMARY, _REPORT, _OVERLAY = "slide.json", "report.html", "overlay.png"
 _FORMAT = "specslide-heatmap"
-
-_STYLE = """
-:root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #1a1a1a;
- background: #fff; overflow-wrap: anywhere; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
-table { border-collapse: collapse; } th, td { padding: .25rem .8rem; text-align: left; border-bottom: 1px solid #ddd; }
-th { overflow-wrap: normal; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); gap: 1.2rem;
- margin-top: 1rem; }
-figure { margin: 0; } img { max-width: 100%; border: 1px solid #ddd; background: #fff; }
-figcaption { font-size: .85rem; } .notice { background: #fff4d6; padding: .5rem .8rem; }
-"""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture of the page: its file, what it shows, and the file a click opens."""
-
-    path: Path
-    caption: str
-    opens: Path | None = None
-    """None: the picture itself."""
-
-
-@dataclass(frozen=True)
-class Link:
-    """Words that open a file."""
-
-    path: Path
-    text: str
-
-
-@dataclass(frozen=True)
-class Section:
-    """A headed part of the page."""
-
-    title: str
-    text: str = ""
-    columns: tuple[str, ...] = ()
-    rows: tuple[tuple[object, ...], ...] = ()
-    pictures: tuple[Picture, ...] = ()
-    links: tuple[Link, ...] = ()
-
-
-def write_page(path: Path, title: str, sections: Iterable[Section]) -> None:
-    """Write the page; files are linked relative to it. Raises OutputError."""
-    body = "\n".join(_section(section, path.parent) for section in sections)
-    write_changed(
-        path,
-        '<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8">'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'
-        f"<style>{_STYLE}</style></head>\n<body>\n<h1>{escape(title)}</h1>\n"
-        f'<p class="notice">{escape(RESEARCH_USE)}</p>\n{body}\n</body>\n</html>\n',
-    )
 
 
 def write_cohort_index(folder: Path, failed: Mapping[str, str]) -> None:
@@ -82,7 +24,7 @@ def write_cohort_index(folder: Path, failed: Mapping[str, str]) -> None:
     The most suspicious slide comes first, those without tiles last. `failed` are reasons by slide. Jobs that share the
     folder take turns. Nothing is written where there is no result. Raises OutputError.
     """
-    with locked(folder / INDEX):
+    with locked(folder / INDEX, wait=True):
         found = sorted(_results(folder), key=lambda r: (-_top(r[1]), r[0].name))
         made = {result.name for result, _ in found}
         failed = {name: why for name, why in failed_before(folder).items() if name not in made} | dict(failed)
@@ -163,39 +105,3 @@ def _warning(summary: Mapping[str, Any]) -> str:
 
 def _report_of(folder: Path) -> Path | None:
     return folder / _REPORT if (folder / _REPORT).exists() else None  # earlier versions wrote none
-
-
-def _section(section: Section, base: Path) -> str:
-    parts = [f"<h2>{escape(section.title)}</h2>"]
-    if section.text:
-        parts.append(f"<p>{escape(section.text)}</p>")
-    if section.links:
-        parts.append(f"<p>{' · '.join(_cell(link, base) for link in section.links)}</p>")
-    if section.rows:
-        parts.append(_table(section.columns, section.rows, base))
-    if section.pictures:
-        parts.append(f'<div class="pictures">{"".join(_figure(p, base) for p in section.pictures)}</div>')
-    return "\n".join(parts)
-
-
-def _table(columns: tuple[str, ...], rows: tuple[tuple[object, ...], ...], base: Path) -> str:
-    head = "".join(f'<th scope="col">{escape(c)}</th>' for c in columns)
-    lines = ("<tr>" + "".join(f"<td>{_cell(cell, base)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{''.join(lines)}</table>"
-
-
-def _cell(cell: object, base: Path) -> str:
-    if isinstance(cell, Link):
-        return f'<a href="{_href(cell.path, base)}">{escape(cell.text)}</a>'
-    return escape(str(cell))
-
-
-def _figure(picture: Picture, base: Path) -> str:
-    shown, opens = (_href(path, base) for path in (picture.path, picture.opens or picture.path))
-    caption = escape(picture.caption)
-    image = f'<img src="{shown}" alt="{caption}" loading="lazy">'
-    return f'<figure><a href="{opens}">{image}</a><figcaption>{caption}</figcaption></figure>'
-
-
-def _href(path: Path, base: Path) -> str:
-    return quote(path.relative_to(base).as_posix())
