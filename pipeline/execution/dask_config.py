@@ -55,7 +55,7 @@ class ClusterConfig(BaseModel):
         return cast(Kind, self.at.partition(":")[0])
 
     @property
-    def most_workers(self) -> int | None:
+    def max_workers(self) -> int | None:
         """The N of `local:N`, or `workers`."""
         number = self.at.partition(":")[2] if self.kind == "local" else ""
         return int(number) if number else self.workers

@@ -24,13 +24,13 @@ from tiling.core.settings import checked
 )
 def test_places(at: str, kind: str, workers: int | None) -> None:
     config = ClusterConfig(at=at)
-    assert (config.kind, config.most_workers, config.patience_s) == (kind, workers, 600.0)
+    assert (config.kind, config.max_workers, config.patience_s) == (kind, workers, 600.0)
 
 
 @pytest.mark.parametrize("at", ["slurm", "pbs", "lsf"])
 def test_queues_may_take_a_day_to_begin(at: str) -> None:
     config = ClusterConfig(at=at, workers=4)
-    assert (config.kind, config.most_workers, config.patience_s) == (at, 4, 86_400.0)
+    assert (config.kind, config.max_workers, config.patience_s) == (at, 4, 86_400.0)
 
 
 @pytest.mark.parametrize(
