@@ -38,7 +38,7 @@ class ClusterConfig(BaseModel):
     """Seconds without any worker after which it is given up. None: 600, and a day where a queue has to be waited for.
     """
     tls: bool = True
-    """Whether what is sent to a queue's workers is encrypted and they prove who they are; without it, whoever reaches the
+    """Whether a queue's workers prove who they are and what they are sent is encrypted; without it, whoever reaches the
     scheduler's port can run programs in your name. Keys are made for each run."""
     queue: Queue = {}
     """Settings of a queue's jobs, as dask-jobqueue names them: `cores` and `memory` (of a job), `processes` (workers of
