@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from inference.exports import formats_help
 from pipeline.commands.options import (
     ClusterConfigFile,
     ClusterOption,
@@ -51,7 +52,7 @@ def heatmap(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     formats: Annotated[
         str | None,
-        typer.Option(help="Further files: png, geojson (regions), ometiff, omezarr, asap (regions); commas between."),
+        typer.Option(help=f"Further files, commas between. {formats_help()}."),
     ] = None,
     region_threshold: Annotated[
         float | None, typer.Option(help="Regions are where the probability is at least this; default: the model's.")
