@@ -242,8 +242,8 @@ class _Chain:
     def _heatmap(self, folder: Path) -> Link:
         summary = _json(folder / "slide.json")
         made, slide = summary["made_from"], summary["slide"]
-        known = made["settings"]
-        store = known.get("store_pixels_sha256") or known.get("store_sha256")  # which earlier versions name
+        hashes = [made["settings"].get(name) for name in ("store_sha256", "store_pixels_sha256")]  # labelled since?
+        store = next((h for h in hashes if h and self._index.find(h)), hashes[0])
         source = self._slide(slide) if store is None else self._found(store, "store", slide["slide_id"], slide)
         models = made.get("models") or [made]
         links = [self._found(m["model_sha256"], "model", m["backbone"]) for m in models]

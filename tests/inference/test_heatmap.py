@@ -104,7 +104,7 @@ def test_the_summary_says_what_it_was_made_from(made: HeatmapReport, slide: Path
 def test_a_stores_result_names_the_store(slide: Path, model: TileModel, tmp_path: Path, out: Path) -> None:
     tiled = tile_slide(slide, tmp_path / "stores", TilingConfig(mpp=0.5, tile_px=32))
     record = summary(make_heatmap(tiled.store, model, out).folder)
-    assert record["made_from"]["settings"].keys() == {"min_tissue", "store_pixels_sha256"}
+    assert record["made_from"]["settings"].keys() == {"min_tissue", "store_sha256", "store_pixels_sha256"}
     assert record["slide"]["sha256"] == sha256_file(slide)
 
 
