@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 
-from inference.exports import formats
+from inference.exports import formats, formats_help
 from tiling.stores.query import parse_where
 
 Backend = Literal["torch", "onnx", "auto"]
@@ -68,8 +68,7 @@ class OutputConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    formats: tuple[str, ...] = ()
-    """Further files, by their names in `inference.exports.EXPORTS`."""
+    formats: tuple[str, ...] = Field((), description=f"Further files. {formats_help()}.")
     region_threshold: float | None = Field(None, ge=0, le=1)
     """Regions are where the probability is at least this; None: the model's threshold."""
     min_region_um2: float = Field(0.0, ge=0)

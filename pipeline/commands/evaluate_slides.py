@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from pipeline import console
-from pipeline.commands.options import listed
+from pipeline.commands.options import require_there
+from pipeline.commands.settings import listed
 
 
 def evaluate_slides(
     results: Annotated[Path, typer.Argument(help="Folder of heatmaps, one folder a slide.")],
     manifest: Annotated[Path, typer.Option(help="Table of the slides: slide_path, slide_id, label, annotation ...")],
-    out: Annotated[Path, typer.Option(help="Folder of the figures and the picture.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the figures and the picture.")],
     split: Annotated[
         str | None, typer.Option(help="Slides to test, by the manifest; default: test where there are such, else all.")
     ] = None,
@@ -40,6 +41,7 @@ def evaluate_slides(
 
     `specslide evaluate-slides heatmaps --manifest camelyon.csv --lesions _0,_1 --sensitivity 0.95 --out test`
     """
+    require_there(results, manifest)
     from inference.evaluation.evaluate_slides import evaluate_slides as verb
 
     found = verb(
