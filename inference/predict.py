@@ -112,7 +112,8 @@ def predict_slide(
         if is_store(path):
             store = TileStore(path)
             tiles = _from_store(store, slide_id or store.slide.slide_id, asked, config, region)
-            settings |= {"store_sha256": store.sha256, "min_tissue": _least_tissue(store, config)}
+            settings |= {"store_sha256": store.sha256, "store_pixels_sha256": store.pixels_sha256}
+            settings["min_tissue"] = _least_tissue(store, config)
         else:
 
             def opened() -> Slide:

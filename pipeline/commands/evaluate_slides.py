@@ -32,8 +32,8 @@ def evaluate_slides(
 ) -> None:
     """How well heatmaps find positive slides and their lesions: AUROC, operating points, FROC as in CAMELYON16.
 
-    A slide is positive if its label is the class that the heatmaps show. DIR gets slides.json, slides.md, slides.png
-    and provenance.json; intervals are over cases, figures also by site and scanner where the manifest names them.
+    A slide is positive if its label is the class that the heatmaps show. DIR gets slides.json, slides.md and
+    slides.png; intervals are over cases, figures also by site and scanner where the manifest names them.
 
     Examples:
 
@@ -43,21 +43,11 @@ def evaluate_slides(
     """
     require_there(results, manifest)
     from inference.evaluation.evaluate_slides import evaluate_slides as verb
-    from pipeline.provenance import write_record
-    from tiling.core.artefact import content_hash
-    from tiling.core.files import sha256_file
 
     found = verb(
         results, manifest, out, split=split, score=score, sensitivity=sensitivity,
         lesion_classes=listed(lesions) or (), separation_um=separation_um, resamples=resamples, seed=seed,
     )  # fmt: skip
-    names = [str(slide["slide_id"]) for slide in found.slides]
-    inputs = {"heatmaps": {name: content_hash(results / name) for name in names}, "slides": sha256_file(manifest)}
-    settings = {
-        "split": found.split, "score": score, "sensitivity": sensitivity, "lesion_classes": listed(lesions) or [],
-        "separation_um": separation_um, "resamples": resamples, "seed": seed,
-    }  # fmt: skip
-    write_record(out, "slides", inputs, settings, {})
     at = next(iter(found.scores.values())).sensitivity_at_specificity
     rows = [(name, group.auroc, *group.sensitivity_at_specificity.values()) for name, group in found.scores.items()]
     count = len(found.slides)
