@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import lru_cache, partial
 from importlib.util import find_spec
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from inference.config import Backend, Precision
 from inference.onnx import onnx_graph
 from tiling.core.errors import ConfigError, ModelError
 from training import TileModel
@@ -32,8 +32,6 @@ Predict = Callable[[UInt8Array], Floats]
 
 Of a model with `novelty` (B, C + 1): last comes how unlike its training tiles a tile is, see training.models.ood.
 """
-Backend = Literal["torch", "onnx", "auto"]
-Precision = Literal["auto", "32", "bf16"]
 
 AGREEMENT = 1e-4
 """How far a probability of ONNX Runtime's may be from torch's."""

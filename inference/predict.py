@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 
-from inference.backends import Backend, Halving, Precision, Predict, auto_batch_size, choose_backend, uses_bf16
+from inference.backends import Halving, Predict, auto_batch_size, choose_backend, uses_bf16
+from inference.config import PredictConfig
 from inference.ensemble import Ensemble, averaged, entropy, members, orientations
 from inference.ood import comparable, ood_columns
 from inference.readahead import Batch, Batches, read_ahead, regrouped
@@ -45,52 +45,6 @@ Progress = Callable[[int, int], None]
 
 _MOST_READERS = 8
 _BATCHES_AHEAD = 2  # beside those that the readers are at
-
-
-class PredictTilesConfig(BaseModel):
-    """What decides a prediction of tiles that are there, beside the tiles and the model. Unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    min_tissue: float = Field(0.5, ge=0, le=1)
-    """Least fraction of a tile that must be tissue."""
-    where: str | None = None
-    """Which tiles, by the columns of a store, which are measured of a slide: `focus > 20 and pen < 0.05`; see
-    tiling.stores.query."""
-    tta: bool = False
-    """Test-time augmentation: the mean over all eight orientations of each tile, at eight times the cost."""
-    batch_size: PositiveInt | None = None
-    """Tiles that the model sees at once, halved where they do not fit in memory; changes the speed, not the result.
-    None, or "auto": as the device and the size of the model's input call for."""
-    readers: PositiveInt | None = None
-    """Threads that read and decode; changes the speed, not the result. None: 1, for a model on a GPU up to 8."""
-    backend: Backend = "torch"
-    """What computes: torch; onnx, ONNX Runtime on a CPU; or auto, the faster on a short probe. They agree to 1e-4."""
-    precision: Precision = "auto"
-    """bf16, 32 bits, or auto: bf16 where the hardware computes in it."""
-
-    @field_validator("where")
-    @classmethod
-    def _parses(cls, where: str | None) -> str | None:
-        if where is not None:
-            parse_where(where)
-        return where
-
-    @field_validator("batch_size", mode="before")
-    @classmethod
-    def _found(cls, batch_size: object) -> object:
-        return None if batch_size == "auto" else batch_size
-
-
-class PredictConfig(PredictTilesConfig):
-    """What decides a prediction of a slide, too, whose tiles are cut as it is read."""
-
-    overlap: float = Field(0.0, ge=0, lt=1)
-    """Fraction of a tile that its neighbour shares, in [0, 1); a store brings its own."""
-    mpp_tolerance: float = Field(0.02, ge=0, lt=0.5)
-    """How far a scale may be from the model's and be taken as it is."""
-    max_bad_tiles: float = Field(0.01, ge=0, le=1)
-    """Fraction of a slide's tiles that may be passed over because they cannot be decoded."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +113,8 @@ def predict_slide(
         if is_store(path):
             store = TileStore(path)
             tiles = _from_store(store, slide_id or store.slide.slide_id, asked, config, region)
-            settings |= {"store_sha256": store.sha256, "min_tissue": _least_tissue(store, config)}
+            settings |= {"store_sha256": store.sha256, "store_pixels_sha256": store.pixels_sha256}
+            settings["min_tissue"] = _least_tissue(store, config)
         else:
 
             def opened() -> Slide:

@@ -8,14 +8,14 @@ background whatever their brightness; ink has hues and densities that haematoxyl
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Any, Final
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat
 
 from tiling import histoprep
+from tiling.config import TissueConfig
 
 UInt8Array = NDArray[np.uint8]
 BoolArray = NDArray[np.bool_]
@@ -27,26 +27,6 @@ _FLAT_STD = 3.0  # glass is flat: standard deviation over 5 x 5 mask pixels, gre
 _GLASS_CHROMA = 40  # glass may be tinted by lamp or white balance, but no further
 _STRIP_ROWS = 512
 _LEAST_GLASS = 0.002  # share of the picture; below it there is no glass to measure and white is assumed
-
-
-Method = Literal["specslide", "otsu", "hsv", "histoprep", "mask"]
-METHODS: tuple[Method, ...] = get_args(Method)
-
-
-class TissueConfig(BaseModel):
-    """How the tissue mask is made."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    method: Method = "specslide"
-    """specslide: stained pixels, without ink (the default). otsu: Otsu's threshold on the optical density. hsv:
-    saturated pixels of a stain's hue. histoprep: HistoPrep's detection, from the extra. mask: the user's own file."""
-    mask_mpp: Annotated[PositiveFloat, Field(le=1000)] = 8.0
-    """Micrometres per mask pixel: fixed, so that the mask does not depend on the pyramid."""
-    min_object_um2: NonNegativeFloat = 20_000.0
-    """Smaller tissue pieces are dropped, square micrometres."""
-    max_hole_um2: NonNegativeFloat = 20_000.0
-    """Smaller holes are filled, square micrometres."""
 
 
 def tissue_mask(picture: UInt8Array, mpp: float, config: TissueConfig) -> BoolArray:

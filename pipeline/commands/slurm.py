@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Container
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import BaseModel
 
-from pipeline.commands.options import cluster_of, listed, rows_of
 from pipeline.execution.slurm import SlurmConfig, job_script, submit_script
 from tiling.core.errors import ConfigError
 from tiling.core.settings import checked
@@ -84,62 +81,26 @@ def slurm(
 
 
 def _checked(context: typer.Context, name: str, arguments: list[str]) -> dict[str, Any]:
-    """The options of the command, parsed as itself would, so that what it refuses is refused now and not in the queue.
+    """The options of the command, parsed and checked by itself: what it refuses is refused now and not in the queue.
 
     Raises ConfigError for another command, and what the command's own parser raises.
     """
     if name not in WRAPPED:
         raise ConfigError(f"slurm {name}", "is no command that runs as a job", f"use one of {', '.join(WRAPPED)}")
     root: Any = context.find_root()
-    parsed = root.command.commands[name].make_context(name, list(arguments), parent=root)
+    parsed = root.command.commands[name].make_context(name, ["--check", *arguments], parent=root)
     if parsed.params.get("part") is not None:
         raise ConfigError("--part", "is what --array gives to each task", "leave it out")
+    parsed.command.invoke(parsed)  # checks, and does nothing
     options: dict[str, Any] = parsed.params
-    _check_settings(name, options)
     return options
-
-
-def _check_settings(name: str, options: dict[str, Any]) -> None:
-    """Check those options that are settings of the command, and its settings files. Raises ConfigError."""
-    study = None
-    if name == "run":
-        from pipeline.study.config import load_study  # which waits for torch
-
-        study = load_study(options["study"]).cluster
-    if "cluster" in options:
-        at, file, memory = (options[key] for key in _OF_CLUSTER)
-        cluster_of(at, file, memory=memory, workers=options.get("workers"), study=study)
-    if name in _IN_PARTS:
-        rows_of(options["slides"], options["manifest"], options["slide_mpp"])
-    if name == "tile":
-        from tiling import TilingConfig
-
-        checked(TilingConfig, _settings(TilingConfig, options, but={"tissue"}), "tile options")
-    elif name == "train":
-        from training.config import TrainConfig, load_train_config
-
-        load_train_config(options["config"], _settings(TrainConfig, options | {"loggers": options["logger"]}))
-    elif name == "heatmap":
-        from inference.exports.formats import OutputConfig
-        from inference.predict import PredictConfig
-
-        checked(PredictConfig, _settings(PredictConfig, options), "heatmap options")
-        checked(
-            OutputConfig, _settings(OutputConfig, options | {"formats": listed(options["formats"])}), "heatmap options"
-        )
-
-
-def _settings(model: type[BaseModel], options: dict[str, Any], but: Container[str] = ()) -> dict[str, Any]:
-    """Those of the options that were given and that the settings have, but some."""
-    given = {name: value for name, value in options.items() if value not in (None, (), [])}
-    return {name: value for name, value in given.items() if name in model.model_fields and name not in but}
 
 
 def _executable(given: str | None) -> list[str]:
     """The words that run specslide: those given, or this installation, wherever the job starts. Raises ConfigError."""
     if given is None:
         script = Path(sys.executable).with_name("specslide")
-        return [str(script)] if script.exists() else [sys.executable, "-m", "pipeline.cli"]
+        return [str(script)] if script.exists() else [sys.executable, "-m", "specslide"]
     try:
         words = shlex.split(given)
     except ValueError as error:

@@ -10,12 +10,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from inference.report.cohort import write_cohort_index
 from pipeline.execution.dask_config import ClusterConfig
 from pipeline.execution.partition import Part
 from pipeline.execution.pool import Outcome, Task, TileProgress, bytes_of, run_slides
 from pipeline.redaction import files_of, logged_by_id, without_paths
 from pipeline.study.ledger import timed
-from pipeline.study.page import write_cohort_index
 from tiling import TileReport, TilingConfig, tile_slide
 from tiling.core.artefact import COMMIT
 from tiling.core.errors import ConfigError, InputError, OutputError
@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # imported when needed: workers that tile must not wait for t
     import shapely
 
     from inference import Ensemble, HeatmapReport, PredictConfig
-    from inference.exports.formats import OutputConfig
+    from inference.config import OutputConfig
     from training import TileModel
 
 _WHOLE = Part()
@@ -139,7 +139,7 @@ class HeatmapJob:
 def heatmap_job(job: HeatmapJob, progress: TileProgress, model: TileModel | Ensemble) -> HeatmapReport:
     """Make the heatmap of one job."""
     from inference import make_heatmap
-    from inference.exports.formats import OutputConfig
+    from inference.config import OutputConfig
 
     work = partial(
         make_heatmap, job.source, model, job.out, job.config,

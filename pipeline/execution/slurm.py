@@ -103,7 +103,7 @@ def job_script(name: str, command: Sequence[str], config: SlurmConfig) -> str:
         "set -u",
         "",
         "code=0",
-        "# shellcheck disable=SC1003,SC2016 # words are meant to arrive as they are",
+        "# shellcheck disable=SC1003,SC2016 # words are meant to arrive unchanged",
         f"srun {cores}{words} || code=$?",
         "",
         "# 75: the command was signalled and has saved its state. 138 (128 + USR1): the signal has ended it.",

@@ -19,9 +19,10 @@ from typer.testing import CliRunner
 
 from inference import backends, make_ensemble
 from inference.backends import NOVELTY_AGREEMENT, choose_backend
+from inference.config import PredictConfig
 from inference.heatmap import make_heatmap
 from inference.ood import Outside, comparable, ood_columns, outside
-from inference.predict import PredictConfig, predict_slide
+from inference.predict import predict_slide
 from pipeline import cli
 from pipeline.demo.synthetic import write_pyramid
 from tests.inference.conftest import picture, write_model

@@ -15,7 +15,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 
 import tiling.slides.slide
-from inference.predict import PredictConfig, Prediction, is_store, predict_slide
+from inference.config import PredictConfig
+from inference.predict import Prediction, is_store, predict_slide
 from pipeline.demo.synthetic import write_pyramid
 from tests.inference.conftest import MakeModel, picture
 from tiling import Slide, TilingConfig, tile_slide

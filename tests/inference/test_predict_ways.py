@@ -18,7 +18,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 
 from inference import Ensemble, make_ensemble
-from inference.predict import PredictConfig, predict_slide, prediction_settings
+from inference.config import PredictConfig
+from inference.predict import predict_slide, prediction_settings
 from pipeline.demo.synthetic import write_pyramid
 from tests.inference.conftest import MakeModel, picture, write_model
 from tiling import Slide, TileStore, TilingConfig, tile_slide

@@ -13,7 +13,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from inference.predict import PredictConfig, Prediction, predict_slide, prediction_settings
+from inference.config import PredictConfig
+from inference.predict import Prediction, predict_slide, prediction_settings
 from pipeline.demo.synthetic import write_pyramid
 from tests.inference.test_predict_ways import damaged
 from tiling import TileStore, TilingConfig, tile_slide

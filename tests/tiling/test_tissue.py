@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from tiling import tissue
+from tiling.config import Method, TissueConfig
 from tiling.tissue import (
-    Method,
-    TissueConfig,
     background_colour,
     clean_mask,
     is_bright_field,

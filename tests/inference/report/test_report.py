@@ -18,10 +18,11 @@ import pytest
 import shapely
 from PIL import Image
 
+from inference.config import PredictConfig
 from inference.heatmap import make_heatmap
 from inference.maps.scores import SlideScores, areas_mm2, slide_scores
 from inference.ood import ood_columns
-from inference.predict import PredictConfig, Prediction, predict_slide
+from inference.predict import Prediction, predict_slide
 from inference.report.report import Evidence, _number, _path, _plain, extremes, gather_evidence, in_words, report_html
 from tests.inference.conftest import MakePrediction
 from tiling import TileStore, TilingConfig, tile_slide

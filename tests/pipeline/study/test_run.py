@@ -535,7 +535,7 @@ def test_a_study_that_is_changed_half_way_says_what_is_remade(
     assert (steps["training"].state, steps["heatmaps/synthetic-04"].state) == ("done", "changed")
     before = stamps(copied.out)
     run(other)
-    assert "heatmaps/synthetic-04 is made again: settings, outline or files are others" in caplog.text
+    assert "heatmaps/synthetic-04 is made again: min_tissue was 0.5, is 0.9" in caplog.text
     assert changed(before, stamps(copied.out)) == {"evaluation/tiles", *TESTED, "evaluation/slides", *REPORTS}
 
 
