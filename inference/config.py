@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 
+from inference.exports import formats, formats_help
 from tiling.stores.query import parse_where
 
 Backend = Literal["torch", "onnx", "auto"]
 Precision = Literal["auto", "32", "bf16"]
-Format = Literal["png", "geojson", "ometiff", "omezarr", "asap"]
-FORMATS: tuple[Format, ...] = get_args(Format)
 SCORE = "top5_mean"
 """The score of a slide that groups and thresholds are about, unless another is named."""
 SEPARATION_UM = 150.0
@@ -69,8 +68,7 @@ class OutputConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    formats: tuple[Format, ...] = ()
-    """`png`: the heatmap without the slide; `geojson` and `asap`: regions; `ometiff` and `omezarr`: the map."""
+    formats: tuple[str, ...] = Field((), description=f"Further files. {formats_help()}.")
     region_threshold: float | None = Field(None, ge=0, le=1)
     """Regions are where the probability is at least this; None: the model's threshold."""
     min_region_um2: float = Field(0.0, ge=0)
@@ -80,5 +78,7 @@ class OutputConfig(BaseModel):
 
     @field_validator("formats")
     @classmethod
-    def _ordered(cls, formats: tuple[Format, ...]) -> tuple[Format, ...]:
-        return tuple(name for name in FORMATS if name in formats)
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [name for name in names if name not in formats()]:
+            raise ValueError(f"{unknown[0]!r} is none of {', '.join(formats())}")
+        return tuple(name for name in formats() if name in names)

@@ -228,7 +228,8 @@ class _Chain:
     def _heatmap(self, folder: Path) -> Link:
         summary = _json(folder / "slide.json")
         made, slide = summary["made_from"], summary["slide"]
-        store = made["settings"].get("store_sha256")
+        hashes = [made["settings"].get(name) for name in ("store_sha256", "store_pixels_sha256")]  # labelled since?
+        store = next((h for h in hashes if h and self._index.find(h)), hashes[0])
         source = self._slide(slide) if store is None else self._found(store, "store", slide["slide_id"], slide)
         models = made.get("models") or [made]
         links = [self._found(m["model_sha256"], "model", m["backbone"]) for m in models]
@@ -295,7 +296,13 @@ class _Chain:
         """Inputs, facts, kind and hash of a test, by its recipe or, of version 0.1, its record."""
         if (folder / COMMIT).is_file() and (recipe := (commit := read_commit(folder)).recipe) is not None:
             facts = {"settings": dict(recipe.settings), "device": commit.made_with.get("device")}
-            return recipe.inputs, facts | _software(commit.made_with), recipe.artefact, content_hash(folder)
+            return (
+                recipe.inputs,
+                facts
+                | _software(commit.made_with if "software" in commit.made_with else {"software": commit.made_with}),
+                recipe.artefact,
+                content_hash(folder),
+            )
         record = read_record(folder)
         if record is None:
             raise InputError(folder, "holds no artefact", "pass a file of a result")

@@ -1,12 +1,11 @@
 """The verb: heatmaps and what is known of their slides -> how well slides and lesions are found.
 
-out/slides.json     all figures, published last       out/slides.md     the same, to be read
+out/slides.json     all figures       out/slides.md     the same, to be read
 out/slides.png      ROC of the slides, FROC of the lesions
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,25 +23,36 @@ from inference.evaluation.froc import Hits, Lesions, detect, hits_of, lesions_in
 from inference.evaluation.operating_point import threshold_at_sensitivity
 from inference.evaluation.results import (
     AtThreshold,
-    Judged,
     SlideEvaluation,
+    Slides,
     at_threshold,
     measure,
     measure_froc,
     measure_groups,
 )
-from inference.heatmap import SUMMARY, TABLE
+from inference.exports import TABLE
+from inference.summary import SUMMARY, HeatmapSummary, read_summary
 from tiling.annotations.rasterize import annotation_hash, class_masks
-from tiling.core.artefact import Recipe, atomic_folder, content_hash, folder_faults, locked_folder, require_own
+from tiling.core.artefact import (
+    Recipe,
+    atomic_folder,
+    content_hash,
+    folder_faults,
+    locked_folder,
+    require_own,
+)
 from tiling.core.errors import ConfigError, InputError
-from tiling.core.files import canonical_json, sha256_json, write_file
+from tiling.core.files import canonical_json, sha256_json
 from tiling.core.versions import software_versions
 from tiling.manifest import ManifestRow, read_manifest
 
 log = logging.getLogger(__name__)
 
+RECORD = "slides.json"
+OUTPUTS = (RECORD, "slides.md", "slides.png")
 COLUMNS = ("site", "scanner")
-_OF_A_SLIDE = {"store_sha256", "roi_sha256", "backend"}  # settings in which the results of one test may differ
+_OF_A_SLIDE = {"store_pixels_sha256", "store_sha256", "roi_sha256", "backend"}
+"""Settings in which the results of one test may differ."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,7 @@ class _Result:
 
     row: ManifestRow
     folder: Path
-    summary: Mapping[str, Any]
+    summary: HeatmapSummary
 
 
 def evaluate_slides(
@@ -69,39 +79,36 @@ def evaluate_slides(
     rows: Sequence[ManifestRow] | None = None,
     one_model: bool = True,
 ) -> SlideEvaluation:
-    """Test the heatmaps of a manifest's slides, and publish the files listed above as the folder `out`.
+    """Test the heatmaps `results/<slide_id>/` of a manifest's slides, and publish the files listed above as `out`.
 
-    A slide is positive if its `label` is the heatmaps' class.
+    A slide is positive if its `label` is the heatmaps' class. An earlier evaluation in `out` is replaced.
 
     Args:
-        results: Folder of heatmaps, `results/<slide_id>/`.
+        results: Folder of heatmaps.
         manifest: Table of the slides.
-        out: The folder; an earlier evaluation there is replaced when the new one is complete.
+        out: Folder of the figures.
         split: Slides to test, by the manifest's column; None: test where there are such, else all.
-        score: Score that groups and threshold are about.
-        sensitivity: Choose a threshold of `score` with this sensitivity on the slides of the split val.
+        score: Which score of a slide groups and threshold are about.
+        sensitivity: A threshold of `score` is chosen for it on the slides of the split val.
         lesion_classes: The annotations' classes that are lesions; none: the heatmaps' class.
         separation_um: Detections are at least this far apart.
-        resamples: Bootstrap resamples of the cases.
+        resamples: Of cases, behind each interval.
         seed: Decides the resamples.
         rows: The manifest's slides with the splits that count; None: as the manifest says.
-        one_model: Whether results of several models are refused; not so in a cross-validation.
-
-    Returns:
-        The figures.
+        one_model: Whether all results must be of one model; of a cross-validation they are not.
 
     Raises:
-        InputError: For a slide without a whole result or label, for results of several models, and where one class is
-            missing; names slide and fix.
-        ConfigError: For a score or split that is not there, and where the slides of val are among those tested.
-        OutputError: If `out` cannot be written, or holds something else.
+        InputError: Naming slide and fix: no whole result, no label, results of several models, a class is missing.
+        ConfigError: A score or split that is not there; slides of val are among those tested.
+        OutputError: `out` cannot be written, or holds something else.
     """
     rows = read_manifest(manifest) if rows is None else rows
     split = split or ("test" if any(row.split == "test" for row in rows) else "all")
+    require_own(out, RECORD, "an evaluation of slides")
     found = [_result(results, row, manifest) for row in _of_split(rows, split, manifest)]
     chosen_on = [] if sensitivity is None else [_result(results, r, manifest) for r in _of_split(rows, "val", manifest)]
     made_from = _one_maker([*found, *chosen_on]) if one_model else _makers([*found, *chosen_on])
-    slides = _labelled(found, manifest)
+    slides = _slides_of(found, manifest)
     if score not in slides.scores:
         raise ConfigError("--score", f"{score!r} is no score of these results", f"use {', '.join(slides.scores)}")
     _require_both(slides, f"{manifest}, split {split}" if split != "all" else manifest, found[0])
@@ -111,7 +118,7 @@ def evaluate_slides(
     cases_of_hits = cases[[place for place, _ in hits]] if hits else cases[:0]
     froc = measure_froc([hit for _, hit in hits], cases_of_hits, separation_um, **drawing)
     evaluation = SlideEvaluation(
-        positive_class=found[0].summary["positive_class"],
+        positive_class=found[0].summary.positive_class,
         split=split,
         score=score,
         resamples=resamples,
@@ -121,7 +128,7 @@ def evaluate_slides(
             for column in COLUMNS
             if ((names := np.array([getattr(r.row, column) or "" for r in found])) != "").any()
         },
-        at_threshold=_at_threshold(slides, _labelled(chosen_on, manifest), score, sensitivity, manifest, **drawing),
+        at_threshold=_at_threshold(slides, _slides_of(chosen_on, manifest), score, sensitivity, manifest, **drawing),
         froc=froc,
         notes=(*_without_tiles(found), *notes),
         slides=_listed(slides),
@@ -132,14 +139,14 @@ def evaluate_slides(
     picture = slide_picture(evaluation, slides, [hit for _, hit in hits] if froc else [], seed=seed)
     recipe = slides_recipe(
         results, [result.row for result in (*found, *chosen_on)], split=split, score=score, sensitivity=sensitivity,
-        lesion_classes=lesion_classes, separation_um=separation_um, **drawing,
+        lesion_classes=lesion_classes, separation_um=separation_um, resamples=resamples, seed=seed,
     )  # fmt: skip
     with locked_folder(out):
-        require_own(out, "slides.json", "an evaluation of slides")
-        with atomic_folder(out, recipe, made_with={"software": software_versions("numpy", "matplotlib")}) as folder:
-            write_file(folder / "slides.png", picture)
-            write_file(folder / "slides.md", evaluation.page())
-            write_file(folder / "slides.json", canonical_json(evaluation.record()))
+        require_own(out, RECORD, "an evaluation of slides")
+        with atomic_folder(out, recipe, made_with=software_versions("numpy", "matplotlib")) as partial:
+            (partial / "slides.png").write_bytes(picture)
+            (partial / "slides.md").write_text(evaluation.page(), encoding="utf-8")
+            (partial / RECORD).write_text(canonical_json(evaluation.record()), encoding="utf-8")
     return evaluation
 
 
@@ -155,9 +162,8 @@ def slides_recipe(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Recipe:
-    """What an evaluation of slides is made from: the heatmaps and what is known of their slides, and the settings.
-
-    Raises SpecslideError for a heatmap that is not there, InputError for an annotation that cannot be read.
+    """The recipe of what `evaluate_slides` would make of those slides: the tested ones, and those of val where a
+    threshold is chosen on them. Raises SpecslideError for a heatmap or annotation that is not there.
     """
     truth = {
         row.slide_id: [row.case_id, row.label, row.split, row.site, row.scanner]
@@ -192,10 +198,7 @@ def _result(results: Path, row: ManifestRow, manifest: Path) -> _Result:
         raise InputError(f"{manifest}, slide {row.slide_id}", what, fix)
     if faults := folder_faults(folder, only=frozenset({SUMMARY, TABLE})):
         raise InputError(folder, f"is damaged: {faults[0]}", "make the heatmap again with --overwrite")
-    summary = json.loads((folder / SUMMARY).read_bytes())
-    if summary.get("format") != "specslide-heatmap":
-        raise InputError(folder, "is no heatmap's result", "pass the folder that specslide heatmap wrote")
-    return _Result(row, folder, summary)
+    return _Result(row, folder, read_summary(folder))
 
 
 def _one_maker(found: Sequence[_Result]) -> dict[str, Any]:
@@ -224,18 +227,19 @@ def _maker(result: _Result) -> dict[str, Any]:
     """Model and settings of a result, less what may be each slide's own: its store and region, the order of an
     ensemble, and the backend, since they agree to 1e-4.
     """
-    made = {k: v for k, v in result.summary["made_from"].items() if k != "backend"}
+    made = {k: v for k, v in result.summary.made_from.items() if k != "backend"}
     made["settings"] = {k: v for k, v in made.get("settings", {}).items() if k not in _OF_A_SLIDE}
     if "models" in made:
         made["models"] = sorted(made["models"], key=canonical_json)
-    return made | {"positive_class": result.summary["positive_class"]}
+    return made | {"positive_class": result.summary.positive_class}
 
 
-def _labelled(found: Sequence[_Result], manifest: Path) -> Judged:
+def _slides_of(found: Sequence[_Result], manifest: Path) -> Slides:
     """Truth and scores of the slides. A slide without tiles has the lowest score of all: nothing calls it."""
-    numbers = [{k: v for k, v in r.summary["scores"].items() if v is None or isinstance(v, int | float)} for r in found]
-    names = [name for name in (numbers[0] if numbers else ()) if all(name in values for values in numbers)]
-    return Judged(
+    numbers = [result.summary.numbers() for result in found]
+    known = [values for values, result in zip(numbers, found, strict=True) if result.summary.tiles]
+    names = [name for name in (numbers[0] if numbers else ()) if all(values[name] is not None for values in known)]
+    return Slides(
         slide_id=np.array([result.row.slide_id for result in found], np.str_),
         case_id=np.array([result.row.case_id for result in found], np.str_),
         positive=np.array([_is_positive(result, manifest) for result in found], np.bool_),
@@ -244,19 +248,19 @@ def _labelled(found: Sequence[_Result], manifest: Path) -> Judged:
 
 
 def _is_positive(result: _Result, manifest: Path) -> bool:
-    where, classes = f"{manifest}, slide {result.row.slide_id}", result.summary["classes"]
+    where, classes = f"{manifest}, slide {result.row.slide_id}", result.summary.classes
     if not result.row.label:
         fix = f"add {' or '.join(classes)} in the column label, or take the slide out of the manifest"
         raise InputError(where, "has no label", fix)
     if result.row.label not in classes:
         what = f"the label {result.row.label!r} is none of the model's classes"
         raise InputError(where, what, f"use {', '.join(classes)}")
-    return bool(result.row.label == result.summary["positive_class"])
+    return bool(result.row.label == result.summary.positive_class)
 
 
-def _require_both(slides: Judged, where: object, example: _Result) -> None:
+def _require_both(slides: Slides, where: object, example: _Result) -> None:
     if slides.positive.all() or not slides.positive.any():
-        name = example.summary["positive_class"]
+        name = example.summary.positive_class
         what = f"all {len(slides.positive)} slides are {'' if slides.positive.all() else 'not '}{name}"
         raise InputError(
             where, f"{what}, so nothing is told apart", "add slides of the other class, or pass another --split"
@@ -264,7 +268,7 @@ def _require_both(slides: Judged, where: object, example: _Result) -> None:
 
 
 def _at_threshold(
-    slides: Judged, val: Judged, score: str, sensitivity: float | None, manifest: Path, *, resamples: int, seed: int
+    slides: Slides, val: Slides, score: str, sensitivity: float | None, manifest: Path, *, resamples: int, seed: int
 ) -> AtThreshold | None:
     if sensitivity is None:
         return None
@@ -289,7 +293,7 @@ def _hits(
     if not any(result.row.annotation for result in found):
         return [], []
     for place, result in enumerate(found):
-        positive = result.row.label == result.summary["positive_class"]
+        positive = result.row.label == result.summary.positive_class
         annotation = result.row.annotation
         if annotation is not None:
             hits.append((place, _slide_hits(result, _lesions(result, annotation, lesion_classes), separation_um)))
@@ -305,9 +309,9 @@ def _hits(
 
 def _lesions(result: _Result, annotation: Path, lesion_classes: Sequence[str]) -> Lesions:
     """The lesions of the classes that are. Raises InputError for a positive slide on which none of them is drawn."""
-    facts, name = result.summary["slide"], result.summary["positive_class"]
-    size0 = (facts["width"], facts["height"])
-    px0, shape = mask_frame(size0, facts["mpp"])
+    facts, name = result.summary.slide, result.summary.positive_class
+    size0 = (facts.width, facts.height)
+    px0, shape = mask_frame(size0, facts.mpp)
     drawn = class_masks(annotation, size0, px0, shape)
     wanted = tuple(lesion_classes) or (name,)
     masks = [drawn[wish] for wish in wanted if wish in drawn]
@@ -316,29 +320,28 @@ def _lesions(result: _Result, annotation: Path, lesion_classes: Sequence[str]) -
         fix = f"name its classes with --lesions: {', '.join(drawn)}" if drawn else "draw the lesions"
         raise InputError(annotation, what, fix)
     whole: NDArray[np.bool_] = np.logical_or.reduce([np.zeros(shape, np.bool_), *masks])
-    return lesions_in(whole, px0, facts["mpp"])
+    return lesions_in(whole, px0, facts.mpp)
 
 
 def _slide_hits(result: _Result, lesions: Lesions | None, separation_um: float) -> Hits:
-    facts, grid = result.summary["slide"], result.summary["grid"]
-    place = {"tile_px0": grid["tile_px0"], "mpp": facts["mpp"]}
-    column = f"prob_{result.summary['positive_class']}"
+    grid = result.summary.grid
+    column = f"prob_{result.summary.positive_class}"
     try:
         read = pyarrow.parquet.read_table(result.folder / TABLE, columns=[column, "minx", "miny"])
         p, x0, y0 = (read[name].to_numpy() for name in (column, "minx", "miny"))
     except (OSError, KeyError, pyarrow.ArrowException) as error:
         raise InputError(result.folder / TABLE, "cannot be read", "make the heatmap again with --overwrite") from error
-    return hits_of(detect(p, x0, y0, **place, separation_um=separation_um), lesions)
+    return hits_of(detect(p, x0, y0, tile_px0=grid.tile_px0, mpp=grid.slide_mpp, separation_um=separation_um), lesions)
 
 
 def _without_tiles(found: Sequence[_Result]) -> list[str]:
-    empty = [result.row.slide_id for result in found if not result.summary["tiles"]]
+    empty = [result.row.slide_id for result in found if not result.summary.tiles]
     if not empty:
         return []
     return [f"Of {len(empty)} slides nothing was analysed, {empty[0]} among them: they count with the score 0."]
 
 
-def _listed(slides: Judged) -> tuple[dict[str, Any], ...]:
+def _listed(slides: Slides) -> tuple[dict[str, Any], ...]:
     facts = zip(slides.slide_id.tolist(), slides.case_id.tolist(), slides.positive.tolist(), strict=True)
     return tuple(
         {"slide_id": slide, "case_id": case, "positive": positive}

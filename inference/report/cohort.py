@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from inference.exports import OVERLAY
 from inference.report.pages import Link, Picture, Section, write_page
+from tiling.core.errors import InputError
 from tiling.core.files import canonical_json, locked, write_changed
+
+if TYPE_CHECKING:
+    from inference.summary import HeatmapSummary
 
 INDEX = "index.html"
 NOT_ANALYSED = "not_analysed.json"
 """Beside the index: the reasons by slide, which several calls gather."""
-_SUMMARY, _REPORT, _OVERLAY = "slide.json", "report.html", "overlay.png"
-_FORMAT = "specslide-heatmap"
+_REPORT = "report.html"
 
 
 def write_cohort_index(folder: Path, failed: Mapping[str, str]) -> None:
@@ -25,13 +30,13 @@ def write_cohort_index(folder: Path, failed: Mapping[str, str]) -> None:
     folder take turns. Nothing is written where there is no result. Raises OutputError.
     """
     with locked(folder / INDEX, wait=True):
-        found = sorted(_results(folder), key=lambda r: (-_top(r[1]), r[0].name))
+        found = _results(folder)
         made = {result.name for result, _ in found}
         failed = {name: why for name, why in failed_before(folder).items() if name not in made} | dict(failed)
         if failed or (folder / NOT_ANALYSED).exists():
             write_changed(folder / NOT_ANALYSED, canonical_json(failed))
         if found:
-            _write_cohort(folder, found, failed)
+            _write_index(folder, found, failed)
 
 
 def failed_before(folder: Path) -> dict[str, str]:
@@ -43,64 +48,50 @@ def failed_before(folder: Path) -> dict[str, str]:
     return {str(name): str(why) for name, why in noted.items()} if isinstance(noted, dict) else {}
 
 
-def _write_cohort(folder: Path, found: Sequence[tuple[Path, dict[str, Any]]], failed: Mapping[str, str]) -> None:
-    rows = tuple(_cohort_row(result, summary) for result, summary in found)
+def _write_index(folder: Path, found: Sequence[tuple[Path, HeatmapSummary]], failed: Mapping[str, str]) -> None:
     pictures = tuple(
-        Picture(result / _OVERLAY, f"{result.name}: heatmap of {summary['positive_class']}", _report_of(result))
+        Picture(result / OVERLAY, f"{result.name}: heatmap of {summary.positive_class}", _report_of(result))
         for result, summary in found
     )
     text = (
-        f"{len(rows):,} slides, the most suspicious first. Each opens its report. A score is the model's and no "
+        f"{len(found):,} slides, the most suspicious first. Each opens its report. A score is the model's and no "
         "diagnosis: top 5% is the mean probability of the most suspicious 5% of the tiles. Unlike is the share of "
         "tiles that lie outside what the model has seen."
     )
     columns = ("slide", "class", "tiles", "top 5%", "mean", "share called", "unlike", "threshold", "model")
-    sections = [Section("Slides", text, columns, rows)]
-    if unlike := tuple((result.name, warning) for result, summary in found if (warning := _warning(summary))):
+    sections = [Section("Slides", text, columns, tuple(_row(*result) for result in found))]
+    if unlike := tuple((result.name, summary.warning) for result, summary in found if summary.warning):
         sections.append(Section("Unlike what the model has seen", columns=("slide", "warning"), rows=unlike))
     if failed:
         sections.append(Section("Not analysed", columns=("slide", "reason"), rows=tuple(failed.items())))
     write_page(folder / INDEX, "specslide: heatmaps", [*sections, Section("Pictures", pictures=pictures)])
 
 
-def _results(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """The results in a folder; what is no heatmap's result, is under way, or cannot be read, is passed over."""
+def _results(folder: Path) -> list[tuple[Path, HeatmapSummary]]:
+    """The heatmaps in a folder, the most suspicious first, those without tiles last; what is no heatmap, is under way,
+    or cannot be read, is passed over.
+    """
+    from inference.summary import SUMMARY, read_summary  # whoever asks what failed need not wait for it
+
     found = []
-    for summary in sorted(folder.glob(f"[!.]*/{_SUMMARY}")):
-        try:
-            record = json.loads(summary.read_bytes())
-        except (OSError, ValueError):
-            continue
-        if isinstance(record, dict) and record.get("format") == _FORMAT:
-            found.append((summary.parent, record))
-    return found
+    for path in folder.glob(f"[!.]*/{SUMMARY}"):
+        with suppress(InputError):
+            found.append((path.parent, read_summary(path.parent)))
+    return sorted(found, key=lambda r: (r[1].scores.top5_mean is None, -(r[1].scores.top5_mean or 0), r[0].name))
 
 
-def _top(summary: Mapping[str, Any]) -> float:
-    value = summary["scores"]["top5_mean"]
-    return -1.0 if value is None else float(value)
-
-
-def _cohort_row(folder: Path, summary: Mapping[str, Any]) -> tuple[object, ...]:
-    scores = [summary["scores"][name] for name in ("top5_mean", "mean", "fraction_above_threshold")]
+def _row(folder: Path, summary: HeatmapSummary) -> tuple[object, ...]:
+    scores, known = summary.scores, summary.out_of_distribution
+    shown = (scores.top5_mean, scores.mean, scores.fraction_above_threshold)
     return (
-        Link(_report_of(folder) or folder / _OVERLAY, folder.name),
-        summary["positive_class"],
-        f"{summary['tiles']:,}",
-        *("none" if value is None else f"{value:.3f}" for value in scores),
-        "" if (share := _outside(summary).get("share")) is None else f"{share:.0%}",
-        f"{summary['threshold']:.3g}",
-        summary["made_from"]["model_sha256"][:12],
+        Link(_report_of(folder) or folder / OVERLAY, folder.name),
+        summary.positive_class,
+        f"{summary.tiles:,}",
+        *("none" if value is None else f"{value:.3f}" for value in shown),
+        "" if known is None or known.share is None else f"{known.share:.0%}",
+        f"{summary.threshold:.3g}",
+        summary.made_from["model_sha256"][:12],
     )
-
-
-def _outside(summary: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the result says of tiles out of distribution; nothing, where the model cannot tell."""
-    return summary.get("out_of_distribution") or {}
-
-
-def _warning(summary: Mapping[str, Any]) -> str:
-    return _outside(summary).get("warning") or ""
 
 
 def _report_of(folder: Path) -> Path | None:

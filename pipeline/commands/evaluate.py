@@ -40,11 +40,10 @@ def evaluate(
     device = device_of(load_train_config())
     loaded = [load_model(folder, device) for folder in models]
     chosen = data.labelled(loaded[0].info)
-    with console.progress_bar("tiles") as bar:
-        shown = bar.add_task("evaluation", total=len(models) * len(chosen), tiles="")
+    with console.progress("evaluation", "tiles") as progress:
         found = evaluate_models(
             loaded, chosen, out, by=by or (), resamples=data.resamples, seed=data.seed, batch_size=data.batch_size,
-            progress=lambda done, total: bar.update(shown, completed=done, total=total),
+            progress=progress,
         )  # fmt: skip
     results: dict[str, Any] = {model.name: model.overall.metrics for model in found.models}
     results |= {"B minus A": found.differences} if found.differences else {}

@@ -23,7 +23,7 @@ from pipeline.commands.options import (
     require_there,
     rows_of,
 )
-from pipeline.commands.outcomes import heatmap_outcome, show_outcomes, told
+from pipeline.commands.outcomes import heatmap_outcome, reason_for_user, show_outcomes
 from pipeline.commands.settings import Settings, options_of, settings_of
 from pipeline.execution.partition import Part
 from training.config import load_train_config
@@ -105,5 +105,5 @@ def heatmap(
         cluster=workers,
     )  # fmt: skip
     row_of = {row.slide_id: row for row in rows}
-    reasons = [(name, "", told(reason, row_of[name], manifest)) for name, reason in failed.items()]
+    reasons = [(name, "", reason_for_user(reason, row_of[name], manifest)) for name, reason in failed.items()]
     show_outcomes(f"heatmaps in {out}", [*map(heatmap_outcome, reports), *reasons], set(failed))

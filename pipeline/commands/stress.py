@@ -54,12 +54,11 @@ def stress(
     loaded = {name: load_model(folder, device) for name, folder in named.items()}
     chosen = data.labelled(next(iter(loaded.values())).info)
     require_folder(out)
-    with console.progress_bar("predictions") as bar:
-        shown = bar.add_task("stress", total=None, tiles="")
+    with console.progress("stress", "predictions") as progress:
         found = verb(
             loaded, chosen, out, metric=metric, shifts=listed(shifts) or tuple(SHIFTS),
             steps=strengths, resamples=data.resamples, seed=data.seed, batch_size=data.batch_size,
-            progress=lambda done, total: bar.update(shown, completed=done, total=total),
+            progress=progress,
         )  # fmt: skip
     rows: list[tuple[object, ...]] = [("none", *found.unshifted.values())]
     rows += [(shift, *(curve.area for curve in curves.values())) for shift, curves in found.curves.items()]

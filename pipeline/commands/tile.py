@@ -19,7 +19,7 @@ from pipeline.commands.options import (
     cluster_of,
     rows_of,
 )
-from pipeline.commands.outcomes import show_outcomes, told
+from pipeline.commands.outcomes import reason_for_user, show_outcomes
 from pipeline.commands.settings import Settings, options_of, settings_of
 from pipeline.execution.partition import Part
 from tiling.config import METHODS, TilingConfig
@@ -103,7 +103,7 @@ def tile(
     show_outcomes(
         f"stores in {out}",
         [(o.job.slide_id, _tiles_made(o.result), "kept" if o.result.reused else "made") if o.result
-         else (o.job.slide_id, "", told(o.error or "", o.job.row, manifest)) for o in outcomes],
+         else (o.job.slide_id, "", reason_for_user(o.error or "", o.job.row, manifest)) for o in outcomes],
         {o.job.slide_id for o in outcomes if o.error is not None},
     )  # fmt: skip
 

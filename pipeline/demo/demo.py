@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inference.config import PredictConfig
-from inference.heatmap import OVERLAY, HeatmapReport, make_heatmap
+from inference.exports import OVERLAY
+from inference.heatmap import HeatmapReport, make_heatmap
 from inference.report.pages import Picture, Section, write_page
 from pipeline.demo.real_slide import find_real_slide
 from pipeline.demo.synthetic import make_cohort

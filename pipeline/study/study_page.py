@@ -9,7 +9,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from inference.heatmap import OVERLAY, REPORT, HeatmapReport
+from inference.exports import OVERLAY
+from inference.heatmap import REPORT, HeatmapReport
 from inference.report.pages import Link, Picture, Section, write_page
 from pipeline.study.config import StudyConfig
 from tiling.core.files import canonical_json, write_changed

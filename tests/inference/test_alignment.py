@@ -30,7 +30,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from inference.config import FORMATS, OutputConfig, PredictConfig
+from inference.config import OutputConfig, PredictConfig
+from inference.exports import formats
 from inference.heatmap import make_heatmap
 from inference.predict import Prediction, predict_slide
 from pipeline.demo.synthetic import write_pyramid
@@ -169,7 +170,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     case, place = request.param, tmp_path_factory.mktemp("painted")
     path = write_painted(place, case)
     model, config = paint_model(case.tile_px), PredictConfig(overlap=case.overlap, min_tissue=0)
-    report = make_heatmap(path, model, place / "out", config, outputs=OutputConfig(formats=FORMATS))
+    report = make_heatmap(path, model, place / "out", config, outputs=OutputConfig(formats=formats()))
     return Made(case, report.folder, predict_slide(path, model, config))
 
 

@@ -177,7 +177,7 @@ def evaluate_models(
 def made_with(model: TileModel) -> dict[str, object]:
     """Software and device behind what a model's figures are, for a commit."""
     software = software_versions("torch", "timm", "numpy", "matplotlib", "scikit-learn")
-    return {"software": software, "device": device_name(model.device)}
+    return software | {"device": device_name(model.device)}
 
 
 def _write(folder: Path, evaluation: Evaluation, split: Split, predicted: Mapping[str, Predictions], seed: int) -> None:
