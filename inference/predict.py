@@ -27,6 +27,7 @@ from inference.readahead import Batch, Batches, read_ahead, regrouped
 from tiling import Grid, Slide, TileStore, TilingConfig
 from tiling.annotations.rasterize import annotation_hash, area_fractions, read_polygons
 from tiling.core.errors import ConfigError, InputError, ModelError, SlideError
+from tiling.grid import Tiles
 from tiling.quality import METRICS, Measure, measurer
 from tiling.slides.slide import slide_name
 from tiling.stores.query import parse_where, rows_where, tile_columns
@@ -267,21 +268,23 @@ def _from_slide(
         mpp_tolerance=config.mpp_tolerance,
     )
     plan = plan_tiles(slide, tiling)
-    whole, plan = len(plan.x0), plan.only(np.flatnonzero(_inside(region, plan.x0, plan.y0, plan.grid)))
+    whole, plan = len(plan.tiles), plan.only(np.flatnonzero(_inside(region, plan.tiles)))
     left_out = {
-        "no_tissue": plan.grid.rows * plan.grid.columns - whole,
+        "no_tissue": plan.tiles.grid.rows * plan.tiles.grid.columns - whole,
         "filtered": 0,
-        "outside_roi": whole - len(plan.x0),
+        "outside_roi": whole - len(plan.tiles),
         "undecodable": 0,
     }
     handles = _Handles(slide, opened)
-    keeps = None if config.where is None else _Filter(config.where, plan, measurer(tiling.quality, plan.thumbnail))
-    filtered = np.zeros(len(plan.x0), np.bool_)
+    keeps = (
+        None if config.where is None else _Filter(config.where, plan, measurer(tiling.quality, plan.thumbnail.values))
+    )
+    filtered = np.zeros(len(plan.tiles), np.bool_)
 
     def read(rows: Rows) -> Batch:
         with handles.borrowed() as handle:
-            found = list(read_tiles(handle, plan.grid, plan.x0[rows], plan.y0[rows], max_bad=1.0))
-        side, good = plan.grid.tile_px, [index for index, _ in found]
+            found = list(read_tiles(handle, plan.tiles.only(rows), max_bad=1.0))
+        side, good = plan.tiles.grid.tile_px, [index for index, _ in found]
         pixels = np.array([tile for _, tile in found], np.uint8).reshape(len(found), side, side, 3)
         rows = rows[good]
         if keeps is None or not len(rows):
@@ -290,15 +293,15 @@ def _from_slide(
         filtered[rows] = ~kept
         return rows[kept], pixels[kept]
 
-    wanted = _slices(len(plan.x0), asked.batch_size)
+    wanted = _slices(len(plan.tiles), asked.batch_size)
     batches = _read(read, wanted, asked.readers)
     return _Tiles(
         slide=slide_facts(slide, slide_id, sha256),
-        grid=plan.grid,
-        x0=plan.x0,
-        y0=plan.y0,
-        thumbnail=plan.thumbnail,
-        thumbnail_px0=plan.thumbnail_px0,
+        grid=plan.tiles.grid,
+        x0=plan.tiles.x0,
+        y0=plan.tiles.y0,
+        thumbnail=plan.thumbnail.values,
+        thumbnail_px0=plan.thumbnail.downsample,
         batches=regrouped(_few_bad(batches, wanted, filtered, config.max_bad_tiles, slide.path), asked.batch_size),
         left_out=left_out,
         filtered=filtered,
@@ -315,17 +318,16 @@ class _Filter:
 
     def __call__(self, rows: Rows, pixels: UInt8Array) -> NDArray[np.bool_]:
         """Bool (n,) of the tiles of those rows, with those pixels (n, T, T, 3), n at least 1."""
-        plan, measured = self.plan, [self.measure(tile) for tile in pixels]
+        tiles, measured = self.plan.tiles.only(rows), [self.measure(tile) for tile in pixels]
         quality = {name: np.array([row[name] for row in measured], np.float32) for name in measured[0]}
-        columns = tile_columns(quality, plan.x0[rows], plan.y0[rows], plan.tissue[rows])
-        return parse_where(self.where).mask(columns, len(rows))
+        return parse_where(self.where).mask(tile_columns(tiles) | quality, len(rows))
 
 
 def _require_columns_of_slides(where: str) -> None:
     """Raise ConfigError for a column that is not known of a slide: those of annotations are a store's."""
     none: Floats = np.empty(0, np.float32)
     try:
-        parse_where(where).mask(tile_columns(dict.fromkeys(METRICS, none), none, none, none), 0)
+        parse_where(where).mask(dict.fromkeys((*METRICS, "x", "y", "tissue"), none), 0)
     except ConfigError as error:
         fix = f"{error.fix}; for annotation classes, tile the slide with --annotations and pass the store"
         raise ConfigError(error.where, error.what, fix) from None
@@ -356,9 +358,9 @@ def _from_store(
         )
         fix = f"pass the slide itself, which is resampled, or tile it with --mpp {mpp:g} --tile-px {tile_px}"
         raise ModelError(store.path, what, fix)
-    tissue = store.tissue >= config.min_tissue
+    tissue = store.tiles.columns["tissue"] >= config.min_tissue
     chosen = tissue & rows_where(store, config.where)
-    rows = np.flatnonzero(chosen & _inside(region, store.x, store.y, store.grid))
+    rows = np.flatnonzero(chosen & _inside(region, store.tiles))
     bad = len(store.attributes.bad_tiles)
     left_out = {
         "no_tissue": store.grid.rows * store.grid.columns - bad - int(tissue.sum()),
@@ -370,10 +372,10 @@ def _from_store(
     return _Tiles(
         slide=store.slide.model_copy(update={"slide_id": slide_id}),
         grid=store.grid,
-        x0=store.x[rows],
-        y0=store.y[rows],
-        thumbnail=store.thumbnail,
-        thumbnail_px0=store.attributes.thumbnail_px0,
+        x0=store.tiles.x0[rows],
+        y0=store.tiles.y0[rows],
+        thumbnail=store.thumbnail.values,
+        thumbnail_px0=store.thumbnail.downsample,
         batches=_read(lambda part: (part, store.read(rows[part])), wanted, asked.readers),
         left_out=left_out,
         filtered=np.zeros(len(rows), np.bool_),
@@ -424,11 +426,9 @@ def _few_bad(
             yield batch
 
 
-def _inside(
-    region: shapely.Geometry | None, x0: NDArray[np.int32], y0: NDArray[np.int32], grid: Grid
-) -> NDArray[np.bool_]:
+def _inside(region: shapely.Geometry | None, tiles: Tiles) -> NDArray[np.bool_]:
     """Which tiles lie in the region, at least in part, bool (N,); all of them without one."""
-    return np.ones(len(x0), np.bool_) if region is None else area_fractions(region, x0, y0, grid.tile_px0) > 0
+    return np.ones(len(tiles), np.bool_) if region is None else area_fractions(region, tiles) > 0
 
 
 def model_mpp(model: TileModel) -> float:

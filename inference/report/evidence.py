@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from inference.predict import Prediction, is_store
 from tiling import Slide, TileStore
+from tiling.grid import Tiles
 from tiling.tile import read_tiles
 
 UInt8Array = NDArray[np.uint8]
@@ -38,14 +39,14 @@ def gather_evidence(source: Path, prediction: Prediction, slide_mpp: float | Non
     rows = np.concatenate([most, least])
     if is_store(source):
         store = TileStore(source)
-        row_at = {place: row for row, place in enumerate(zip(store.x.tolist(), store.y.tolist(), strict=True))}
+        row_at = {place: row for row, place in enumerate(store.tiles.places())}
         places = zip(prediction.x0.tolist(), prediction.y0.tolist(), strict=True)
         stored = np.array([row_at[place] for place in places], np.intp)
         pixels = dict(zip(rows.tolist(), store.read(stored[rows]), strict=True))
         quality = {name: values[stored] for name, values in store.quality.items()}
     else:
         with Slide(source, mpp=slide_mpp) as slide:
-            found = read_tiles(slide, prediction.grid, prediction.x0[rows], prediction.y0[rows], 1.0)
+            found = read_tiles(slide, Tiles(prediction.grid, prediction.x0, prediction.y0).only(rows), 1.0)
             pixels = {int(rows[index]): tile for index, tile in found}
         quality = {}
     most_shown, least_shown = (

@@ -415,7 +415,7 @@ def _tile_auroc(
 def _scored_tiles(report: HeatmapReport, store: TileStore, positive: str) -> list[tuple[float, bool]]:
     table = pyarrow.parquet.read_table(report.folder / TABLE)
     fractions = store.annotations.get(positive, np.zeros(len(store), np.float32)).tolist()
-    fraction_at = dict(zip(zip(store.x.tolist(), store.y.tolist(), strict=True), fractions, strict=True))
+    fraction_at = dict(zip(store.tiles.places(), fractions, strict=True))
     places = zip(table["minx"].to_pylist(), table["miny"].to_pylist(), strict=True)
     known = [fraction_at[place] >= 0.5 for place in places]
     return list(zip(table[f"prob_{positive}"].to_pylist(), known, strict=True))

@@ -217,9 +217,9 @@ def test_a_region_that_is_none_is_refused(
 
 def test_a_tile_without_a_finite_probability_is_named(store: Path, model: TileModel) -> None:
     opened = TileStore(store)
-    row = int(np.flatnonzero(opened.tissue >= 0.5)[41])
+    row = int(np.flatnonzero(opened.tiles.columns["tissue"] >= 0.5)[41])
     sick = Sick(*parts(model), of=(opened.read([row])[0].tobytes(),))
-    place = f"disc, tile at x {opened.x[row]}, y {opened.y[row]}: the model gives no finite probability"
+    place = f"disc, tile at x {opened.tiles.x0[row]}, y {opened.tiles.y0[row]}: the model gives no finite probability"
     with pytest.raises(ModelError, match=place):
         predict_slide(store, sick, PredictConfig(batch_size=16))
     with pytest.raises(ModelError, match=place):
@@ -289,7 +289,7 @@ def test_a_store_brings_its_least_tissue(
     found = predict_slide(store, model, PredictConfig(min_tissue=asked))
     assert found.provenance["settings"]["min_tissue"] == least
     opened = TileStore(store)
-    assert len(found.x0) == int((opened.tissue >= least).sum())
+    assert len(found.x0) == int((opened.tiles.columns["tissue"] >= least).sum())
     warned = [record.getMessage() for record in caplog.records]
     assert warned == ([f"{store}: holds no tile with {said}"] if said else [])
 

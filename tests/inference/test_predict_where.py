@@ -65,9 +65,9 @@ def store(slide: Path, tmp_path_factory: pytest.TempPathFactory) -> TileStore:
 def test_where_chooses_tiles_of_a_store(store: TileStore) -> None:
     everything = predict_slide(store.path, MODEL, PredictConfig(min_tissue=0))
     some = predict_slide(store.path, MODEL, PredictConfig(min_tissue=0, where="white < 0.1 and x >= 64"))
-    kept = (store.quality["white"] < 0.1) & (store.x >= 64)
+    kept = (store.quality["white"] < 0.1) & (store.tiles.x0 >= 64)
     assert 0 < kept.sum() < len(store) == len(everything.x0)
-    np.testing.assert_array_equal(some.x0, store.x[kept])
+    np.testing.assert_array_equal(some.x0, store.tiles.x0[kept])
     np.testing.assert_array_equal(some.probabilities, everything.probabilities[kept])
     assert some.provenance["settings"]["where"] == "white < 0.1 and x >= 64"
     assert "where" not in everything.provenance["settings"]
@@ -123,7 +123,7 @@ def test_a_region_comes_before_the_filter_on_a_slide(slide: Path, store: TileSto
     config = PredictConfig(min_tissue=0.1, where="white < 0.1")
     direct, stored = (predict_slide(path, MODEL, config, roi=roi) for path in (slide, store.path))
     same(direct, stored)
-    inside = store.x < 200
+    inside = store.tiles.x0 < 200
     assert direct.left_out["outside_roi"] == int((~inside).sum())
     assert direct.left_out["filtered"] == int((inside & ~(store.quality["white"] < 0.1)).sum()) > 0
     assert sum(direct.left_out.values()) == sum(stored.left_out.values())

@@ -47,7 +47,7 @@ def label_store(path: Path | str, annotation: Path) -> LabelReport:
             return LabelReport(slide.slide_id, path, before.annotation, reused=True)
         if faults := verify_store(path):  # or the new hashes would make the damage the truth
             raise StoreError(path, f"is damaged: {faults[0]}", "tile the slide again with --overwrite")
-        fractions = annotation_fractions(annotation, (slide.width, slide.height), store.x, store.y, store.grid.tile_px0)
+        fractions = annotation_fractions(annotation, store.tiles)
         changed = {"annotation": tuple(fractions), "config": inputs, "config_sha256": sha256_json(inputs)}
         with atomic_folder(path) as folder:
             for name in read_commit(path).files:

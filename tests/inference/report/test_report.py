@@ -392,7 +392,7 @@ def test_the_tiles_shown_are_the_slides(slide: Path, model: TileModel, tmp_path:
         prediction = predict_slide(source, model)
         evidence = gather_evidence(source, prediction)
         for row, pixels in (*evidence.most, *evidence.least):
-            (place,) = np.flatnonzero((store.x == prediction.x0[row]) & (store.y == prediction.y0[row]))
+            (place,) = np.flatnonzero((store.tiles.x0 == prediction.x0[row]) & (store.tiles.y0 == prediction.y0[row]))
             assert np.array_equal(store.read([int(place)])[0], pixels)
         found.append([row for row, _ in (*evidence.most, *evidence.least)])
         assert len(evidence.most) == len(evidence.least) == 8
@@ -431,7 +431,7 @@ def test_a_filter_and_a_region_are_told_apart(slide: Path, model: TileModel, tmp
     assert prediction.left_out == {
         "no_tissue": store.grid.rows * store.grid.columns - len(store),
         "filtered": int((~kept).sum()),
-        "outside_roi": int((kept & (store.x >= 256)).sum()),
+        "outside_roi": int((kept & (store.tiles.x0 >= 256)).sum()),
         "undecodable": 0,
     }
     assert prediction.left_out["filtered"] > 0

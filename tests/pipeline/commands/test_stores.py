@@ -34,7 +34,7 @@ def test_tiles_counts_and_draws_what_is_kept(store: Path, tmp_path: Path) -> Non
     where, preview = "x < 200 and white < 0.5", tmp_path / "kept.png"
     done = CliRunner().invoke(app, ["tiles", str(store), "--where", where, "--preview", str(preview)])
     opened = TileStore(store)
-    kept = ((opened.x < 200) & (opened.quality["white"] < 0.5)).sum()
+    kept = ((opened.tiles.x0 < 200) & (opened.quality["white"] < 0.5)).sum()
     assert done.exit_code == 0
     assert f"{kept} of {len(opened)} tiles kept" in done.output
     assert 0 < kept < len(opened)
