@@ -18,7 +18,8 @@ from inference.exports.content import Content
 from inference.maps.scores import SlideScores, areas_mm2, slide_scores
 from inference.ood import outside
 from inference.predict import Prediction, Progress, is_store, predict_slide, prediction_settings
-from inference.report.report import gather_evidence, report_html
+from inference.report.evidence import gather_evidence
+from inference.report.report import report_html
 from inference.summary import SUMMARY, VERSION, HeatmapSummary, OutOfDistribution, read_summary
 from tiling import Slide, TileStore
 from tiling.core.artefact import Recipe, atomic_folder, locked_folder, require_own, state

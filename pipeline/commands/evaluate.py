@@ -41,12 +41,11 @@ def evaluate(
     device = device_of(load_train_config())
     loaded = [load_model(folder, device) for folder in models]
     samples, chosen = data.labelled(loaded[0].info)
-    with console.progress_bar("tiles") as bar:
-        shown = bar.add_task("evaluation", total=len(models) * len(chosen), tiles="")
+    with console.progress("evaluation", "tiles") as progress:
         found = evaluate_models(
             loaded, samples, chosen, out, split=data.split, by=by or (), resamples=data.resamples,
             seed=data.seed, batch_size=data.batch_size,
-            progress=lambda done, total: bar.update(shown, completed=done, total=total),
+            progress=progress,
         )  # fmt: skip
     inputs = {"models": {model.name: model.sha256 for model in found.models}, "tiles": samples.identity()}
     settings = data.model_dump(include={"split", "where", "resamples", "seed"}) | {"by": list(by or ())}

@@ -36,6 +36,7 @@ def options_of(
     *models: type[BaseModel],
     common: Collection[str] | None = None,
     names: Mapping[str, str] = MappingProxyType({}),
+    without: Collection[str] = (),
 ) -> Callable[[Command], Command]:
     """Give a command an option for each setting of some models; what is given reaches its parameter `settings`.
 
@@ -46,11 +47,12 @@ def options_of(
         models: The models; no two have a setting of one name. A section's settings are called `section_setting`.
         common: Options shown first in the help, the others in a panel of their own; None: all.
         names: What options are called whose name is not the setting's.
+        without: Settings that get no option.
 
     Returns:
         The decorator of the command.
     """
-    fields = {names.get(name, name): field for model in models for name, field in _fields(model)}
+    fields = {names.get(name, name): field for model in models for name, field in _fields(model) if name not in without}
 
     def decorate(command: Command) -> Command:
         hints = get_type_hints(command, include_extras=True)

@@ -49,11 +49,10 @@ def shortcut(
     from training.shortcut.report import NAMES
 
     samples = data.samples(TrainConfig())
-    with console.progress_bar("networks") as bar:
-        task = bar.add_task("training", total=None, tiles="")
+    with console.progress("training", "networks") as progress:
         lines = study_shortcut(
             samples, out, wanted, workers=workers or default_workers(),
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=progress,
         )  # fmt: skip
     rows = [(line.method, *(line.estimate(t) for t in TESTS), line.gain("unconfounded")) for line in lines]
     head = ("method", *(NAMES[test] for test in TESTS), "gain over weight decay, unconfounded")

@@ -9,15 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
+from pipeline.commands.settings import Settings, options_of, settings_of
 from pipeline.execution.slurm import SlurmConfig, job_script, submit_script
 from tiling.core.errors import ConfigError
-from tiling.core.settings import checked
 
 WRAPPED = ("tile", "train", "heatmap", "run")
 _IN_PARTS = ("tile", "heatmap")
 _OF_CLUSTER = ("cluster", "cluster_config", "worker_memory")  # each of them asks for one
 
 
+@options_of(SlurmConfig, without=("processes", "further"))
 def slurm(
     context: typer.Context,
     command: Annotated[
@@ -27,19 +28,7 @@ def slurm(
             help="tile, train, heatmap or run, and its arguments; after a `--`, more of sbatch's options.",
         ),
     ],
-    partition: Annotated[str | None, typer.Option(help="Queue of the cluster.")] = None,
-    account: Annotated[str | None, typer.Option(help="Whom the time is charged to.")] = None,
-    time: Annotated[
-        str | None, typer.Option(help="Time limit: 90 (minutes), 8:00:00 or 2-12 (days-hours); 0: none.")
-    ] = None,
-    cpus: Annotated[int | None, typer.Option(help="Cores of a process.")] = None,
-    mem: Annotated[str | None, typer.Option(help="Memory of a node: 16G.")] = None,
-    gpus: Annotated[int | None, typer.Option(help="GPUs of a node; training gets a process for each.")] = None,
-    array: Annotated[int | None, typer.Option(help="Tasks that share the slides of tile or heatmap.")] = None,
-    notice_s: Annotated[
-        int, typer.Option(help="Seconds before the time limit at which the command is asked to stop.")
-    ] = 120,
-    requeues: Annotated[int, typer.Option(help="How often a job that ran out of time goes back into the queue.")] = 100,
+    settings: Settings,
     executable: Annotated[
         str | None, typer.Option(help="What runs specslide on the nodes; default: this installation.")
     ] = None,
@@ -63,16 +52,12 @@ def slurm(
     (name, *arguments), further = command[:split] or [""], command[split + 1 :]
     options = _checked(context, name, arguments)
     asks = next((f"--{key.replace('_', '-')}" for key in _OF_CLUSTER if options.get(key) is not None), None)
-    if array is not None and (name not in _IN_PARTS or asks is not None):
+    if "array" in settings and (name not in _IN_PARTS or asks is not None):
         shares = f"{asks}: a cluster shares the slides out itself"
         what = f"{name}, which is one job" if name not in _IN_PARTS else shares
         raise ConfigError("--array", f"cannot be had with {what}", "leave it out")
-    settings = {
-        "partition": partition, "account": account, "time": time, "cpus": cpus, "mem": mem, "gpus": gpus,
-        "processes": gpus or 1 if name == "train" else 1, "array": array, "notice_s": notice_s,
-        "requeues": requeues, "further": further,
-    }  # fmt: skip
-    config = checked(SlurmConfig, settings, "slurm options")
+    settings |= {"processes": settings.get("gpus", 1) if name == "train" else 1, "further": further}
+    config = settings_of(SlurmConfig, settings, "slurm options")
     script = job_script(f"specslide-{name}", [*_executable(executable), name, *arguments], config)
     if submit:
         typer.echo(f"job {submit_script(script)}")

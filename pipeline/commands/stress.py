@@ -55,12 +55,11 @@ def stress(
     loaded = {name: load_model(folder, device) for name, folder in named.items()}
     samples, chosen = data.labelled(next(iter(loaded.values())).info)
     require_folder(out)
-    with console.progress_bar("predictions") as bar:
-        shown = bar.add_task("stress", total=None, tiles="")
+    with console.progress("stress", "predictions") as progress:
         found = verb(
             loaded, samples, chosen, out, split=data.split, metric=metric, shifts=listed(shifts) or tuple(SHIFTS),
             steps=strengths, resamples=data.resamples, seed=data.seed, batch_size=data.batch_size,
-            progress=lambda done, total: bar.update(shown, completed=done, total=total),
+            progress=progress,
         )  # fmt: skip
     made = data.model_dump(include={"split", "where", "resamples", "seed"})
     made |= {"metric": metric, "shifts": list(found.curves), "strengths": strengths}

@@ -34,7 +34,7 @@ from inference.config import OutputConfig
 from inference.exports import formats
 from inference.heatmap import make_heatmap
 from inference.predict import predict_slide
-from inference.report.report import Evidence
+from inference.report.evidence import Evidence
 from pipeline import cli
 from tests.inference.conftest import write_model
 from tests.tiling.conftest import ram_folder

@@ -23,7 +23,9 @@ from inference.heatmap import make_heatmap
 from inference.maps.scores import SlideScores, areas_mm2, slide_scores
 from inference.ood import ood_columns
 from inference.predict import Prediction, predict_slide
-from inference.report.report import Evidence, _number, _path, _plain, extremes, gather_evidence, in_words, report_html
+from inference.report.evidence import Evidence, extremes, gather_evidence
+from inference.report.pictures import svg_path
+from inference.report.report import in_words, number_text, report_html, threshold_text
 from tests.inference.conftest import MakePrediction
 from tiling import TileStore, TilingConfig, tile_slide
 from tiling.quality import METRICS
@@ -206,7 +208,7 @@ def test_without_a_tile_called_nothing_is_outlined(make_prediction: MakePredicti
 def test_a_path_does_not_drift() -> None:
     """Steps of a third of a unit: each corner is rounded by itself, not each step."""
     ring = np.array([[0, 0], [10 / 3, 0], [20 / 3, 0], [10, 0], [10, 10.4], [0, 10.4], [0, 0]])
-    assert _path([ring, ring[:-1][::-1]]) == "M0,0l3,0 4,0 3,0 0,10 -10,0zM0,10l10,0 0,-10 -3,0 -4,0z"
+    assert svg_path([ring, ring[:-1][::-1]]) == "M0,0l3,0 4,0 3,0 0,10 -10,0zM0,10l10,0 0,-10 -3,0 -4,0z"
 
 
 def test_each_tile_shown_has_its_number_on_the_map(prediction: Prediction) -> None:
@@ -249,12 +251,12 @@ def test_no_tile_called_is_no_proof(make_prediction: MakePrediction) -> None:
     ],
 )  # fmt: skip
 def test_numbers_are_for_people(value: float, said: str) -> None:
-    assert _number(value) == said
+    assert number_text(value) == said
 
 
 @pytest.mark.parametrize(("threshold", "said"), [(0.5, "0.5"), (0.0755087, "0.0755"), (4.2e-7, "0.00000042"), (1, "1")])
 def test_a_threshold_keeps_its_digits(threshold: float, said: str) -> None:
-    assert _plain(threshold) == said
+    assert threshold_text(threshold) == said
 
 
 def test_nothing_is_said_in_powers_of_ten(make_prediction: MakePrediction) -> None:

@@ -23,7 +23,7 @@ from pipeline.execution import dask as module
 from pipeline.execution import dask_clusters as clusters
 from pipeline.execution.dask_clusters import job_of, job_script
 from pipeline.execution.dask_config import ClusterConfig
-from pipeline.execution.jobs import TileJob, tile_all
+from pipeline.execution.jobs import TileJob, anywhere, tile_all
 from pipeline.execution.pool import Outcome, TileProgress, run_slides
 from tests.pipeline.conftest import RunCli, listing
 from tests.pipeline.execution.test_pool import act
@@ -184,7 +184,7 @@ def test_stores_are_those_of_the_local_processes(
     monkeypatch.chdir(tmp_path)
     rows, config = [slide_row(Path("slides/small.tif"))], TilingConfig(mpp=1, tile_px=128)
     here = tile_all(rows, Path("here"), config, workers=1)
-    jobs = [TileJob(row, Path("there"), config).anywhere() for row in rows]
+    jobs = [anywhere(TileJob(row, Path("there"), config)) for row in rows]
     assert jobs[0].out == tmp_path / "there"
     there = tile_all(rows, Path("there"), config, workers=1, cluster=scheduler)
     assert here[0].result is not None
