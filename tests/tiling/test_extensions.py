@@ -1,4 +1,4 @@
-"""What a newcomer adds from outside: one object and one row, used through the job that `specslide tile` gives its workers."""
+"""What a newcomer adds from outside: one object and one row, used through the job that `specslide tile` runs."""
 
 from __future__ import annotations
 
