@@ -22,7 +22,7 @@ from pipeline.commands.options import (
 from pipeline.commands.outcomes import reason_for_user, show_outcomes
 from pipeline.commands.settings import Settings, options_of, settings_of
 from pipeline.execution.partition import Part
-from tiling.config import METHODS, TilingConfig
+from tiling.config import TilingConfig
 from tiling.core.errors import ConfigError, InputError
 
 # readable=False: a slide that may not be read is a bad slide like any other, and must not stop the rest.
@@ -110,11 +110,13 @@ def tile(
 
 def tissue_method(tissue: str) -> str:
     """The method that `--tissue` names; the method `mask` for a file or folder."""
-    if tissue in METHODS and tissue != "mask":
+    from tiling.tissue import METHODS
+
+    if tissue in METHODS:
         return tissue
     if Path(tissue).exists():
         return "mask"
-    named = ", ".join(name for name in METHODS if name != "mask")
+    named = ", ".join(METHODS)
     raise ConfigError(f"--tissue {tissue}", "is neither a method nor a file", f"use {named}, or the path of a mask")
 
 
