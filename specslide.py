@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import version
@@ -66,9 +67,10 @@ def _find_packages_here() -> None:
 
 def main() -> None:
     """Run the command line. Python's own folders come before the working directory, here and in child processes."""
-    if Path.cwd() != _HERE:
-        os.environ["PYTHONSAFEPATH"] = "1"
-        sys.path[:] = [place for place in sys.path if place and Path(place).absolute() != Path.cwd()]
+    with suppress(FileNotFoundError):  # of a working directory that is gone
+        if Path.cwd() != _HERE:
+            os.environ["PYTHONSAFEPATH"] = "1"
+            sys.path[:] = [place for place in sys.path if place and Path(place).absolute() != Path.cwd()]
     from pipeline.cli import main as run_command_line
 
     run_command_line()

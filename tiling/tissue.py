@@ -36,11 +36,11 @@ def tissue_mask(picture: UInt8Array, mpp: float, config: TissueConfig) -> BoolAr
     A picture that is not bright-field (fluorescence: dark with coloured light) has none. Raises ConfigError for
     `histoprep` without the extra, ValueError for `mask`, which is no detection.
     """
-    if config.method not in _METHODS:
+    if config.method not in METHODS:
         raise ValueError(f"{config.method} detects nothing")
     if not is_bright_field(picture):
         return np.zeros(picture.shape[:2], np.bool_)
-    found = _METHODS[config.method](picture)
+    found = METHODS[config.method](picture)
     return sized(found, mpp, config) if config.method == "histoprep" else clean_mask(found, mpp, config)
 
 
@@ -82,12 +82,13 @@ def of_stain_hue(picture: UInt8Array) -> BoolArray:
     return found
 
 
-_METHODS: dict[str, Callable[[UInt8Array], BoolArray]] = {
+METHODS: dict[str, Callable[[UInt8Array], BoolArray]] = {
     "specslide": stained,
     "otsu": above_otsu,
     "hsv": of_stain_hue,
     "histoprep": histoprep.tissue,
 }
+"""What `--tissue` can name: from the slide in small, RGB uint8 (h, w, 3), to where tissue is, bool (h, w)."""
 
 
 def _clear_of_ink(picture: UInt8Array) -> BoolArray:

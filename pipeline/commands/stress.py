@@ -41,7 +41,7 @@ def stress(
     """
     data = settings_of(DataOptions, settings, "stress options")
     data.require()
-    named = _names_of(models)
+    named = names_of(models)
     require_models(models)
     from pipeline.execution.jobs import require_folder
     from training import load_model, load_train_config
@@ -66,7 +66,7 @@ def stress(
     console.show_table(title, ("shift", *found.models), rows)
 
 
-def _names_of(models: list[Path]) -> dict[str, Path]:
+def names_of(models: list[Path]) -> dict[str, Path]:
     """What to call model folders: the run's folder where the model's is called `model`, or else whole paths."""
     resolved = [folder.resolve() for folder in models]
     names = [folder.parent.name if folder.name == "model" else folder.name for folder in resolved]

@@ -22,7 +22,7 @@ from pipeline.commands.options import (
 from pipeline.commands.outcomes import reason_for_user, show_outcomes
 from pipeline.commands.settings import Settings, options_of, settings_of
 from pipeline.execution.partition import Part
-from tiling.config import METHODS, TilingConfig
+from tiling.config import TilingConfig
 from tiling.core.errors import ConfigError, InputError
 
 # readable=False: a slide that may not be read is a bad slide like any other, and must not stop the rest.
@@ -76,13 +76,13 @@ def tile(
         workers: 40
         queue: {cores: 8, memory: 32GB, queue: normal, walltime: "04:00:00"}
     """
-    settings.setdefault("tissue", {})["method"] = _tissue_method(tissue)
+    settings.setdefault("tissue", {})["method"] = tissue_method(tissue)
     config = settings_of(TilingConfig, settings, "tile options")
     rows = rows_of(slides, manifest, slide_mpp)
     machines = cluster_of(cluster, cluster_config, memory=worker_memory, workers=workers)
     if annotations is not None and not annotations.is_dir():
         raise InputError(annotations, "is not a folder", "pass the folder of the GeoJSON files")
-    masks = _tissue_files(Path(tissue), rows) if config.tissue.method == "mask" else {}
+    masks = tissue_files(Path(tissue), rows) if config.tissue.method == "mask" else {}
     if check:
         return
     from pipeline.execution.jobs import find_annotation, tile_all
@@ -108,17 +108,19 @@ def tile(
     )  # fmt: skip
 
 
-def _tissue_method(tissue: str) -> str:
+def tissue_method(tissue: str) -> str:
     """The method that `--tissue` names; the method `mask` for a file or folder."""
-    if tissue in METHODS and tissue != "mask":
+    from tiling.tissue import METHODS
+
+    if tissue in METHODS:
         return tissue
     if Path(tissue).exists():
         return "mask"
-    named = ", ".join(name for name in METHODS if name != "mask")
+    named = ", ".join(METHODS)
     raise ConfigError(f"--tissue {tissue}", "is neither a method nor a file", f"use {named}, or the path of a mask")
 
 
-def _tissue_files(path: Path, rows: list[Any]) -> dict[str, Path]:
+def tissue_files(path: Path, rows: list[Any]) -> dict[str, Path]:
     """The mask of each slide, by slide_id: one file for one slide, or those of a folder."""
     from pipeline.execution.jobs import find_annotation
 

@@ -30,7 +30,7 @@ import openslide
 import tiling.slides.slide
 from tests.benchmarks.read_regions import repeated
 from tiling import Slide, TileStore, TilingConfig, tile_slide
-from tiling.slides.tiled_tiff import decode_stream
+from tiling.slides.jpeg_stream import decode_stream
 from tiling.stores.codec import encode_jpeg
 
 MPP = 0.5
