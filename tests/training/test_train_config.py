@@ -149,7 +149,7 @@ def test_two_hundred_bad_configurations_are_refused_before_anything_is_written(
         chosen = random.choice(list(GOOD), 3, replace=False).tolist()
         path.write_text(yaml.safe_dump(base | {name: GOOD[name] for name in chosen} | bad))
         with pytest.raises((ConfigError, ModelError)) as caught:
-            train(out, images=image_table, config=path)
+            train(out=out, images=image_table, config=path)
         place = caught.value.where.split(": ")[-1]
         assert key in (place, *place.split(".")), f"{bad}: {caught.value}"
         assert "\n" not in str(caught.value)
@@ -184,5 +184,5 @@ def test_options_of_the_command_line_are_settings(
     path = tmp_path / "train.yaml"
     path.write_text("layer_decay: 0.5")
     with pytest.raises(ConfigError) as caught:
-        train(tmp_path / "run", images=image_table, config=path, **options)
+        train(out=tmp_path / "run", images=image_table, config=path, **options)
     assert caught.value.where == f"training configuration: {key}"

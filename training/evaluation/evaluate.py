@@ -174,7 +174,7 @@ def evaluate_models(
     return evaluation
 
 
-def made_with(model: TileModel) -> dict[str, object]:
+def made_with(model: TileModel) -> dict[str, str]:
     """Software and device behind what a model's figures are, for a commit."""
     software = software_versions("torch", "timm", "numpy", "matplotlib", "scikit-learn")
     return software | {"device": device_name(model.device)}
