@@ -114,7 +114,8 @@ def require_there(*paths: Path) -> None:
 def require_models(folders: Sequence[Path]) -> None:
     """Raise ModelError for the first folder that is no model's: before torch is loaded, which takes seconds."""
     for folder in folders:
-        if not (folder / "model.json").exists() and not (folder / "commit.json").exists():
+        published = (folder / "commit.json").exists() and not (folder / "model").is_dir()  # a damaged model; no run
+        if not (folder / "model.json").exists() and not published:
             raise ModelError(folder, "is not a model folder", "pass the folder `model` of a training run")
 
 
