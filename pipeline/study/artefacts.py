@@ -24,7 +24,7 @@ from inference.ensemble import Ensemble, make_ensemble
 from inference.heatmap import SUMMARY, result_key, standing_result
 from inference.predict import PredictConfig
 from pipeline.provenance import read_record
-from pipeline.redaction import without_paths
+from pipeline.redaction import redact
 from pipeline.study.config import StudyConfig
 from pipeline.study.ledger import State
 from tiling import TileStore
@@ -163,7 +163,7 @@ def model_standing(training: Training | None, name: str, settings: TrainConfig, 
     if info.hashes.get("training") != training_key(training.samples, settings):
         return Standing("changed", "the weights it starts from are others")
     if faults := folder_faults(folder):
-        return Standing("changed", f"is damaged: {without_paths(faults[0], out)}")
+        return Standing("changed", f"is damaged: {redact(faults[0], out)}")
     return DONE
 
 
