@@ -1,9 +1,17 @@
 """Slide or store + model -> heatmap. Takes from training only what a trained model needs to be loaded and run."""
 
-from inference.ensemble import Ensemble, make_ensemble
-from inference.heatmap import HeatmapReport, make_heatmap
-from inference.predict import PredictConfig, Prediction, predict_slide
-from training import load_model
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tiling.core.lazy import make_lazy
+
+if TYPE_CHECKING:
+    from inference.config import PredictConfig
+    from inference.ensemble import Ensemble, make_ensemble
+    from inference.heatmap import HeatmapReport, make_heatmap
+    from inference.predict import Prediction, predict_slide
+    from training import load_model
 
 __all__ = [
     "Ensemble",
@@ -15,3 +23,17 @@ __all__ = [
     "make_heatmap",
     "predict_slide",
 ]
+
+make_lazy(
+    __name__,
+    {
+        "Ensemble": "inference.ensemble",
+        "HeatmapReport": "inference.heatmap",
+        "PredictConfig": "inference.config",
+        "Prediction": "inference.predict",
+        "load_model": "training",
+        "make_ensemble": "inference.ensemble",
+        "make_heatmap": "inference.heatmap",
+        "predict_slide": "inference.predict",
+    },
+)

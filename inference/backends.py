@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import lru_cache, partial
 from importlib.util import find_spec
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from inference.config import Backend, Precision
 from inference.onnx import onnx_graph
 from tiling.core.errors import ConfigError, ModelError
 from training import TileModel
@@ -32,8 +32,6 @@ Predict = Callable[[UInt8Array], Floats]
 
 Of a model with `novelty` (B, C + 1): last comes how unlike its training tiles a tile is, see training.models.ood.
 """
-Backend = Literal["torch", "onnx", "auto"]
-Precision = Literal["auto", "32", "bf16"]
 
 AGREEMENT = 1e-4
 """How far a probability of ONNX Runtime's may be from torch's."""
@@ -51,7 +49,7 @@ _AUTO_PIXELS = {"cpu": (1 << 20, 64), "cuda": (1 << 24, 512)}
 def auto_batch_size(model: TileModel) -> int:
     """Tiles to show a model at once: a power of two that its device and the size of its input decide, nothing else.
 
-    It is not timed, so that equal inputs give equal bytes. Too large a one is halved; see `Halving`.
+    It is not timed, so that equal inputs give equal bytes. Too large a one is halved; see `BatchSizer`.
     """
     pixels, most = _AUTO_PIXELS.get(model.device.type, _AUTO_PIXELS["cpu"])
     fitting = pixels // max(model.info.input_px, model.info.tile_px) ** 2
@@ -213,7 +211,7 @@ def _answers(outputs: Sequence[Tensor], temperature: float, novelty: Novelty | N
 _FITTING: dict[Hashable, int] = {}  # a cohort's slides share what was learned
 
 
-class Halving:
+class BatchSizer:
     """A prediction whose batches are halved, from now on, when one does not fit in the device's memory.
 
     Tiles do not see each other, so the results are those of the whole batch. Raises ModelError if a single tile does

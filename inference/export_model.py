@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from inference.onnx import onnx_graph
-from tiling.core.artefact import atomic_folder, locked_folder, require_own
+from tiling.core.artefact import Recipe, atomic_folder, locked_folder, require_own
 from tiling.core.errors import ModelError, OutputError
 from tiling.core.files import canonical_json
 from tiling.core.versions import RESEARCH_USE, software_versions
@@ -125,7 +125,8 @@ def export_model(model: TileModel, to: ExportFormat, out_dir: Path | str, *, ove
         config = wsinfer_config(model.info) if to == "wsinfer" else None
         data, name, difference = _EXPORTS[to](model)
         facts = _facts(model, to, name, difference)
-        with atomic_folder(folder) as partial:
+        recipe = Recipe("export", {"model": model.sha256}, {"to": to, "version": facts["version"]})
+        with atomic_folder(folder, recipe, made_with=facts["software"]) as partial:
             (partial / name).write_bytes(data)
             (partial / FACTS).write_text(canonical_json(facts), encoding="utf-8")
             (partial / CARD).write_text(_card(facts), encoding="utf-8")

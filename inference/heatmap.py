@@ -1,45 +1,41 @@
-"""The result folder of one slide: predictions, pictures and QuPath objects, published whole or not at all."""
+"""The verb `heatmap`: predictions, pictures and QuPath objects of one slide, in a folder published atomically."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import shapely
 
 from inference.backends import uses_bf16
+from inference.config import OutputConfig, PredictConfig
 from inference.ensemble import Ensemble, members
-from inference.exports.formats import OutputConfig, write_outputs
-from inference.exports.geojson import write_geojson
-from inference.exports.png import overlay_png
-from inference.exports.tables import write_tables
+from inference.exports import write_exports
+from inference.exports.content import Content
 from inference.maps.scores import SlideScores, areas_mm2, slide_scores
 from inference.ood import outside
-from inference.predict import PredictConfig, Prediction, Progress, is_store, predict_slide, prediction_settings
-from inference.report.report import gather_evidence, report_html
+from inference.predict import Prediction, Progress, predict_slide, prediction_settings
+from inference.report.evidence import gather_evidence
+from inference.report.report import report_html
+from inference.sources import is_store
+from inference.summary import SUMMARY, VERSION, HeatmapSummary, OutOfDistribution, read_summary
 from tiling import Slide, TileStore
-from tiling.core.artefact import atomic_folder, folder_faults, locked_folder, require_own
+from tiling.core.artefact import Recipe, atomic_folder, locked_folder, require_own, state
 from tiling.core.errors import OutputError
-from tiling.core.files import canonical_json, sha256_json
-from tiling.core.versions import RESEARCH_USE, software_versions
+from tiling.core.files import sha256_json, sha256_text
+from tiling.core.versions import software_versions
 from tiling.manifest import require_slide_id
 from tiling.slides.slide import slide_name
+from tiling.stores.query import rows_where
 from training import TileModel
 from training.devices import device_name
 
 log = logging.getLogger(__name__)
 
-TABLE, TABLE_CSV, OVERLAY, OBJECTS, SUMMARY, REPORT = (
-    "predictions.parquet", "predictions.csv", "overlay.png", "heatmap.geojson", "slide.json", "report.html",
-)  # fmt: skip
-
-
-VERSION = 2
-"""Of what is written, and how: results of another are made anew. 2: areas are those of the regions."""
+REPORT = "report.html"
 
 
 @dataclass(frozen=True)
@@ -72,45 +68,58 @@ def make_heatmap(
 ) -> HeatmapReport:
     """Predict a slide or store and write `<out_dir>/<slide_id>/`; nothing, if it is there already.
 
-    The folder holds the tiles' probabilities (Parquet and CSV), the overlay picture, QuPath tile objects, a report
-    to be read (HTML), and `slide.json` with scores, how much lies outside what the model has seen, and provenance.
-    `truth` (level-0 pixels) is outlined in the picture; `outputs` names further formats. Raises as `predict_slide`,
-    ConfigError for an id that cannot name a folder, and OutputError for a result made otherwise, unless `overwrite`,
-    and for a folder that holds something else.
+    The folder holds what `inference.exports.EXPORTS` writes always (tables, overlay picture, QuPath tile objects) and
+    on request, a report to be read (HTML), and `slide.json` with scores, how much lies outside what the model has seen,
+    and provenance.
+
+    Args:
+        source: A slide, or a tile store.
+        model: One model, or several as an ensemble.
+        out_dir: Folder of the results, one folder a slide.
+        config: How the tiles are predicted.
+        slide_id: Names the folder; None: as the store says, or the slide's file.
+        slide_mpp: Micrometres per level-0 pixel, where the slide's file does not say.
+        roi: GeoJSON or ASAP XML; tiles outside all its polygons are left out.
+        truth: Level-0 pixels; outlined in the picture.
+        outputs: Which further files are written.
+        overwrite: Replace a result made otherwise, or a damaged one.
+        progress: Called with (tiles done, tiles in all).
+
+    Raises:
+        ConfigError: For an id that cannot name a folder.
+        OutputError: For a result made otherwise, unless `overwrite`, and a folder that holds something else.
+        SpecslideError: As `predict_slide`.
     """
     path = Path(source)
-    identity, slide_id = _identity(path, slide_id, slide_mpp)
+    recipe, own_id = _recipe(path, model, config, slide_mpp, roi, truth, outputs)
+    slide_id = slide_id or own_id
     require_slide_id(slide_id, path)  # it names the folder; a store may say anything
-    key = _key(identity, path, model, config, roi, truth, outputs)
     folder = Path(out_dir) / slide_id
     with locked_folder(folder):
         if folder.exists():
-            report = standing_result(folder, key)
-            if report:
-                return report
+            found = state(folder, recipe)
+            if found.state == "done":
+                log.info("%s: complete already", folder)
+                return read_heatmap(folder)
             require_own(folder, SUMMARY, "a heatmap")
             if not overwrite:
-                what = "holds another result, or a damaged one"
+                what = f"holds another result, or a damaged one: {found.why or 'it is incomplete'}"
                 raise OutputError(folder, what, "choose another --out, or pass --overwrite")
         prediction = predict_slide(
-            path, model, config, slide_id=slide_id, slide_mpp=slide_mpp, slide_sha256=identity.get("slide"), roi=roi,
-            progress=progress,
+            path, model, config, slide_id=slide_id, slide_mpp=slide_mpp, slide_sha256=recipe.inputs.get("slide"),
+            roi=roi, progress=progress,
         )  # fmt: skip
-        scores = _scores(prediction)
-        with atomic_folder(folder) as partial:
-            write_tables(prediction, partial / TABLE, partial / TABLE_CSV)
-            write_geojson(prediction, partial / OBJECTS)
-            write_outputs(prediction, outputs, partial)
-            (partial / OVERLAY).write_bytes(overlay_png(prediction, truth))
+        summary = _summary(prediction, model)
+        with atomic_folder(folder, recipe, made_with=summary.software | {"device": summary.device}) as partial:
+            write_exports(Content(prediction, outputs, truth), partial)
             evidence = gather_evidence(path, prediction, slide_mpp)
-            page = report_html(prediction, scores, evidence, _software())
+            page = report_html(prediction, summary.scores, evidence, summary.software)
             (partial / REPORT).write_text(page, encoding="utf-8")
-            summary = _summary(prediction, scores, key, model)
-            (partial / SUMMARY).write_text(canonical_json(summary), encoding="utf-8")
-    return HeatmapReport(slide_id, folder, len(prediction.x0), scores, False, _warned(slide_id, summary))
+            summary.write(partial)
+    return _reported(folder, summary, reused=False)
 
 
-def result_key(
+def heatmap_recipe(
     source: Path,
     model: TileModel | Ensemble,
     config: PredictConfig,
@@ -119,85 +128,74 @@ def result_key(
     roi: Path | None = None,
     truth: shapely.Geometry | None = None,
     outputs: OutputConfig = OutputConfig(),  # noqa: B008 - frozen
-) -> str:
-    """SHA-256 of all that decides the result that `make_heatmap` would make; raises as it does for the source."""
-    return _key(_identity(source, None, slide_mpp)[0], source, model, config, roi, truth, outputs)
+) -> Recipe:
+    """The recipe of the heatmap that `make_heatmap` would make of these; raises as it does for the source.
+
+    A store counts by its pixels, so that other labels in it change nothing, but for the tiles that `config.where`
+    chooses by them.
+    """
+    return _recipe(source, model, config, slide_mpp, roi, truth, outputs)[0]
 
 
-def _key(
-    identity: dict[str, Any],
+def read_heatmap(folder: Path) -> HeatmapReport:
+    """The result that is there. Raises InputError for none."""
+    return _reported(folder, read_summary(folder), reused=True)
+
+
+def _reported(folder: Path, summary: HeatmapSummary, *, reused: bool) -> HeatmapReport:
+    if summary.warning is not None:
+        log.warning("%s: %s", folder.name, summary.warning)
+    return HeatmapReport(folder.name, folder, summary.tiles, summary.scores, reused, summary.warning)
+
+
+def _recipe(
     path: Path,
     model: TileModel | Ensemble,
     config: PredictConfig,
+    slide_mpp: float | None,
     roi: Path | None,
     truth: shapely.Geometry | None,
     outputs: OutputConfig,
-) -> str:
-    settings, outlined = prediction_settings(path, config, roi), None if truth is None else truth.wkt
-    written = outputs.model_dump(mode="json") if outputs.formats else None
-    return sha256_json([VERSION, identity, model.sha256, settings, _in_bf16(model, config), outlined, written])
-
-
-def _in_bf16(model: TileModel | Ensemble, config: PredictConfig) -> bool:
-    """Whether the result would be computed in bf16, which "auto" leaves to the device; nothing is refused yet."""
-    return config.precision == "bf16" or any(uses_bf16(m.device, config.precision) for m in members(model))
-
-
-def _identity(path: Path, slide_id: str | None, slide_mpp: float | None) -> tuple[dict[str, Any], str]:
-    """What the tiles are made from, and the slide's id."""
+) -> tuple[Recipe, str]:
+    """The recipe, and the slide's own id."""
+    inputs: dict[str, object] = {"models": model.sha256}
+    settings = prediction_settings(path, config, roi)
     if is_store(path):
         store = TileStore(path)
-        return {"store": store.sha256}, slide_id or store.slide.slide_id
-    with Slide(path, mpp=slide_mpp) as slide:
-        return {"slide": slide.sha256(), "mpp": slide.mpp}, slide_id or slide_name(path)
-
-
-def standing_result(folder: Path, key: str) -> HeatmapReport | None:
-    """The result in a folder if it is whole and has that key, see `result_key`; else None."""
-    if folder_faults(folder) or not (folder / SUMMARY).is_file():
-        return None
-    summary = json.loads((folder / SUMMARY).read_bytes())
-    if summary["key"] != key:
-        return None
-    log.info("%s: complete already", folder)
-    scores, warning = SlideScores(**summary["scores"]), _warned(folder.name, summary)
-    return HeatmapReport(folder.name, folder, summary["tiles"], scores, True, warning)
-
-
-def _warned(slide_id: str, summary: Mapping[str, Any]) -> str | None:
-    """The warning of a result, which is also logged; None where there is none, or nothing is known."""
-    warning: str | None = (summary.get("out_of_distribution") or {}).get("warning")
-    if warning is not None:
-        log.warning("%s: %s", slide_id, warning)
-    return warning
-
-
-def _scores(prediction: Prediction) -> SlideScores:
-    values, threshold = prediction.probabilities[:, prediction.positive], prediction.threshold
-    areas = areas_mm2(values, threshold, prediction.x0, prediction.y0, prediction.grid)
-    return slide_scores(values, threshold, areas)
-
-
-def _summary(prediction: Prediction, scores: SlideScores, key: str, model: TileModel | Ensemble) -> dict[str, Any]:
-    known = outside(prediction.columns, prediction.ood_quantile)
-    return {
-        "format": "specslide-heatmap",
+        inputs["store"], slide_id = store.pixels_sha256, store.slide.slide_id
+        if config.where is not None:  # it may ask for annotations, which are none of the pixels
+            inputs["chosen tiles"] = sha256_json(np.flatnonzero(rows_where(store, config.where)).tolist())
+    else:
+        with Slide(path, mpp=slide_mpp) as slide:
+            inputs["slide"], slide_id, settings["slide_mpp"] = slide.sha256(), slide_name(path), slide.mpp
+    if roi is not None:
+        inputs["region of interest"] = settings.pop("roi_sha256")
+    if truth is not None:
+        inputs["truth"] = sha256_text(truth.wkt)
+    # What "auto" computes in is left to the device.
+    bf16 = config.precision == "bf16" or any(uses_bf16(m.device, config.precision) for m in members(model))
+    settings |= {
         "version": VERSION,
-        "key": key,
-        "slide": prediction.slide.model_dump(mode="json"),
-        "grid": prediction.grid.model_dump(mode="json"),
-        "tiles": len(prediction.x0),
-        "classes": prediction.classes,
-        "positive_class": prediction.classes[prediction.positive],
-        "threshold": prediction.threshold,
-        "scores": asdict(scores),
-        "out_of_distribution": None if known is None else known.record(),
-        "made_from": prediction.provenance,
-        "device": device_name(members(model)[0].device),
-        "software": _software(),
-        "notice": RESEARCH_USE,
+        "bf16": bf16,
+        "outputs": outputs.model_dump(mode="json") if outputs.formats else {},
     }
+    return Recipe("heatmap", inputs, settings), slide_id
 
 
-def _software() -> dict[str, str]:
-    return software_versions("torch", "timm", "numpy", "openslide-bin")
+def _summary(prediction: Prediction, model: TileModel | Ensemble) -> HeatmapSummary:
+    values, threshold = prediction.probabilities[:, prediction.positive], prediction.threshold
+    areas = areas_mm2(values, threshold, prediction.tiles.x0, prediction.tiles.y0, prediction.grid)
+    known = outside(prediction.columns, prediction.ood_quantile)
+    return HeatmapSummary(
+        slide=prediction.slide,
+        grid=prediction.grid,
+        tiles=len(prediction.tiles.x0),
+        classes=prediction.classes,
+        positive_class=prediction.classes[prediction.positive],
+        threshold=threshold,
+        scores=slide_scores(values, threshold, areas),
+        out_of_distribution=None if known is None else OutOfDistribution(**known.record()),
+        made_from=json.loads(json.dumps(prediction.provenance)),
+        device=device_name(members(model)[0].device),
+        software=software_versions("torch", "timm", "numpy", "openslide-bin"),
+    )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import typer
 
@@ -23,20 +24,23 @@ from pipeline.commands.shortcut import shortcut
 from pipeline.commands.slurm import slurm
 from pipeline.commands.status import status
 from pipeline.commands.stress import stress
+from pipeline.commands.suggestions import SuggestingCommand, SuggestingGroup
 from pipeline.commands.tile import tile
 from pipeline.commands.tiles import tiles
 from pipeline.commands.train import train
 from pipeline.commands.verify import verify
 from tiling.core.errors import SpecslideError, StoppedError
 
+_GROUP: dict[str, Any] = {"cls": SuggestingGroup, "suggest_commands": False, "no_args_is_help": True}
 app = typer.Typer(
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
     rich_markup_mode="markdown",
     help="Whole slides to tile stores, models and cancer heatmaps. For research use only.",
+    **_GROUP,
 )
-imports = typer.Typer(no_args_is_help=True, help="What other tools have made, as tile stores.")
-studies = typer.Typer(no_args_is_help=True, help="Studies of what networks learn.")
+imports = typer.Typer(help="What other tools have made, as tile stores.", **_GROUP)
+studies = typer.Typer(help="Studies of what networks learn.", **_GROUP)
 
 app.add_typer(imports, name="import")
 app.add_typer(studies, name="study")
@@ -44,10 +48,11 @@ for _command in (
     info, tile, label, train, evaluate, stress, heatmap, export_model, evaluate_slides, tiles,
     init, run, status, provenance, verify, demo,
 ):  # fmt: skip  # in the order of their use, which --help keeps
-    app.command()(_command)
-app.command(context_settings={"allow_interspersed_args": False})(slurm)  # what follows is another command's own
-imports.command()(histoprep)
-studies.command()(shortcut)
+    app.command(cls=SuggestingCommand)(_command)
+_LAST = {"allow_interspersed_args": False}  # what follows slurm's command is that command's own
+app.command(cls=SuggestingCommand, context_settings=_LAST)(slurm)
+imports.command(cls=SuggestingCommand)(histoprep)
+studies.command(cls=SuggestingCommand)(shortcut)
 
 
 def main() -> None:
@@ -56,7 +61,7 @@ def main() -> None:
     A training that a signal has stopped ends with 75 (EX_TEMPFAIL): its state is saved, the same command goes on.
     """
     try:
-        app()
+        app(prog_name="specslide")
     except (SpecslideError, StoppedError) as error:
         console.show_error(str(error))
         sys.exit(error.exit_code)
@@ -65,8 +70,19 @@ def main() -> None:
         sys.exit(1)
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        console.say(f"specslide {version('specslide')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _options(verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what is done.")] = False) -> None:
+def _options(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what is done.")] = False,
+    shown: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
     console.start_logging(verbose)
 
 

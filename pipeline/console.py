@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -28,6 +29,14 @@ def progress_bar(unit: str = "slides", *, time_left: bool = True) -> Progress:
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
         TextColumn("{task.fields[tiles]}"), *([TimeRemainingColumn()] if time_left else []), console=errors,
     )  # fmt: skip
+
+
+@contextmanager
+def progress(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar; yields what is called with (units done, units in all)."""
+    with progress_bar(unit) as bar:
+        shown = bar.add_task(title, total=None, tiles="")
+        yield lambda done, total: bar.update(shown, completed=done, total=total)
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

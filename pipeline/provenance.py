@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from tiling import TileStore
 from tiling.core.artefact import COMMIT, PROVENANCE, content_hash, folder_faults, read_commit
 from tiling.core.errors import InputError, SpecslideError
 from tiling.core.files import canonical_json, sha256_file, sha256_text, write_file
@@ -147,6 +148,8 @@ def _kind_of(folder: Path) -> str | None:
     for kind, name in _TOLD_IN.items():
         if (folder / name).is_file() and (folder / COMMIT).is_file() and name in read_commit(folder).files:
             return kind
+    if (folder / COMMIT).is_file() and (recipe := read_commit(folder).recipe) and recipe.artefact == "slides":
+        return recipe.artefact
     record = read_record(folder)
     return None if record is None or record.artefact == "model" else record.artefact
 
@@ -212,6 +215,8 @@ class _Index:
                 folders.clear()
                 try:
                     yield content_hash(Path(place)), Path(place)
+                    if _kind_of(Path(place)) == "store":
+                        yield TileStore(place).pixels_sha256, Path(place)
                 except SpecslideError as error:
                     log.warning("%s", error)
 
@@ -237,7 +242,8 @@ class _Chain:
     def _heatmap(self, folder: Path) -> Link:
         summary = _json(folder / "slide.json")
         made, slide = summary["made_from"], summary["slide"]
-        store = made["settings"].get("store_sha256")
+        hashes = [made["settings"].get(name) for name in ("store_sha256", "store_pixels_sha256")]  # labelled since?
+        store = next((h for h in hashes if h and self._index.find(h)), hashes[0])
         source = self._slide(slide) if store is None else self._found(store, "store", slide["slide_id"], slide)
         models = made.get("models") or [made]
         links = [self._found(m["model_sha256"], "model", m["backbone"]) for m in models]
@@ -292,6 +298,11 @@ class _Chain:
         return Link("store", source["slide_id"], source["sha256"], facts, missing, (slide,))
 
     def _tested(self, folder: Path) -> Link:
+        commit = read_commit(folder) if (folder / COMMIT).is_file() else None
+        if commit is not None and commit.recipe is not None:
+            heatmaps = tuple(self._found(s, "heatmap", name) for name, s in commit.recipe.inputs["heatmaps"].items())
+            facts = {"settings": commit.recipe.settings, **_software({"software": commit.made_with})}
+            return Link(commit.recipe.artefact, folder.name, content_hash(folder), facts, made_from=heatmaps)
         record = read_record(folder)
         if record is None:
             raise InputError(folder, "holds no artefact", "pass a file of a result")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.demo.synthetic import make_slide
+
 
 @pytest.fixture(scope="session")
 def data_dir() -> Callable[[str], Path]:
@@ -47,3 +49,11 @@ def ndpi(data_dir: Callable[[str], Path]) -> Path:
 def ome(data_dir: Callable[[str], Path]) -> Path:
     """A real OME-TIFF crop of a carcinoma."""
     return data_dir("slides/carcinoma-crop.ome.tif")
+
+
+@pytest.fixture(scope="session")
+def small_slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A synthetic slide of 1024 x 1024 px at 0.5 mpp."""
+    path = tmp_path_factory.mktemp("small") / "small.tif"
+    make_slide(path, seed=1, tumour=True, size_px=(1024, 1024))
+    return path

@@ -1,10 +1,27 @@
 """Slide -> tile store. Knows nothing of torch."""
 
-from tiling.config import TilingConfig
-from tiling.grid import Grid
-from tiling.slides.slide import Slide
-from tiling.stores.store import TileStore
-from tiling.tile import TileReport, tile_slide
-from tiling.tissue import TissueConfig
+from typing import TYPE_CHECKING
+
+from tiling.core.lazy import make_lazy
+
+if TYPE_CHECKING:
+    from tiling.config import TilingConfig, TissueConfig
+    from tiling.grid import Grid
+    from tiling.slides.slide import Slide
+    from tiling.stores.store import TileStore
+    from tiling.tile import TileReport, tile_slide
 
 __all__ = ["Grid", "Slide", "TileReport", "TileStore", "TilingConfig", "TissueConfig", "tile_slide"]
+
+make_lazy(
+    __name__,
+    {
+        "Grid": "tiling.grid",
+        "Slide": "tiling.slides.slide",
+        "TileReport": "tiling.tile",
+        "TileStore": "tiling.stores.store",
+        "TilingConfig": "tiling.config",
+        "TissueConfig": "tiling.config",
+        "tile_slide": "tiling.tile",
+    },
+)

@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
 
-from tiling.quality import MetricSet
-from tiling.stores.codec import TileCodec
-from tiling.tissue import TissueConfig
+MetricSet = Literal["specslide", "histoprep"]
+
+
+class TissueConfig(BaseModel):
+    """How the tissue mask is made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    method: str = "specslide"
+    """specslide: stained pixels, without ink (the default). otsu: Otsu's threshold on the optical density. hsv:
+    saturated pixels of a stain's hue. histoprep: HistoPrep's detection, from the extra. mask: the user's own file."""
+    mask_mpp: Annotated[PositiveFloat, Field(le=1000)] = 8.0
+    """Micrometres per mask pixel: fixed, so that the mask does not depend on the pyramid."""
+    min_object_um2: NonNegativeFloat = 20_000.0
+    """Smaller tissue pieces are dropped, square micrometres."""
+    max_hole_um2: NonNegativeFloat = 20_000.0
+    """Smaller holes are filled, square micrometres."""
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, name: str) -> str:
+        from tiling.tissue import METHODS  # with OpenCV, which few settings need
+
+        if name not in (*METHODS, "mask"):
+            raise ValueError(f"unknown method {name!r}: use {', '.join(METHODS)} or mask")
+        return name
 
 
 class TilingConfig(BaseModel):
@@ -37,5 +60,7 @@ class TilingConfig(BaseModel):
     @field_validator("codec")
     @classmethod
     def _known_codec(cls, name: str) -> str:
+        from tiling.stores.codec import TileCodec  # with zarr, which few settings need
+
         TileCodec.parse(name)
         return name

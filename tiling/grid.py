@@ -10,12 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 
+from tiling.core.arrays import AnyArray, Float32Array, Float64Array, Int32Array
 from tiling.core.errors import ConfigError
 
 
@@ -42,6 +41,11 @@ class Grid(BaseModel):
     """Distance of neighbouring tiles, level-0 pixels."""
 
     @property
+    def size0(self) -> tuple[int, int]:
+        """Width and height of the slide, level-0 pixels."""
+        return self.width0, self.height0
+
+    @property
     def mpp(self) -> float:
         """Micrometres per pixel of a delivered tile: the true one, not the one asked for."""
         return self.slide_mpp * self.tile_px0 / self.tile_px
@@ -56,7 +60,7 @@ class Grid(BaseModel):
         """Tiles in a column."""
         return _count(self.height0, self.tile_px0, self.stride_px0)
 
-    def corners(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    def corners(self) -> tuple[Int32Array, Int32Array]:
         """Top-left corners (x0, y0) of all tiles, two int32 (rows * columns,) arrays in reading order."""
         y0, x0 = np.divmod(np.arange(self.rows * self.columns), self.columns)
         return (x0 * self.stride_px0).astype(np.int32), (y0 * self.stride_px0).astype(np.int32)
@@ -67,12 +71,12 @@ class Tiles:
     """N tiles on a grid, in reading order unless chosen otherwise."""
 
     grid: Grid
-    x0: NDArray[np.int32]
+    x0: Int32Array
     """Left edges, level-0 pixels, (N,)."""
-    y0: NDArray[np.int32]
+    y0: Int32Array
     """Upper edges, level-0 pixels, (N,)."""
-    columns: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
-    """Values a tile by name, (N,) each: `tissue`, quality metrics ..."""
+    columns: Mapping[str, Float32Array] = field(default_factory=dict)
+    """Values of each tile by name, (N,): `tissue`, quality metrics, and fractions as `annotation/<class>`."""
 
     @classmethod
     def all_of(cls, grid: Grid) -> Tiles:
@@ -87,7 +91,11 @@ class Tiles:
         """Side of a tile on the slide, level-0 pixels."""
         return self.grid.tile_px0
 
-    def only(self, rows: Sequence[int] | NDArray[Any]) -> Tiles:
+    def places(self) -> list[tuple[int, int]]:
+        """(x0, y0) of each tile."""
+        return list(zip(self.x0.tolist(), self.y0.tolist(), strict=True))
+
+    def only(self, rows: Sequence[int] | AnyArray) -> Tiles:
         """Those of the tiles, by their indices in that order, or by a mask bool (N,)."""
         index = np.asarray(rows) if len(rows) else np.zeros(0, np.intp)
         columns = {name: values[index] for name, values in self.columns.items()}
@@ -98,7 +106,7 @@ class Tiles:
 class Raster:
     """A picture over a slide, from the slide's corner on."""
 
-    values: NDArray[Any]
+    values: AnyArray
     """(h, w), or (h, w, channels)."""
     downsample: float
     """Level-0 pixels along the side of a pixel."""
@@ -153,38 +161,41 @@ def _unit(tile_px: int, scale: float, mpp_tolerance: float) -> int:
     return unit if abs(side / (tile_px * scale) - 1) <= mpp_tolerance else 1
 
 
-def box_mean(
-    picture: NDArray[np.generic],
-    px0: float | tuple[float, float],
-    x0: NDArray[np.int32],
-    y0: NDArray[np.int32],
-    size0: int,
-) -> NDArray[np.float32]:
-    """Mean of a mask or map over squares of the slide, float32 (N,).
+def box_mean(raster: Raster, tiles: Tiles) -> Float32Array:
+    """Mean of a mask or map (h, w) over each tile, float32 (N,); it counts as 0 outside.
 
-    `picture` (h, w) has pixels of `px0` level-0 pixels a side (or width and height), from the slide's corner; it counts
-    as 0 outside.
-    The squares have corners (x0, y0) and side `size0`, level-0 pixels. Exact also for edges inside a pixel: the
-    integral of a piecewise constant picture is bilinear between its pixel corners.
+    Exact also for edges inside a pixel: the integral of a piecewise constant picture is bilinear between its pixel
+    corners.
     """
+    side, downsample = tiles.side_px0, raster.downsample
+    sums = box_sums(
+        raster.values,
+        tiles.x0 / downsample,
+        tiles.y0 / downsample,
+        (tiles.x0 + side) / downsample,
+        (tiles.y0 + side) / downsample,
+    )
+    return np.clip(sums * (downsample * downsample / side**2), 0.0, None).astype(np.float32)
+
+
+def box_sums(
+    values: AnyArray, left: Float64Array, top: Float64Array, right: Float64Array, lower: Float64Array
+) -> Float64Array:
+    """Sum of a picture (h, w) over rectangles with those edges (N,), in its own pixels and parts of them, (N,)."""
     # In place, and masks as int32, which hold 2**31 pixels: those of large slides are large.
-    counted = np.int32 if picture.dtype == np.bool_ else np.float64
-    integral = np.zeros((picture.shape[0] + 1, picture.shape[1] + 1), counted)
+    counted = np.int32 if values.dtype == np.bool_ else np.float64
+    integral = np.zeros((values.shape[0] + 1, values.shape[1] + 1), counted)
     sums = integral[1:, 1:]
-    np.cumsum(np.cumsum(picture, 0, out=sums), 1, out=sums)
-    width0, height0 = px0 if isinstance(px0, tuple) else (px0, px0)
-    left, right = x0 / width0, (x0 + size0) / width0
-    top, bottom = y0 / height0, (y0 + size0) / height0
-    total = (
-        _bilinear(integral, bottom, right)
+    np.cumsum(np.cumsum(values, 0, out=sums), 1, out=sums)
+    return (
+        _bilinear(integral, lower, right)
         - _bilinear(integral, top, right)
-        - _bilinear(integral, bottom, left)
+        - _bilinear(integral, lower, left)
         + _bilinear(integral, top, left)
     )
-    return np.clip(total * (width0 * height0 / size0**2), 0.0, None).astype(np.float32)
 
 
-def _bilinear(values: NDArray[Any], y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
+def _bilinear(values: AnyArray, y: Float64Array, x: Float64Array) -> Float64Array:
     """`values` between its grid points; constant outside."""
     y, x = np.clip(y, 0, values.shape[0] - 1), np.clip(x, 0, values.shape[1] - 1)
     r, c = np.minimum(y.astype(int), values.shape[0] - 2), np.minimum(x.astype(int), values.shape[1] - 2)

@@ -27,13 +27,13 @@ def write_preview(store: TileStore, path: Path, kept: NDArray[np.bool_] | None =
 
 def draw_preview(store: TileStore, kept: NDArray[np.bool_] | None = None) -> UInt8Array:
     """The preview picture, uint8 (h, w, 3), with all tiles or those `kept`, bool (N,)."""
-    px0 = store.attributes.thumbnail_px0
-    side = max(store.thumbnail.shape[:2])
+    thumbnail, px0 = store.thumbnail.values, store.thumbnail.downsample
+    side = max(thumbnail.shape[:2])
     times = min(max(side, _LONGEST_SIDE_PX[0]), _LONGEST_SIDE_PX[1]) / side
     how = cv2.INTER_AREA if times < 1 else cv2.INTER_CUBIC
-    picture = np.asarray(cv2.resize(store.thumbnail, None, fx=times, fy=times, interpolation=how), np.uint8)
-    mask = cv2.resize(store.mask.astype(np.uint8), picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-    corners = np.stack([store.x, store.y], 1)[slice(None) if kept is None else kept]
+    picture = np.asarray(cv2.resize(thumbnail, None, fx=times, fy=times, interpolation=how), np.uint8)
+    mask = cv2.resize(store.mask.values.astype(np.uint8), picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    corners = np.stack([store.tiles.x0, store.tiles.y0], 1)[slice(None) if kept is None else kept]
     first = np.round(corners / px0 * times).astype(int)
     last = np.round((corners + store.grid.tile_px0) / px0 * times).astype(int)
     for (xa, ya), (xb, yb) in zip(first.tolist(), last.tolist(), strict=True):

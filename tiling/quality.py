@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import cv2
 import cv2.typing
@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiling import histoprep
+from tiling.config import MetricSet
 from tiling.tissue import pen_mask
 
-MetricSet = Literal["specslide", "histoprep"]
 Measure = Callable[[NDArray[np.uint8]], dict[str, float]]
 
 METRICS = ("focus", "white", "black", "pen", "saturation", "haematoxylin", "eosin", "dab")

@@ -7,19 +7,19 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from tiling.annotations.rasterize import annotation_fractions, annotation_hash, annotation_mask
 from tiling.config import TilingConfig
+from tiling.core.arrays import AnyArray, Float32Array, UInt8Array
 from tiling.core.artefact import atomic_folder, locked_folder, require_own
 from tiling.core.errors import ConfigError, OutputError, SlideError, StoreError
 from tiling.core.files import sha256_json
 from tiling.core.versions import software_versions
-from tiling.grid import Grid, box_mean, fit_grid
+from tiling.grid import Grid, Raster, Tiles, box_mean, fit_grid
 from tiling.manifest import require_slide_id
 from tiling.preview import write_preview
 from tiling.quality import Measure, measurer, no_quality
@@ -31,6 +31,7 @@ from tiling.stores.store import (
     SlideFacts,
     StoreAttributes,
     TileStore,
+    store_recipe,
     verify_store,
     write_columns,
     write_tiles,
@@ -39,7 +40,6 @@ from tiling.tissue import sized, tissue_mask
 
 log = logging.getLogger(__name__)
 
-UInt8Array = NDArray[np.uint8]
 Tile = TypeVar("Tile")
 Progress = Callable[[int, int], None]
 """Called with (tiles done, tiles in all)."""
@@ -64,21 +64,15 @@ class TileReport:
 
 @dataclass(frozen=True)
 class Plan:
-    """Where a slide's tiles are: grid, kept corners in reading order, tissue fractions; mask and thumbnail behind."""
+    """Which tiles a slide is made of, with their `tissue`; tissue mask and thumbnail behind."""
 
-    grid: Grid
-    x0: NDArray[np.int32]
-    y0: NDArray[np.int32]
-    tissue: NDArray[np.float32]
-    mask: NDArray[np.bool_]
-    mask_px0: float
-    thumbnail: UInt8Array
-    thumbnail_px0: float
+    tiles: Tiles
+    mask: Raster
+    thumbnail: Raster
 
-    def only(self, rows: Sequence[int] | NDArray[Any]) -> Plan:
+    def only(self, rows: Sequence[int] | AnyArray) -> Plan:
         """The plan with those of its tiles, in their order."""
-        chosen = np.asarray(rows, np.intp)
-        return replace(self, x0=self.x0[chosen], y0=self.y0[chosen], tissue=self.tissue[chosen])
+        return replace(self, tiles=self.tiles.only(rows))
 
 
 def tile_slide(
@@ -112,7 +106,7 @@ def tile_slide(
         standing = _standing(store_path, facts, inputs, overwrite)
         if standing is None:
             plan = plan_tiles(slide, config, tissue_file)
-            with atomic_folder(store_path) as folder:
+            with atomic_folder(store_path, store_recipe(facts.sha256, inputs)) as folder:
                 _write(folder, slide, plan, config, facts, inputs, annotation, progress)
                 preview_path.unlink(missing_ok=True)  # of the store that is about to be replaced
         store = TileStore(store_path) if standing is None else standing
@@ -158,10 +152,11 @@ def plan_tiles(slide: Slide, config: TilingConfig, tissue_file: Path | None = No
     # Nobody knows what a damaged part holds: it counts as tissue, so that its tiles are tried, counted and named.
     if unreadable.any():
         mask |= unreadable.reshape(height, times, width, times).any(axis=(1, 3))
-    x0, y0 = grid.corners()
-    tissue = box_mean(mask, mask_px0, x0, y0, grid.tile_px0)
-    kept = (tissue > 0) & (tissue >= config.min_tissue)
-    return Plan(grid, x0[kept], y0[kept], tissue[kept], mask, mask_px0, thumbnail, mask_px0 / times)
+    where = Raster(mask, mask_px0)
+    tissue = box_mean(where, Tiles.all_of(grid))
+    every = Tiles(grid, *grid.corners(), {"tissue": tissue})
+    kept = every.only((tissue > 0) & (tissue >= config.min_tissue))
+    return Plan(kept, where, Raster(thumbnail, mask_px0 / times))
 
 
 def _fitted(slide: Slide, config: TilingConfig) -> Grid:
@@ -179,45 +174,39 @@ def _fitted(slide: Slide, config: TilingConfig) -> Grid:
         raise ConfigError(f"{slide.path}: {error.where}", error.what, error.fix) from None
 
 
-def read_tiles(
-    slide: Slide, grid: Grid, x0: NDArray[np.int32], y0: NDArray[np.int32], max_bad: float
-) -> Iterator[tuple[int, UInt8Array]]:
-    """The tiles with those corners, one after the other: (index, uint8 (tile_px, tile_px, 3)).
+def read_tiles(slide: Slide, tiles: Tiles, max_bad: float) -> Iterator[tuple[int, UInt8Array]]:
+    """The pixels of tiles, one after the other: (index, uint8 (tile_px, tile_px, 3)).
 
     A tile that cannot be decoded is named in the log and left out. Raises SlideError when they are more than the
     fraction `max_bad` of all.
     """
-    size0, size = (grid.tile_px0, grid.tile_px0), (grid.tile_px, grid.tile_px)
-    return _good_tiles(slide, x0, y0, max_bad, lambda x, y: slide.read_scaled(x, y, size0, size))
+    size0, size = (tiles.side_px0,) * 2, (tiles.grid.tile_px,) * 2
+    return _good_tiles(slide, tiles, max_bad, lambda x, y: slide.read_scaled(x, y, size0, size))
 
 
-def copy_tiles(
-    slide: Slide, grid: Grid, x0: NDArray[np.int32], y0: NDArray[np.int32], max_bad: float
-) -> Iterator[tuple[int, bytes]]:
-    """The slide's own JPEG streams of the tiles with those corners, not decoded: (index, JPEG file).
+def copy_tiles(slide: Slide, tiles: Tiles, max_bad: float) -> Iterator[tuple[int, bytes]]:
+    """The slide's own JPEG streams of tiles, not decoded: (index, JPEG file).
 
     As `read_tiles`. Raises ConfigError, naming the settings that would do, if the grid's tiles are not the slide's own.
     """
-    level = _own_tiles_level(slide, grid)
+    level, side = _own_tiles_level(slide, tiles.grid), tiles.side_px0
 
     def copy(x: int, y: int) -> bytes:
-        stream = slide.native_stream(level, x // grid.tile_px0, y // grid.tile_px0)
+        stream = slide.native_stream(level, x // side, y // side)
         if stream is None:
             raise SlideError(slide.path, "leaves out the tile", "use another codec")
         return stream
 
-    return _good_tiles(slide, x0, y0, max_bad, copy)
+    return _good_tiles(slide, tiles, max_bad, copy)
 
 
-def _inside(plan: Plan) -> NDArray[np.intp]:
+def _inside(plan: Plan) -> Plan:
     """The tiles that lie wholly on the slide: a stream copied from its edge would bring the scanner's padding along."""
-    side, grid = plan.grid.tile_px0, plan.grid
-    inside = np.flatnonzero((plan.x0 + side <= grid.width0) & (plan.y0 + side <= grid.height0))
-    if len(inside) < len(plan.x0):
-        log.warning(
-            "%d tiles at the slide's edge are left out: `source` copies whole tiles", len(plan.x0) - len(inside)
-        )
-    return inside
+    tiles, side = plan.tiles, plan.tiles.side_px0
+    inside = np.flatnonzero((tiles.x0 + side <= tiles.grid.width0) & (tiles.y0 + side <= tiles.grid.height0))
+    if left_out := len(tiles) - len(inside):
+        log.warning("%d tiles at the slide's edge are left out: `source` copies whole tiles", left_out)
+    return plan.only(inside)
 
 
 def _own_tiles_level(slide: Slide, grid: Grid) -> int:
@@ -236,15 +225,15 @@ def _own_tiles_level(slide: Slide, grid: Grid) -> int:
 
 
 def _good_tiles(
-    slide: Slide, x0: NDArray[np.int32], y0: NDArray[np.int32], max_bad: float, get: Callable[[int, int], Tile]
+    slide: Slide, tiles: Tiles, max_bad: float, get: Callable[[int, int], Tile]
 ) -> Iterator[tuple[int, Tile]]:
     bad = 0
-    for index, (x, y) in enumerate(zip(x0.tolist(), y0.tolist(), strict=True)):
+    for index, (x, y) in enumerate(tiles.places()):
         try:
             tile = get(x, y)
         except SlideError as error:
             bad += 1
-            if bad > max_bad * len(x0):
+            if bad > max_bad * len(tiles):
                 what = f"has too many tiles that cannot be decoded, {bad} so far, the last at x {x}, y {y}"
                 raise SlideError(slide.path, what, "copy or scan the slide again, or raise --max-bad-tiles") from error
             log.warning("%s: the tile at x %d, y %d is left out, it cannot be decoded", slide.path, x, y)
@@ -281,31 +270,29 @@ def _write(
     codec = TileCodec.parse(config.codec)
     copied = codec.kind == "source"
     if copied:
-        plan = plan.only(_inside(plan))
-    measure = no_quality if copied else measurer(config.quality, plan.thumbnail)
-    measured = _Measured(measure, progress or (lambda done, total: None), len(plan.x0))
-    wanted = (slide, plan.grid, plan.x0, plan.y0, config.max_bad_tiles)
+        plan = _inside(plan)
+    measure = no_quality if copied else measurer(config.quality, plan.thumbnail.values)
+    measured = _Measured(measure, progress or (lambda done, total: None), len(plan.tiles))
     read = copy_tiles if copied else read_tiles
-    write_tiles(folder, config.tile_px, codec, measured.encoded(read(*wanted), codec))
-    bad = [(x, y) for x, y in np.stack([plan.x0, plan.y0], 1)[measured.missing()].tolist()]
-    plan = plan.only(measured.kept)
-    size0, tile_px0 = (slide.width, slide.height), plan.grid.tile_px0
-    fractions = annotation_fractions(annotation, size0, plan.x0, plan.y0, tile_px0) if annotation else {}
-    columns = Columns(plan.x0, plan.y0, plan.tissue, measured.columns(), fractions)
+    write_tiles(folder, config.tile_px, codec, measured.encoded(read(slide, plan.tiles, config.max_bad_tiles), codec))
+    bad = plan.tiles.only(measured.missing())
+    tiles = plan.tiles.only(measured.kept)
+    fractions = annotation_fractions(annotation, tiles) if annotation else {}
     attributes = StoreAttributes(
         slide=facts,
-        grid=plan.grid,
-        mpp=plan.grid.mpp,
-        mask_px0=plan.mask_px0,
-        thumbnail_px0=plan.thumbnail_px0,
+        grid=tiles.grid,
+        mpp=tiles.grid.mpp,
+        mask_px0=plan.mask.downsample,
+        thumbnail_px0=plan.thumbnail.downsample,
         quality=measured.names,
-        bad_tiles=tuple(bad),
+        bad_tiles=tuple(bad.places()),
         annotation=tuple(fractions),
         config=inputs,
         config_sha256=sha256_json(inputs),
         software=software_versions(*_MAKERS),
     )
-    write_columns(folder, columns, plan.mask, plan.thumbnail, attributes)
+    columns = Columns(tiles.x0, tiles.y0, tiles.columns["tissue"], measured.columns(), fractions)
+    write_columns(folder, columns, plan.mask.values, plan.thumbnail.values, attributes)
 
 
 _MAKERS = (
@@ -342,7 +329,7 @@ class _Measured:
     def missing(self) -> list[int]:
         return sorted(set(range(self._total)) - set(self.kept))
 
-    def columns(self) -> dict[str, NDArray[np.float32]]:
+    def columns(self) -> dict[str, Float32Array]:
         return {name: np.array([row[name] for row in self._rows], np.float32) for name in self.names}
 
 

@@ -8,14 +8,14 @@ background whatever their brightness; ink has hues and densities that haematoxyl
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Any, Final
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat
 
 from tiling import histoprep
+from tiling.config import TissueConfig
 
 UInt8Array = NDArray[np.uint8]
 BoolArray = NDArray[np.bool_]
@@ -29,26 +29,6 @@ _STRIP_ROWS = 512
 _LEAST_GLASS = 0.002  # share of the picture; below it there is no glass to measure and white is assumed
 
 
-Method = Literal["specslide", "otsu", "hsv", "histoprep", "mask"]
-METHODS: tuple[Method, ...] = get_args(Method)
-
-
-class TissueConfig(BaseModel):
-    """How the tissue mask is made."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    method: Method = "specslide"
-    """specslide: stained pixels, without ink (the default). otsu: Otsu's threshold on the optical density. hsv:
-    saturated pixels of a stain's hue. histoprep: HistoPrep's detection, from the extra. mask: the user's own file."""
-    mask_mpp: Annotated[PositiveFloat, Field(le=1000)] = 8.0
-    """Micrometres per mask pixel: fixed, so that the mask does not depend on the pyramid."""
-    min_object_um2: NonNegativeFloat = 20_000.0
-    """Smaller tissue pieces are dropped, square micrometres."""
-    max_hole_um2: NonNegativeFloat = 20_000.0
-    """Smaller holes are filled, square micrometres."""
-
-
 def tissue_mask(picture: UInt8Array, mpp: float, config: TissueConfig) -> BoolArray:
     """Where the tissue is by `config.method`, bool (h, w), of an RGB picture uint8 (h, w, 3) at `mpp` micrometres a
     pixel.
@@ -56,11 +36,11 @@ def tissue_mask(picture: UInt8Array, mpp: float, config: TissueConfig) -> BoolAr
     A picture that is not bright-field (fluorescence: dark with coloured light) has none. Raises ConfigError for
     `histoprep` without the extra, ValueError for `mask`, which is no detection.
     """
-    if config.method not in _METHODS:
+    if config.method not in METHODS:
         raise ValueError(f"{config.method} detects nothing")
     if not is_bright_field(picture):
         return np.zeros(picture.shape[:2], np.bool_)
-    found = _METHODS[config.method](picture)
+    found = METHODS[config.method](picture)
     return sized(found, mpp, config) if config.method == "histoprep" else clean_mask(found, mpp, config)
 
 
@@ -102,12 +82,13 @@ def of_stain_hue(picture: UInt8Array) -> BoolArray:
     return found
 
 
-_METHODS: dict[str, Callable[[UInt8Array], BoolArray]] = {
+METHODS: dict[str, Callable[[UInt8Array], BoolArray]] = {
     "specslide": stained,
     "otsu": above_otsu,
     "hsv": of_stain_hue,
     "histoprep": histoprep.tissue,
 }
+"""What `--tissue` can name: from the slide in small, RGB uint8 (h, w, 3), to where tissue is, bool (h, w)."""
 
 
 def _clear_of_ink(picture: UInt8Array) -> BoolArray:

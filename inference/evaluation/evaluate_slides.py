@@ -1,12 +1,11 @@
 """The verb: heatmaps and what is known of their slides -> how well slides and lesions are found.
 
-out/slides.json     all figures, published last       out/slides.md     the same, to be read
+out/slides.json     all figures       out/slides.md     the same, to be read
 out/slides.png      ROC of the slides, FROC of the lesions
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,31 +17,44 @@ import pyarrow
 import pyarrow.parquet
 from numpy.typing import NDArray
 
+from inference.config import SCORE, SEPARATION_UM
 from inference.evaluation.figures import slide_picture
-from inference.evaluation.froc import SEPARATION_UM, Hits, Lesions, detect, hits_of, lesions_in, mask_frame
+from inference.evaluation.froc import Hits, Lesions, detect, hits_of, lesions_in, mask_frame
 from inference.evaluation.operating_point import threshold_at_sensitivity
 from inference.evaluation.results import (
     AtThreshold,
-    Judged,
     SlideEvaluation,
+    Slides,
     at_threshold,
     measure,
     measure_froc,
     measure_groups,
 )
-from inference.heatmap import SUMMARY, TABLE
-from tiling.annotations.rasterize import class_masks
-from tiling.core.artefact import PROVENANCE, folder_faults, locked_folder
-from tiling.core.errors import ConfigError, InputError
-from tiling.core.files import canonical_json, output_error, write_file
+from inference.exports import TABLE
+from inference.summary import SUMMARY, HeatmapSummary, read_summary
+from tiling.annotations.rasterize import annotation_hash, class_masks
+from tiling.core.artefact import (
+    COMMIT,
+    PROVENANCE,
+    Recipe,
+    atomic_folder,
+    content_hash,
+    folder_faults,
+    locked_folder,
+    require_own,
+)
+from tiling.core.errors import ConfigError, InputError, OutputError
+from tiling.core.files import canonical_json, sha256_json
+from tiling.core.versions import software_versions
 from tiling.manifest import ManifestRow, read_manifest
 
 log = logging.getLogger(__name__)
 
-OUTPUTS = ("slides.json", "slides.md", "slides.png")
-SCORE = "top5_mean"
+RECORD = "slides.json"
+OUTPUTS = (RECORD, "slides.md", "slides.png")
 COLUMNS = ("site", "scanner")
-_OF_A_SLIDE = {"store_sha256", "roi_sha256", "backend"}  # settings in which the results of one test may differ
+_OF_A_SLIDE = {"store_pixels_sha256", "store_sha256", "roi_sha256", "backend"}
+"""Settings in which the results of one test may differ."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +63,7 @@ class _Result:
 
     row: ManifestRow
     folder: Path
-    summary: Mapping[str, Any]
+    summary: HeatmapSummary
 
 
 def evaluate_slides(
@@ -69,23 +81,36 @@ def evaluate_slides(
     rows: Sequence[ManifestRow] | None = None,
     one_model: bool = True,
 ) -> SlideEvaluation:
-    """Test the heatmaps `results/<slide_id>/` of a manifest's slides, and write the files listed above into `out`.
+    """Test the heatmaps `results/<slide_id>/` of a manifest's slides, and publish the files listed above as `out`.
 
-    A slide is positive if its `label` is the heatmaps' class. `split` names the slides to test, by the column of the
-    manifest; None is test where there are such, else all. With `sensitivity`, a threshold of `score` is chosen for it
-    on the slides of the split val. `lesion_classes` are the annotations' classes that are lesions; none: the heatmaps'
-    class. `rows` are the manifest's slides with the splits that count, None: as the manifest says. Without `one_model`,
-    as in a cross-validation, the results may be of several models. `out/slides.json` is there only when everything else
-    is; an older one is removed once all is computed. Raises InputError, naming slide and fix, for a slide without a
-    whole result or label, for results of several models, and where one class is missing; ConfigError for a score or
-    split that is not there, and with `sensitivity` where the slides of val are among those tested; OutputError.
+    A slide is positive if its `label` is the heatmaps' class. An earlier evaluation in `out` is replaced.
+
+    Args:
+        results: Folder of heatmaps.
+        manifest: Table of the slides.
+        out: Folder of the figures.
+        split: Slides to test, by the manifest's column; None: test where there are such, else all.
+        score: Which score of a slide groups and threshold are about.
+        sensitivity: A threshold of `score` is chosen for it on the slides of the split val.
+        lesion_classes: The annotations' classes that are lesions; none: the heatmaps' class.
+        separation_um: Detections are at least this far apart.
+        resamples: Of cases, behind each interval.
+        seed: Decides the resamples.
+        rows: The manifest's slides with the splits that count; None: as the manifest says.
+        one_model: Whether all results must be of one model; of a cross-validation they are not.
+
+    Raises:
+        InputError: Naming slide and fix: no whole result, no label, results of several models, a class is missing.
+        ConfigError: A score or split that is not there; slides of val are among those tested.
+        OutputError: `out` cannot be written, or holds something else.
     """
     rows = read_manifest(manifest) if rows is None else rows
     split = split or ("test" if any(row.split == "test" for row in rows) else "all")
+    _require_own(out)
     found = [_result(results, row, manifest) for row in _of_split(rows, split, manifest)]
     chosen_on = [] if sensitivity is None else [_result(results, r, manifest) for r in _of_split(rows, "val", manifest)]
     made_from = _one_maker([*found, *chosen_on]) if one_model else _makers([*found, *chosen_on])
-    slides = _judged(found, manifest)
+    slides = _slides_of(found, manifest)
     if score not in slides.scores:
         raise ConfigError("--score", f"{score!r} is no score of these results", f"use {', '.join(slides.scores)}")
     _require_both(slides, f"{manifest}, split {split}" if split != "all" else manifest, found[0])
@@ -95,7 +120,7 @@ def evaluate_slides(
     cases_of_hits = cases[[place for place, _ in hits]] if hits else cases[:0]
     froc = measure_froc([hit for _, hit in hits], cases_of_hits, separation_um, **drawing)
     evaluation = SlideEvaluation(
-        positive_class=found[0].summary["positive_class"],
+        positive_class=found[0].summary.positive_class,
         split=split,
         score=score,
         resamples=resamples,
@@ -105,7 +130,7 @@ def evaluate_slides(
             for column in COLUMNS
             if ((names := np.array([getattr(r.row, column) or "" for r in found])) != "").any()
         },
-        at_threshold=_at_threshold(slides, _judged(chosen_on, manifest), score, sensitivity, manifest, **drawing),
+        at_threshold=_at_threshold(slides, _slides_of(chosen_on, manifest), score, sensitivity, manifest, **drawing),
         froc=froc,
         notes=(*_without_tiles(found), *notes),
         slides=_listed(slides),
@@ -114,12 +139,53 @@ def evaluate_slides(
     for note in evaluation.notes:
         log.warning("%s", note)
     picture = slide_picture(evaluation, slides, [hit for _, hit in hits] if froc else [], seed=seed)
-    with locked_folder(out / "evaluation"):  # only now that nothing can be wrong any more but the disk
-        _sweep(out)
-        write_file(out / "slides.png", picture)
-        write_file(out / "slides.md", evaluation.page())
-        write_file(out / "slides.json", canonical_json(evaluation.record()))
+    recipe = slides_recipe(
+        results, [result.row for result in (*found, *chosen_on)], split=split, score=score, sensitivity=sensitivity,
+        lesion_classes=lesion_classes, separation_um=separation_um, resamples=resamples, seed=seed,
+    )  # fmt: skip
+    with locked_folder(out):
+        _require_own(out)
+        with atomic_folder(out, recipe, made_with=software_versions("numpy", "matplotlib")) as partial:
+            (partial / "slides.png").write_bytes(picture)
+            (partial / "slides.md").write_text(evaluation.page(), encoding="utf-8")
+            (partial / RECORD).write_text(canonical_json(evaluation.record()), encoding="utf-8")
     return evaluation
+
+
+def slides_recipe(
+    results: Path,
+    rows: Sequence[ManifestRow],
+    *,
+    split: str,
+    score: str = SCORE,
+    sensitivity: float | None = None,
+    lesion_classes: Sequence[str] = (),
+    separation_um: float = SEPARATION_UM,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Recipe:
+    """The recipe of what `evaluate_slides` would make of those slides: the tested ones, and those of val where a
+    threshold is chosen on them. Raises SpecslideError for a heatmap or annotation that is not there.
+    """
+    truth = {
+        row.slide_id: [row.case_id, row.label, row.split, row.site, row.scanner]
+        + ([] if row.annotation is None else [annotation_hash(row.annotation)])
+        for row in rows
+    }
+    heatmaps = {row.slide_id: content_hash(results / row.slide_id) for row in rows}
+    settings = {
+        "split": split, "score": score, "sensitivity": sensitivity, "lesion_classes": list(lesion_classes),
+        "separation_um": separation_um, "resamples": resamples, "seed": seed,
+    }  # fmt: skip
+    return Recipe("slides", {"heatmaps": heatmaps, "slides": sha256_json(truth)}, settings)
+
+
+def _require_own(out: Path) -> None:
+    """Raise OutputError if the folder holds what no evaluation of slides has written: it would be deleted."""
+    require_own(out, RECORD, "an evaluation of slides")
+    own = {*OUTPUTS, COMMIT, PROVENANCE}  # the last is of earlier versions
+    if out.is_dir() and (foreign := sorted({path.name for path in out.iterdir()} - own)):
+        raise OutputError(out, f"holds something else too: {foreign[0]}", "choose another --out")
 
 
 def _of_split(rows: Sequence[ManifestRow], split: str, manifest: Path) -> list[ManifestRow]:
@@ -142,10 +208,7 @@ def _result(results: Path, row: ManifestRow, manifest: Path) -> _Result:
         raise InputError(f"{manifest}, slide {row.slide_id}", what, fix)
     if faults := folder_faults(folder, only=frozenset({SUMMARY, TABLE})):
         raise InputError(folder, f"is damaged: {faults[0]}", "make the heatmap again with --overwrite")
-    summary = json.loads((folder / SUMMARY).read_bytes())
-    if summary.get("format") != "specslide-heatmap":
-        raise InputError(folder, "is no heatmap's result", "pass the folder that specslide heatmap wrote")
-    return _Result(row, folder, summary)
+    return _Result(row, folder, read_summary(folder))
 
 
 def _one_maker(found: Sequence[_Result]) -> dict[str, Any]:
@@ -174,18 +237,19 @@ def _maker(result: _Result) -> dict[str, Any]:
     """Model and settings of a result, less what may be each slide's own: its store and region, the order of an
     ensemble, and the backend, since they agree to 1e-4.
     """
-    made = {k: v for k, v in result.summary["made_from"].items() if k != "backend"}
+    made = {k: v for k, v in result.summary.made_from.items() if k != "backend"}
     made["settings"] = {k: v for k, v in made.get("settings", {}).items() if k not in _OF_A_SLIDE}
     if "models" in made:
         made["models"] = sorted(made["models"], key=canonical_json)
-    return made | {"positive_class": result.summary["positive_class"]}
+    return made | {"positive_class": result.summary.positive_class}
 
 
-def _judged(found: Sequence[_Result], manifest: Path) -> Judged:
+def _slides_of(found: Sequence[_Result], manifest: Path) -> Slides:
     """Truth and scores of the slides. A slide without tiles has the lowest score of all: nothing calls it."""
-    numbers = [{k: v for k, v in r.summary["scores"].items() if v is None or isinstance(v, int | float)} for r in found]
-    names = [name for name in (numbers[0] if numbers else ()) if all(name in values for values in numbers)]
-    return Judged(
+    numbers = [result.summary.numbers() for result in found]
+    known = [values for values, result in zip(numbers, found, strict=True) if result.summary.tiles]
+    names = [name for name in (numbers[0] if numbers else ()) if all(values[name] is not None for values in known)]
+    return Slides(
         slide_id=np.array([result.row.slide_id for result in found], np.str_),
         case_id=np.array([result.row.case_id for result in found], np.str_),
         positive=np.array([_is_positive(result, manifest) for result in found], np.bool_),
@@ -194,19 +258,19 @@ def _judged(found: Sequence[_Result], manifest: Path) -> Judged:
 
 
 def _is_positive(result: _Result, manifest: Path) -> bool:
-    where, classes = f"{manifest}, slide {result.row.slide_id}", result.summary["classes"]
+    where, classes = f"{manifest}, slide {result.row.slide_id}", result.summary.classes
     if not result.row.label:
         fix = f"add {' or '.join(classes)} in the column label, or take the slide out of the manifest"
         raise InputError(where, "has no label", fix)
     if result.row.label not in classes:
         what = f"the label {result.row.label!r} is none of the model's classes"
         raise InputError(where, what, f"use {', '.join(classes)}")
-    return bool(result.row.label == result.summary["positive_class"])
+    return bool(result.row.label == result.summary.positive_class)
 
 
-def _require_both(slides: Judged, where: object, example: _Result) -> None:
+def _require_both(slides: Slides, where: object, example: _Result) -> None:
     if slides.positive.all() or not slides.positive.any():
-        name = example.summary["positive_class"]
+        name = example.summary.positive_class
         what = f"all {len(slides.positive)} slides are {'' if slides.positive.all() else 'not '}{name}"
         raise InputError(
             where, f"{what}, so nothing is told apart", "add slides of the other class, or pass another --split"
@@ -214,7 +278,7 @@ def _require_both(slides: Judged, where: object, example: _Result) -> None:
 
 
 def _at_threshold(
-    slides: Judged, val: Judged, score: str, sensitivity: float | None, manifest: Path, *, resamples: int, seed: int
+    slides: Slides, val: Slides, score: str, sensitivity: float | None, manifest: Path, *, resamples: int, seed: int
 ) -> AtThreshold | None:
     if sensitivity is None:
         return None
@@ -239,7 +303,7 @@ def _hits(
     if not any(result.row.annotation for result in found):
         return [], []
     for place, result in enumerate(found):
-        positive = result.row.label == result.summary["positive_class"]
+        positive = result.row.label == result.summary.positive_class
         annotation = result.row.annotation
         if annotation is not None:
             hits.append((place, _slide_hits(result, _lesions(result, annotation, lesion_classes), separation_um)))
@@ -255,9 +319,9 @@ def _hits(
 
 def _lesions(result: _Result, annotation: Path, lesion_classes: Sequence[str]) -> Lesions:
     """The lesions of the classes that are. Raises InputError for a positive slide on which none of them is drawn."""
-    facts, name = result.summary["slide"], result.summary["positive_class"]
-    size0 = (facts["width"], facts["height"])
-    px0, shape = mask_frame(size0, facts["mpp"])
+    facts, name = result.summary.slide, result.summary.positive_class
+    size0 = (facts.width, facts.height)
+    px0, shape = mask_frame(size0, facts.mpp)
     drawn = class_masks(annotation, size0, px0, shape)
     wanted = tuple(lesion_classes) or (name,)
     masks = [drawn[wish] for wish in wanted if wish in drawn]
@@ -266,41 +330,31 @@ def _lesions(result: _Result, annotation: Path, lesion_classes: Sequence[str]) -
         fix = f"name its classes with --lesions: {', '.join(drawn)}" if drawn else "draw the lesions"
         raise InputError(annotation, what, fix)
     whole: NDArray[np.bool_] = np.logical_or.reduce([np.zeros(shape, np.bool_), *masks])
-    return lesions_in(whole, px0, facts["mpp"])
+    return lesions_in(whole, px0, facts.mpp)
 
 
 def _slide_hits(result: _Result, lesions: Lesions | None, separation_um: float) -> Hits:
-    facts, grid = result.summary["slide"], result.summary["grid"]
-    place = {"tile_px0": grid["tile_px0"], "mpp": facts["mpp"]}
-    column = f"prob_{result.summary['positive_class']}"
+    grid = result.summary.grid
+    column = f"prob_{result.summary.positive_class}"
     try:
         read = pyarrow.parquet.read_table(result.folder / TABLE, columns=[column, "minx", "miny"])
         p, x0, y0 = (read[name].to_numpy() for name in (column, "minx", "miny"))
     except (OSError, KeyError, pyarrow.ArrowException) as error:
         raise InputError(result.folder / TABLE, "cannot be read", "make the heatmap again with --overwrite") from error
-    return hits_of(detect(p, x0, y0, **place, separation_um=separation_um), lesions)
+    return hits_of(detect(p, x0, y0, tile_px0=grid.tile_px0, mpp=grid.slide_mpp, separation_um=separation_um), lesions)
 
 
 def _without_tiles(found: Sequence[_Result]) -> list[str]:
-    empty = [result.row.slide_id for result in found if not result.summary["tiles"]]
+    empty = [result.row.slide_id for result in found if not result.summary.tiles]
     if not empty:
         return []
     return [f"Of {len(empty)} slides nothing was analysed, {empty[0]} among them: they count with the score 0."]
 
 
-def _listed(slides: Judged) -> tuple[dict[str, Any], ...]:
+def _listed(slides: Slides) -> tuple[dict[str, Any], ...]:
     facts = zip(slides.slide_id.tolist(), slides.case_id.tolist(), slides.positive.tolist(), strict=True)
     return tuple(
         {"slide_id": slide, "case_id": case, "positive": positive}
         | {"scores": {name: float(values[i]) for name, values in slides.scores.items()}}
         for i, (slide, case, positive) in enumerate(facts)
     )
-
-
-def _sweep(out: Path) -> None:
-    """Remove the files of an earlier evaluation, its figures first, and what the command noted of them."""
-    try:
-        for name in (*OUTPUTS, PROVENANCE):
-            (out / name).unlink(missing_ok=True)
-    except OSError as error:
-        raise output_error(out, error) from error

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from inference.evaluation.froc import RATES, Hits, froc_curve
-from inference.evaluation.results import Judged, SlideEvaluation
+from inference.evaluation.results import SlideEvaluation, Slides
 from tiling.core.versions import RESEARCH_USE
 from training.evaluation.metrics import bootstrap_band, roc_at, roc_curve
 
@@ -19,7 +19,7 @@ _GRID = np.linspace(0, 1, 101)
 _LEAST_RATE = 0.125
 
 
-def slide_picture(evaluation: SlideEvaluation, slides: Judged, hits: Sequence[Hits], *, seed: int = 0) -> bytes:
+def slide_picture(evaluation: SlideEvaluation, slides: Slides, hits: Sequence[Hits], *, seed: int = 0) -> bytes:
     """The PNG's bytes; equal data give equal bytes. Without `hits` there is no FROC panel; `seed` draws the cases."""
     # Fixed places: to find a layout takes longer than all the drawing.
     figure = Figure(figsize=(10.8 if hits else 5.6, 5.0), dpi=110)
@@ -34,7 +34,7 @@ def slide_picture(evaluation: SlideEvaluation, slides: Judged, hits: Sequence[Hi
     return out.getvalue()
 
 
-def _draw_roc(axes: Axes, evaluation: SlideEvaluation, slides: Judged, seed: int) -> None:
+def _draw_roc(axes: Axes, evaluation: SlideEvaluation, slides: Slides, seed: int) -> None:
     values, positive = slides.scores[evaluation.score], slides.positive
     if len(np.unique(slides.case_id)) > 1 and evaluation.resamples:
         low, high = bootstrap_band(

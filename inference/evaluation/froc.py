@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
 
+from inference.config import SEPARATION_UM
 from training.evaluation.metrics import Floats
 
 RATES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -31,8 +32,6 @@ MASK_MPP = 32 * 0.243
 """Micrometres a pixel of the lesion mask: level 5 of CAMELYON16's slides."""
 WIDENED_UM = 37.5
 ISOLATED_UM = 275.0
-SEPARATION_UM = 150.0
-"""Two detections are at least this far apart."""
 
 
 @dataclass(frozen=True)

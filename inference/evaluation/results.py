@@ -29,7 +29,7 @@ UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
-class Judged:
+class Slides:
     """Slides that are known to be positive or not, and their scores; (N,) each."""
 
     slide_id: NDArray[np.str_]
@@ -38,10 +38,10 @@ class Judged:
     scores: Mapping[str, Floats]
     """By name; the higher, the more suspicious."""
 
-    def chosen(self, which: NDArray[np.bool_]) -> Judged:
+    def chosen(self, which: NDArray[np.bool_]) -> Slides:
         """Some of them, by truths (N,)."""
         scores = {name: values[which] for name, values in self.scores.items()}
-        return Judged(self.slide_id[which], self.case_id[which], self.positive[which], scores)
+        return Slides(self.slide_id[which], self.case_id[which], self.positive[which], scores)
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class SlideEvaluation:
         return ["## Lesions (FROC)", table(["false positives a slide", "sensitivity"], rates + rows), text]
 
 
-def measure(slides: Judged, score: str, *, resamples: int = 1000, seed: int = 0) -> Group:
+def measure(slides: Slides, score: str, *, resamples: int = 1000, seed: int = 0) -> Group:
     """How well a score tells the slides apart, with intervals over cases; none for a single case."""
     values, positive = slides.scores[score], slides.positive
     cases = len(np.unique(slides.case_id))
@@ -173,7 +173,7 @@ def measure(slides: Judged, score: str, *, resamples: int = 1000, seed: int = 0)
 
 
 def measure_groups(
-    slides: Judged, names: NDArray[np.str_], score: str, *, resamples: int = 1000, seed: int = 0
+    slides: Slides, names: NDArray[np.str_], score: str, *, resamples: int = 1000, seed: int = 0
 ) -> dict[str, Group]:
     """The same of each group by its name; `names` (N,), where "" is unknown."""
     known = np.where(names == "", UNKNOWN, names)
@@ -184,7 +184,7 @@ def measure_groups(
 
 
 def at_threshold(
-    slides: Judged, score: str, threshold: float, chosen: tuple[str, float, int], *, resamples: int, seed: int
+    slides: Slides, score: str, threshold: float, chosen: tuple[str, float, int], *, resamples: int, seed: int
 ) -> AtThreshold:
     """What a threshold gives; `chosen` says on which split, for which sensitivity, on how many positives."""
     called, positive = slides.scores[score] >= threshold, slides.positive

@@ -17,12 +17,12 @@ from inference.predict import Prediction
 
 def prediction_table(prediction: Prediction) -> pyarrow.Table:
     """One row a tile, in reading order."""
-    count = len(prediction.x0)
+    count = len(prediction.tiles.x0)
     side = np.full(count, prediction.grid.tile_px0, np.int32)
     columns = {
         "slide_id": pyarrow.array([prediction.slide.slide_id] * count, pyarrow.string()),
-        "minx": prediction.x0,
-        "miny": prediction.y0,
+        "minx": prediction.tiles.x0,
+        "miny": prediction.tiles.y0,
         "width": side,
         "height": side,
     }
@@ -30,8 +30,11 @@ def prediction_table(prediction: Prediction) -> pyarrow.Table:
     return pyarrow.table(columns | of_class | dict(prediction.columns))
 
 
-def write_tables(prediction: Prediction, parquet: Path, csv: Path) -> None:
-    """Write both. Raises OSError."""
-    table = prediction_table(prediction)
-    pyarrow.parquet.write_table(table, parquet)
-    pyarrow.csv.write_csv(table, csv)
+def write_parquet(prediction: Prediction, path: Path) -> None:
+    """Write the table as Parquet. Raises OSError."""
+    pyarrow.parquet.write_table(prediction_table(prediction), path)
+
+
+def write_csv(prediction: Prediction, path: Path) -> None:
+    """Write the table as CSV. Raises OSError."""
+    pyarrow.csv.write_csv(prediction_table(prediction), path)

@@ -12,7 +12,7 @@ from pipeline.commands.outcomes import heatmap_outcome, show_study
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder of all that the demo makes.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of all that the demo makes.")],
     slide: Annotated[Path | None, typer.Option(help="CMU-1-Small-Region.svs, if it cannot be fetched.")] = None,
     seed: Annotated[int, typer.Option(help="Decides the synthetic slides and the training.")] = 0,
 ) -> None:

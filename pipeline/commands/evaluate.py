@@ -8,22 +8,16 @@ from typing import Annotated, Any
 import typer
 
 from pipeline import console
-from pipeline.commands.options import WhereOption
+from pipeline.commands.options import DataOptions, require_models
+from pipeline.commands.settings import Settings, options_of, settings_of
 
 
+@options_of(DataOptions)
 def evaluate(
     models: Annotated[list[Path], typer.Argument(help="A model folder, or two to compare on the same tiles.")],
-    out: Annotated[Path, typer.Option(help="Folder of the figures and pictures.")],
-    stores: Annotated[Path | None, typer.Option(help="Folder of tile stores; needs --manifest.")] = None,
-    manifest: Annotated[Path | None, typer.Option(help="Table of the stores' slides.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Table of labelled images: path, label, case_id.")] = None,
-    mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel of the images; else the model's.")] = None,
-    split: Annotated[str, typer.Option(help="train, val, test, or all for data the model never saw.")] = "test",
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the figures and pictures.")],
+    settings: Settings,
     by: Annotated[list[str] | None, typer.Option(help="Groups: site, scanner or case; may be repeated.")] = None,
-    where: WhereOption = None,
-    resamples: Annotated[int, typer.Option(min=0, max=100_000, help="Resamples of cases behind each interval.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Decides the resamples.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Tiles the model sees at once.")] = 256,
 ) -> None:
     """Test a model on labelled tiles, or compare two: metrics with intervals over cases, by group, and pictures.
 
@@ -36,28 +30,28 @@ def evaluate(
 
     `specslide evaluate erm/model sd/model --stores stores --manifest other.csv --split all --by scanner --out test`
     """
+    data = settings_of(DataOptions, settings, "evaluate options")
+    data.require()
+    require_models(models)
     from pipeline.provenance import write_record
-    from training import load_model, load_train_config
+    from training import evaluate_models, load_model, load_train_config
     from training.devices import device_name, device_of
-    from training.evaluation.evaluate import choose_tiles, evaluate_models, labelled_tiles
     from training.evaluation.metrics import METRIC_NAMES
 
     device = device_of(load_train_config())
     loaded = [load_model(folder, device) for folder in models]
-    data = {"images": images, "stores": stores, "manifest": manifest}
-    samples = labelled_tiles(loaded[0].info, **data, mpp=mpp, where=where)
-    chosen = choose_tiles(samples, split, manifest or images or Path())
-    with console.progress_bar("tiles") as bar:
-        shown = bar.add_task("evaluation", total=len(models) * len(chosen), tiles="")
+    samples, chosen = data.labelled(loaded[0].info)
+    with console.progress("evaluation", "tiles") as progress:
         found = evaluate_models(
-            loaded, samples, chosen, out, split=split, by=by or (), resamples=resamples, seed=seed,
-            batch_size=batch_size, progress=lambda done, total: bar.update(shown, completed=done, total=total),
+            loaded, samples, chosen, out, split=data.split, by=by or (), resamples=data.resamples,
+            seed=data.seed, batch_size=data.batch_size,
+            progress=progress,
         )  # fmt: skip
     inputs = {"models": {model.name: model.sha256 for model in found.models}, "tiles": samples.identity()}
-    settings = {"split": split, "by": list(by or ()), "where": where, "resamples": resamples, "seed": seed}
+    settings = data.model_dump(include={"split", "where", "resamples", "seed"}) | {"by": list(by or ())}
     write_record(out, "tiles", inputs, settings, {"device": device_name(device)})
     results: dict[str, Any] = {model.name: model.overall.metrics for model in found.models}
     results |= {"B minus A": found.differences} if found.differences else {}
     rows = [(label, *(result[name] for result in results.values())) for name, label in METRIC_NAMES.items()]
     columns = ("metric", *results)
-    console.show_table(f"{len(chosen):,} tiles of the split {split}, in {out}", columns, rows)
+    console.show_table(f"{len(chosen):,} tiles of the split {data.split}, in {out}", columns, rows)

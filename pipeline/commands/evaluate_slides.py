@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from pipeline import console
-from pipeline.commands.options import listed
+from pipeline.commands.options import require_there
+from pipeline.commands.settings import listed
 
 
 def evaluate_slides(
     results: Annotated[Path, typer.Argument(help="Folder of heatmaps, one folder a slide.")],
     manifest: Annotated[Path, typer.Option(help="Table of the slides: slide_path, slide_id, label, annotation ...")],
-    out: Annotated[Path, typer.Option(help="Folder of the figures and the picture.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the figures and the picture.")],
     split: Annotated[
         str | None, typer.Option(help="Slides to test, by the manifest; default: test where there are such, else all.")
     ] = None,
@@ -31,8 +32,8 @@ def evaluate_slides(
 ) -> None:
     """How well heatmaps find positive slides and their lesions: AUROC, operating points, FROC as in CAMELYON16.
 
-    A slide is positive if its label is the class that the heatmaps show. DIR gets slides.json, slides.md, slides.png
-    and provenance.json; intervals are over cases, figures also by site and scanner where the manifest names them.
+    A slide is positive if its label is the class that the heatmaps show. DIR gets slides.json, slides.md and
+    slides.png; intervals are over cases, figures also by site and scanner where the manifest names them.
 
     Examples:
 
@@ -40,22 +41,13 @@ def evaluate_slides(
 
     `specslide evaluate-slides heatmaps --manifest camelyon.csv --lesions _0,_1 --sensitivity 0.95 --out test`
     """
+    require_there(results, manifest)
     from inference.evaluation.evaluate_slides import evaluate_slides as verb
-    from pipeline.provenance import write_record
-    from tiling.core.artefact import content_hash
-    from tiling.core.files import sha256_file
 
     found = verb(
         results, manifest, out, split=split, score=score, sensitivity=sensitivity,
         lesion_classes=listed(lesions) or (), separation_um=separation_um, resamples=resamples, seed=seed,
     )  # fmt: skip
-    names = [str(slide["slide_id"]) for slide in found.slides]
-    inputs = {"heatmaps": {name: content_hash(results / name) for name in names}, "slides": sha256_file(manifest)}
-    settings = {
-        "split": found.split, "score": score, "sensitivity": sensitivity, "lesion_classes": listed(lesions) or [],
-        "separation_um": separation_um, "resamples": resamples, "seed": seed,
-    }  # fmt: skip
-    write_record(out, "slides", inputs, settings, {})
     at = next(iter(found.scores.values())).sensitivity_at_specificity
     rows = [(name, group.auroc, *group.sensitivity_at_specificity.values()) for name, group in found.scores.items()]
     count = len(found.slides)

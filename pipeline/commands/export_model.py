@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 import typer
 
 from pipeline import console
-from pipeline.commands.options import Overwrite
+from pipeline.commands.options import Overwrite, require_models
 
 
 def export_model(
     run: Annotated[Path, typer.Argument(help="Folder of a training run, or its model folder.")],
     to: Annotated[Literal["onnx", "torchscript", "wsinfer"], typer.Option(help="What reads it.")],
-    out: Annotated[Path, typer.Option(help="Folder of the export.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the export.")],
     overwrite: Overwrite = False,
 ) -> None:
     """A trained model for other programs, checked against torch: ONNX, TorchScript, or WSInfer's folder.
@@ -28,9 +28,11 @@ def export_model(
     `specslide export-model run --to wsinfer --out exported/wsinfer`, then
     `wsinfer run --config exported/wsinfer/config.json --model-path exported/wsinfer/torchscript_model.pt ...`
     """
+    inner = run / "model"
+    folder = inner if inner.is_dir() else run
+    require_models([folder])
     from inference import load_model
     from inference.export_model import export_model as verb
 
-    inner = run / "model"
-    report = verb(load_model(inner if inner.is_dir() else run), to, out, overwrite=overwrite)
+    report = verb(load_model(folder), to, out, overwrite=overwrite)
     console.say(f"{report.file}, at most {report.difference:.1e} from torch")

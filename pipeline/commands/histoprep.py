@@ -14,11 +14,11 @@ from tiling.core.errors import InputError, SpecslideError
 
 def histoprep(
     folders: Annotated[list[Path], typer.Argument(help="Output folders of HistoPrep or histoslice, one a slide.")],
-    out: Annotated[Path, typer.Option(help="Folder of the stores.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the stores.")],
     mpp: Annotated[float, typer.Option(min=0.001, max=1000, help="Micrometres per pixel of the saved tiles.")],
     overwrite: Overwrite = False,
 ) -> None:
-    """Make tile stores of HistoPrep's output: its tiles as they are, and its metrics as quality columns.
+    """Make tile stores of HistoPrep's output: its tiles unchanged, and its metrics as quality columns.
 
     Example: `specslide import histoprep output/slide_1 --out stores --mpp 0.5`
     """

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.execution.dask_config import ClusterConfig
 from pipeline.execution.partition import Part, parse_part
-from tiling.core.errors import ConfigError
+from tiling.core.errors import ConfigError, InputError, ModelError
 from tiling.core.settings import checked, read_settings
-from tiling.manifest import ManifestRow, read_manifest, slide_rows
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tiling.manifest import ManifestRow
+    from training import ModelInfo, Samples, TrainConfig
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what was made otherwise or is damaged.")]
 SlideMpp = Annotated[
@@ -21,6 +29,7 @@ ManifestOption = Annotated[Path | None, typer.Option(help="Table of slides (CSV 
 WhereOption = Annotated[
     str | None, typer.Option(help="Which tiles of the stores, by their columns: `focus > 20 and pen < 0.05`.")
 ]
+CheckOption = Annotated[bool, typer.Option("--check", hidden=True, help="Check options and settings; do nothing.")]
 PartOption = Annotated[
     Part | None, typer.Option(parser=parse_part, metavar="I/N", help="Do the I-th of N shares of the slides only.")
 ]
@@ -37,12 +46,87 @@ WorkerMemory = Annotated[
     str | None, typer.Option(help="What a worker of --cluster local may use, such as 8GB; more costs it its slide.")
 ]
 
+_STRICT = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class TileData(BaseModel):
+    """Labelled tiles: stores with the table of their slides, or a table of images."""
+
+    model_config = _STRICT
+
+    stores: Path | None = None
+    """Folder of tile stores; needs --manifest."""
+    manifest: Path | None = None
+    """Table of the stores' slides."""
+    images: Path | None = None
+    """Table of labelled images: path, label, case_id."""
+
+    def require(self) -> None:
+        """Raise ConfigError unless one kind of data is named, and InputError where a file or folder is missing."""
+        if (self.images is None) == (self.stores is None) or (self.stores is None) != (self.manifest is None):
+            raise ConfigError("the options", "name no data", "pass --stores with --manifest, or --images")
+        require_there(*(path for path in (self.stores, self.manifest, self.images) if path is not None))
+
+    def samples(self, config: TrainConfig, mpp: float | None = None) -> Samples:
+        """The tiles, for training under `config`; `mpp` is the scale of images."""
+        from training import samples_from_images, samples_from_stores
+
+        if self.stores is not None and self.manifest is not None:
+            return samples_from_stores(self.stores, self.manifest, config)
+        return samples_from_images(self.images or Path(), config, mpp=mpp)
+
+
+class DataOptions(TileData):
+    """The tiles that models are tested on, and how intervals are made."""
+
+    mpp: float | None = None
+    """Micrometres per pixel of the images; None: the model's."""
+    split: str = "test"
+    """train, val, test, or all for data that no model saw."""
+    where: str | None = None
+    """Which tiles of the stores, by their columns: `focus > 20 and pen < 0.05`."""
+    resamples: int = Field(1000, ge=0, le=100_000)
+    """Resamples of cases behind each interval."""
+    seed: int = Field(0, ge=0)
+    """Decides the resamples."""
+    batch_size: int = Field(256, ge=1)
+    """Tiles that the model sees at once."""
+
+    def labelled(self, model: ModelInfo) -> tuple[Samples, NDArray[np.intp]]:
+        """The tiles as a model needs them, and the numbers of those in the split."""
+        from training import choose_tiles, labelled_tiles
+
+        samples = labelled_tiles(
+            model, images=self.images, stores=self.stores, manifest=self.manifest, mpp=self.mpp, where=self.where
+        )
+        return samples, choose_tiles(samples, self.split, self.manifest or self.images or Path())
+
+
+def require_there(*paths: Path) -> None:
+    """Raise InputError for the first of the files and folders that does not exist."""
+    for path in paths:
+        try:
+            path.stat()
+        except FileNotFoundError:
+            raise InputError(path, "cannot be read (No such file or directory)", "correct the path") from None
+        except OSError:
+            continue  # who reads it says more
+
+
+def require_models(folders: Sequence[Path]) -> None:
+    """Raise ModelError for the first folder that is no model's: before torch is loaded, which takes seconds."""
+    for folder in folders:
+        if not (folder / "model.json").exists() and not (folder / "commit.json").exists():
+            raise ModelError(folder, "is not a model folder", "pass the folder `model` of a training run")
+
 
 def rows_of(slides: list[Path] | None, manifest: Path | None, slide_mpp: float | None) -> list[ManifestRow]:
     """The slides to work on, from the command line or a manifest; `slide_mpp` comes before a manifest's.
 
     Raises ConfigError for both or none, and InputError for a wrong manifest or two slides of one name.
     """
+    from tiling.manifest import read_manifest, slide_rows
+
     if manifest is not None and not slides:
         rows = read_manifest(manifest)
     elif slides and manifest is None:
@@ -73,8 +157,3 @@ def cluster_of(
     options = {"at": at, "memory": memory, "workers": workers}
     values |= {name: value for name, value in options.items() if value is not None}
     return checked(ClusterConfig, values, "cluster" if settings is None else settings)
-
-
-def listed(text: str | None) -> list[str] | None:
-    """The parts between commas."""
-    return None if text is None else [part.strip() for part in text.split(",")]

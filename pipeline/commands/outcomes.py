@@ -29,7 +29,7 @@ def show_outcomes(title: str, rows: list[tuple[str, str, str]], failed: set[str]
         raise typer.Exit(1)
 
 
-def told(reason: str, row: ManifestRow, manifest: Path | None) -> str:
+def reason_for_user(reason: str, row: ManifestRow, manifest: Path | None) -> str:
     """Why a slide failed: with its file, which the user passed, or of a manifest by the slide's id alone."""
     return reason if manifest is None else redact_names(reason, files_of(row))
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline import console
-from pipeline.commands.options import ClusterConfigFile, ClusterOption, WorkerMemory, cluster_of
+from pipeline.commands.options import CheckOption, ClusterConfigFile, ClusterOption, WorkerMemory, cluster_of
 from pipeline.commands.outcomes import show_plan, show_study
 
 
@@ -19,6 +19,7 @@ def run(
     cluster: ClusterOption = None,
     cluster_config: ClusterConfigFile = None,
     worker_memory: WorkerMemory = None,
+    check: CheckOption = False,
 ) -> None:
     """Run a whole study: tile, train, evaluate, stress, heatmaps, reports, skipping what is done and unchanged.
 
@@ -37,12 +38,15 @@ def run(
         heatmap: {slides: test}
     """
     from pipeline.study.config import load_study
-    from pipeline.study.plan import plan
-    from pipeline.study.run import run as verb
 
     config = load_study(study)
     asked = cluster_of(cluster, cluster_config, memory=worker_memory, workers=workers, study=config.cluster)
     config = config.model_copy(update={"cluster": asked, "workers": workers or config.workers})
+    if check:
+        return
+    from pipeline.study.plan import plan
+    from pipeline.study.run import run as verb
+
     if dry_run:
         show_plan(config.out, plan(config), whole=True)
         return

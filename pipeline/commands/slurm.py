@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Container
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import BaseModel
 
-from pipeline.commands.options import cluster_of, listed, rows_of
+from pipeline.commands.settings import Settings, options_of, settings_of
 from pipeline.execution.slurm import SlurmConfig, job_script, submit_script
 from tiling.core.errors import ConfigError
-from tiling.core.settings import checked
 
 WRAPPED = ("tile", "train", "heatmap", "run")
 _IN_PARTS = ("tile", "heatmap")
 _OF_CLUSTER = ("cluster", "cluster_config", "worker_memory")  # each of them asks for one
 
 
+@options_of(SlurmConfig, without=("processes", "further"))
 def slurm(
     context: typer.Context,
     command: Annotated[
@@ -30,19 +28,7 @@ def slurm(
             help="tile, train, heatmap or run, and its arguments; after a `--`, more of sbatch's options.",
         ),
     ],
-    partition: Annotated[str | None, typer.Option(help="Queue of the cluster.")] = None,
-    account: Annotated[str | None, typer.Option(help="Whom the time is charged to.")] = None,
-    time: Annotated[
-        str | None, typer.Option(help="Time limit: 90 (minutes), 8:00:00 or 2-12 (days-hours); 0: none.")
-    ] = None,
-    cpus: Annotated[int | None, typer.Option(help="Cores of a process.")] = None,
-    mem: Annotated[str | None, typer.Option(help="Memory of a node: 16G.")] = None,
-    gpus: Annotated[int | None, typer.Option(help="GPUs of a node; training gets a process for each.")] = None,
-    array: Annotated[int | None, typer.Option(help="Tasks that share the slides of tile or heatmap.")] = None,
-    notice_s: Annotated[
-        int, typer.Option(help="Seconds before the time limit at which the command is asked to stop.")
-    ] = 120,
-    requeues: Annotated[int, typer.Option(help="How often a job that ran out of time goes back into the queue.")] = 100,
+    settings: Settings,
     executable: Annotated[
         str | None, typer.Option(help="What runs specslide on the nodes; default: this installation.")
     ] = None,
@@ -66,16 +52,12 @@ def slurm(
     (name, *arguments), further = command[:split] or [""], command[split + 1 :]
     options = _checked(context, name, arguments)
     asks = next((f"--{key.replace('_', '-')}" for key in _OF_CLUSTER if options.get(key) is not None), None)
-    if array is not None and (name not in _IN_PARTS or asks is not None):
+    if "array" in settings and (name not in _IN_PARTS or asks is not None):
         shares = f"{asks}: a cluster shares the slides out itself"
         what = f"{name}, which is one job" if name not in _IN_PARTS else shares
         raise ConfigError("--array", f"cannot be had with {what}", "leave it out")
-    settings = {
-        "partition": partition, "account": account, "time": time, "cpus": cpus, "mem": mem, "gpus": gpus,
-        "processes": gpus or 1 if name == "train" else 1, "array": array, "notice_s": notice_s,
-        "requeues": requeues, "further": further,
-    }  # fmt: skip
-    config = checked(SlurmConfig, settings, "slurm options")
+    settings |= {"processes": settings.get("gpus", 1) if name == "train" else 1, "further": further}
+    config = settings_of(SlurmConfig, settings, "slurm options")
     script = job_script(f"specslide-{name}", [*_executable(executable), name, *arguments], config)
     if submit:
         typer.echo(f"job {submit_script(script)}")
@@ -84,62 +66,26 @@ def slurm(
 
 
 def _checked(context: typer.Context, name: str, arguments: list[str]) -> dict[str, Any]:
-    """The options of the command, parsed as itself would, so that what it refuses is refused now and not in the queue.
+    """The options of the command, parsed and checked by itself: what it refuses is refused now and not in the queue.
 
     Raises ConfigError for another command, and what the command's own parser raises.
     """
     if name not in WRAPPED:
         raise ConfigError(f"slurm {name}", "is no command that runs as a job", f"use one of {', '.join(WRAPPED)}")
     root: Any = context.find_root()
-    parsed = root.command.commands[name].make_context(name, list(arguments), parent=root)
+    parsed = root.command.commands[name].make_context(name, ["--check", *arguments], parent=root)
     if parsed.params.get("part") is not None:
         raise ConfigError("--part", "is what --array gives to each task", "leave it out")
+    parsed.command.invoke(parsed)  # checks, and does nothing
     options: dict[str, Any] = parsed.params
-    _check_settings(name, options)
     return options
-
-
-def _check_settings(name: str, options: dict[str, Any]) -> None:
-    """Check those options that are settings of the command, and its settings files. Raises ConfigError."""
-    study = None
-    if name == "run":
-        from pipeline.study.config import load_study  # which waits for torch
-
-        study = load_study(options["study"]).cluster
-    if "cluster" in options:
-        at, file, memory = (options[key] for key in _OF_CLUSTER)
-        cluster_of(at, file, memory=memory, workers=options.get("workers"), study=study)
-    if name in _IN_PARTS:
-        rows_of(options["slides"], options["manifest"], options["slide_mpp"])
-    if name == "tile":
-        from tiling import TilingConfig
-
-        checked(TilingConfig, _settings(TilingConfig, options, but={"tissue"}), "tile options")
-    elif name == "train":
-        from training.config import TrainConfig, load_train_config
-
-        load_train_config(options["config"], _settings(TrainConfig, options | {"loggers": options["logger"]}))
-    elif name == "heatmap":
-        from inference.exports.formats import OutputConfig
-        from inference.predict import PredictConfig
-
-        checked(PredictConfig, _settings(PredictConfig, options), "heatmap options")
-        checked(
-            OutputConfig, _settings(OutputConfig, options | {"formats": listed(options["formats"])}), "heatmap options"
-        )
-
-
-def _settings(model: type[BaseModel], options: dict[str, Any], but: Container[str] = ()) -> dict[str, Any]:
-    """Those of the options that were given and that the settings have, but some."""
-    given = {name: value for name, value in options.items() if value not in (None, (), [])}
-    return {name: value for name, value in given.items() if name in model.model_fields and name not in but}
 
 
 def _executable(given: str | None) -> list[str]:
     """The words that run specslide: those given, or this installation, wherever the job starts. Raises ConfigError."""
     if given is None:
         script = Path(sys.executable).with_name("specslide")
-        return [str(script)] if script.exists() else [sys.executable, "-m", "pipeline.cli"]
+        return [str(script)] if script.exists() else [sys.executable, "-m", "specslide"]
     try:
         words = shlex.split(given)
     except ValueError as error:

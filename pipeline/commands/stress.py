@@ -8,18 +8,16 @@ from typing import Annotated
 import typer
 
 from pipeline import console
-from pipeline.commands.options import WhereOption, listed
+from pipeline.commands.options import DataOptions, require_models
+from pipeline.commands.settings import Settings, listed, options_of, settings_of
 from tiling.core.errors import ConfigError
 
 
+@options_of(DataOptions)
 def stress(
     models: Annotated[list[Path], typer.Argument(help="Model folders; all are drawn into one picture.")],
-    out: Annotated[Path, typer.Option(help="Folder of the figures and the picture.")],
-    stores: Annotated[Path | None, typer.Option(help="Folder of tile stores; needs --manifest.")] = None,
-    manifest: Annotated[Path | None, typer.Option(help="Table of the stores' slides.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Table of labelled images: path, label, case_id.")] = None,
-    mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel of the images; else the model's.")] = None,
-    split: Annotated[str, typer.Option(help="train, val, test, or all for data the models never saw.")] = "test",
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the figures and the picture.")],
+    settings: Settings,
     metric: Annotated[str, typer.Option(help="balanced_accuracy or auroc.")] = "balanced_accuracy",
     shifts: Annotated[
         str | None,
@@ -29,10 +27,6 @@ def stress(
         ),
     ] = None,
     strengths: Annotated[int, typer.Option(min=1, max=100, help="Strengths to each side of a shift.")] = 4,
-    where: WhereOption = None,
-    resamples: Annotated[int, typer.Option(min=0, max=100_000, help="Resamples of cases behind each interval.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Decides the resamples.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Tiles the model sees at once.")] = 256,
 ) -> None:
     """How well models stand what another scanner or laboratory changes: a metric against the strength of each shift.
 
@@ -45,41 +39,39 @@ def stress(
 
     `specslide stress erm/model sd/model --stores stores --manifest slides.csv --shifts sharpness,stain --out stress`
     """
+    data = settings_of(DataOptions, settings, "stress options")
+    data.require()
+    named = names_of(models)
+    require_models(models)
     from pipeline.execution.jobs import require_folder
     from pipeline.provenance import write_record
     from training import load_model, load_train_config
     from training.devices import device_name, device_of
-    from training.evaluation.evaluate import choose_tiles, labelled_tiles
     from training.evaluation.metrics import METRIC_NAMES
     from training.evaluation.perturbations import SHIFTS
     from training.evaluation.robustness import stress as verb
 
     device = device_of(load_train_config())
-    loaded = {name: load_model(folder, device) for name, folder in _names_of(models).items()}
-    data = {"images": images, "stores": stores, "manifest": manifest}
-    samples = labelled_tiles(next(iter(loaded.values())).info, **data, mpp=mpp, where=where)
-    chosen = choose_tiles(samples, split, manifest or images or Path())
+    loaded = {name: load_model(folder, device) for name, folder in named.items()}
+    samples, chosen = data.labelled(next(iter(loaded.values())).info)
     require_folder(out)
-    with console.progress_bar("predictions") as bar:
-        shown = bar.add_task("stress", total=None, tiles="")
+    with console.progress("stress", "predictions") as progress:
         found = verb(
-            loaded, samples, chosen, out, split=split, metric=metric, shifts=listed(shifts) or tuple(SHIFTS),
-            steps=strengths, resamples=resamples, seed=seed, batch_size=batch_size,
-            progress=lambda done, total: bar.update(shown, completed=done, total=total),
+            loaded, samples, chosen, out, split=data.split, metric=metric, shifts=listed(shifts) or tuple(SHIFTS),
+            steps=strengths, resamples=data.resamples, seed=data.seed, batch_size=data.batch_size,
+            progress=progress,
         )  # fmt: skip
-    settings = {
-        "split": split, "metric": metric, "shifts": list(found.curves), "strengths": strengths, "where": where,
-        "resamples": resamples, "seed": seed,
-    }  # fmt: skip
+    made = data.model_dump(include={"split", "where", "resamples", "seed"})
+    made |= {"metric": metric, "shifts": list(found.curves), "strengths": strengths}
     inputs = {"models": found.models, "tiles": samples.identity()}
-    write_record(out, "stress", inputs, settings, {"device": device_name(device)})
+    write_record(out, "stress", inputs, made, {"device": device_name(device)})
     rows: list[tuple[object, ...]] = [("none", *found.unshifted.values())]
     rows += [(shift, *(curve.area for curve in curves.values())) for shift, curves in found.curves.items()]
     title = f"mean {METRIC_NAMES[metric]} over the strengths of each shift; {len(chosen):,} tiles, in {out}"
     console.show_table(title, ("shift", *found.models), rows)
 
 
-def _names_of(models: list[Path]) -> dict[str, Path]:
+def names_of(models: list[Path]) -> dict[str, Path]:
     """What to call model folders: the run's folder where the model's is called `model`, or else whole paths."""
     resolved = [folder.resolve() for folder in models]
     names = [folder.parent.name if folder.name == "model" else folder.name for folder in resolved]

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.commands.options import (
+    CheckOption,
     ClusterConfigFile,
     ClusterOption,
     ManifestOption,
@@ -18,8 +19,10 @@ from pipeline.commands.options import (
     cluster_of,
     rows_of,
 )
-from pipeline.commands.outcomes import show_outcomes, told
+from pipeline.commands.outcomes import reason_for_user, show_outcomes
+from pipeline.commands.settings import Settings, options_of, settings_of
 from pipeline.execution.partition import Part
+from tiling.config import TilingConfig
 from tiling.core.errors import ConfigError, InputError
 
 # readable=False: a slide that may not be read is a bad slide like any other, and must not stop the rest.
@@ -28,20 +31,16 @@ Slides = Annotated[
 ]
 
 
+@options_of(
+    TilingConfig,
+    common=("mpp", "tile_px", "overlap", "min_tissue", "mpp_tolerance", "codec", "quality", "max_bad_tiles"),
+    names={"tissue_method": "tissue"},
+)
 def tile(
-    out: Annotated[Path, typer.Option(help="Folder of the stores.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the stores.")],
+    settings: Settings,
     slides: Slides = None,
     manifest: ManifestOption = None,
-    mpp: Annotated[float, typer.Option(help="Micrometres per pixel of the tiles.")] = 0.5,
-    tile_px: Annotated[int, typer.Option(help="Side of a tile, pixels.")] = 256,
-    overlap: Annotated[float, typer.Option(help="Fraction a tile shares with its neighbour, 0 to below 1.")] = 0.0,
-    min_tissue: Annotated[float, typer.Option(help="Least fraction of a tile that is tissue.")] = 0.5,
-    mpp_tolerance: Annotated[float, typer.Option(help="Take a level whose scale is this close as it is.")] = 0.02,
-    codec: Annotated[str, typer.Option(help="jpeg:Q (quality 1 to 100), jpeg:Q:420, lossless, or source.")] = "jpeg:90",
-    quality: Annotated[list[str] | None, typer.Option(help="Sets of columns: specslide (default), histoprep.")] = None,
-    max_bad_tiles: Annotated[
-        float, typer.Option(help="Fraction of tiles that may be undecodable and left out.")
-    ] = 0.01,
     slide_mpp: SlideMpp = None,
     annotations: Annotated[
         Path | None,
@@ -58,6 +57,7 @@ def tile(
     worker_memory: WorkerMemory = None,
     part: PartOption = None,
     overwrite: Overwrite = False,
+    check: CheckOption = False,
 ) -> None:
     """Tile slides into zarr stores, with a tissue mask and a preview picture of each.
 
@@ -76,24 +76,21 @@ def tile(
         workers: 40
         queue: {cores: 8, memory: 32GB, queue: normal, walltime: "04:00:00"}
     """
+    settings.setdefault("tissue", {})["method"] = tissue_method(tissue)
+    config = settings_of(TilingConfig, settings, "tile options")
+    rows = rows_of(slides, manifest, slide_mpp)
+    machines = cluster_of(cluster, cluster_config, memory=worker_memory, workers=workers)
+    if annotations is not None and not annotations.is_dir():
+        raise InputError(annotations, "is not a folder", "pass the folder of the GeoJSON files")
+    masks = tissue_files(Path(tissue), rows) if config.tissue.method == "mask" else {}
+    if check:
+        return
     from pipeline.execution.jobs import find_annotation, tile_all
     from pipeline.execution.pool import default_workers
-    from tiling import TilingConfig
-    from tiling.core.settings import checked
 
-    settings = {
-        "mpp": mpp, "tile_px": tile_px, "overlap": overlap, "min_tissue": min_tissue,
-        "mpp_tolerance": mpp_tolerance, "codec": codec, "max_bad_tiles": max_bad_tiles,
-        "tissue": {"method": _tissue_method(tissue)}, "quality": quality or ["specslide"],
-    }  # fmt: skip
-    config = checked(TilingConfig, settings, "tile options")
-    rows = rows_of(slides, manifest, slide_mpp)
     if annotations is not None:
-        if not annotations.is_dir():
-            raise InputError(annotations, "is not a folder", "pass the folder of the GeoJSON files")
         found = [find_annotation(annotations, row.slide_id) or row.annotation for row in rows]
         rows = [row.model_copy(update={"annotation": file}) for row, file in zip(rows, found, strict=True)]
-    masks = _tissue_files(Path(tissue), rows) if config.tissue.method == "mask" else {}
     outcomes = tile_all(
         (part or Part()).of(rows),
         out,
@@ -101,29 +98,29 @@ def tile(
         workers=workers or default_workers(),
         overwrite=overwrite,
         tissue_files=masks,
-        cluster=cluster_of(cluster, cluster_config, memory=worker_memory, workers=workers),
+        cluster=machines,
     )
     show_outcomes(
         f"stores in {out}",
         [(o.job.slide_id, _tiles_made(o.result), "kept" if o.result.reused else "made") if o.result
-         else (o.job.slide_id, "", told(o.error or "", o.job.row, manifest)) for o in outcomes],
+         else (o.job.slide_id, "", reason_for_user(o.error or "", o.job.row, manifest)) for o in outcomes],
         {o.job.slide_id for o in outcomes if o.error is not None},
     )  # fmt: skip
 
 
-def _tissue_method(tissue: str) -> str:
+def tissue_method(tissue: str) -> str:
     """The method that `--tissue` names; the method `mask` for a file or folder."""
     from tiling.tissue import METHODS
 
-    if tissue in METHODS and tissue != "mask":
+    if tissue in METHODS:
         return tissue
     if Path(tissue).exists():
         return "mask"
-    named = ", ".join(name for name in METHODS if name != "mask")
+    named = ", ".join(METHODS)
     raise ConfigError(f"--tissue {tissue}", "is neither a method nor a file", f"use {named}, or the path of a mask")
 
 
-def _tissue_files(path: Path, rows: list[Any]) -> dict[str, Path]:
+def tissue_files(path: Path, rows: list[Any]) -> dict[str, Path]:
     """The mask of each slide, by slide_id: one file for one slide, or those of a folder."""
     from pipeline.execution.jobs import find_annotation
 

@@ -28,5 +28,5 @@ def tiles(
     kept = rows_where(opened, where)
     if preview is not None:
         write_preview(opened, preview, kept)
-    columns = ("column", "least", "median", "most")
+    columns = ("column", "min", "median", "max")
     console.show_table(f"{kept.sum()} of {len(kept)} tiles kept in {store}", columns, column_summary(opened, kept))

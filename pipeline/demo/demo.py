@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from inference.heatmap import OVERLAY, HeatmapReport, make_heatmap
-from inference.predict import PredictConfig
+from inference.config import PredictConfig
+from inference.exports import OVERLAY
+from inference.heatmap import HeatmapReport, make_heatmap
+from inference.report.pages import Picture, Section, write_page
 from pipeline.demo.real_slide import find_real_slide
 from pipeline.demo.synthetic import make_cohort
 from pipeline.study.config import HeatmapConfig, StudyConfig
-from pipeline.study.page import Picture, Section, write_page
 from pipeline.study.run import run
 from pipeline.study.study_page import StudyReport, page_sections
 from tiling import TilingConfig, tile_slide

@@ -1,8 +1,4 @@
-"""Slides on the workers of a Dask cluster: one slide is one task, and every slide gets an outcome.
-
-The only module that knows Dask. The workers are processes of this machine, jobs of a queue (dask-jobqueue), or those of
-a scheduler that runs already. Dask's scheduler hands each slide to an idle worker, the largest first; what becomes of a
-slide whose worker was lost is decided here: it is tried again, unless the worker was ended for its use of memory.
+"""Clusters of Dask workers: processes of this machine, jobs of a queue, or the workers of a scheduler that runs.
 
 Functions and slides travel as pickles: whoever can talk to a scheduler can run programs as the user of its workers.
 Workers of this machine listen to this machine alone, and those of a queue ask for keys (TLS). A scheduler at `tcp://`
@@ -14,73 +10,38 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 import re
 import shlex
 import shutil
 import signal
 import tempfile
-import time
-import uuid
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from functools import cache, partial
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from pipeline.execution.dask_config import ClusterConfig
-from pipeline.execution.pool import DIED, Task, Watch, default_workers, reason_of, use_one_thread
-from tiling.core.errors import ClusterError, ConfigError, SpecslideError, StoppedError
-from tiling.core.versions import software_versions
+from pipeline.execution.pool import default_workers
+from tiling.core.errors import ClusterError, ConfigError
 
 try:
-    import dask
-    from dask.utils import format_bytes
-    from distributed import Client, Future, Nanny, Scheduler, SpecCluster, get_worker
+    from distributed import Client, Nanny, Scheduler, SpecCluster
     from distributed.core import Status
-    from distributed.scheduler import KilledWorker
     from distributed.security import Security
     from distributed.system import MEMORY_LIMIT
 except ImportError as error:
     raise ConfigError("cluster", f"Dask is not installed ({error})", "pip install 'specslide[dask]'") from None
 
-log = logging.getLogger(__name__)
-
-Job = TypeVar("Job")
-Result = TypeVar("Result")
-Answer = tuple[Result | None, str | None]
-"""What a task gives: its result, or the reason why there is none."""
-
-_POLL_S = 0.2
-_LOOK_FOR_WORKERS_S = 2.0
-_MEMORY_NEWS_S = 1.0  # how much later than a worker's end the news may come that it was ended for its use of memory
-_TELL_S = 1.0  # how often a worker tells how far it is
 _CONNECT_S = 30.0
-_ANSWER_S = 5.0
-_MOST_TRIES = 20  # of a slide that never was what its worker was at; such a thing ends too
-_MEMORY_TOPIC = "worker-restart-memory"  # of Dask's nannies
+_CHATTER = ("distributed", "distributed.client", "dask_jobqueue", "tornado.application", "asyncio")
 _QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster"}
 _OURS = {  # what dask-jobqueue's classes take and is decided here, or is deprecated there
     "asynchronous", "base_class_kwargs", "config_name", "dashboard_address", "env_extra", "extra", "header_skip",
     "host", "job_cls", "job_extra", "job_kwargs", "kwargs", "loop", "n_workers", "name", "nanny", "protocol",
     "scheduler", "scheduler_cls", "security", "silence_logs", "worker_command",
 }  # fmt: skip
-_CHATTER = ("distributed", "distributed.client", "dask_jobqueue", "tornado.application", "asyncio")
-_NO_DASHBOARD = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
-_LOST_NOW = "look at the memory and the disk of this machine, then run the same command again to go on"
-_LOOK_AT_THE_JOBS = (
-    "look at the queue, and at the jobs' logs (log_directory): can they reach this machine (interface)? Or raise wait_s"
-)
-_NO_WORKER_FIX = {
-    "local": _LOST_NOW,
-    "slurm": _LOOK_AT_THE_JOBS,
-    "pbs": _LOOK_AT_THE_JOBS,
-    "lsf": _LOOK_AT_THE_JOBS,
-    "scheduler": "start some with `dask worker ADDRESS --nthreads 1`, and run the same command again",
-}
-_DASK = {
+NO_DASHBOARD = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
+SETTINGS = {
     # A lost worker's slide comes back to us at once, rather than be handed to the next worker to lose.
     "distributed.scheduler.allowed-failures": 0,
     # No slide waits at a worker: it goes to the first that is idle, and is not suspected of another's end.
@@ -96,29 +57,7 @@ _DASK = {
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
 }
-
-
-def run_on_cluster(
-    task: Task[Job, Result],
-    order: Sequence[int],
-    config: ClusterConfig,
-    watch: Watch[Job, Result],
-    devices: Sequence[str] = (),
-) -> None:
-    """Run `task` on the jobs of `watch` in that order, and give each its outcome.
-
-    `devices` are the GPUs of this machine that tasks need, each with a worker of its own. Raises ClusterError if the
-    cluster cannot be reached, is lost, or has no worker for longer than the configuration says; ConfigError for
-    settings that dask-jobqueue does not take; StoppedError as `Watch.look` does. What is complete stays in any case.
-    """
-    if not order:
-        return
-    with _quiet(), dask.config.set(_DASK), _cluster(config, len(order), devices) as (client, refusals):
-        slides = _Slides(client, task, order, config, watch, refusals, gpu=bool(devices))
-        try:
-            slides.run()
-        finally:
-            slides.cancel()
+"""Of Dask itself."""
 
 
 def job_script(config: ClusterConfig, *, gpu: bool = False) -> str:
@@ -130,257 +69,8 @@ def job_script(config: ClusterConfig, *, gpu: bool = False) -> str:
     return script
 
 
-# --- the slides of one run ------------------------------------------------------------------------------------------
-
-
-class _Slides(Generic[Job, Result]):
-    """The slides that are under way, and what their workers tell of them."""
-
-    def __init__(
-        self,
-        client: Client,
-        task: Task[Job, Result],
-        order: Sequence[int],
-        config: ClusterConfig,
-        watch: Watch[Job, Result],
-        refusals: Sequence[str],
-        *,
-        gpu: bool,
-    ) -> None:
-        self._client, self._task, self._order, self._config, self._watch = client, task, order, config, watch
-        self._refusals = refusals
-        self._resources = {"GPU": 1} if gpu and _offers_gpus(client) else None
-        self._topic = f"specslide-{uuid.uuid4().hex}"
-        self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._futures: dict[int, Future[Answer[Result]]] = {}
-        self._at: dict[str, set[int]] = {}
-        """Slides that workers have begun and not finished, lost workers too."""
-        self._overdrawn: set[str] = set()
-        """Workers that were ended for their use of memory."""
-        self._limits: dict[str, int | None] = {}
-        """The workers' memory limits, bytes."""
-        self._losses, self._submitted = Counter[int](), Counter[int]()
-        self._priority = {number: -rank for rank, number in enumerate(order)}
-        self._lost: dict[int, tuple[float, KilledWorker]] = {}
-        """Slides whose worker is lost, with the time until which news of its memory may come."""
-        self._unanswered: set[int] = set()
-        self._seen_worker = self._looked = time.monotonic()
-
-    def run(self) -> None:
-        """Give every slide its outcome."""
-        self._client.subscribe_topic(self._topic, lambda event: self._inbox.put(partial(self._told, event[1])))
-        self._client.subscribe_topic(
-            _MEMORY_TOPIC, lambda event: self._inbox.put(partial(self._overdrew, event[1]["worker"]))
-        )
-        for number in self._order:
-            self._submit(number)
-        while len(self._watch.outcomes) < len(self._order):
-            with suppress(Empty):
-                self._inbox.get(timeout=_POLL_S)()
-                while True:  # all that has come meanwhile
-                    self._inbox.get_nowait()()
-            self._judge()
-            self._watch.look()
-            self._look_for_workers()
-
-    def cancel(self) -> None:
-        """Take back what is not finished; a worker notices when it next tells how far it is."""
-        left = [future for number, future in self._futures.items() if number not in self._watch.outcomes]
-        with suppress(OSError, ValueError, TimeoutError):  # the scheduler may be gone
-            self._client.cancel(left, force=True)
-
-    def _submit(self, number: int) -> None:
-        self._submitted[number] += 1
-        future = self._client.submit(
-            _work, self._task, self._watch.jobs[number], number, self._topic, _version(),
-            key=f"slide-{self._topic[-32:]}-{number}-{self._submitted[number]}",
-            priority=self._priority[number], pure=False, retries=0, resources=self._resources,
-        )  # fmt: skip
-        self._futures[number] = future
-        self._await(number, future)
-
-    def _await(self, number: int, future: Future[Answer[Result]]) -> None:
-        future.add_done_callback(lambda done: self._inbox.put(partial(self._done, number, done)))
-
-    def _told(self, news: Mapping[str, Any]) -> None:
-        """A worker tells how far it is with a slide."""
-        if news["slide"] not in self._watch.outcomes:
-            self._at.setdefault(news["worker"], set()).add(news["slide"])
-        self._limits[news["worker"]] = news["memory_limit"]
-        if news["total"]:
-            self._watch.at(news["slide"], news["done"], news["total"])
-
-    def _overdrew(self, worker: str) -> None:
-        """A worker was ended for its use of memory: so would be the next that takes what it was working on."""
-        self._overdrawn.add(worker)
-        for number in self._at.get(worker, set()) - self._watch.outcomes.keys():
-            self._futures[number].cancel(force=True)
-            self._end(number, _memory_reason(self._limits[worker]))
-
-    def _done(self, number: int, future: Future[Answer[Result]]) -> None:
-        if number in self._watch.outcomes or future is not self._futures[number]:
-            return
-        if future.status == "finished":
-            self._take(number, future)
-        elif future.status == "error":
-            error = future.exception()
-            if isinstance(error, KilledWorker):
-                self._lost[number] = time.monotonic() + _MEMORY_NEWS_S, error
-            else:
-                self._end(number, reason_of(error))
-                self._left(number)
-        elif future.status == "cancelled":  # by Dask's client, which has lost its scheduler
-            raise _lost_scheduler(self._config)
-        elif future.status == "lost":  # with its worker, as an answer; another one is asked, and finds all complete
-            self._unanswered.add(number)
-        else:
-            self._await(number, future)
-
-    def _take(self, number: int, future: Future[Answer[Result]]) -> None:
-        try:
-            answer = future.result(timeout=_ANSWER_S)
-        except TimeoutError:
-            self._await(number, future)
-        except TypeError as error:  # no pickle
-            self._end(number, reason_of(error))
-        else:
-            self._watch.finished(number, *answer)
-            self._left(number)
-            future.release()
-
-    def _judge(self) -> None:
-        """Decide what becomes of slides whose worker is lost."""
-        for number in list(self._unanswered):
-            self._unanswered.remove(number)
-            self._done(number, self._futures[number])
-        now = time.monotonic()
-        for number, (until, error) in list(self._lost.items()):
-            worker = error.last_worker
-            if worker.address in self._overdrawn and self._was_at(number, worker.address):
-                self._end(number, _memory_reason(worker.memory_limit))
-            elif now >= until:
-                del self._lost[number]
-                self._try_again(number, worker.address, error.allowed_failures + 1)
-
-    def _try_again(self, number: int, worker: str, losses: int) -> None:
-        if self._was_at(number, worker):
-            self._losses[number] += losses
-        if self._losses[number] > self._config.retries or self._submitted[number] > _MOST_TRIES:
-            self._end(number, f"{DIED}, {max(1, self._losses[number])} times")
-        else:
-            log.info("a worker was lost; its slide is tried again")
-            self._submit(number)
-
-    def _was_at(self, number: int, worker: str) -> bool:
-        """Whether a lost worker was at this slide, and not at another while this one waited there."""
-        begun = self._at.get(worker, set())
-        return number in begun or not begun  # it may have been lost before it could tell
-
-    def _left(self, number: int) -> None:
-        for begun in self._at.values():
-            begun.discard(number)
-
-    def _end(self, number: int, reason: str) -> None:
-        self._watch.finished(number, None, reason)
-        self._lost.pop(number, None)
-
-    def _look_for_workers(self) -> None:
-        """Raise ClusterError if the scheduler is lost, or has had no worker for too long."""
-        now = time.monotonic()
-        if now - self._looked < _LOOK_FOR_WORKERS_S:
-            return
-        self._looked = now
-        try:
-            workers = self._client.scheduler_info(n_workers=0)["n_workers"]
-        except (OSError, ValueError, TimeoutError):  # ValueError: the client has been closed
-            raise _lost_scheduler(self._config) from None
-        if workers:
-            self._seen_worker = now
-        elif self._refusals:
-            raise ClusterError(self._config.at, self._refusals[0], "correct the queue's settings")
-        elif now - self._seen_worker >= self._config.patience_s:
-            what = f"has had no worker for {self._config.patience_s:g} s"
-            raise ClusterError(self._config.at, what, _NO_WORKER_FIX[self._config.kind])
-
-
-def _offers_gpus(client: Client) -> bool:
-    """Whether some workers say that they have a GPU, as `dask worker --resources GPU=1` does; others then get none."""
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    return any(worker["resources"].get("GPU") for worker in workers)
-
-
-def _memory_reason(limit: int | None) -> str:
-    allowed = "" if limit is None else f" of {format_bytes(limit)}"
-    return f"it took more than the memory limit{allowed} of its worker, which was ended; give the workers more memory"
-
-
-def _lost_scheduler(config: ClusterConfig) -> ClusterError:
-    what = "the connection to the scheduler is lost"
-    return ClusterError(config.at, what, "check that it runs, and run the same command again to go on")
-
-
-# --- on a worker ----------------------------------------------------------------------------------------------------
-
-
-def _work(task: Task[Job, Result], job: Job, number: int, topic: str, version: str) -> Answer[Result]:
-    """Run a task on a worker. An error that a person understands is an answer: Dask has nothing to do with it."""
-    if version != _version():
-        fix = "install the same version everywhere"
-        return None, str(ClusterError("a worker", f"has specslide {_version()} instead of {version}", fix))
-    worker = get_worker()
-    key = worker.get_current_task()
-    use_one_thread()
-    _take_device(worker.name)
-    told = 0.0
-
-    def tell(done: int, total: int) -> None:
-        limit = worker.memory_manager.memory_limit
-        news = {"slide": number, "worker": worker.address, "done": done, "total": total, "memory_limit": limit}
-        worker.log_event(topic, news)
-
-    def progress(done: int, total: int) -> None:
-        nonlocal told
-        if time.monotonic() - told < _TELL_S:
-            return
-        told = time.monotonic()
-        state = worker.state.tasks.get(key)
-        if state is None or state.state == "cancelled":  # who asked for it has stopped, or is gone
-            raise StoppedError("a worker", "is told to leave this slide")
-        tell(done, total)
-
-    tell(0, 0)
-    try:
-        return task(job, progress), None
-    except (SpecslideError, StoppedError) as error:
-        return None, str(error)
-    except SystemExit as error:  # Dask would let it end the worker
-        return None, f"unexpected SystemExit: {error}"
-
-
-def _take_device(name: object) -> None:
-    """Give this worker one of the GPUs that its job has, before anything uses one: the worker of the same number."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    number = re.search(r"-(\d+)$", str(name))
-    if len(visible) > 1 and number is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible[int(number[1]) % len(visible)]
-
-
-@cache
-def _version() -> str:
-    return software_versions().get("specslide", "of no known version")
-
-
-def dask_setup(worker: object) -> None:
-    """Called by Dask as a worker of this machine starts: a Ctrl-C at the terminal is for the first process alone."""
-    for number in (signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-
-
-# --- clusters -------------------------------------------------------------------------------------------------------
-
-
 @contextmanager
-def _cluster(config: ClusterConfig, slides: int, devices: Sequence[str]) -> Iterator[tuple[Client, Sequence[str]]]:
+def open_cluster(config: ClusterConfig, slides: int, devices: Sequence[str]) -> Iterator[tuple[Client, Sequence[str]]]:
     """A client of the cluster, and a list that tells why the queue has refused a job; all is closed afterwards."""
     refusals: list[str] = []
     if config.kind == "scheduler":
@@ -412,7 +102,7 @@ def _client(config: ClusterConfig, place: str | SpecCluster) -> Iterator[Client]
 
 
 def _local(config: ClusterConfig, slides: int, devices: Sequence[str]) -> SpecCluster:
-    count = min(slides, config.most_workers or len(devices) or default_workers(), len(devices) or slides)
+    count = min(slides, config.max_workers or len(devices) or default_workers(), len(devices) or slides)
     options: dict[str, Any] = {
         "nthreads": 1,
         "memory_limit": config.memory or MEMORY_LIMIT // count,
@@ -428,7 +118,7 @@ def _local(config: ClusterConfig, slides: int, devices: Sequence[str]) -> SpecCl
         }
         for number in range(count)
     }
-    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0} | _NO_DASHBOARD}
+    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0} | NO_DASHBOARD}
     return SpecCluster(workers=workers, scheduler=scheduler)
 
 
@@ -461,9 +151,12 @@ def _queue(config: ClusterConfig, gpu: bool, security: Security | None, refusals
 
     options = _queue_options(config, gpu)
     cluster = cluster_class(
-        job_cls=_telling(cluster_class.job_cls, refusals), silence_logs=logging.CRITICAL, security=security, **options
+        job_cls=_reporting_refusals(cluster_class.job_cls, refusals),
+        silence_logs=logging.CRITICAL,
+        security=security,
+        **options,
     )
-    cluster.adapt(minimum=config.min_workers, maximum=config.workers, worker_key=_job_of)
+    cluster.adapt(minimum=config.min_workers, maximum=config.workers, worker_key=job_of)
     return cluster
 
 
@@ -480,8 +173,8 @@ def _queue_class(config: ClusterConfig) -> Any:
     return getattr(dask_jobqueue, _QUEUES[config.kind])
 
 
-def _telling(job_class: Any, refusals: list[str]) -> type:
-    """The class of jobs, which tells why the queue refuses one; Dask would only try again."""
+def _reporting_refusals(job_class: Any, refusals: list[str]) -> type:
+    """The class of jobs, which reports why the queue refuses one; Dask would only try again."""
 
     class Job(job_class):  # type: ignore[misc]
         async def start(self) -> None:
@@ -495,7 +188,7 @@ def _telling(job_class: Any, refusals: list[str]) -> type:
     return Job
 
 
-def _job_of(worker: Any) -> str:
+def job_of(worker: Any) -> str:
     """The job that a worker is in, by their names `<cluster>-<job>` or `<cluster>-<job>-<process>`."""
     found = re.fullmatch(r"(.*?-\d+)(-\d+)?", str(worker.name))
     return found[1] if found is not None else str(worker.name)
@@ -524,7 +217,7 @@ def _queue_options(config: ClusterConfig, gpu: bool) -> dict[str, Any]:
             "processes": options.get("processes") or options["cores"],
             "worker_extra_args": [*options.get("worker_extra_args", ()), "--nthreads", "1", "--no-dashboard"],
             "job_script_prologue": [*options.get("job_script_prologue", ()), *_exports()],
-            "scheduler_options": _NO_DASHBOARD | options.get("scheduler_options", {}),
+            "scheduler_options": NO_DASHBOARD | options.get("scheduler_options", {}),
         }
     )
 
@@ -535,11 +228,13 @@ def _options_of(taker: type) -> set[str]:
 
 def _exports() -> list[str]:
     """The lines by which the workers of a job get what is set here of theirs."""
-    return [
-        f"export DASK_{name.upper().replace('.', '__').replace('-', '_')}={shlex.quote(str(value))}"
-        for name, value in _DASK.items()
+    exported = {
+        f"DASK_{name.upper().replace('.', '__').replace('-', '_')}": value
+        for name, value in SETTINGS.items()
         if name.startswith("distributed.worker.")
-    ]
+    }
+    exported["PYTHONSAFEPATH"] = 1  # the folder that a job starts in may hold modules of our packages' names
+    return [f"export {name}={shlex.quote(str(value))}" for name, value in exported.items()]
 
 
 @contextmanager
@@ -559,8 +254,14 @@ def _last_words(text: str) -> str:
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no reason is given")
 
 
+def dask_setup(worker: object) -> None:
+    """Called by Dask as a worker of this machine starts: a Ctrl-C at the terminal is for the first process alone."""
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+
+
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep Dask's log to itself: what matters of it is reported with the slide or the run."""
     loggers = [logging.getLogger(name) for name in _CHATTER]
     before = [logger.level for logger in loggers]

@@ -26,7 +26,7 @@ class ClusterConfig(BaseModel):
     """`local` or `local:N` (processes of this machine), `slurm`, `pbs` or `lsf` (jobs of that queue), or the address of
     a Dask scheduler that runs already, `tcp://host:8786` or `tls://host:8786`."""
     workers: int | None = Field(None, ge=1)
-    """Most workers at once. None: locally one a core, and one a GPU where GPUs predict; a queue has to be told."""
+    """Max workers at once. None: locally one a core, and one a GPU where GPUs predict; a queue needs a number."""
     min_workers: int = Field(0, ge=0)
     """Workers of a queue that are kept however little there is to do; the others come and go with the work."""
     memory: str | None = None
@@ -38,7 +38,7 @@ class ClusterConfig(BaseModel):
     """Seconds without any worker after which it is given up. None: 600, and a day where a queue has to be waited for.
     """
     tls: bool = True
-    """Whether what a queue's workers are told is encrypted and they prove who they are; without it, whoever reaches the
+    """Whether a queue's workers prove who they are and what they are sent is encrypted; without it, whoever reaches the
     scheduler's port can run programs in your name. Keys are made for each run."""
     queue: Queue = {}
     """Settings of a queue's jobs, as dask-jobqueue names them: `cores` and `memory` (of a job), `processes` (workers of
@@ -55,7 +55,7 @@ class ClusterConfig(BaseModel):
         return cast(Kind, self.at.partition(":")[0])
 
     @property
-    def most_workers(self) -> int | None:
+    def max_workers(self) -> int | None:
         """The N of `local:N`, or `workers`."""
         number = self.at.partition(":")[2] if self.kind == "local" else ""
         return int(number) if number else self.workers
@@ -93,7 +93,7 @@ class ClusterConfig(BaseModel):
         for name in (name for name, wrong in misplaced.items() if wrong):
             raise PydanticCustomError(cast(Any, name), "{at} does not take it", {"at": self.at})
         if queued and self.workers is None:
-            raise PydanticCustomError("at", "it has to be told the most workers at once: set workers", {})
+            raise PydanticCustomError("at", "it needs the max number of workers at once: set workers", {})
         if self.workers is not None and self.min_workers > self.workers:
-            raise PydanticCustomError("min_workers", "it is more than workers, {most}", {"most": self.workers})
+            raise PydanticCustomError("min_workers", "it is more than workers, {max}", {"max": self.workers})
         return self

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from inference.report.cohort import write_cohort_index
 from pipeline.execution.dask_config import ClusterConfig
 from pipeline.execution.partition import Part
 from pipeline.execution.pool import Outcome, Task, TileProgress, bytes_of, run_slides
 from pipeline.redaction import files_of, redact, redacted_log
 from pipeline.study.ledger import timed
-from pipeline.study.page import write_cohort_index
 from tiling import TileReport, TilingConfig, tile_slide
 from tiling.core.artefact import COMMIT
 from tiling.core.errors import ConfigError, InputError, OutputError
@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # imported when needed: workers that tile must not wait for t
     import shapely
 
     from inference import Ensemble, HeatmapReport, PredictConfig
-    from inference.exports.formats import OutputConfig
+    from inference.config import OutputConfig
     from training import TileModel
 
 _WHOLE = Part()
@@ -49,13 +49,6 @@ class TileJob:
     def slide_id(self) -> str:
         """The slide's id."""
         return self.row.slide_id
-
-    def anywhere(self) -> TileJob:
-        """The same job for a worker that starts in another folder."""
-        row = self.row
-        row = row.model_copy(update={"slide_path": row.slide_path.absolute(), "annotation": _absolute(row.annotation)})
-        return replace(self, row=row, out=self.out.absolute(), tissue_file=_absolute(self.tissue_file),
-                       ledger=_absolute(self.ledger))  # fmt: skip
 
 
 def tile_job(job: TileJob, progress: TileProgress) -> TileReport:
@@ -88,7 +81,7 @@ def tile_all(
     require_folder(out)
     jobs = [TileJob(row, out, config, overwrite, tissue_files.get(row.slide_id), ledger) for row in rows]
     sizes = [bytes_of(row.slide_path) for row in rows]
-    sent = jobs if cluster is None else [job.anywhere() for job in jobs]
+    sent = jobs if cluster is None else [anywhere(job) for job in jobs]
     outcomes = run_slides(tile_job, sent, workers=workers, title="tiling", sizes=sizes, cluster=cluster)
     return [
         replace(o, job=job, result=o.result and replace(o.result, store=out / o.result.store.name))
@@ -130,16 +123,11 @@ class HeatmapJob:
     ledger: Path | None = None
     """The study's folder, in whose ledger it is said."""
 
-    def anywhere(self) -> HeatmapJob:
-        """The same job for a worker that starts in another folder."""
-        return replace(self, source=self.source.absolute(), out=self.out.absolute(), roi=_absolute(self.roi),
-                       ledger=_absolute(self.ledger))  # fmt: skip
-
 
 def heatmap_job(job: HeatmapJob, progress: TileProgress, model: TileModel | Ensemble) -> HeatmapReport:
     """Make the heatmap of one job."""
     from inference import make_heatmap
-    from inference.exports.formats import OutputConfig
+    from inference.config import OutputConfig
 
     work = partial(
         make_heatmap, job.source, model, job.out, job.config,
@@ -183,6 +171,9 @@ def _loaded(folders: tuple[Path, ...], commits: tuple[bytes, ...], device: str) 
     return make_ensemble([load_model(folder, place) for folder in folders])
 
 
+AnyJob = TypeVar("AnyJob", TileJob, HeatmapJob)
+
+
 def predict_all(
     jobs: Sequence[HeatmapJob],
     models: TileModel | Ensemble | Sequence[Path],
@@ -211,7 +202,7 @@ def predict_all(
         return run_slides(task, jobs, workers=workers, title="heatmaps", sizes=sizes, devices=devices)
     if cluster.kind != "local" and device != "cpu":
         devices = ["those of the workers"]
-    sent = [job.anywhere() for job in jobs]
+    sent = [anywhere(job) for job in jobs]
     outcomes = run_slides(task, sent, workers=0, title="heatmaps", sizes=sizes, cluster=cluster, devices=devices)
     return [
         replace(o, job=job, result=o.result and replace(o.result, folder=job.out / job.slide_id))
@@ -265,8 +256,14 @@ def _devices() -> list[str]:
     return named[:count] if len(named) >= count > 0 and named[0] else [str(number) for number in range(count)]
 
 
-def _absolute(path: Path | None) -> Path | None:
-    return None if path is None else path.absolute()
+def anywhere(job: AnyJob) -> AnyJob:
+    """The same job for a worker that starts in another folder: its paths are absolute."""
+    values = {field.name: getattr(job, field.name) for field in fields(job)}
+    changed: dict[str, Any] = {name: path.absolute() for name, path in values.items() if isinstance(path, Path)}
+    if isinstance(job, TileJob):
+        paths = {name: path.absolute() for name, path in job.row if isinstance(path, Path)}
+        changed["row"] = job.row.model_copy(update=paths)
+    return replace(job, **changed)
 
 
 def _roi_of(roi: Path, slide_id: str) -> Path:

@@ -80,7 +80,7 @@ def run_slides(
     with listening((signal.SIGINT, *STOPPING)) as stop, progress_bar(time_left=False) as bar:
         watch: Watch[Job, Result] = Watch(jobs, weights, title, bar, stop)
         if cluster is not None:
-            from pipeline.execution.dask_clusters import run_on_cluster  # Dask is an extra, and takes a second to load
+            from pipeline.execution.dask import run_on_cluster  # Dask is an extra, and takes a second to load
 
             run_on_cluster(task, order, cluster, watch, devices)
         elif workers == 0:
@@ -243,9 +243,9 @@ class _Round(Generic[Job, Result]):
         free: SimpleQueue[str] = self._context.SimpleQueue()
         for device in self._devices:
             free.put(device)
-        most = min(workers, len(numbers), len(self._devices) or workers) or 1
+        count = min(workers, len(numbers), len(self._devices) or workers) or 1
         pool = ProcessPoolExecutor(
-            most, self._context, initializer=_start_worker, initargs=(self._counters, free if self._devices else None)
+            count, self._context, initializer=_start_worker, initargs=(self._counters, free if self._devices else None)
         )
         try:
             with _ended_when_stopped():

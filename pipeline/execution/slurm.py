@@ -26,22 +26,24 @@ _SECONDS_WITH_DAYS = (3600, 60, 1)  # of 2-12, 2-12:30 and 2-12:30:00, after the
 class SlurmConfig(BaseModel):
     """What a job asks of Slurm; None leaves it to the cluster's defaults."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     partition: str | None = Field(None, pattern=_NAME)
+    """Queue of the cluster."""
     account: str | None = Field(None, pattern=_NAME)
+    """Whom the time is charged to."""
     time: str | None = None
-    """Time limit, in one of Slurm's ways: minutes, M:S, H:M:S, D-H, D-H:M or D-H:M:S; 0 asks for no limit."""
+    """Time limit: 90 (minutes), 8:00:00 or 2-12 (days-hours), in any of Slurm's forms; 0: none."""
     cpus: int | None = Field(None, ge=1)
     """Cores of each process."""
     mem: str | None = Field(None, pattern=r"^[1-9]\d*[KMGT]?$")
     """Memory of a node, in MiB unless a letter follows: 16G."""
     gpus: int | None = Field(None, ge=1)
-    """GPUs of a node."""
+    """GPUs of a node; training gets a process for each."""
     processes: int = Field(1, ge=1)
     """Processes on a node, which compute together."""
     array: int | None = Field(None, ge=1, le=100_000)
-    """Tasks among which the slides are shared out; None: a job and no array."""
+    """Tasks that share the slides of tile or heatmap. None: a job and no array."""
     notice_s: int = Field(120, ge=1, le=65_535)
     """Seconds before the time limit at which Slurm asks the command to stop; it may do so up to 60 s earlier."""
     requeues: int = Field(100, ge=0)
@@ -103,7 +105,7 @@ def job_script(name: str, command: Sequence[str], config: SlurmConfig) -> str:
         "set -u",
         "",
         "code=0",
-        "# shellcheck disable=SC1003,SC2016 # words are meant to arrive as they are",
+        "# shellcheck disable=SC1003,SC2016 # words are meant to arrive unchanged",
         f"srun {cores}{words} || code=$?",
         "",
         "# 75: the command was signalled and has saved its state. 138 (128 + USR1): the signal has ended it.",

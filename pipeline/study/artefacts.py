@@ -20,17 +20,18 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import shapely
 
+from inference.config import PredictConfig
 from inference.ensemble import Ensemble, make_ensemble
-from inference.heatmap import SUMMARY, result_key, standing_result
-from inference.predict import PredictConfig
+from inference.evaluation.evaluate_slides import slides_recipe
+from inference.heatmap import heatmap_recipe
 from pipeline.provenance import read_record
 from pipeline.redaction import redact
 from pipeline.study.config import StudyConfig
 from pipeline.study.ledger import State
 from tiling import TileStore
 from tiling.annotations import label_image
-from tiling.annotations.rasterize import annotation_hash, read_polygons
-from tiling.core.artefact import COMMIT, content_hash, folder_faults
+from tiling.annotations.rasterize import read_polygons
+from tiling.core.artefact import COMMIT, folder_faults, state
 from tiling.core.errors import SpecslideError
 from tiling.core.files import sha256_file, sha256_json
 from tiling.manifest import ManifestRow
@@ -232,16 +233,15 @@ def stress_recipe(trained: Sequence[Trained], config: StudyConfig) -> Recipe:
     )
 
 
-def slides_recipe(rows: Sequence[ManifestRow], config: StudyConfig) -> Recipe:
-    """What the evaluation of heatmaps on those slides is made from. Raises SpecslideError for one that is not there."""
-    heatmaps = {row.slide_id: content_hash(config.out / HEATMAPS / row.slide_id) for row in rows}
-    truth = {
-        row.slide_id: [row.case_id, row.label, row.split, row.site, row.scanner]
-        + ([] if row.annotation is None else [annotation_hash(row.annotation)])
-        for row in rows
-    }
-    settings = config.evaluate.model_dump(mode="json", exclude={"tiles", "slides", "by"})
-    return Recipe({"heatmaps": heatmaps, "slides": sha256_json(truth)}, settings)
+def slides_settings(config: StudyConfig) -> dict[str, Any]:
+    """How the heatmaps are tested."""
+    return {"split": "test", **config.evaluate.model_dump(exclude={"tiles", "slides", "by"})}
+
+
+def slides_standing(rows: Sequence[ManifestRow], config: StudyConfig) -> Standing:
+    """How the evaluation of those slides' heatmaps stands. Raises SpecslideError for one that is not there."""
+    recipe = slides_recipe(config.out / HEATMAPS, rows, **slides_settings(config))
+    return Standing(*state(config.out / SLIDES, recipe))
 
 
 def name_of(training: Training) -> str:
@@ -311,23 +311,15 @@ def truth_of(row: ManifestRow, info: ModelInfo) -> shapely.Geometry | None:
 def heatmap_standing(row: ManifestRow, trained: Sequence[Trained], config: StudyConfig) -> Standing:
     """How a slide's heatmap stands, where its store and the models do."""
     folder, store = config.out / HEATMAPS / row.slide_id, config.out / STORES / f"{row.slide_id}.zarr"
-    if not (folder / SUMMARY).exists():
+    if not (folder / COMMIT).exists():
         return TO_DO
     model = as_one(judges(row, trained, config))
     try:
         truth = truth_of(row, trained[0].model.info)
-        settings = predict_settings(config)
-        key = result_key(store, model, settings, truth=truth, outputs=config.heatmap.outputs)
-        if standing_result(folder, key) is not None:
-            return DONE
-        made = json.loads((folder / SUMMARY).read_bytes())["made_from"]
-        before = {"model": made["model_sha256"], "store": made["settings"].get("store_sha256")}
-        now = {"model": model.sha256, "store": content_hash(store)}
-        changed = [name for name in now if now[name] != before[name]]
-    except (SpecslideError, OSError, ValueError, KeyError) as error:
-        return Standing("changed", error.what if isinstance(error, SpecslideError) else "cannot be read")
-    why = f"the {' and the '.join(changed)} is another" if changed else "settings, outline or files are others"
-    return Standing("changed", why)
+        recipe = heatmap_recipe(store, model, predict_settings(config), truth=truth, outputs=config.heatmap.outputs)
+    except SpecslideError as error:
+        return Standing("changed", error.what)
+    return Standing(*state(folder, recipe))
 
 
 def slide_rows(rows: Sequence[ManifestRow], trainings: Sequence[Training], config: StudyConfig) -> list[ManifestRow]:

@@ -8,15 +8,11 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from inference.evaluation.evaluate_slides import SCORE
-from inference.evaluation.froc import SEPARATION_UM
-from inference.exports.formats import OutputConfig
-from inference.predict import PredictTilesConfig
+from inference.config import SCORE, SEPARATION_UM, OutputConfig, PredictTilesConfig
 from pipeline.execution.dask_config import ClusterConfig
 from tiling import TilingConfig
 from tiling.core.settings import checked, read_settings
 from training.config import TrainConfig
-from training.evaluation.perturbations import SHIFTS
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -87,6 +83,8 @@ class StressConfig(BaseModel):
     @field_validator("shifts")
     @classmethod
     def _known(cls, shifts: tuple[str, ...]) -> tuple[str, ...]:
+        from training.evaluation.perturbations import SHIFTS  # with OpenCV, which few settings need
+
         if shifts == ("all",):
             return tuple(SHIFTS)
         unknown = [name for name in shifts if name not in SHIFTS]

@@ -165,7 +165,7 @@ def _slides(
         return [Step("slides", SLIDES, *_follows(config, SLIDES))]
     if stages.why_not_slides(tested, ready[0].model.info.positive_class, config):
         return []
-    standing = stages.recorded_standing(config.out / SLIDES, stages.slides_recipe(tested, config))
+    standing = stages.slides_standing(tested, config)
     return [Step("slides", SLIDES, *standing)]
 
 

@@ -22,7 +22,8 @@ import pyarrow.parquet
 from rich.progress import Progress, TaskID
 
 from inference.evaluation.evaluate_slides import evaluate_slides
-from inference.heatmap import TABLE, HeatmapReport
+from inference.exports import TABLE
+from inference.heatmap import HeatmapReport
 from pipeline.console import progress_bar
 from pipeline.execution.jobs import HeatmapJob, predict_all, require_folder, tile_all
 from pipeline.execution.pool import Outcome, default_workers
@@ -242,17 +243,18 @@ class _Run:
             self.skip("slides", SLIDES, why)
             return None
 
-        def make(folder: Path) -> None:
-            wanted = config.evaluate
+        def work() -> _Made:
+            if stages.slides_standing(rows, config) == stages.DONE:
+                return _Made(reused=True)
             evaluate_slides(
-                out / HEATMAPS, config.manifest, folder, rows=rows, split="test", score=wanted.score,
-                sensitivity=wanted.sensitivity, lesion_classes=wanted.lesion_classes,
-                separation_um=wanted.separation_um, resamples=wanted.resamples,
-                one_model=config.repeats.folds is None,
+                out / HEATMAPS, config.manifest, out / SLIDES, rows=rows, one_model=config.repeats.folds is None,
+                **stages.slides_settings(config),
             )  # fmt: skip
+            return _Made()
 
         try:
-            return self.recorded("slides", SLIDES, "slides", stages.slides_recipe(rows, config), make)
+            timed(out, "slides", SLIDES, work)
+            return out / SLIDES
         except OutputError:
             raise
         except SpecslideError as error:  # of the manifest or its annotations: all else is there already
@@ -413,7 +415,7 @@ def _tile_auroc(
 def _scored_tiles(report: HeatmapReport, store: TileStore, positive: str) -> list[tuple[float, bool]]:
     table = pyarrow.parquet.read_table(report.folder / TABLE)
     fractions = store.annotations.get(positive, np.zeros(len(store), np.float32)).tolist()
-    fraction_at = dict(zip(zip(store.x.tolist(), store.y.tolist(), strict=True), fractions, strict=True))
+    fraction_at = dict(zip(store.tiles.places(), fractions, strict=True))
     places = zip(table["minx"].to_pylist(), table["miny"].to_pylist(), strict=True)
     known = [fraction_at[place] >= 0.5 for place in places]
     return list(zip(table[f"prob_{positive}"].to_pylist(), known, strict=True))

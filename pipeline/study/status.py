@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from inference.report.cohort import failed_before
 from pipeline.study.ledger import LEDGER, Event, Step, last_of, read_ledger
-from pipeline.study.page import failed_before
 from tiling.core.artefact import COMMIT, PROVENANCE
 from tiling.core.errors import InputError
 from tiling.core.files import is_locked

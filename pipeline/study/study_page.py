@@ -9,9 +9,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from inference.heatmap import OVERLAY, REPORT, HeatmapReport
+from inference.exports import OVERLAY
+from inference.heatmap import REPORT, HeatmapReport
+from inference.report.pages import Link, Picture, Section, write_page
 from pipeline.study.config import StudyConfig
-from pipeline.study.page import Link, Picture, Section, write_page
 from tiling.core.files import canonical_json, write_changed
 from tiling.core.versions import RESEARCH_USE, software_versions
 from training.evaluation.metrics import METRIC_NAMES

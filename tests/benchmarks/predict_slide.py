@@ -34,8 +34,8 @@ from numpy.typing import NDArray
 
 from inference import load_model, make_heatmap
 from inference.backends import Predict, auto_batch_size, choose_backend
+from inference.config import PredictConfig
 from inference.export_model import WSINFER_CONFIG, WSINFER_MODEL, export_model
-from inference.predict import PredictConfig
 from tests.benchmarks.peers import make_slide
 from tiling import Slide
 from training import ModelInfo, TileModel

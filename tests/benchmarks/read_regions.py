@@ -25,8 +25,9 @@ import openslide
 import tifffile
 from numpy.typing import NDArray
 
+from tiling.slides.jpeg_stream import ScaleDenom, decode_stream
 from tiling.slides.slide import Slide
-from tiling.slides.tiled_tiff import ScaleDenom, TiledLevels, decode_stream, open_tiled_levels
+from tiling.slides.tiled_tiff import TiledLevels, open_tiled_levels
 
 PX = 512  # side of a region, level-0 pixels
 Corner = tuple[int, int]

@@ -41,12 +41,12 @@ def serve(workers: int, pipe: Connection) -> None:
     import dask
     from distributed import LocalCluster
 
-    from pipeline.execution.dask_clusters import _DASK, _NO_DASHBOARD
+    from pipeline.execution.dask_clusters import NO_DASHBOARD, SETTINGS
 
     with (
-        dask.config.set(_DASK),
+        dask.config.set(SETTINGS),
         LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=False, protocol="tcp://", scheduler_kwargs=_NO_DASHBOARD,
+            n_workers=workers, threads_per_worker=1, processes=False, protocol="tcp://", scheduler_kwargs=NO_DASHBOARD,
             memory_limit=None, silence_logs=50,
         ) as cluster,
     ):  # fmt: skip

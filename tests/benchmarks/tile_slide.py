@@ -30,7 +30,7 @@ import openslide
 import tiling.slides.slide
 from tests.benchmarks.read_regions import repeated
 from tiling import Slide, TileStore, TilingConfig, tile_slide
-from tiling.slides.tiled_tiff import decode_stream
+from tiling.slides.jpeg_stream import decode_stream
 from tiling.stores.codec import encode_jpeg
 
 MPP = 0.5
@@ -78,7 +78,7 @@ def openslide_native(slide: Path, store: TileStore) -> float:
     """Tiles a second of a store at native scale, through OpenSlide and the encoder, and nothing else."""
     with openslide.OpenSlide(str(slide)) as opened:
         side, start = store.grid.tile_px0, time.perf_counter()
-        for x, y in zip(store.x.tolist(), store.y.tolist(), strict=True):
+        for x, y in store.tiles.places():
             encode_jpeg(np.asarray(opened.read_region((x, y), 0, (side, side)))[..., :3], 90)
         return len(store) / (time.perf_counter() - start)
 
@@ -93,7 +93,7 @@ def floors(slide: Path, store: TileStore) -> tuple[float, float]:
         side = store.grid.tile_px0
         under = {
             (column, row)
-            for x, y in zip(store.x.tolist(), store.y.tolist(), strict=True)
+            for x, y in store.tiles.places()
             for column in range(x // width, min(math.ceil((x + side) / width), columns))
             for row in range(y // height, min(math.ceil((y + side) / height), rows))
         }

@@ -17,7 +17,7 @@ import yaml
 from tests.docker.recipes import FOLDER, ROOT, Instruction, sections, stages
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-PACKAGES = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+PACKAGES = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"]
 DOCKERFILE = stages(FOLDER / "Dockerfile")
 FINAL = DOCKERFILE["final"]
 BUILD, RUNTIME = sections(FOLDER / "specslide.def")

@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from inference.exports.formats import OutputConfig
+from inference.config import OutputConfig, PredictConfig
 from inference.heatmap import make_heatmap
-from inference.predict import PredictConfig
 from pipeline.demo.synthetic import write_pyramid
 from training import TileModel, TrainConfig, load_model, samples_from_images, train
 

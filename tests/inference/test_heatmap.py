@@ -16,15 +16,15 @@ import shapely
 from numpy.typing import NDArray
 from PIL import Image
 
-from inference.exports.formats import OutputConfig
-from inference.heatmap import HeatmapReport, make_heatmap, result_key
-from inference.predict import PredictConfig
+from inference.config import OutputConfig, PredictConfig
+from inference.heatmap import HeatmapReport, heatmap_recipe, make_heatmap
 from pipeline.demo.synthetic import write_pyramid
 from tests.inference.conftest import MakeModel, picture
 from tiling import Slide, TilingConfig, tile_slide
-from tiling.core.artefact import folder_faults
+from tiling.core.artefact import content_hash, folder_faults
 from tiling.core.errors import ConfigError, ModelError, OutputError, SlideError
 from tiling.core.files import sha256_file
+from tiling.stores.label import label_store
 from training import TileModel, load_model
 
 FILES = {
@@ -85,7 +85,7 @@ def test_all_files_tell_of_the_same_tiles(made: HeatmapReport) -> None:
 
 def test_the_summary_says_what_it_was_made_from(made: HeatmapReport, slide: Path, model: TileModel) -> None:
     record = summary(made.folder)
-    assert (record["format"], record["version"]) == ("specslide-heatmap", 2)
+    assert (record["format"], record["version"]) == ("specslide-heatmap", 3)
     assert record["slide"]["sha256"] == sha256_file(slide)
     assert (record["slide"]["slide_id"], record["slide"]["mpp"]) == ("disc", pytest.approx(0.5))
     assert (record["classes"], record["positive_class"], record["threshold"]) == (["benign", "tumour"], "tumour", 0.5)
@@ -104,8 +104,30 @@ def test_the_summary_says_what_it_was_made_from(made: HeatmapReport, slide: Path
 def test_a_stores_result_names_the_store(slide: Path, model: TileModel, tmp_path: Path, out: Path) -> None:
     tiled = tile_slide(slide, tmp_path / "stores", TilingConfig(mpp=0.5, tile_px=32))
     record = summary(make_heatmap(tiled.store, model, out).folder)
-    assert record["made_from"]["settings"].keys() == {"min_tissue", "store_sha256"}
+    assert record["made_from"]["settings"].keys() == {"min_tissue", "store_sha256", "store_pixels_sha256"}
     assert record["slide"]["sha256"] == sha256_file(slide)
+
+
+def test_labels_make_no_other_heatmap_unless_asked_for(
+    slide: Path, model: TileModel, tmp_path: Path, out: Path
+) -> None:
+    """A store given annotations is another store of the same pixels; `where` may ask for those."""
+    store = tile_slide(slide, tmp_path / "stores", TilingConfig(mpp=0.5, tile_px=32)).store
+    made = make_heatmap(store, model, out)
+    asked = [PredictConfig(where=where) for where in ("focus > 0", "tumour > 0.5")]
+    before = content_hash(store), stamps(made.folder), heatmap_recipe(store, model, asked[0])
+    annotation, found = tmp_path / "a.geojson", []
+    for end in (300, 400):
+        corners = [[200, 200], [end, 200], [end, end], [200, end], [200, 200]]
+        geometry = {"type": "Polygon", "coordinates": [corners]}
+        feature = {"type": "Feature", "geometry": geometry, "properties": {"classification": {"name": "tumour"}}}
+        annotation.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+        label_store(store, annotation)
+        assert content_hash(store) != before[0]
+        assert make_heatmap(store, model, out).reused
+        found.append(heatmap_recipe(store, model, asked[1]))
+    assert (stamps(made.folder), heatmap_recipe(store, model, asked[0])) == before[1:]
+    assert found[0] != found[1]
 
 
 def test_no_file_tells_of_the_machine(slide: Path, model: TileModel, tmp_path: Path, out: Path) -> None:
@@ -125,7 +147,7 @@ def test_the_truth_changes_only_the_picture(made: HeatmapReport, slide: Path, mo
     outlined = make_heatmap(slide, model, tmp_path / "again", truth=shapely.box(100, 100, 300, 300))
     before, after = contents(made.folder), contents(outlined.folder)
     different = {name for name in before if before[name] != after[name]}
-    assert different == {"overlay.png", "slide.json", "commit.json"}  # slide.json by its key
+    assert different == {"overlay.png", "commit.json"}
 
 
 def test_a_slide_without_tissue_has_a_whole_result(glass: Path, model: TileModel, out: Path) -> None:
@@ -190,8 +212,10 @@ def test_a_result_of_another_version_or_precision_is_refused(
                 make_heatmap(slide, model, out)
     monkeypatch.setattr("inference.heatmap.uses_bf16", lambda device, precision: precision == "auto")
     plain = PredictConfig(precision="32")
-    assert result_key(slide, model, plain) != result_key(slide, model, PredictConfig(precision="bf16"))
-    assert result_key(slide, model, plain) == result_key(slide, model, PredictConfig(precision="32", batch_size=3))
+    assert heatmap_recipe(slide, model, plain) != heatmap_recipe(slide, model, PredictConfig(precision="bf16"))
+    assert heatmap_recipe(slide, model, plain) == heatmap_recipe(
+        slide, model, PredictConfig(precision="32", batch_size=3)
+    )
     assert make_heatmap(slide, model, out.parent / "plain", plain).tiles == made.tiles
 
 
@@ -305,7 +329,7 @@ def test_a_failed_writer_leaves_nothing(
     def full(*args: object) -> bytes:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("inference.heatmap.overlay_png", full)
+    monkeypatch.setattr("inference.exports.png.overlay_png", full)
     with pytest.raises(OutputError, match=r"No space left.*free some space"):
         make_heatmap(slide, model, out)
     assert list(out.iterdir()) == []

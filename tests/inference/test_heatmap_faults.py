@@ -30,10 +30,11 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner, Result
 
 import inference.heatmap
-from inference.exports.formats import FORMATS, OutputConfig
+from inference.config import OutputConfig
+from inference.exports import formats
 from inference.heatmap import make_heatmap
 from inference.predict import predict_slide
-from inference.report.report import Evidence
+from inference.report.evidence import Evidence
 from pipeline import cli
 from tests.inference.conftest import write_model
 from tests.tiling.conftest import ram_folder
@@ -43,7 +44,7 @@ from tiling.core.artefact import folder_faults
 from tiling.core.errors import SpecslideError
 from training import TileModel
 
-OUTPUTS = OutputConfig(formats=FORMATS)
+OUTPUTS = OutputConfig(formats=formats())
 NEVER = 0
 
 
@@ -96,8 +97,8 @@ def job(
     drawn = bytes(range(256)) * 64
     monkeypatch.setattr(inference.heatmap, "predict_slide", lambda *args, **kwargs: prediction)
     monkeypatch.setattr(inference.heatmap, "gather_evidence", lambda *args: Evidence())
-    monkeypatch.setattr(inference.heatmap, "overlay_png", lambda *args: drawn)
-    monkeypatch.setattr("inference.exports.formats.heatmap_png", lambda *args: drawn)
+    monkeypatch.setattr("inference.exports.png.overlay_png", lambda *args: drawn)
+    monkeypatch.setattr("inference.exports.png.heatmap_png", lambda *args: drawn)
 
     def run(out: Path, disk: FaultyDisk) -> SpecslideError | None:
         with disk.plugged_in():
@@ -182,13 +183,14 @@ def test_a_file_that_may_not_grow(slide: Path, model_folder: Path, tmp_path: Pat
 # never. Prints the number of changes, or the signal. Pictures are not drawn: it is the writing that is cut short.
 _SERVER = """
 import os, signal, sys
-import inference.exports.formats, inference.heatmap
-from inference.exports.formats import FORMATS, OutputConfig
+import inference.exports.png, inference.heatmap
+from inference.config import OutputConfig
+from inference.exports import formats
 from tiling.core.versions import code_commit
 from training import load_model
 code_commit()
 model = load_model(sys.argv[2])
-inference.heatmap.overlay_png = inference.exports.formats.heatmap_png = lambda *args: b"drawn" * 1000
+inference.exports.png.overlay_png = inference.exports.png.heatmap_png = lambda *args: b"drawn" * 1000
 CALLS = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree", "fcntl.flock", "open"}
 
 def work(folder, last):
@@ -200,7 +202,7 @@ def work(folder, last):
             if count == last:
                 os.kill(os.getpid(), signal.SIGKILL)
     sys.addaudithook(hook)
-    inference.heatmap.make_heatmap(sys.argv[1], model, folder, outputs=OutputConfig(formats=FORMATS), overwrite=True)
+    inference.heatmap.make_heatmap(sys.argv[1], model, folder, outputs=OutputConfig(formats=formats()), overwrite=True)
     return count
 
 for line in sys.stdin:
@@ -260,7 +262,7 @@ def test_killed_while_it_is_written(
 
 
 def heatmap(*arguments: object) -> Result:
-    everything = ["--formats", ",".join(FORMATS)]
+    everything = ["--formats", ",".join(formats())]
     return CliRunner().invoke(cli.app, ["heatmap", *map(str, arguments), *everything], env={"COLUMNS": "300"})
 
 
@@ -299,7 +301,7 @@ def test_one_tile_without_a_number_fails_its_slide_and_no_other(
     slide: Path, glass: Path, model: TileModel, model_folder: Path, tmp_path: Path, given: Callable[[TileModel], None]
 ) -> None:
     first = predict_slide(slide, model)
-    x, y = int(first.x0[40]), int(first.y0[40])
+    x, y = int(first.tiles.x0[40]), int(first.tiles.y0[40])
     with Slide(slide) as opened:
         tile = opened.read_region(x, y, 0, 32, 32).tobytes()
     given(SickOf(model.network, model.info, model.sha256, model.device, tile=tile))

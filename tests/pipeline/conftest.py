@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from pipeline import cli
-from pipeline.demo.synthetic import make_slide
 from pipeline.execution.dask_config import ClusterConfig
 
 Finished = subprocess.CompletedProcess[str]
@@ -82,14 +81,6 @@ def _command(words: list[str], cwd: Path, folder: Path) -> None:
     obey_permissions()
     sys.argv = words
     cli.main()
-
-
-@pytest.fixture(scope="session")
-def small_slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A synthetic slide of 1024 x 1024 px at 0.5 mpp."""
-    path = tmp_path_factory.mktemp("small") / "small.tif"
-    make_slide(path, seed=1, tumour=True, size_px=(1024, 1024))
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,10 @@ from inference import HeatmapReport
 from inference.maps.scores import slide_scores
 from pipeline.commands.options import rows_of
 from pipeline.commands.outcomes import heatmap_outcome
-from pipeline.commands.train import train
 from pipeline.demo.synthetic import write_pyramid
 from tests.inference.conftest import write_model
 from tests.pipeline.conftest import Finished, RunCli, listing
-from tiling.core.errors import ConfigError, InputError
+from tiling.core.errors import InputError
 
 
 @pytest.fixture(scope="session")
@@ -220,9 +219,9 @@ def test_unknown_configuration_keys_are_refused(
 
 
 @pytest.mark.parametrize("given", [(), ("stores",), ("manifest",), ("stores", "manifest", "images")])
-def test_training_on_nothing_is_refused(tmp_path: Path, given: tuple[str, ...]) -> None:
-    with pytest.raises(ConfigError, match="name no data"):
-        train(tmp_path / "run", **dict.fromkeys(given, tmp_path / "data"))  # type: ignore[arg-type]
+def test_training_on_nothing_is_refused(run_cli: RunCli, tmp_path: Path, given: tuple[str, ...]) -> None:
+    options = [word for name in given for word in (f"--{name}", "data")]
+    refused(run_cli("train", "--out", "run", *options, cwd=tmp_path), "name no data")
     assert listing(tmp_path) == {}
 
 

@@ -15,7 +15,7 @@ import tifffile
 from sklearn.metrics import roc_auc_score
 
 from inference import PredictConfig, load_model, make_heatmap
-from inference.exports.formats import OutputConfig
+from inference.config import OutputConfig
 from pipeline.demo.demo import _MPP, _TILE_PX, _TRAIN
 from pipeline.demo.synthetic import make_cohort
 from pipeline.study.config import HeatmapConfig, StudyConfig

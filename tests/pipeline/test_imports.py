@@ -61,17 +61,23 @@ def loads(code: str, library: str) -> bool:
 @pytest.mark.parametrize(
     "module",
     [
-        "tiling",
-        "pipeline",
-        "pipeline.cli",
-        "pipeline.execution.jobs",
-        "pipeline.execution.pool",
-        "tiling.core.settings",
+        "specslide", "tiling, training, inference, pipeline", "pipeline.cli", "pipeline.execution.jobs",
+        "pipeline.execution.pool", "pipeline.study.config", "pipeline.study.template", "training.shortcut.config",
     ],
-)
+)  # fmt: skip
 def test_torch_is_not_waited_for(module: str) -> None:
-    assert loads(f"import {module}", "cv2" if module.startswith("tiling") else "pathlib"), "the probe works"
     assert not loads(f"import {module}", "torch")
+
+
+def test_the_probe_sees_what_is_loaded() -> None:
+    """Or the test above could not fail."""
+    assert loads("import training.losses", "torch")
+
+
+@pytest.mark.parametrize("library", ["torch", "cv2", "zarr", "lightning"])
+@pytest.mark.parametrize("config", ["tiling", "training", "inference", "pipeline.study"])
+def test_settings_wait_for_no_large_library(config: str, library: str) -> None:
+    assert not loads(f"import {config}.config", library)
 
 
 def test_tiling_from_the_command_line_never_loads_torch(small_slide: Path, tmp_path: Path) -> None:
@@ -79,3 +85,29 @@ def test_tiling_from_the_command_line_never_loads_torch(small_slide: Path, tmp_p
     run = f"import sys; sys.argv = {arguments!r}; import pipeline.cli as c; c.app(standalone_mode=False)"
     assert not loads(run, "torch")
     assert (tmp_path / "stores" / "small.zarr" / "commit.json").exists()
+
+
+SOON_ANSWERED = [
+    "--help", "--version", "init .", "status .", "run absent.yaml", "train --images absent.csv -o x",
+    "heatmap absent.svs --model absent -o x", "evaluate absent --images absent.csv -o x", "info absent.svs",
+    "stress absent --stores absent --manifest absent.csv -o x", "study shortcut --images absent.csv -o x",
+    "evaluate-slides absent --manifest absent.csv -o x", "export-model absent --to onnx -o x", "tiles absent.zarr",
+    "verify absent", "provenance absent", "tile --patch-size 3", "slurm run absent.yaml",
+]  # fmt: skip
+
+
+def test_what_needs_no_torch_is_answered_without_it(tmp_path: Path) -> None:
+    """Torch takes seconds to load: arguments are checked before."""
+    code = f"""
+import os, sys
+from pipeline.cli import main
+os.chdir({str(tmp_path)!r})
+for words in {SOON_ANSWERED!r}:
+    sys.argv = ["specslide", *words.split()]
+    try:
+        main()
+    except SystemExit:
+        pass
+    assert "torch" not in sys.modules, words
+end = True"""
+    assert not loads(code, "torch")

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner
 
-from inference.exports.formats import FORMATS
+from inference.exports import formats
 from pipeline import cli
 from tests.inference.conftest import picture, write_model
 from tests.pipeline.conftest import RunCli
@@ -224,10 +224,10 @@ def test_nothing_of_a_slide_leaves_it(count: int, tmp_path: Path, caplog: pytest
     command(ran, caplog, *tile, "--workers", 1)  # what is there is kept, and said to be
     found = sorted(stores.glob("*.zarr"))
     assert [path.stem for path in found] == [canary.slide_id for canary in canaries]
-    heatmap = ["heatmap", *found, "--model", model, "--formats", ",".join(FORMATS), "--out", made]
+    heatmap = ["heatmap", *found, "--model", model, "--formats", ",".join(formats()), "--out", made]
     command(ran, caplog, *heatmap)
     command(ran, caplog, *heatmap)
-    by_id = ["--manifest", tmp_path / "slides.csv", "--model", model, "--formats", ",".join(FORMATS)]
+    by_id = ["--manifest", tmp_path / "slides.csv", "--model", model, "--formats", ",".join(formats())]
     command(ran, caplog, "heatmap", *by_id, "--out", out / "direct")
     command(ran, caplog, "verify", *found, *made.glob("s*"))
     (made / canaries[0].slide_id / "overlay.png").write_bytes(b"damaged")

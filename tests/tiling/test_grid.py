@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from tests.tiling.squares import squares
 from tiling.core.errors import ConfigError
-from tiling.grid import Grid, box_mean, fit_grid
+from tiling.grid import Grid, Raster, Tiles, box_mean, fit_grid
 
 sides = st.integers(1, 90)
 
@@ -137,7 +138,7 @@ def test_box_mean_equals_brute_force(seed: int, height: int, width: int, px0: in
     painted = np.zeros((height * px0 + 40, width * px0 + 40))
     painted[: height * px0, : width * px0] = np.kron(picture, np.ones((px0, px0)))
     expected = painted[y : y + size0, x : x + size0].mean()
-    got = box_mean(picture, float(px0), np.array([x], np.int32), np.array([y], np.int32), size0)
+    got = box_mean(Raster(picture, float(px0)), squares([x], [y], size0))
     assert got.dtype == np.float32
     assert got[0] == pytest.approx(expected, abs=1e-6)
 
@@ -153,11 +154,11 @@ def test_box_mean_is_exact_inside_pixels(px0: float) -> None:
         overlap = np.clip(np.minimum(edges + px0, start + size0) - np.maximum(edges, start), 0, None)
         return float((values * overlap).sum() / size0)
 
-    got = box_mean(np.outer(rows, cols), px0, np.array([x], np.int32), np.array([y], np.int32), size0)
+    got = box_mean(Raster(np.outer(rows, cols), px0), squares([x], [y], size0))
     assert got[0] == pytest.approx(mean(rows, y) * mean(cols, x), abs=1e-6)
 
 
 def test_box_mean_of_a_full_mask_is_one_and_of_none_zero() -> None:
-    x0, y0 = Grid(width0=64, height0=64, slide_mpp=1, tile_px=16, tile_px0=16, stride_px0=16).corners()
-    assert (box_mean(np.ones((8, 8), bool), 8.0, x0, y0, 16) == 1).all()
-    assert (box_mean(np.zeros((8, 8), bool), 8.0, x0, y0, 16) == 0).all()
+    tiles = Tiles.all_of(Grid(width0=64, height0=64, slide_mpp=1, tile_px=16, tile_px0=16, stride_px0=16))
+    assert (box_mean(Raster(np.ones((8, 8), bool), 8.0), tiles) == 1).all()
+    assert (box_mean(Raster(np.zeros((8, 8), bool), 8.0), tiles) == 0).all()

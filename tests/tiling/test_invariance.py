@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.demo.synthetic import write_pyramid
 from tiling import TileStore, TilingConfig, tile_slide
-from tiling.grid import Grid, box_mean, fit_grid
+from tiling.grid import Grid, Raster, Tiles, box_mean, fit_grid
 from tiling.stores.store import verify_store
 
 FileHashes = Callable[[Path], dict[str, str]]
@@ -40,9 +40,9 @@ def test_kept_tiles_hold_every_tissue_pixel_once(
     shape = (int(np.ceil(height / mask_px0)), int(np.ceil(width / mask_px0)))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     mask = rng.random(shape) < data.draw(st.sampled_from([0.02, 0.3, 1.0]))
-    x0, y0 = grid.corners()
-    kept = box_mean(mask, mask_px0, x0, y0, grid.tile_px0) > 0
-    tiles = {(x, y) for x, y in zip(x0[kept].tolist(), y0[kept].tolist(), strict=True)}
+    every = Tiles.all_of(grid)
+    kept = box_mean(Raster(mask, mask_px0), every) > 0
+    tiles = set(every.only(kept).places())
     assert len(tiles) == kept.sum()
     for row, column in np.argwhere(mask)[:200].tolist():
         # the centre of a mask pixel, in level-0 pixels, where the slide reaches that far
@@ -92,15 +92,15 @@ def test_a_mark_is_found_where_it_was_put(x: int, y: int, mpp: float, levels: in
         store = TileStore(tile_slide(folder / "s.tif", folder, config).store)
         grid, tiles = store.grid, store.read(slice(None)).astype(int)
         canvas = np.full((800, 800), 255.0)
-        for left, top, tile in zip(store.x.tolist(), store.y.tolist(), tiles, strict=True):
+        for left, top, tile in zip(store.tiles.x0.tolist(), store.tiles.y0.tolist(), tiles, strict=True):
             whole = cv2.resize(tile.min(2).astype(np.uint8), (grid.tile_px0,) * 2, interpolation=cv2.INTER_NEAREST)
             canvas[top : top + grid.tile_px0, left : left + grid.tile_px0] = whole[: 800 - top, : 800 - left]
         found = dark_centre(canvas < 70)
         if (np.hypot(x - 350, y - 350)) < 320:  # wholly in the tissue
             np.testing.assert_allclose(found, (x, y), atol=grid.tile_px0 / grid.tile_px)
             px0 = store.attributes.mask_px0
-            assert store.mask[int(y / px0), int(x / px0)]
-        small = dark_centre(store.thumbnail.min(2) < 110)
+            assert store.mask.values[int(y / px0), int(x / px0)]
+        small = dark_centre(store.thumbnail.values.min(2) < 110)
         np.testing.assert_allclose(np.array(small) * store.attributes.thumbnail_px0, (x, y), atol=16)
 
 

@@ -35,7 +35,7 @@ def test_outline_and_tiles_are_drawn(small_slide: Path, tmp_path: Path) -> None:
     assert count(picture, _TILES) > 2000
     assert count(picture, _OUTLINE) > 500
     times = picture.shape[1] / store.grid.width0
-    for x, y in zip((store.x * times).astype(int), (store.y * times).astype(int), strict=True):
+    for x, y in zip((store.tiles.x0 * times).astype(int), (store.tiles.y0 * times).astype(int), strict=True):
         assert count(picture[max(0, y - 3) : y + 4, max(0, x - 3) : x + 4], _TILES) > 5
     assert (picture[:20, :20] > 235).all()
 
@@ -94,9 +94,9 @@ def test_a_preview_that_cannot_be_written_is_an_output_error(finished: Path, tmp
 
 def test_only_the_kept_tiles_are_drawn(finished: Path, tmp_path: Path) -> None:
     store = TileStore(finished)
-    left = store.x + store.grid.tile_px0 < 300
+    left = store.tiles.x0 + store.grid.tile_px0 < 300
     whole, some, bare = (draw_preview(store, kept) for kept in (None, left, np.zeros(len(store), np.bool_)))
-    split = round(310 / store.attributes.thumbnail_px0 * whole.shape[1] / store.thumbnail.shape[1])
+    split = round(310 / store.attributes.thumbnail_px0 * whole.shape[1] / store.thumbnail.values.shape[1])
     np.testing.assert_array_equal(some[:, split:], bare[:, split:])
     assert (whole != some).any()
     assert (some[:, :split] != bare[:, :split]).any()

@@ -77,7 +77,7 @@ def test_the_fluorescence_ndpi(ndpi: Path, tmp_path: Path) -> None:
     report = tile_slide(ndpi, tmp_path, TilingConfig(mpp=0.5))
     store = TileStore(report.store)
     assert report.tiles == len(store) == 0
-    assert not store.mask.any()
+    assert not store.mask.values.any()
     assert store.read(slice(None)).shape == (0, 256, 256, 3)
     assert verify_store(report.store) == []
 
@@ -97,7 +97,7 @@ def test_the_ome_tiff(ome: Path, tmp_path: Path) -> None:
     whole = tifffile.imread(ome)
     assert whole.shape == (1101, 1101, 3)
     padded = np.pad(whole, ((0, 256), (0, 256), (0, 0)), constant_values=255)
-    for x, y, tile in zip(store.x.tolist(), store.y.tolist(), store.read(slice(None)), strict=True):
+    for x, y, tile in zip(store.tiles.x0.tolist(), store.tiles.y0.tolist(), store.read(slice(None)), strict=True):
         np.testing.assert_array_equal(tile, padded[y : y + 256, x : x + 256])
 
 
@@ -112,7 +112,9 @@ def assert_equal_to_openslide(store: TileStore, path: Path, rows: slice) -> None
     """Those tiles of a store of level-0 scale are what OpenSlide reads, white beyond the slide."""
     side = store.grid.tile_px
     with openslide.OpenSlide(path) as slide:
-        for x, y, tile in zip(store.x[rows].tolist(), store.y[rows].tolist(), store.read(rows), strict=True):
+        for x, y, tile in zip(
+            store.tiles.x0[rows].tolist(), store.tiles.y0[rows].tolist(), store.read(rows), strict=True
+        ):
             rgba = np.asarray(slide.read_region((x, y), 0, (side, side)))
             expected = np.where(rgba[..., 3:] == 255, rgba[..., :3], 255)
             np.testing.assert_array_equal(tile, expected)

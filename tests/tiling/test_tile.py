@@ -22,7 +22,9 @@ from pydantic import ValidationError
 
 from pipeline.demo.synthetic import make_slide, write_pyramid
 from tiling import Slide, TileStore, TilingConfig, TissueConfig, tile_slide
+from tiling.core.artefact import difference, read_commit
 from tiling.core.errors import ConfigError, InputError, OutputError, SlideError, StoreError
+from tiling.stores.label import label_store
 from tiling.stores.store import verify_store
 from tiling.tile import plan_tiles
 
@@ -55,7 +57,7 @@ def test_lossless_tiles_equal_openslide(real: TileStore, svs: Path) -> None:
     assert real.grid.tile_px0 == 256
     over_the_edge = 0
     with openslide.OpenSlide(str(svs)) as oracle:
-        for tile, x, y in zip(real.read(slice(None)), real.x.tolist(), real.y.tolist(), strict=True):
+        for tile, (x, y) in zip(real.read(slice(None)), real.tiles.places(), strict=True):
             over_the_edge += x + 256 > oracle.dimensions[0] or y + 256 > oracle.dimensions[1]
             np.testing.assert_array_equal(tile, on_white(oracle, x, y, 256))
     assert len(real) > 50
@@ -65,7 +67,7 @@ def test_lossless_tiles_equal_openslide(real: TileStore, svs: Path) -> None:
 def test_the_real_slide_is_described(real: TileStore, svs: Path) -> None:
     assert (real.slide.slide_id, real.slide.vendor, real.slide.objective_power) == (svs.stem, "aperio", 20.0)
     assert (real.grid.width0, real.grid.height0, real.grid.mpp) == (2220, 2967, 0.499)
-    assert 0.3 < real.mask.mean() < 0.9
+    assert 0.3 < real.mask.values.mean() < 0.9
     assert verify_store(real.path) == []
 
 
@@ -73,10 +75,10 @@ def test_the_dicom_copy_has_the_same_grid_and_tiles(svs: Path, dicom: Path) -> N
     config = TilingConfig(mpp=0.499)
     with Slide(svs) as one, Slide(dicom) as other:
         a, b = plan_tiles(one, config), plan_tiles(other, config)
-    assert a.grid == b.grid
-    np.testing.assert_array_equal(a.x0, b.x0)
-    np.testing.assert_array_equal(a.y0, b.y0)
-    assert len(a.x0) > 30
+    assert a.tiles.grid == b.tiles.grid
+    np.testing.assert_array_equal(a.tiles.x0, b.tiles.x0)
+    np.testing.assert_array_equal(a.tiles.y0, b.tiles.y0)
+    assert len(a.tiles.x0) > 30
 
 
 def test_fluorescence_gives_a_valid_empty_store(ndpi: Path, tmp_path: Path) -> None:
@@ -93,7 +95,7 @@ def test_the_ome_tiff_is_tiled(ome: Path, tmp_path: Path) -> None:
     padded[:1101, :1101] = tifffile.imread(ome)
     assert (store.slide.slide_id, store.slide.vendor) == ("carcinoma-crop", "ome-tiff")
     assert len(store) == 25
-    for tile, x, y in zip(store.read(slice(None)), store.x.tolist(), store.y.tolist(), strict=True):
+    for tile, (x, y) in zip(store.read(slice(None)), store.tiles.places(), strict=True):
         np.testing.assert_array_equal(tile, padded[y : y + 256, x : x + 256])
 
 
@@ -108,7 +110,7 @@ def test_at_twice_the_mpp_tiles_are_area_resampled(svs: Path, tmp_path: Path) ->
     store = TileStore(tile_slide(svs, tmp_path, TilingConfig(mpp=0.998, codec="lossless")).store)
     assert (store.grid.tile_px0, store.grid.mpp) == (512, 0.998)
     with openslide.OpenSlide(str(svs)) as oracle:
-        for tile, x, y in zip(store.read(slice(None)), store.x.tolist(), store.y.tolist(), strict=True):
+        for tile, (x, y) in zip(store.read(slice(None)), store.tiles.places(), strict=True):
             expected = cv2.resize(on_white(oracle, x, y, 512), (256, 256), interpolation=cv2.INTER_AREA)
             error = np.square(tile.astype(float) - expected).mean()
             assert error <= 255**2 / 10**4.5, "45 dB"
@@ -263,8 +265,7 @@ def test_annotation_fractions_are_exact_areas(tmp_path: Path, small_slide: Path)
     assert set(store.annotations) == set(shapes)
     for name, geometry in shapes.items():
         expected = [
-            geometry.intersection(shapely.box(x, y, x + 64, y + 64)).area / 64**2
-            for x, y in zip(store.x.tolist(), store.y.tolist(), strict=True)
+            geometry.intersection(shapely.box(x, y, x + 64, y + 64)).area / 64**2 for x, y in store.tiles.places()
         ]
         assert 0 < sum(f > 0 for f in expected) < len(store)
         np.testing.assert_allclose(store.annotations[name], expected, atol=1e-6)
@@ -282,7 +283,7 @@ def test_tumour_of_a_synthetic_slide_lies_in_kept_tiles(tmp_path: Path) -> None:
     """A closed loop: what the painter calls tumour is tissue for the mask."""
     truth = shapely.union_all(make_slide(tmp_path / "s.tif", seed=1, tumour=True, size_px=(1024, 1024)))
     store = TileStore(tile_slide(tmp_path / "s.tif", tmp_path / "out", FAST).store)
-    kept = shapely.union_all(shapely.box(store.x, store.y, store.x + 64, store.y + 64))
+    kept = shapely.union_all(shapely.box(store.tiles.x0, store.tiles.y0, store.tiles.x0 + 64, store.tiles.y0 + 64))
     assert truth.intersection(kept).area > 0.95 * truth.area
     assert kept.area < 0.9 * 1024**2
 
@@ -292,10 +293,10 @@ def test_tiles_have_at_least_the_least_tissue(small_slide: Path, min_tissue: flo
     with Slide(small_slide) as slide:
         plan = plan_tiles(slide, TilingConfig(tile_px=64, min_tissue=min_tissue))
         every = plan_tiles(slide, TilingConfig(tile_px=64, min_tissue=0.0))
-    assert (plan.tissue >= min_tissue).all()
-    assert (plan.tissue > 0).all()
-    assert len(plan.x0) == int((every.tissue >= min_tissue).sum())
-    assert 0 < len(plan.x0) < plan.grid.rows * plan.grid.columns
+    assert (plan.tiles.columns["tissue"] >= min_tissue).all()
+    assert (plan.tiles.columns["tissue"] > 0).all()
+    assert len(plan.tiles.x0) == int((every.tiles.columns["tissue"] >= min_tissue).sum())
+    assert 0 < len(plan.tiles.x0) < plan.tiles.grid.rows * plan.tiles.grid.columns
 
 
 # ------------------------------------------------------------------------------------------------------------ faults
@@ -365,12 +366,11 @@ def test_the_mask_does_not_depend_on_the_pyramid(tmp_path: Path) -> None:
             assert len(slide.levels) == levels
             plans.append(plan_tiles(slide, TilingConfig(mpp=0.5, tile_px=64)))
     first = plans[0]
-    assert 0.1 < first.mask.mean() < 0.9
+    assert 0.1 < first.mask.values.mean() < 0.9
     for plan in plans[1:]:
-        assert (plan.mask != first.mask).mean() <= 0.005
-        assert len(set(zip(plan.x0, plan.y0, strict=True)) ^ set(zip(first.x0, first.y0, strict=True))) <= 0.01 * len(
-            first.x0
-        )
+        assert (plan.mask.values != first.mask.values).mean() <= 0.005
+        others = set(plan.tiles.places()) ^ set(first.tiles.places())
+        assert len(others) <= 0.01 * len(first.tiles)
 
 
 def make_slide_picture(folder: Path) -> Path:
@@ -402,7 +402,7 @@ def test_a_mask_of_the_users_decides_the_tissue(ending: str, small_slide: Path, 
         assert cv2.imwrite(str(mask), picture)
     config = TilingConfig(mpp=0.5, tile_px=50, tissue=TissueConfig(method="mask", min_object_um2=1000))
     store = TileStore(tile_slide(small_slide, tmp_path / "out", config, tissue_file=mask).store)
-    assert set(store.x.tolist()) == set(range(0, 350, 50))
+    assert set(store.tiles.x0.tolist()) == set(range(0, 350, 50))
     assert len(store) == 7 * 10, "only 20 of the last 50 pixels are on the slide"
     mask.write_bytes(mask.read_bytes() + b" ")
     with pytest.raises(StoreError, match="tissue_sha256"):
@@ -456,7 +456,7 @@ def test_a_damaged_tile_is_left_out_and_named(tmp_path: Path) -> None:
     store = TileStore(report.store)
     assert report.bad == store.attributes.bad_tiles == ((768, 512),)
     assert len(store) == len(whole) - 1 == 63
-    kept = np.flatnonzero(~((whole.x == 768) & (whole.y == 512)))
+    kept = np.flatnonzero(~((whole.tiles.x0 == 768) & (whole.tiles.y0 == 512)))
     np.testing.assert_array_equal(store.read(range(63)), whole.read(kept))
     np.testing.assert_array_equal(store.quality["focus"], whole.quality["focus"][kept])
 
@@ -485,11 +485,13 @@ def test_source_leaves_out_tiles_cut_by_the_edge(svs: Path, tmp_path: Path) -> N
     config = TilingConfig(mpp=0.499, tile_px=240, codec="source", min_tissue=0.01)
     store = TileStore(tile_slide(svs, tmp_path, config).store)
     assert len(store) > 30
-    assert (store.x + 240).max() <= 2220
-    assert (store.y + 240).max() <= 2967
+    assert (store.tiles.x0 + 240).max() <= 2220
+    assert (store.tiles.y0 + 240).max() <= 2967
     with openslide.OpenSlide(str(svs)) as slide:
         for row in range(0, len(store), 5):
-            region = slide.read_region((int(store.x[row]), int(store.y[row])), 0, (240, 240)).convert("RGB")
+            region = slide.read_region((int(store.tiles.x0[row]), int(store.tiles.y0[row])), 0, (240, 240)).convert(
+                "RGB"
+            )
             np.testing.assert_array_equal(store.read([row])[0], np.asarray(region))
 
 
@@ -525,3 +527,23 @@ def test_a_slide_larger_than_glass_is_refused(
     monkeypatch.setattr("tiling.tile._LARGEST_MASK_PX", 10)
     with pytest.raises(SlideError, match="more than any glass slide holds"):
         tile_slide(small_slide, tmp_path, FAST)
+
+
+def test_a_store_carries_its_recipe(tmp_path: Path, small_slide: Path) -> None:
+    report = tile_slide(small_slide, tmp_path, TilingConfig(tile_px=64))
+    recipe = read_commit(report.store).recipe
+    assert recipe is not None
+    assert (recipe.artefact, recipe.settings["tile_px"]) == ("store", 64)
+    assert recipe.inputs == {"slide": TileStore(report.store).slide.sha256, "annotation": None, "tissue": None}
+    label_store(report.store, written_square(tmp_path))
+    labelled = read_commit(report.store).recipe
+    assert labelled is not None
+    assert labelled.settings == recipe.settings
+    assert difference(recipe, labelled) == "not made from the same annotation"
+
+
+def written_square(folder: Path) -> Path:
+    path = folder / "square.geojson"
+    square = {"type": "Polygon", "coordinates": [[[0, 0], [99, 0], [99, 99], [0, 99], [0, 0]]]}
+    path.write_text(json.dumps({"type": "Feature", "geometry": square, "properties": {}}))
+    return path

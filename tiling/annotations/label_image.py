@@ -11,8 +11,9 @@ import PIL.Image
 import tifffile
 from numpy.typing import NDArray
 
+from tiling.core.arrays import BoolArray, Float32Array
 from tiling.core.errors import InputError
-from tiling.grid import box_mean
+from tiling.grid import Tiles, box_sums
 
 Labels = NDArray[np.integer]
 
@@ -47,35 +48,36 @@ def read_label_image(path: Path, size0: tuple[int, int]) -> Labels:
     return np.asarray(labels)
 
 
-def label_fractions(
-    path: Path, size0: tuple[int, int], x0: NDArray[np.int32], y0: NDArray[np.int32], tile_px0: int
-) -> dict[str, NDArray[np.float32]]:
-    """Fraction of each square (corner x0, y0, side tile_px0; level-0 pixels) that each class covers, float32 (N,).
+def label_fractions(path: Path, tiles: Tiles) -> dict[str, Float32Array]:
+    """Fraction of each tile that each class covers, float32 (N,).
 
     Classes are the values other than 0, and those with a name: from `<name>.classes.json` beside the picture, or else
     the number itself. Raises InputError.
     """
-    masks = class_masks(path, size0)
-    return {
-        name: np.minimum(box_mean(mask, pixel_size0(mask, size0), x0, y0, tile_px0), np.float32(1))
-        for name, mask in masks.items()
-    }
+    return {name: _fractions(mask, tiles) for name, mask in class_masks(path, tiles.grid.size0).items()}
 
 
-def class_masks(path: Path, size0: tuple[int, int]) -> dict[str, NDArray[np.bool_]]:
+def _fractions(mask: BoolArray, tiles: Tiles) -> Float32Array:
+    """Mean of a mask (h, w) over each tile; its pixels need not be exactly square."""
+    side, wide, high = tiles.side_px0, tiles.grid.width0 / mask.shape[1], tiles.grid.height0 / mask.shape[0]
+    sums = box_sums(mask, tiles.x0 / wide, tiles.y0 / high, (tiles.x0 + side) / wide, (tiles.y0 + side) / high)
+    return np.asarray(np.clip(sums * (wide * high / side**2), 0.0, 1.0), np.float32)
+
+
+def class_masks(path: Path, size0: tuple[int, int]) -> dict[str, BoolArray]:
     """Where each class is, bool (h, w) of the label image's own pixels, by name as for `label_fractions`, in order.
 
     The image covers a slide of `size0` (width, height). Raises InputError.
     """
     labels = read_label_image(path, size0)
-    masks: dict[str, NDArray[np.bool_]] = {}
+    masks: dict[str, BoolArray] = {}
     for value, name in _class_names(path, labels).items():
         found = labels == value
         masks[name] = masks[name] | found if name in masks else found
     return dict(sorted(masks.items()))
 
 
-def sampled(mask: NDArray[np.bool_], size0: tuple[int, int], px0: float, shape: tuple[int, int]) -> NDArray[np.bool_]:
+def sampled(mask: BoolArray, size0: tuple[int, int], px0: float, shape: tuple[int, int]) -> BoolArray:
     """A mask over a slide of `size0` (width, height) at other pixels, bool of `shape` (h, w): each as its centre is.
 
     A pixel spans `px0` level-0 pixels, from the slide's corner; beyond the slide nothing is marked.
@@ -88,11 +90,6 @@ def sampled(mask: NDArray[np.bool_], size0: tuple[int, int], px0: float, shape: 
     rows, columns = rows[rows < mask.shape[0]], columns[columns < mask.shape[1]]
     out[: len(rows), : len(columns)] = mask[np.ix_(rows, columns)]
     return out
-
-
-def pixel_size0(picture: NDArray[np.generic], size0: tuple[int, int]) -> tuple[float, float]:
-    """Level-0 pixels, in x and y, spanned by a pixel of a picture (h, w) over a slide of `size0` (width, height)."""
-    return size0[0] / picture.shape[1], size0[1] / picture.shape[0]
 
 
 def _class_names(path: Path, labels: Labels) -> dict[int, str]:

@@ -11,11 +11,12 @@ from xml.parsers import expat
 import numpy as np
 import shapely
 import shapely.geometry
-from numpy.typing import NDArray
 
 from tiling.annotations import label_image
+from tiling.core.arrays import BoolArray, Float32Array
 from tiling.core.errors import InputError
 from tiling.core.files import sha256_file, sha256_json
+from tiling.grid import Tiles
 
 UNCLASSIFIED = "unclassified"
 _FARTHEST_PX = 1e9
@@ -28,17 +29,12 @@ _ASAP_AREAS = {"Polygon", "Spline", "Rectangle"}
 Geometries = dict[str, shapely.Geometry]
 
 
-def annotation_fractions(
-    path: Path, size0: tuple[int, int], x0: NDArray[np.int32], y0: NDArray[np.int32], tile_px0: int
-) -> dict[str, NDArray[np.float32]]:
-    """Fraction of each tile (corner x0, y0, side tile_px0) under each class of an annotation file, float32 (N,).
-
-    `size0` is the slide's width and height, which a label image covers. Raises InputError.
-    """
+def annotation_fractions(path: Path, tiles: Tiles) -> dict[str, Float32Array]:
+    """Fraction of each tile under each class of an annotation file, float32 (N,). Raises InputError."""
     if path.suffix.lower() in label_image.SUFFIXES:
-        fractions = label_image.label_fractions(path, size0, x0, y0, tile_px0)
+        fractions = label_image.label_fractions(path, tiles)
     else:
-        fractions = {name: area_fractions(shape, x0, y0, tile_px0) for name, shape in read_polygons(path).items()}
+        fractions = {name: area_fractions(shape, tiles) for name, shape in read_polygons(path).items()}
     for name in fractions:
         require_column(str(path), name)
     return fractions
@@ -55,7 +51,7 @@ def annotation_hash(path: Path) -> str:
         raise InputError(path, f"cannot be read ({error.strerror})", "check the annotation's path") from error
 
 
-def annotation_mask(path: Path, size0: tuple[int, int], px0: float, shape: tuple[int, int]) -> NDArray[np.bool_]:
+def annotation_mask(path: Path, size0: tuple[int, int], px0: float, shape: tuple[int, int]) -> BoolArray:
     """Where an annotation file marks anything, bool of `shape` (h, w); a pixel spans `px0` level-0 pixels.
 
     A pixel is marked if its centre is. Raises InputError.
@@ -65,7 +61,7 @@ def annotation_mask(path: Path, size0: tuple[int, int], px0: float, shape: tuple
     return label_image.sampled(label_image.read_label_image(path, size0) != 0, size0, px0, shape)
 
 
-def class_masks(path: Path, size0: tuple[int, int], px0: float, shape: tuple[int, int]) -> dict[str, NDArray[np.bool_]]:
+def class_masks(path: Path, size0: tuple[int, int], px0: float, shape: tuple[int, int]) -> dict[str, BoolArray]:
     """Where an annotation file marks each class, bool of `shape` (h, w) by name; a pixel spans `px0` level-0 pixels.
 
     A pixel is marked if its centre is. Classes that a label image names and shows nowhere are left out, as are those of
@@ -162,7 +158,7 @@ class _AsapShapes:
         return f"{self._path}, annotation {self._number}"
 
 
-def rasterised(geometry: shapely.Geometry, px0: float, shape: tuple[int, int]) -> NDArray[np.bool_]:
+def rasterised(geometry: shapely.Geometry, px0: float, shape: tuple[int, int]) -> BoolArray:
     """The pixels whose centre lies in a valid polygon or multipolygon, bool of `shape` (h, w).
 
     A pixel spans `px0` level-0 pixels. Even-odd: every edge flips, in each row it crosses, all pixels right of it.
@@ -208,17 +204,16 @@ def read_geojson(path: Path) -> Geometries:
     return {name: shapely.union_all(parts) for name, parts in sorted(polygons.items())}
 
 
-def area_fractions(
-    geometry: shapely.Geometry, x0: NDArray[np.int32], y0: NDArray[np.int32], size0: int
-) -> NDArray[np.float32]:
-    """Fraction of each square (corner x0, y0, side size0; level-0 pixels) that the geometry covers, float32 (N,)."""
-    squares = shapely.box(x0, y0, x0.astype(np.int64) + size0, y0.astype(np.int64) + size0)
+def area_fractions(geometry: shapely.Geometry, tiles: Tiles) -> Float32Array:
+    """Fraction of each tile that the geometry covers, float32 (N,)."""
+    side, x0, y0 = tiles.side_px0, tiles.x0.astype(np.int64), tiles.y0.astype(np.int64)
+    squares = shapely.box(x0, y0, x0 + side, y0 + side)
     fractions = np.zeros(len(squares), np.float32)
     shapely.prepare(geometry)
     inside = shapely.contains_properly(geometry, squares)
     fractions[inside] = 1.0
     cut = np.flatnonzero(shapely.intersects(geometry, squares) & ~inside)
-    fractions[cut] = shapely.area(shapely.intersection(geometry, squares[cut])) / float(size0) ** 2
+    fractions[cut] = shapely.area(shapely.intersection(geometry, squares[cut])) / float(side) ** 2
     return np.clip(fractions, 0.0, 1.0)
 
 

@@ -1,35 +1,29 @@
 """The only opener of slides: pixels, levels and scale of a whole-slide image, and nothing else that it carries.
 
-OpenSlide reads; tifffile reads the 8-bit RGB TIFFs that OpenSlide refuses (OME-TIFF). Label and macro images, names,
+What reads which format: tiling.slides.readers. Label and macro images, names,
 dates and free text are never read. Coordinates are level-0 pixels, (x, y), top-left; arrays are [y, x, rgb].
 """
 
 from __future__ import annotations
 
-import logging
-import math
-from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, Self
-from xml.etree import ElementTree
+from typing import Self
 
 import cv2
 import numpy as np
-import openslide
 import tifffile
-from numpy.typing import NDArray
 
+from tiling.core.arrays import BoolArray, UInt8Array
 from tiling.core.errors import SlideError
 from tiling.core.files import sha256_file, sha256_json
-from tiling.slides.tiled_tiff import TIFF_DAMAGE, ScaleDenom, TiledLevels, open_tiled_levels
-
-UInt8Array = NDArray[np.uint8]
-
-logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)  # it quotes the free text of damaged files
+from tiling.slides.jpeg_stream import ScaleDenom
+from tiling.slides.reader import Level, SlideReader, entry_file, unreadable
+from tiling.slides.readers import open_reader
+from tiling.slides.tifffile_reader import DAMAGE
+from tiling.slides.tiled_tiff import TiledLevels, open_tiled_levels
 
 # Scanners and field formats lie between; outside, the "resolution" is a printing default such as 72 dpi.
 PLAUSIBLE_MPP = (0.02, 60.0)
@@ -38,36 +32,6 @@ _WHITE = 255
 _DENOMS: tuple[ScaleDenom, ...] = (8, 4, 2, 1)
 _LEAST_PART_PX = 16  # a damaged part of an overview is looked at again in quarters, down to this side
 _MAX_OVERVIEW_FAILURES = 1000
-_DAMAGE = (*TIFF_DAMAGE, RuntimeError, ElementTree.ParseError)  # RuntimeError: what imagecodecs raises
-_DICOM_COMPRESSION = {  # by transfer syntax, DICOM PS3.6
-    "1.2.840.10008.1.2": "NONE", "1.2.840.10008.1.2.1": "NONE", "1.2.840.10008.1.2.4.50": "JPEG",
-    "1.2.840.10008.1.2.4.80": "JPEGLS", "1.2.840.10008.1.2.4.81": "JPEGLS", "1.2.840.10008.1.2.4.90": "JPEG2000",
-    "1.2.840.10008.1.2.4.91": "JPEG2000", "1.2.840.10008.1.2.4.201": "HTJ2K", "1.2.840.10008.1.2.4.202": "HTJ2K",
-    "1.2.840.10008.1.2.4.203": "HTJ2K",
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Level:
-    """One pyramid level: its size in its own pixels and how many level-0 pixels one of them spans."""
-
-    width: int
-    height: int
-    downsample: float
-
-
-class _Reader(Protocol):
-    """What a backend gives: facts and one way to read. `read` may reach beyond the level; there it is white."""
-
-    vendor: str
-    levels: tuple[Level, ...]
-    mpp_xy: tuple[float, float] | None
-    objective_power: float | None
-    compression: str | None
-
-    def read(self, x0: int, y0: int, level: int, width: int, height: int) -> UInt8Array: ...
-
-    def close(self) -> None: ...
 
 
 class Slide:
@@ -82,7 +46,7 @@ class Slide:
         if mpp is not None and not PLAUSIBLE_MPP[0] <= mpp <= PLAUSIBLE_MPP[1]:
             fix = f"pass micrometres a pixel, from {PLAUSIBLE_MPP[0]:g} to {PLAUSIBLE_MPP[1]:g}"
             raise SlideError(self.path, f"cannot have pixels of the given {mpp:g} micrometres", fix)
-        self._reader = _open(self.path)
+        self._reader = open_reader(self.path)
         self.vendor = self._reader.vendor
         self.levels = self._reader.levels
         self.objective_power = self._reader.objective_power
@@ -94,9 +58,7 @@ class Slide:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -152,7 +114,7 @@ class Slide:
             picture[part.rows, part.columns] = self._read_part(level, x0 + part.x0, y0 + part.y0, part.size0, part.size)
         return picture
 
-    def overview(self, size0: tuple[int, int], size: tuple[int, int]) -> tuple[UInt8Array, NDArray[np.bool_]]:
+    def overview(self, size0: tuple[int, int], size: tuple[int, int]) -> tuple[UInt8Array, BoolArray]:
         """The level-0 rectangle of `size0` at the slide's corner, resampled to `size`, and where it cannot be decoded.
 
         uint8 (h, w, 3), and bool (h, w), where the picture is white because a damaged part of the slide lies there.
@@ -180,7 +142,7 @@ class Slide:
     def reopen(self) -> None:
         """Open the slide's file again: after one damaged tile OpenSlide refuses every further read."""
         self._reader.close()
-        self._reader = _open(self.path)
+        self._reader = open_reader(self.path)
 
     def exact_downsample(self, level: int) -> float:
         """Level-0 pixels per pixel of the level; whole where rounding of the level's size is all that hides it."""
@@ -228,7 +190,7 @@ class Slide:
         try:
             hashes = [sha256_file(p) for p in slide_files(self.path)]
         except OSError as error:
-            raise _unreadable(self.path, error) from error
+            raise unreadable(self.path, error) from error
         return hashes[0] if len(hashes) == 1 else sha256_json(sorted(hashes))
 
     def compression(self) -> str:
@@ -236,9 +198,9 @@ class Slide:
         if self._reader.compression:
             return self._reader.compression
         try:
-            with _entry_file(self.path).open("rb") as f, tifffile.TiffFile(f) as tiff:
+            with entry_file(self.path).open("rb") as f, tifffile.TiffFile(f) as tiff:
                 return tifffile.COMPRESSION(tiff.pages[0].compression).name.replace("APERIO_", "").split("_LOSSY")[0]
-        except (OSError, *_DAMAGE):
+        except (OSError, *DAMAGE):
             return "unknown"
 
 
@@ -310,7 +272,7 @@ def _is_folder(path: Path) -> bool:
 
 def slide_files(path: Path) -> list[Path]:
     """Every file that makes up the slide: a DICOM folder's instances, a MIRAX index and its folder, or one file."""
-    entry = _entry_file(path)
+    entry = entry_file(path)
     if entry.suffix.lower() == ".dcm":
         return sorted(p for p in entry.parent.iterdir() if p.suffix.lower() == ".dcm")
     companion = entry.with_suffix("")
@@ -338,18 +300,18 @@ def _exact_downsample(first: Level, level: Level) -> float:
     return float(whole) if meant else level.downsample
 
 
-def _open_fast(path: Path, reader: _Reader) -> TiledLevels | None:
+def _open_fast(path: Path, reader: SlideReader) -> TiledLevels | None:
     """The fast reader, if it understands the slide and a look at some tiles shows the general reader's pixels."""
-    entry = _entry_file(path)
+    entry = entry_file(path)
     if entry.suffix.lower() == ".dcm":
         return None
     try:
         fast = open_tiled_levels(entry, reader.levels)
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     if fast is None:
         return None
-    probe = _open(path)  # a handle of its own: what is damaged must not close the other
+    probe = open_reader(path)  # a handle of its own: what is damaged must not close the other
     try:
         agrees = fast.agrees_with(probe.read, reader.levels)
     finally:
@@ -362,224 +324,3 @@ def _open_fast(path: Path, reader: _Reader) -> TiledLevels | None:
 
 def _covers(level: Level, size0: tuple[int, int], size: tuple[int, int]) -> bool:
     return round(size0[0] / level.downsample) >= size[0] and round(size0[1] / level.downsample) >= size[1]
-
-
-def _entry_file(path: Path) -> Path:
-    """The file to open: of a folder, its first DICOM instance. Raises SlideError."""
-    try:
-        if not path.is_dir():
-            path.stat()
-            return path
-        instances = sorted(p for p in path.iterdir() if p.suffix.lower() == ".dcm")
-    except (OSError, ValueError) as error:  # ValueError: a name with a NUL in it
-        raise _unreadable(path, error) from error
-    if not instances:
-        raise SlideError(path, "is a folder without DICOM files", "pass slide files, or the folder of one DICOM slide")
-    return instances[0]
-
-
-def _open(path: Path) -> _Reader:
-    entry = _entry_file(path)
-    try:
-        with entry.open("rb") as f:
-            if not f.read(1):
-                raise SlideError(path, "is an empty file", "copy the slide again")
-        container = openslide.OpenSlide.detect_format(str(entry))
-        # OpenSlide takes a tiled OME-TIFF for a plain TIFF, and misses its scale and its pyramid.
-        if container is not None and not (container == "generic-tiff" and _is_ome(entry)):
-            return _OpenSlideReader(path, entry)
-        return _TiffReader(path, entry)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _is_ome(entry: Path) -> bool:
-    try:
-        with entry.open("rb") as f, tifffile.TiffFile(f) as tiff:
-            return bool(tiff.is_ome)
-    except _DAMAGE:
-        return False
-
-
-def _unreadable(path: Path, error: OSError | ValueError) -> SlideError:
-    reason = getattr(error, "strerror", None) or error
-    return SlideError(path, f"cannot be read ({reason})", "check the path and its permissions")
-
-
-class _OpenSlideReader:
-    """Reads whatever OpenSlide recognises."""
-
-    def __init__(self, path: Path, entry: Path) -> None:
-        self._path = path
-        try:
-            self._slide = openslide.OpenSlide(str(entry))
-        except openslide.OpenSlideError as error:
-            raise self._damaged(error) from error
-        known = self._slide.properties
-        self.vendor = known.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
-        self.objective_power = _number(known.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER))
-        mpp = (
-            _number(known.get(openslide.PROPERTY_NAME_MPP_X)),
-            _number(known.get(openslide.PROPERTY_NAME_MPP_Y)),
-        )
-        self.mpp_xy = None if mpp[0] is None or mpp[1] is None else (mpp[0], mpp[1])
-        self.levels = tuple(
-            Level(width, height, float(down))
-            for (width, height), down in zip(self._slide.level_dimensions, self._slide.level_downsamples, strict=True)
-        )
-        self.compression = _DICOM_COMPRESSION.get(known.get("dicom.TransferSyntaxUID", ""))
-        background = known.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "ffffff")
-        self._background = tuple(int(background[i : i + 2], 16) for i in (0, 2, 4))
-
-    def read(self, x0: int, y0: int, level: int, width: int, height: int) -> UInt8Array:
-        try:
-            rgba = np.asarray(self._slide.read_region((x0, y0), level, (width, height)))
-        except openslide.OpenSlideError as error:
-            raise self._damaged(error) from error
-        rgb = rgba[..., :3]
-        if (rgba[..., 3] == 255).all():
-            return np.ascontiguousarray(rgb)
-        alpha = rgba[..., 3:].astype(np.uint16)  # absent pixels: laid over the slide's own background colour
-        over = rgb * alpha + np.array(self._background, np.uint16) * (255 - alpha)
-        return ((over + 127) // 255).astype(np.uint8)
-
-    def close(self) -> None:
-        self._slide.close()
-
-    def _damaged(self, error: Exception) -> SlideError:
-        return SlideError(
-            self._path, f"is damaged or incomplete ({type(error).__name__})", "copy or scan the slide again"
-        )
-
-
-class _TiffReader:
-    """Reads 8-bit RGB TIFFs, tiled or in strips, with tifffile; keeps the last decoded segments."""
-
-    vendor = "tiff"
-    objective_power: float | None = None
-    compression: str | None = None  # as for any TIFF
-    _KEEP = 64
-
-    def __init__(self, path: Path, entry: Path) -> None:
-        self._path = path
-        self._file = entry.open("rb")
-        try:
-            self._tiff = tifffile.TiffFile(self._file)
-        except _DAMAGE as error:
-            self._file.close()
-            raise SlideError(path, "is not a slide that can be read", "pass a whole-slide image") from error
-        try:
-            self._pages = _rgb_pages(path, self._tiff)
-            self.vendor = "ome-tiff" if self._tiff.is_ome else "tiff"
-            self.mpp_xy = _ome_mpp(self._tiff.ome_metadata) if self._tiff.is_ome else _tiff_mpp(self._pages[0])
-        except _DAMAGE as error:
-            self.close()
-            raise SlideError(
-                path, f"is damaged or incomplete ({type(error).__name__})", "copy the slide again"
-            ) from error
-        except SlideError:
-            self.close()
-            raise
-        first = self._pages[0]
-        self.levels = tuple(Level(p.imagewidth, p.imagelength, first.imagewidth / p.imagewidth) for p in self._pages)
-        self._decoded: OrderedDict[tuple[int, int], UInt8Array] = OrderedDict()
-
-    def read(self, x0: int, y0: int, level: int, width: int, height: int) -> UInt8Array:
-        page, down = self._pages[level], self.levels[level].downsample
-        left, top = round(x0 / down), round(y0 / down)
-        out = np.full((height, width, 3), _WHITE, np.uint8)
-        seg_h, seg_w = page.chunks[:2]
-        across = page.chunked[1]
-        x_end, y_end = min(left + width, page.imagewidth), min(top + height, page.imagelength)
-        for row in range(max(top, 0) // seg_h, math.ceil(y_end / seg_h)):
-            for column in range(max(left, 0) // seg_w, math.ceil(x_end / seg_w)):
-                segment = self._segment(level, row * across + column)
-                sy, sx = row * seg_h, column * seg_w
-                ya, yb = max(sy, top, 0), min(sy + segment.shape[0], y_end)
-                xa, xb = max(sx, left, 0), min(sx + segment.shape[1], x_end)
-                out[ya - top : yb - top, xa - left : xb - left] = segment[ya - sy : yb - sy, xa - sx : xb - sx]
-        return out
-
-    def close(self) -> None:
-        self._tiff.close()
-        self._file.close()
-
-    def _segment(self, level: int, index: int) -> UInt8Array:
-        """One decoded tile or strip, uint8 (h, w, 3); white if the file leaves it out."""
-        key = (level, index)
-        if key not in self._decoded:
-            self._decoded[key] = self._decode(self._pages[level], index)
-            if len(self._decoded) > self._KEEP:
-                self._decoded.popitem(last=False)
-        self._decoded.move_to_end(key)
-        return self._decoded[key]
-
-    def _decode(self, page: Any, index: int) -> UInt8Array:
-        try:
-            size = page.databytecounts[index]
-            if size == 0:
-                return np.full((*page.chunks[:2], 3), _WHITE, np.uint8)
-            handle = self._tiff.filehandle
-            handle.seek(page.dataoffsets[index])
-            data = handle.read(size)
-            if len(data) < size:
-                raise ValueError("the file ends too early")
-            segment, _, shape = page.decode(data, index, jpegtables=page.jpegtables)
-        except (OSError, *_DAMAGE) as error:
-            raise SlideError(
-                self._path, f"is damaged or incomplete ({type(error).__name__})", "copy the slide again"
-            ) from error
-        return np.asarray(segment[0, : shape[1], : shape[2]], dtype=np.uint8)
-
-
-def _rgb_pages(path: Path, tiff: tifffile.TiffFile) -> list[Any]:
-    """The level pages of the largest image in the file, finest first."""
-    series = max(tiff.series, key=lambda s: math.prod(s.shape))
-    pages: list[Any] = [level.pages[0] for level in series.levels]
-    for page in pages:
-        contiguous_rgb = (
-            page is not None and page.axes == "YXS" and page.samplesperpixel == 3 and page.dtype == np.uint8
-        )
-        if not contiguous_rgb:
-            raise SlideError(path, "is not an 8-bit RGB picture", "convert it to an RGB pyramid TIFF")
-        if page.parent is not tiff:  # OME-XML may name other files: not hashed, and not this file's bytes
-            raise SlideError(path, "is one of several files of a picture", "convert it to a single pyramid TIFF")
-        if min(*page.shape, *page.chunks) < 1:
-            raise ValueError("an empty level")
-    return pages
-
-
-def _ome_mpp(xml: str | None) -> tuple[float, float] | None:
-    """PhysicalSizeX and Y of the first image in micrometres; units are those of the OME schema."""
-    if not xml:
-        return None
-    per_um = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
-    pixels = next((e for e in ElementTree.fromstring(xml).iter() if e.tag.endswith("}Pixels")), None)
-    if pixels is None:
-        return None
-    sizes = []
-    for axis in "XY":
-        size, unit = _number(pixels.get(f"PhysicalSize{axis}")), pixels.get(f"PhysicalSize{axis}Unit", "µm")
-        if size is None or unit not in per_um:
-            return None
-        sizes.append(size * per_um[unit])
-    return sizes[0], sizes[1]
-
-
-def _tiff_mpp(page: Any) -> tuple[float, float] | None:
-    """Micrometres per pixel from the TIFF resolution tags, if they have a physical unit."""
-    tags = page.tags
-    um_per_unit = {2: 25400.0, 3: 10000.0}.get(int(tags.valueof("ResolutionUnit", default=2)))
-    found = [tags.valueof(name) for name in ("XResolution", "YResolution")]
-    if um_per_unit is None or any(not r or not r[0] or not r[1] for r in found):
-        return None
-    return um_per_unit * found[0][1] / found[0][0], um_per_unit * found[1][1] / found[1][0]
-
-
-def _number(text: str | None) -> float | None:
-    """A finite positive number, or None for anything else a header may hold."""
-    try:
-        value = float(text) if text is not None else math.nan
-    except ValueError:
-        return None
-    return value if math.isfinite(value) and value > 0 else None

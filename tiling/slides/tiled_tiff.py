@@ -2,9 +2,8 @@
 uncompressed ones through imagecodecs.
 
 Several times as fast as OpenSlide, with the same pixels bit for bit; JPEG 2000, which is hardly faster this way, stays
-with it. What is not fully understood is refused when the
-file is opened (`open_tiled_levels` gives None) and stays with the general readers. Knows nothing of scale, of level-0
-frames or of stores: a level is a raster of its own pixels, (x, y), top-left; arrays are [y, x, rgb].
+with it. What is not fully understood is refused when the file is opened (`open_tiled_levels` gives None) and stays with
+the general readers. A level is a raster of its own pixels, (x, y), top-left; arrays are [y, x, rgb].
 """
 
 from __future__ import annotations
@@ -14,28 +13,31 @@ import logging
 import math
 import os
 import struct
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Protocol, Self, get_args
+from typing import Any, Protocol, Self, get_args
 
 import cv2
 import imagecodecs
 import numpy as np
 import openslide
-import simplejpeg
 import tifffile
 from numpy.typing import NDArray
 
+from tiling.core.arrays import UInt8Array
 from tiling.core.errors import SlideError
+from tiling.slides.jpeg_stream import (
+    TRANSFORM,
+    Header,
+    NotUnderstoodError,
+    ScaleDenom,
+    decode_stream,
+    header_of,
+    stream_prefix,
+)
+from tiling.slides.tile_cache import TileCache
 
-UInt8Array = NDArray[np.uint8]
-ScaleDenom = Literal[1, 2, 4, 8]
 Unpack = Callable[[bytes, int], bytes]  # stored bytes, bytes of pixels -> pixels
 ReadRegion = Callable[[int, int, int, int, int], UInt8Array]  # x0, y0 (level-0 px), level, width, height (level px)
 
@@ -50,13 +52,6 @@ _LONGEST_STREAM = 4
 _LARGEST_TILE_PX = 4096  # bounds the memory that one tile asks for
 _SAMPLE_PX = 512  # longest side of what is compared with OpenSlide at one place
 
-# An Adobe APP14 marker tells libjpeg the colour space of streams that do not say it; OpenSlide goes by the TIFF tag.
-_ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
-_TRANSFORM = {2: b"\x00", 6: b"\x01"}  # TIFF PhotometricInterpretation (RGB, YCbCr) -> Adobe transform
-_SOI, _DHT, _EOI, _SOS, _DQT, _COM = 0xD8, 0xC4, 0xD9, 0xDA, 0xDB, 0xFE
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {_DHT, 0xC8, 0xCC}  # SOF0..SOF15
-_PLAIN_FRAMES = (0xC0, 0xC1)  # baseline and extended sequential Huffman
-_APPLICATION = frozenset(range(0xE0, 0xF0)) | {_COM}
 _imagecodecs: Any = imagecodecs  # its stubs leave out arguments
 _UNPACK: dict[int, Unpack] = {
     tifffile.COMPRESSION.NONE: lambda data, size: data,
@@ -77,7 +72,7 @@ TIFF_DAMAGE = (
 
 
 class LevelSize(Protocol):
-    """What is asked of a level: `tiling.slides.slide.Level` fits."""
+    """What is asked of a level: `tiling.slides.reader.Level` fits."""
 
     @property
     def width(self) -> int:
@@ -140,12 +135,12 @@ def open_tiled_levels(path: Path, levels: Sequence[LevelSize], *, cache_bytes: i
     try:
         vendor = openslide.OpenSlide.detect_format(str(path))
         if vendor not in _PLAIN_VENDORS:
-            raise _NotUnderstoodError(f"a {vendor} slide is put together in its own way")
+            raise NotUnderstoodError(f"a {vendor} slide is put together in its own way")
         with path.open("rb") as f, tifffile.TiffFile(f) as tiff:
             found = tuple(_tiled_level(_page_of(tiff, level)) for level in levels)
         if vendor == "aperio" and any((level.counts == 0).any() for level in found):
-            raise _NotUnderstoodError("OpenSlide fills the missing tiles of an Aperio slide from other levels")
-    except _NotUnderstoodError as reason:
+            raise NotUnderstoodError("OpenSlide fills the missing tiles of an Aperio slide from other levels")
+    except NotUnderstoodError as reason:
         _log.debug("%s: not read as a tiled TIFF: %s", path, reason)
         return None
     except TIFF_DAMAGE as error:
@@ -164,17 +159,15 @@ class TiledLevels:
 
     def __init__(self, path: Path, levels: tuple[_TiledLevel, ...], cache_bytes: int) -> None:
         self._path, self._levels = path, levels
-        self._cache = _Cache(cache_bytes)
-        self._headers: dict[int, _Header] = {}  # by level, of the tile last read: most tiles share theirs
+        self._cache = TileCache(cache_bytes)
+        self._headers: dict[int, Header] = {}  # by level, of the tile last read: most tiles share theirs
         self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         self._file_bytes = os.fstat(self._fd).st_size
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -249,13 +242,13 @@ class TiledLevels:
                 self._path, f"cannot be read ({error.strerror})", "check the disk or the network"
             ) from error
 
-    def _whole(self, level: int, column: int, row: int, data: bytes) -> tuple[bytes, _Header]:
+    def _whole(self, level: int, column: int, row: int, data: bytes) -> tuple[bytes, Header]:
         """A stored JPEG stream as a file of its own, and its header."""
         shape, header = self._levels[level], self._headers.get(level)
         if header is None or not data.startswith(header.stored):
             try:
-                header = self._headers[level] = _header(data, shape.tile_w, shape.tile_h)
-            except _NotUnderstoodError as error:
+                header = self._headers[level] = header_of(data, shape.tile_w, shape.tile_h)
+            except NotUnderstoodError as error:
                 raise BadTileError(self._path, level, column, row, str(error)) from error
         return b"".join((shape.prefix, header.kept, memoryview(data)[len(header.stored) :])), header
 
@@ -336,23 +329,6 @@ class TiledLevels:
         return bool(np.array_equal(ours, theirs)) if exact else _lies_between(theirs, ours)
 
 
-def decode_stream(
-    stream: bytes, width: int, height: int, scale_denom: ScaleDenom = 1, out: UInt8Array | None = None
-) -> UInt8Array:
-    """A whole JPEG of `width` x `height` px at 1 / `scale_denom` of its size, uint8 (h, w, 3), RGB.
-
-    Accurate DCT and smooth chroma upsampling, as in OpenSlide. `out` is memory of that size to use. Raises ValueError
-    if the stream is corrupt, even where a decoder could carry on: OpenSlide refuses such tiles too.
-    """
-    w, h = width // scale_denom, height // scale_denom
-    tile: UInt8Array = simplejpeg.decode_jpeg(
-        stream, "RGB", fastdct=False, fastupsample=False, min_height=h, min_width=w, buffer=out
-    )
-    if tile.shape != (h, w, 3):
-        raise ValueError(f"{tile.shape} pixels, not {(h, w, 3)}")
-    return tile
-
-
 def _unpacked(data: bytes, shape: _TiledLevel) -> UInt8Array:
     """A losslessly stored tile, uint8 (tile_h, tile_w, 3). Raises ValueError or RuntimeError if it is corrupt."""
     assert shape.unpack
@@ -362,64 +338,6 @@ def _unpacked(data: bytes, shape: _TiledLevel) -> UInt8Array:
         raise ValueError(f"{len(pixels)} bytes of pixels, not {size}")
     tile = pixels.reshape(shape.tile_h, shape.tile_w, 3)
     return np.asarray(np.cumsum(tile, axis=1, dtype=np.uint8)) if shape.differences else tile
-
-
-class _NotUnderstoodError(Exception):
-    """Why a file or a stream is left alone."""
-
-
-class _Cache:
-    """The most recently used tiles, up to a number of bytes. Thread-safe.
-
-    Gives out the memory of dropped tiles again, since fresh memory costs a third of the time of decoding into it; but
-    only while a single thread reads, or another might still be looking at the tile.
-    """
-
-    def __init__(self, most_bytes: int) -> None:
-        self._most, self._limit, self._bytes, self._readers = most_bytes, 0, 0, 0
-        self._tiles: OrderedDict[tuple[int, int, int, int], UInt8Array] = OrderedDict()
-        self._spare: UInt8Array | None = None
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def reading(self, wanted_bytes: int) -> Iterator[None]:
-        """Around every use of tiles; from now on, keep as many bytes as wanted."""
-        with self._lock:
-            self._limit = max(self._limit, min(self._most, wanted_bytes))
-            self._readers += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._readers -= 1
-
-    def memory(self, shape: tuple[int, int, int]) -> UInt8Array:
-        """Memory for a tile, its content undefined."""
-        with self._lock:
-            spare, self._spare = self._spare, None
-        return spare if spare is not None and spare.shape == shape else np.empty(shape, np.uint8)
-
-    def get(self, key: tuple[int, int, int, int]) -> UInt8Array | None:
-        with self._lock:
-            if key in self._tiles:
-                self._tiles.move_to_end(key)
-            return self._tiles.get(key)
-
-    def put(self, key: tuple[int, int, int, int], tile: UInt8Array) -> None:
-        with self._lock:
-            if key in self._tiles:  # another thread was faster
-                return
-            self._tiles[key] = tile
-            self._bytes += tile.nbytes
-            while self._bytes > self._limit and len(self._tiles) > 1:
-                dropped = self._tiles.popitem(last=False)[1]
-                self._bytes -= dropped.nbytes
-                self._spare = dropped if self._readers == 1 else None
-
-    def clear(self) -> None:
-        with self._lock:
-            self._tiles.clear()
-            self._spare, self._bytes = None, 0
 
 
 # ------------------------------------------------------------------------------------------------ geometry; pure
@@ -473,7 +391,7 @@ def _page_of(tiff: tifffile.TiffFile, level: LevelSize) -> Any:
         p for p in _pages(tiff.pages) if p.is_tiled and (p.imagewidth, p.imagelength) == (level.width, level.height)
     ]
     if len(found) != 1:
-        raise _NotUnderstoodError(f"{len(found)} tiled pages of {level.width} x {level.height} px")
+        raise NotUnderstoodError(f"{len(found)} tiled pages of {level.width} x {level.height} px")
     return found[0]
 
 
@@ -485,7 +403,7 @@ def _pages(pages: Any) -> Iterator[Any]:
 
 
 def _tiled_level(page: Any) -> _TiledLevel:
-    """Where a page keeps its tiles. Raises _NotUnderstoodError unless every property that matters is known."""
+    """Where a page keeps its tiles. Raises NotUnderstoodError unless every property that matters is known."""
     across, down = math.ceil(page.imagewidth / page.tilewidth), math.ceil(page.imagelength / page.tilelength)
     must_be = {
         "bits per sample": (page.bitspersample, 8),
@@ -499,17 +417,17 @@ def _tiled_level(page: Any) -> _TiledLevel:
     }
     for name, (value, expected) in must_be.items():
         if value != expected:
-            raise _NotUnderstoodError(f"{name} {value}")
+            raise NotUnderstoodError(f"{name} {value}")
     unpack = _UNPACK.get(page.compression)
     predictors = (1, 2) if page.compression not in (tifffile.COMPRESSION.JPEG, tifffile.COMPRESSION.NONE) else (1,)
     if unpack is None and page.compression != tifffile.COMPRESSION.JPEG:
-        raise _NotUnderstoodError(f"compression {page.compression}")
-    if page.photometric not in (_TRANSFORM if unpack is None else (tifffile.PHOTOMETRIC.RGB,)):
-        raise _NotUnderstoodError(f"photometric interpretation {page.photometric}")
+        raise NotUnderstoodError(f"compression {page.compression}")
+    if page.photometric not in (TRANSFORM if unpack is None else (tifffile.PHOTOMETRIC.RGB,)):
+        raise NotUnderstoodError(f"photometric interpretation {page.photometric}")
     if page.predictor not in predictors:
-        raise _NotUnderstoodError(f"predictor {page.predictor}")
+        raise NotUnderstoodError(f"predictor {page.predictor}")
     if page.tilewidth % 16 or page.tilelength % 16 or max(page.tilewidth, page.tilelength) > _LARGEST_TILE_PX:
-        raise _NotUnderstoodError(f"tiles of {page.tilewidth} x {page.tilelength} px")
+        raise NotUnderstoodError(f"tiles of {page.tilewidth} x {page.tilelength} px")
     return _TiledLevel(
         page.imagewidth,
         page.imagelength,
@@ -517,13 +435,10 @@ def _tiled_level(page: Any) -> _TiledLevel:
         page.tilelength,
         np.asarray(page.dataoffsets, np.int64),
         np.asarray(page.databytecounts, np.int64),
-        b"" if unpack else _prefix(page.jpegtables, _coded_as(page)),
+        b"" if unpack else stream_prefix(page.jpegtables, _coded_as(page)),
         unpack,
         page.predictor == tifffile.PREDICTOR.HORIZONTAL,
     )
-
-
-# ------------------------------------------------------------------------------------------ JPEG segments; pure
 
 
 def _coded_as(page: Any) -> int:
@@ -533,85 +448,3 @@ def _coded_as(page: Any) -> int:
     page; so in OME-TIFFs the pixels agree, and elsewhere `agrees_with` will tell.
     """
     return int(tifffile.PHOTOMETRIC.YCBCR if page.is_jfif else page.photometric)
-
-
-def _prefix(tables: bytes | None, photometric: int) -> bytes:
-    """What goes in front of every stream of a page: SOI, the colour space, the page's shared tables."""
-    kept = bytearray(b"\xff\xd8" + _ADOBE + _TRANSFORM[photometric])
-    if tables is None:
-        return bytes(kept)
-    for marker, start, end in _segments(tables):
-        if marker in _FRAMES or marker == _SOS:
-            raise _NotUnderstoodError("JPEG tables that hold a picture")
-        if marker in (_DQT, _DHT):  # anything else would not outlive the tables' own end of image
-            kept += tables[start:end]
-    return bytes(kept)
-
-
-@dataclass(frozen=True)
-class _Header:
-    """All of a stream up to its entropy-coded data: the same bytes mean the same in every stream of a level."""
-
-    stored: bytes
-    kept: bytes  # without SOI and application segments
-
-    @cached_property
-    def chroma(self) -> str:
-        """Chroma subsampling as "444", "422" and so on. Raises ValueError if libjpeg-turbo knows no name for it."""
-        return str(simplejpeg.decode_jpeg_header(b"\xff\xd8" + self.kept)[3])
-
-    def dct_denom(self, denom: ScaleDenom) -> ScaleDenom:
-        """How far to scale down in the DCT domain on the way to 1 / `denom`; area averaging does the rest.
-
-        All the way where chroma is as coarse down as across. Elsewhere libjpeg scales chroma by the finer of the two
-        and then widens it again: at 1/8, 4:2:2 colours would have the resolution of 1/16. Raises ValueError.
-        """
-        if denom == 1 or self.chroma in ("444", "420"):
-            return denom
-        return 2 if self.chroma in ("422", "440") else 1
-
-
-def _header(stream: bytes, width: int, height: int) -> _Header:
-    """The header of a tile's stream. Raises _NotUnderstoodError unless it is such a tile.
-
-    Looking at the frame header here keeps a damaged size from reserving gigabytes in the decoder.
-    """
-    kept, frames = bytearray(), 0
-    for marker, start, end in _segments(stream):
-        if marker == _SOS:
-            if frames != 1:
-                break
-            return _Header(stream[:end], bytes(kept) + stream[start:end])
-        if marker in _FRAMES:
-            frames += 1
-            if marker not in _PLAIN_FRAMES or end - start < 10:
-                raise _NotUnderstoodError(f"JPEG of kind SOF{marker - 0xC0}")
-            bits, h, w, samples = struct.unpack_from(">BHHB", stream, start + 4)
-            if (bits, h, w, samples) != (8, height, width, 3):
-                raise _NotUnderstoodError(f"{w} x {h} px, {samples} samples of {bits} bits")
-        if marker not in _APPLICATION:
-            kept += stream[start:end]
-    raise _NotUnderstoodError("JPEG without a picture")
-
-
-def _segments(stream: bytes) -> Iterator[tuple[int, int, int]]:
-    """(marker, start, end) of each marker segment after SOI, up to SOS or EOI. Raises _NotUnderstoodError."""
-    if stream[:2] != bytes((0xFF, _SOI)):
-        raise _NotUnderstoodError("not a JPEG")
-    at = 2
-    while at + 2 <= len(stream) and stream[at] == 0xFF:
-        marker = stream[at + 1]
-        if marker == 0xFF:  # padding
-            at += 1
-            continue
-        if marker == _EOI:
-            return
-        length = int.from_bytes(stream[at + 2 : at + 4], "big")
-        end = at + 2 + length
-        if marker < 0xC0 or marker == _SOI or length < 2 or end > len(stream):
-            break
-        yield marker, at, end
-        if marker == _SOS:
-            return
-        at = end
-    raise _NotUnderstoodError("damaged JPEG segments")

@@ -23,7 +23,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tiling.core.arrays import AnyArray
 from tiling.core.errors import ConfigError
+from tiling.grid import Tiles
 
 if TYPE_CHECKING:
     from tiling.stores.store import TileStore
@@ -84,26 +86,18 @@ def rows_where(store: TileStore, text: str | None) -> NDArray[np.bool_]:
     """
     if text is None:
         return np.ones(len(store), np.bool_)
-    return parse_where(text).mask(store_columns(store), len(store))
+    return parse_where(text).mask(tile_columns(store.tiles), len(store))
 
 
-def store_columns(store: TileStore) -> dict[str, NDArray[Any]]:
-    """The columns of a store that an expression can use, (N,) each."""
-    columns = tile_columns(store.quality, store.x, store.y, store.tissue)
-    return columns | {f"{_ANNOTATION}{name}": fraction for name, fraction in store.annotations.items()}
-
-
-def tile_columns(
-    quality: Mapping[str, NDArray[Any]], x0: NDArray[Any], y0: NDArray[Any], tissue: NDArray[Any]
-) -> dict[str, NDArray[Any]]:
-    """The columns of tiles without annotations, (N,) each, as an expression sees them."""
-    return {**quality, "x": x0.astype(np.float64), "y": y0.astype(np.float64), "tissue": tissue}
+def tile_columns(tiles: Tiles) -> dict[str, AnyArray]:
+    """The columns of tiles that an expression can use, (N,) each: their places beside their own."""
+    return {"x": tiles.x0.astype(np.float64), "y": tiles.y0.astype(np.float64), **tiles.columns}
 
 
 def column_summary(store: TileStore, kept: NDArray[np.bool_]) -> list[tuple[str, str, str, str]]:
     """For each column, spelled as in an expression: least, median and greatest value of the kept tiles."""
     rows = []
-    for name, values in store_columns(store).items():
+    for name, values in tile_columns(store.tiles).items():
         least, median, most = np.quantile(values[kept], [0, 0.5, 1]) if kept.any() else [np.nan] * 3
         rows.append((_spelled(name), f"{least:.4g}", f"{median:.4g}", f"{most:.4g}"))
     return rows

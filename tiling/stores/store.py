@@ -7,10 +7,10 @@ of the format: README, "The tile store".
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Literal, cast
@@ -25,16 +25,14 @@ from pydantic import BaseModel, ConfigDict
 from zarr.abc.buffer import Buffer
 from zarr.buffer import cpu
 
-from tiling.core.artefact import COMMIT, content_hash, folder_faults, read_commit
+from tiling.core.arrays import AnyArray, BoolArray, Float32Array, Int32Array, UInt8Array
+from tiling.core.artefact import COMMIT, Recipe, content_hash, folder_faults, read_commit
 from tiling.core.errors import SpecslideError, StoreError
 from tiling.core.files import sha256_json
 from tiling.core.versions import RESEARCH_USE
-from tiling.grid import Grid
+from tiling.grid import Grid, Raster, Tiles
 from tiling.stores.codec import ZSTD_LEVEL, JpegCodec, TileCodec
 from tiling.stores.shards import ShardReader, pack_shard, shard_path
-
-UInt8Array = NDArray[np.uint8]
-FloatColumn = NDArray[np.float32]
 
 FORMAT: Final = "specslide-tiles"
 VERSION: Final = 1
@@ -94,11 +92,11 @@ class StoreAttributes(BaseModel):
 class Columns:
     """One value a tile, in reading order: int32 and float32 arrays (N,)."""
 
-    x: NDArray[np.int32]
-    y: NDArray[np.int32]
-    tissue: FloatColumn
-    quality: Mapping[str, FloatColumn] = field(default_factory=dict)
-    annotation: Mapping[str, FloatColumn] = field(default_factory=dict)
+    x: Int32Array
+    y: Int32Array
+    tissue: Float32Array
+    quality: Mapping[str, Float32Array] = field(default_factory=dict)
+    annotation: Mapping[str, Float32Array] = field(default_factory=dict)
 
 
 def write_tiles(folder: Path, tile_px: int, codec: TileCodec, encoded: Iterable[bytes]) -> int:
@@ -133,7 +131,7 @@ def write_tiles(folder: Path, tile_px: int, codec: TileCodec, encoded: Iterable[
 def write_columns(
     folder: Path,
     columns: Columns,
-    mask: NDArray[np.bool_],
+    mask: BoolArray,
     thumbnail: UInt8Array,
     attributes: StoreAttributes,
 ) -> None:
@@ -152,7 +150,7 @@ def write_columns(
         _consolidate(group)
 
 
-def write_annotations(folder: Path, annotation: Mapping[str, FloatColumn], attributes: StoreAttributes) -> None:
+def write_annotations(folder: Path, annotation: Mapping[str, Float32Array], attributes: StoreAttributes) -> None:
     """Give the store in `folder`, which has no annotation columns yet, these (N,) and those attributes."""
     with _group_of(folder) as group:
         columns = group.create_group(ANNOTATION)
@@ -165,6 +163,16 @@ def write_annotations(folder: Path, annotation: Mapping[str, FloatColumn], attri
 def shard_tiles(tile_px: int) -> int:
     """Tiles in a shard: 256, or as many as fit in 64 MiB of pixels."""
     return max(1, min(_SHARD_TILES, _SHARD_PIXEL_BYTES // (tile_px * tile_px * 3)))
+
+
+def store_recipe(slide_sha256: str, config: Mapping[str, Any]) -> Recipe:
+    """What a store is made from and how; `config` is its attributes' own: `tiling.tile.tiling_inputs`.
+
+    So a store of commit version 1, which has no recipe, tells it by its attributes.
+    """
+    files = {name: config.get(f"{name}_sha256") for name in ("annotation", "tissue")}
+    settings = {name: value for name, value in config.items() if name not in ("annotation_sha256", "tissue_sha256")}
+    return Recipe("store", {"slide": slide_sha256} | files, settings)
 
 
 class TileStore:
@@ -225,39 +233,35 @@ class TileStore:
         return sha256_json([*facts, own])
 
     @cached_property
-    def x(self) -> NDArray[np.int32]:
-        """Left edges, level-0 pixels, int32 (N,)."""
-        return cast(NDArray[np.int32], self._read("x", np.int32))
+    def tiles(self) -> Tiles:
+        """Where its tiles are, and their columns: `tissue`, quality metrics, and `annotation/<class>`.
 
-    @cached_property
-    def y(self) -> NDArray[np.int32]:
-        """Upper edges, level-0 pixels, int32 (N,)."""
-        return cast(NDArray[np.int32], self._read("y", np.int32))
+        A column is read, and checked, when it is first asked for.
+        """
+        names = {"tissue": "tissue"} | {name: f"quality/{name}" for name in self.attributes.quality}
+        names |= {name: name for name in (f"{ANNOTATION}/{of}" for of in self.attributes.annotation)}
+        columns = _StoredColumns({name: partial(self._read, path, np.float32) for name, path in names.items()})
+        return Tiles(self.grid, self._read("x", np.int32), self._read("y", np.int32), columns)
 
-    @cached_property
-    def tissue(self) -> FloatColumn:
-        """Fraction of each tile that is tissue, float32 (N,)."""
-        return cast(FloatColumn, self._read("tissue", np.float32))
-
-    @cached_property
-    def quality(self) -> dict[str, FloatColumn]:
+    @property
+    def quality(self) -> dict[str, Float32Array]:
         """Quality metrics by name, float32 (N,) each; see `tiling.quality`."""
-        return {name: self._read(f"quality/{name}", np.float32) for name in self.attributes.quality}
+        return {name: self.tiles.columns[name] for name in self.attributes.quality}
 
-    @cached_property
-    def annotations(self) -> dict[str, FloatColumn]:
+    @property
+    def annotations(self) -> dict[str, Float32Array]:
         """Fraction of each tile under each class's annotation, float32 (N,) each."""
-        return {name: self._read(f"annotation/{name}", np.float32) for name in self.attributes.annotation}
+        return {name: self.tiles.columns[f"{ANNOTATION}/{name}"] for name in self.attributes.annotation}
 
     @cached_property
-    def mask(self) -> NDArray[np.bool_]:
-        """Tissue mask, bool (h, w); a pixel spans `attributes.mask_px0` level-0 pixels."""
-        return np.asarray(self._read("mask", np.uint8, (-1, -1)) > 0)
+    def mask(self) -> Raster:
+        """Tissue mask, bool (h, w)."""
+        return Raster(np.asarray(self._read("mask", np.uint8, (-1, -1)) > 0), self.attributes.mask_px0)
 
     @cached_property
-    def thumbnail(self) -> UInt8Array:
-        """The slide in small, uint8 (h, w, 3); a pixel spans `attributes.thumbnail_px0` level-0 pixels."""
-        return cast(UInt8Array, self._read("thumbnail", np.uint8, (-1, -1, 3)))
+    def thumbnail(self) -> Raster:
+        """The slide in small, uint8 (h, w, 3)."""
+        return Raster(self._read("thumbnail", np.uint8, (-1, -1, 3)), self.attributes.thumbnail_px0)
 
     def read(
         self,
@@ -321,6 +325,24 @@ class TileStore:
             raise StoreError(self.path, f"is damaged: {faults[0]}", "tile the slide again with --overwrite")
 
 
+class _StoredColumns(Mapping[str, Float32Array]):
+    """Columns by name, each read when it is first asked for."""
+
+    def __init__(self, read: Mapping[str, Callable[[], Float32Array]]) -> None:
+        self._read, self._known = read, dict[str, Float32Array]()
+
+    def __getitem__(self, name: str) -> Float32Array:
+        if name not in self._known:
+            self._known[name] = self._read[name]()
+        return self._known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read)
+
+    def __len__(self) -> int:
+        return len(self._read)
+
+
 def verify_store(path: Path) -> list[str]:
     """Everything wrong with a store, a sentence a fault; every byte is read. Empty if it is intact."""
     if faults := folder_faults(path):
@@ -378,7 +400,7 @@ def _consolidate(group: zarr.Group) -> None:
         zarr.consolidate_metadata(group.store)
 
 
-def _write_array(group: zarr.Group, name: str, values: NDArray[Any]) -> None:
+def _write_array(group: zarr.Group, name: str, values: AnyArray) -> None:
     array = group.create_array(
         name,
         shape=values.shape,

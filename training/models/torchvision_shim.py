@@ -9,14 +9,33 @@ the two schemas is enough. Knows nothing of models.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from functools import cache
+from importlib.abc import MetaPathFinder
 from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 SCHEMAS = {name: f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor" for name in ("nms", "qnms")}
+
+
+class _BeforeTorchvision(MetaPathFinder):
+    """Finds nothing; its place in `sys.meta_path` tells it that torchvision is about to be imported."""
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
+        if fullname == "torchvision":
+            sys.meta_path.remove(self)
+            mend_torchvision()
+
+
+def mend_on_import() -> None:
+    """Mend torchvision as soon as anything imports it, as timm and lightning do. Costs no import of torch by itself."""
+    sys.meta_path.insert(0, _BeforeTorchvision())
 
 
 @cache  # the cache also keeps the Library alive: its schemas vanish with it
@@ -28,6 +47,8 @@ def mend_torchvision() -> torch.library.Library | None:
     """
     if "torchvision" in sys.modules:
         return None
+    import torch
+
     spec = find_spec("torchvision")  # finds the package without importing it
     if spec is None or any(_loads(Path(place)) for place in spec.submodule_search_locations or ()):
         return None
@@ -40,6 +61,8 @@ def mend_torchvision() -> torch.library.Library | None:
 
 def _loads(package: Path) -> bool:
     """Whether the compiled operators in torchvision's folder can be loaded; they then stay loaded."""
+    import torch
+
     for library in (package / f"_C{suffix}" for suffix in EXTENSION_SUFFIXES):
         if library.exists():
             try:

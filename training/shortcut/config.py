@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from pydantic_core import PydanticCustomError
 
 from tiling.core.settings import checked, read_settings
-from training.shortcut.confound import amount_of
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -24,7 +23,7 @@ TESTS = ("in_distribution", "unconfounded", "clean", "reversed")
 class ShortcutConfig(BaseModel):
     """Everything that shapes a shortcut study, apart from the data."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     # what is asked
     confounder: Literal["sharpness", "brightness", "hue", "marker"] = "sharpness"
@@ -81,6 +80,8 @@ class ShortcutConfig(BaseModel):
     def _settings_fit_together(self) -> Self:
         if self.val_fraction + self.test_fraction >= 1:
             raise PydanticCustomError("val_fraction", "with test_fraction it leaves no case to train on")
+        from training.shortcut.confound import amount_of  # with OpenCV, which few settings need
+
         amount_of(self.confounder, self.amount)
         return self
 

@@ -13,13 +13,14 @@ import pytest
 import sklearn.metrics
 from PIL import Image
 
-from inference.evaluation.evaluate_slides import OUTPUTS, evaluate_slides
+from inference.evaluation.evaluate_slides import OUTPUTS, evaluate_slides, slides_recipe
 from inference.evaluation.froc import detect, froc_curve, froc_score, hits_of
 from tests.inference.evaluation.test_froc import lesions_of
 from tiling.annotations.rasterize import read_polygons
-from tiling.core.artefact import atomic_folder
+from tiling.core.artefact import atomic_folder, content_hash, state
 from tiling.core.errors import ConfigError, InputError, OutputError
 from tiling.core.files import canonical_json
+from tiling.manifest import read_manifest
 
 SIDE = 4000  # of a slide, level-0 pixels of 0.5 µm; its tiles are of 250
 MODEL_SETTINGS = {"min_tissue": 0.5}
@@ -33,9 +34,15 @@ def write_result(results: Path, slide_id: str, p: np.ndarray[Any, Any], **change
     scores: dict[str, float] = {"mean": float(values.mean()), "top5_mean": float(values[:13].mean())} if p.size else {}
     summary = {
         "format": "specslide-heatmap", "version": 1, "key": "k", "tiles": p.size, "classes": ["benign", "tumour"],
-        "slide": {"slide_id": slide_id, "sha256": "cd" * 32, "width": SIDE, "height": SIDE, "mpp": 0.5},
-        "grid": {"tile_px0": 250, "stride_px0": 250}, "positive_class": "tumour", "threshold": 0.5,
-        "scores": scores or dict.fromkeys(("mean", "top5_mean")), "made_from": MODEL,
+        "slide": {
+            "slide_id": slide_id, "sha256": "cd" * 32, "width": SIDE, "height": SIDE, "mpp": 0.5, "vendor": "test",
+            "objective_power": None, "level_downsamples": [1.0],
+        },
+        "grid": {
+            "width0": SIDE, "height0": SIDE, "slide_mpp": 0.5, "tile_px": 250, "tile_px0": 250, "stride_px0": 250,
+        },
+        "positive_class": "tumour", "threshold": 0.5,
+        "scores": dict.fromkeys(("mean", "top5_mean", "fraction_above_threshold")) | scores, "made_from": MODEL,
     } | changes  # fmt: skip
     results.mkdir(parents=True, exist_ok=True)
     with atomic_folder(results / slide_id) as folder:
@@ -185,7 +192,7 @@ def test_the_test_split_is_the_default(cohort: Cohort) -> None:
 
 def test_the_files_tell_the_same_and_nothing_of_the_machine(cohort: Cohort) -> None:
     found = cohort.evaluate(split="test", sensitivity=0.9)
-    assert {path.name for path in cohort.out.iterdir()} == set(OUTPUTS)
+    assert {path.name for path in cohort.out.iterdir()} == {*OUTPUTS, "commit.json"}
     record = json.loads((cohort.out / "slides.json").read_text())
     assert record["scores"]["mean"]["auroc"]["value"] == found.scores["mean"].auroc.value
     assert record["slides"][0] == {
@@ -427,11 +434,30 @@ def test_options_that_cannot_be_keep_the_earlier_evaluation(
     assert {path.name: path.read_bytes() for path in cohort.out.iterdir()} == before
 
 
-def test_what_the_command_noted_of_an_earlier_evaluation_goes_with_it(cohort: Cohort) -> None:
+def test_an_evaluation_of_an_earlier_version_is_replaced_and_nothing_else_is(cohort: Cohort) -> None:
     cohort.evaluate()
+    (cohort.out / "commit.json").unlink()
     (cohort.out / "provenance.json").write_text("of the earlier one")
     cohort.evaluate()
-    assert {path.name for path in cohort.out.iterdir()} == set(OUTPUTS)
+    assert {path.name for path in cohort.out.iterdir()} == {*OUTPUTS, "commit.json"}
+    (cohort.out / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"notes\.txt; choose another --out"):
+        cohort.evaluate()
+    assert (cohort.out / "notes.txt").read_text() == "mine"
+
+
+def test_it_says_what_it_was_made_from(cohort: Cohort) -> None:
+    """Called from Python, too; and a flipped byte is seen."""
+    cohort.evaluate(seed=3)
+    recipe = slides_recipe(cohort.results, read_manifest(cohort.manifest), split="all", resamples=50, seed=3)
+    assert state(cohort.out, recipe).state == "done"
+    assert recipe.inputs["heatmaps"]["s05"] == content_hash(cohort.results / "s05")
+    cohort.lines[5][7] = "y"
+    cohort.write()
+    other = slides_recipe(cohort.results, read_manifest(cohort.manifest), split="all", resamples=50, seed=3)
+    assert state(cohort.out, other) == ("changed", "not made from the same slides")
+    (cohort.out / "slides.md").write_text("x")
+    assert "slides.md" in state(cohort.out, recipe).why
 
 
 def test_no_positive_to_choose_a_threshold_on(cohort: Cohort) -> None:
@@ -442,14 +468,15 @@ def test_no_positive_to_choose_a_threshold_on(cohort: Cohort) -> None:
         cohort.evaluate(split="test", sensitivity=0.9)
 
 
-def test_a_failure_leaves_no_record(cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An older evaluation's record goes first, the new one comes last."""
+def test_a_failure_keeps_the_earlier_evaluation(cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
     cohort.evaluate()
+    before = {path.name: path.read_bytes() for path in cohort.out.iterdir()}
 
-    def full(path: Path, data: bytes | str) -> None:
-        raise OutputError(path, "cannot be written (No space left on device)")
+    def full(path: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("inference.evaluation.evaluate_slides.write_file", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OutputError, match="No space left"):
-        cohort.evaluate()
-    assert not (cohort.out / "slides.json").exists()
+        cohort.evaluate(seed=1)
+    assert {path.name: path.read_bytes() for path in cohort.out.iterdir()} == before
+    assert not list(cohort.out.parent.glob(".out*"))

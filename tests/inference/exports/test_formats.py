@@ -21,23 +21,25 @@ from PIL import Image
 from pydantic import ValidationError
 from shapely.geometry import shape
 
-from inference.exports.formats import FORMATS, OutputConfig, regions_of, write_outputs
+from inference.config import OutputConfig
+from inference.exports import formats, write_exports
+from inference.exports.content import Content
 from inference.heatmap import make_heatmap
-from inference.maps.slide_map import probability_map
 from tests.inference.conftest import MakeModel, MakePrediction
 from tiling.annotations.rasterize import read_polygons
 from training import load_model
 
-FILES = {"heatmap.png", "regions.geojson", "heatmap.ome.tif", "heatmap.ome.zarr", "regions.xml"}
+ALWAYS = {"predictions.parquet", "predictions.csv", "overlay.png", "heatmap.geojson"}
+FILES = ALWAYS | {"heatmap.png", "regions.geojson", "heatmap.ome.tif", "heatmap.ome.zarr", "regions.xml"}
 RING = [(x, y) for y in (0, 64, 128) for x in (0, 64, 128)]
 P = [0.9, 0.8, 0.9, 0.7, 0.1, 0.7, 0.9, 0.8, 0.9]
-EXACT = OutputConfig(formats=FORMATS, region_smoothing_um=0)
+EXACT = OutputConfig(formats=formats(), region_smoothing_um=0)
 
 
 @pytest.fixture
 def folder(make_prediction: MakePrediction, tmp_path: Path) -> Path:
     """Every format of a ring of eight tiles around a ninth."""
-    write_outputs(make_prediction(RING, P), EXACT, tmp_path)
+    write_exports(Content(make_prediction(RING, P), EXACT), tmp_path)
     return tmp_path
 
 
@@ -68,12 +70,12 @@ def test_every_format_tells_of_the_same_ring(folder: Path) -> None:
 def test_only_what_is_asked_for_is_written(
     make_prediction: MakePrediction, tmp_path: Path, config: dict[str, tuple[str, ...]], written: set[str]
 ) -> None:
-    write_outputs(make_prediction(RING, P), OutputConfig.model_validate(config), tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == written
+    write_exports(Content(make_prediction(RING, P), OutputConfig.model_validate(config)), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == ALWAYS | written
 
 
 def test_a_slide_without_tiles_has_every_format(make_prediction: MakePrediction, tmp_path: Path) -> None:
-    write_outputs(make_prediction([], []), EXACT, tmp_path)
+    write_exports(Content(make_prediction([], []), EXACT), tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == FILES
     assert json.loads((tmp_path / "regions.geojson").read_text())["features"] == []
 
@@ -94,13 +96,13 @@ def test_regions_follow_threshold_and_least_area(
 ) -> None:
     """A tile of 64 px at half a micrometre covers 1024 square micrometres."""
     prediction = make_prediction(RING, P)
-    regions = regions_of(prediction, probability_map(prediction), config)
+    regions = Content(prediction, config).regions
     assert [region.area_um2 for region in regions] == areas
 
 
 def test_outlines_are_smoothed_by_a_quarter_of_a_tile_unless_told(make_prediction: MakePrediction) -> None:
     prediction = make_prediction([(64, 64)], [0.9])
-    (region,) = regions_of(prediction, probability_map(prediction), OutputConfig())
+    (region,) = Content(prediction).regions
     assert region.outline.area == pytest.approx(64**2 - (4 - np.pi) * 16**2, rel=1e-2)
 
 
@@ -113,7 +115,7 @@ def test_other_maps_of_one_slide_have_other_uuids(make_prediction: MakePredictio
     ):
         folder = tmp_path / str(number)
         folder.mkdir()
-        write_outputs(prediction, OutputConfig(formats=("ometiff",)), folder)
+        write_exports(Content(prediction, OutputConfig(formats=("ometiff",))), folder)
         with tifffile.TiffFile(folder / "heatmap.ome.tif") as tiff:
             found.add(str(tiff.ome_metadata).split('UUID="')[1][:45])
     assert len(found) == 3
@@ -135,7 +137,7 @@ def test_the_order_and_number_of_formats_make_no_difference() -> None:
 def test_equal_predictions_are_equal_bytes(make_prediction: MakePrediction, folder: Path) -> None:
     again = folder / "again"
     again.mkdir()
-    write_outputs(make_prediction(RING, P), EXACT, again)
+    write_exports(Content(make_prediction(RING, P), EXACT), again)
     files = [path.relative_to(again) for path in again.rglob("*") if path.is_file()]
     assert len(files) > len(FILES)
     assert [name for name in files if (folder / name).read_bytes() != (again / name).read_bytes()] == []
@@ -151,7 +153,7 @@ def test_no_file_names_the_machine_the_user_or_the_day(folder: Path) -> None:
 def test_no_file_tells_what_the_slide_tells_of_people(svs: Path, make_model: MakeModel, tmp_path: Path) -> None:
     """A real Aperio slide names its user, its scanner, the day and the file it came from."""
     model = load_model(make_model(tile_px=256, threshold=0.1))
-    made = make_heatmap(svs, model, tmp_path / "out", slide_id="case", outputs=OutputConfig(formats=FORMATS))
+    made = make_heatmap(svs, model, tmp_path / "out", slide_id="case", outputs=OutputConfig(formats=formats()))
     assert {path.name for path in made.folder.iterdir()} > FILES
     with openslide.OpenSlide(svs) as slide:
         told = {name.removeprefix("aperio."): value for name, value in slide.properties.items()}

@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from inference.exports.tables import write_tables
+from inference.exports.tables import write_csv, write_parquet
+from inference.predict import Prediction
 from tests.inference.conftest import MakePrediction
 
 COLUMNS = ["slide_id", "minx", "miny", "width", "height", "prob_benign", "prob_tumour"]
@@ -21,13 +22,18 @@ def paths(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "p.parquet", tmp_path / "p.csv"
 
 
+def write_both(prediction: Prediction, parquet: Path, csv: Path) -> None:
+    write_parquet(prediction, parquet)
+    write_csv(prediction, csv)
+
+
 def rows_of(path: Path) -> list[list[str]]:
     with path.open(newline="", encoding="utf-8") as f:
         return list(csv.reader(f))
 
 
 def test_parquet_holds_names_types_and_values(make_prediction: MakePrediction, paths: tuple[Path, Path]) -> None:
-    write_tables(make_prediction([(0, 0), (64, 128)], [0.25, 0.875]), *paths)
+    write_both(make_prediction([(0, 0), (64, 128)], [0.25, 0.875]), *paths)
     table = pyarrow.parquet.read_table(paths[0])
     assert table.column_names == COLUMNS
     assert [str(kind) for kind in table.schema.types] == TYPES
@@ -39,7 +45,7 @@ def test_parquet_holds_names_types_and_values(make_prediction: MakePrediction, p
 
 def test_csv_holds_the_same(make_prediction: MakePrediction, paths: tuple[Path, Path]) -> None:
     prediction = make_prediction([(0, 0), (64, 128)], [0.1, 0.875])
-    write_tables(prediction, *paths)
+    write_both(prediction, *paths)
     names, *rows = rows_of(paths[1])
     assert names == COLUMNS
     assert [row[:5] for row in rows] == [["s1", "0", "0", "64", "64"], ["s1", "64", "128", "64", "64"]]
@@ -48,7 +54,7 @@ def test_csv_holds_the_same(make_prediction: MakePrediction, paths: tuple[Path, 
 
 
 def test_a_slide_without_tiles_keeps_its_columns(make_prediction: MakePrediction, paths: tuple[Path, Path]) -> None:
-    write_tables(make_prediction([], []), *paths)
+    write_both(make_prediction([], []), *paths)
     table = pyarrow.parquet.read_table(paths[0])
     assert (table.num_rows, table.column_names, [str(kind) for kind in table.schema.types]) == (0, COLUMNS, TYPES)
     assert rows_of(paths[1]) == [COLUMNS]
@@ -56,13 +62,13 @@ def test_a_slide_without_tiles_keeps_its_columns(make_prediction: MakePrediction
 
 @pytest.mark.parametrize("name", ["tumör, G3", 'a "b"', "癌"])
 def test_names_survive_quoting(make_prediction: MakePrediction, paths: tuple[Path, Path], name: str) -> None:
-    write_tables(make_prediction([(0, 0)], [0.5], classes=("benign", name)), *paths)
+    write_both(make_prediction([(0, 0)], [0.5], classes=("benign", name)), *paths)
     assert pyarrow.parquet.read_table(paths[0]).column_names[-1] == f"prob_{name}"
     assert rows_of(paths[1])[0][-1] == f"prob_{name}"
 
 
 def test_equal_predictions_are_equal_bytes(make_prediction: MakePrediction, paths: tuple[Path, Path]) -> None:
-    write_tables(make_prediction([(0, 0)], [0.3]), *paths)
+    write_both(make_prediction([(0, 0)], [0.3]), *paths)
     first = [path.read_bytes() for path in paths]
-    write_tables(make_prediction([(0, 0)], [0.3]), *paths)
+    write_both(make_prediction([(0, 0)], [0.3]), *paths)
     assert [path.read_bytes() for path in paths] == first

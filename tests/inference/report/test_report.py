@@ -18,13 +18,17 @@ import pytest
 import shapely
 from PIL import Image
 
+from inference.config import PredictConfig
 from inference.heatmap import make_heatmap
 from inference.maps.scores import SlideScores, areas_mm2, slide_scores
 from inference.ood import ood_columns
-from inference.predict import PredictConfig, Prediction, predict_slide
-from inference.report.report import Evidence, _number, _path, _plain, extremes, gather_evidence, in_words, report_html
+from inference.predict import Prediction, predict_slide
+from inference.report.evidence import Evidence, extremes, gather_evidence
+from inference.report.pictures import svg_path
+from inference.report.report import in_words, number_text, report_html, threshold_text
 from tests.inference.conftest import MakePrediction
 from tiling import TileStore, TilingConfig, tile_slide
+from tiling.grid import Raster
 from tiling.quality import METRICS
 from tiling.stores.store import SlideFacts
 from training import TileModel, load_model
@@ -63,7 +67,7 @@ class Page(HTMLParser):
 
 def scores_of(prediction: Prediction) -> SlideScores:
     p = prediction.probabilities[:, prediction.positive]
-    areas = areas_mm2(p, prediction.threshold, prediction.x0, prediction.y0, prediction.grid)
+    areas = areas_mm2(p, prediction.threshold, prediction.tiles.x0, prediction.tiles.y0, prediction.grid)
     return slide_scores(p, prediction.threshold, areas)
 
 
@@ -205,7 +209,7 @@ def test_without_a_tile_called_nothing_is_outlined(make_prediction: MakePredicti
 def test_a_path_does_not_drift() -> None:
     """Steps of a third of a unit: each corner is rounded by itself, not each step."""
     ring = np.array([[0, 0], [10 / 3, 0], [20 / 3, 0], [10, 0], [10, 10.4], [0, 10.4], [0, 0]])
-    assert _path([ring, ring[:-1][::-1]]) == "M0,0l3,0 4,0 3,0 0,10 -10,0zM0,10l10,0 0,-10 -3,0 -4,0z"
+    assert svg_path([ring, ring[:-1][::-1]]) == "M0,0l3,0 4,0 3,0 0,10 -10,0zM0,10l10,0 0,-10 -3,0 -4,0z"
 
 
 def test_each_tile_shown_has_its_number_on_the_map(prediction: Prediction) -> None:
@@ -248,12 +252,12 @@ def test_no_tile_called_is_no_proof(make_prediction: MakePrediction) -> None:
     ],
 )  # fmt: skip
 def test_numbers_are_for_people(value: float, said: str) -> None:
-    assert _number(value) == said
+    assert number_text(value) == said
 
 
 @pytest.mark.parametrize(("threshold", "said"), [(0.5, "0.5"), (0.0755087, "0.0755"), (4.2e-7, "0.00000042"), (1, "1")])
 def test_a_threshold_keeps_its_digits(threshold: float, said: str) -> None:
-    assert _plain(threshold) == said
+    assert threshold_text(threshold) == said
 
 
 def test_nothing_is_said_in_powers_of_ten(make_prediction: MakePrediction) -> None:
@@ -364,7 +368,7 @@ def test_a_large_slide_makes_no_large_page(make_prediction: MakePrediction) -> N
     random = np.random.default_rng(0)
     noisy = make_prediction(
         [(x * 4, y * 4) for y in range(48) for x in range(64)], random.random(48 * 64).tolist(),
-        thumbnail=random.integers(0, 256, (3000, 4000, 3), dtype=np.uint8), thumbnail_px0=0.064,
+        thumbnail=Raster(random.integers(0, 256, (3000, 4000, 3), dtype=np.uint8), 0.064),
     )  # fmt: skip
     tiles = tuple((i, random.integers(0, 256, (512, 512, 3), dtype=np.uint8)) for i in range(8))
     assert len(page_of(noisy, most=tiles, least=tiles)) < 5_000_000
@@ -389,7 +393,7 @@ def test_the_tiles_shown_are_the_slides(slide: Path, model: TileModel, tmp_path:
         prediction = predict_slide(source, model)
         evidence = gather_evidence(source, prediction)
         for row, pixels in (*evidence.most, *evidence.least):
-            (place,) = np.flatnonzero((store.x == prediction.x0[row]) & (store.y == prediction.y0[row]))
+            (place,) = [store.tiles.places().index(prediction.tiles.places()[row])]
             assert np.array_equal(store.read([int(place)])[0], pixels)
         found.append([row for row, _ in (*evidence.most, *evidence.least)])
         assert len(evidence.most) == len(evidence.least) == 8
@@ -409,7 +413,7 @@ def test_what_is_left_out_adds_up(
     for source in (slide, stored):
         prediction = predict_slide(source, model, config)
         grid = prediction.grid
-        assert len(prediction.x0) + sum(prediction.left_out.values()) == grid.rows * grid.columns
+        assert len(prediction.tiles.x0) + sum(prediction.left_out.values()) == grid.rows * grid.columns
         assert {name for name, count in prediction.left_out.items() if count} == reasons
         counts.append(prediction.left_out["no_tissue"])
     assert counts[0] == counts[1]
@@ -428,7 +432,7 @@ def test_a_filter_and_a_region_are_told_apart(slide: Path, model: TileModel, tmp
     assert prediction.left_out == {
         "no_tissue": store.grid.rows * store.grid.columns - len(store),
         "filtered": int((~kept).sum()),
-        "outside_roi": int((kept & (store.x >= 256)).sum()),
+        "outside_roi": int((kept & (store.tiles.x0 >= 256)).sum()),
         "undecodable": 0,
     }
     assert prediction.left_out["filtered"] > 0

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.commands.tile import _tissue_files, _tissue_method
+from pipeline.commands.tile import tissue_files, tissue_method
 from pipeline.demo.synthetic import write_pyramid
 from tests.tiling.stores.test_import_histoprep import output as histoprep_output
 from tiling import TileStore, TilingConfig, tile_slide
@@ -34,7 +34,7 @@ def test_tiles_counts_and_draws_what_is_kept(store: Path, tmp_path: Path) -> Non
     where, preview = "x < 200 and white < 0.5", tmp_path / "kept.png"
     done = CliRunner().invoke(app, ["tiles", str(store), "--where", where, "--preview", str(preview)])
     opened = TileStore(store)
-    kept = ((opened.x < 200) & (opened.quality["white"] < 0.5)).sum()
+    kept = ((opened.tiles.x0 < 200) & (opened.quality["white"] < 0.5)).sum()
     assert done.exit_code == 0
     assert f"{kept} of {len(opened)} tiles kept" in done.output
     assert 0 < kept < len(opened)
@@ -107,17 +107,17 @@ def test_verify_reads_what_a_model_says_of_itself(tmp_path: Path) -> None:
 
 
 def test_what_tissue_names(tmp_path: Path) -> None:
-    assert _tissue_method("otsu") == "otsu"
-    assert _tissue_method(str(tmp_path)) == "mask"
+    assert tissue_method("otsu") == "otsu"
+    assert tissue_method(str(tmp_path)) == "mask"
     with pytest.raises(ConfigError, match="use specslide, otsu, hsv, histoprep, or the path of a mask"):
-        _tissue_method("magic")
+        tissue_method("magic")
 
 
 def test_masks_are_found_by_slide(tmp_path: Path) -> None:
     rows = [slide_row(tmp_path / name) for name in ("a.svs", "b.svs")]
     (tmp_path / "a.png").touch()
     with pytest.raises(InputError, match="holds no mask of b"):
-        _tissue_files(tmp_path, rows)
+        tissue_files(tmp_path, rows)
     with pytest.raises(InputError, match="is one mask for 2 slides"):
-        _tissue_files(tmp_path / "a.png", rows)
-    assert _tissue_files(tmp_path, rows[:1]) == _tissue_files(tmp_path / "a.png", rows[:1]) == {"a": tmp_path / "a.png"}
+        tissue_files(tmp_path / "a.png", rows)
+    assert tissue_files(tmp_path, rows[:1]) == tissue_files(tmp_path / "a.png", rows[:1]) == {"a": tmp_path / "a.png"}

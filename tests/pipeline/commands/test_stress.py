@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline import cli
-from pipeline.commands.stress import _names_of
+from pipeline.commands.stress import names_of
 from pipeline.provenance import trace
 from tests.pipeline.conftest import RunCli
 from tiling.core.errors import SpecslideError
@@ -63,7 +63,7 @@ def test_models_are_stressed_on_the_split_their_training_kept_for_the_test(cohor
         (["a/model", "--shifts", "blur"], "--shifts: 'blur' is no shift; use some of sharpness, brightness"),
         (["a/model", "--metric", "ece"], "--metric: 'ece' is unknown; use balanced_accuracy or auroc"),
         (["a/model", "a/model"], "models: one is named twice"),
-        (["a"], "a: is damaged: a/commit.json: is missing"),
+        (["a"], "a: is not a model folder; pass the folder `model`"),
     ],
 )
 def test_refusals_say_what_to_pass_and_nothing_is_written(
@@ -77,6 +77,6 @@ def test_refusals_say_what_to_pass_and_nothing_is_written(
 
 
 def test_models_are_called_by_their_runs_or_by_their_paths() -> None:
-    assert _names_of([Path("x/erm/model"), Path("sd")]) == {"erm": Path("x/erm/model"), "sd": Path("sd")}
+    assert names_of([Path("x/erm/model"), Path("sd")]) == {"erm": Path("x/erm/model"), "sd": Path("sd")}
     twins = [Path("x/run/model"), Path("y/run/model")]
-    assert _names_of(twins) == {"x/run/model": twins[0], "y/run/model": twins[1]}
+    assert names_of(twins) == {"x/run/model": twins[0], "y/run/model": twins[1]}

@@ -22,7 +22,7 @@ def settings_of(monkeypatch: pytest.MonkeyPatch, *options: str) -> TrainConfig:
         raise Reached(config)
 
     monkeypatch.setattr(training, "samples_from_images", caught)
-    command = ["train", "--images", "index.csv", "--out", "run", *options]
+    command = ["train", "--images", __file__, "--out", "run", *options]
     error = CliRunner().invoke(cli.app, command).exception
     if isinstance(error, Reached):
         config: TrainConfig = error.args[0]

@@ -19,10 +19,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.execution import dask_clusters as module
-from pipeline.execution.dask_clusters import job_script
+from pipeline.execution import dask as module
+from pipeline.execution import dask_clusters as clusters
+from pipeline.execution.dask_clusters import job_of, job_script
 from pipeline.execution.dask_config import ClusterConfig
-from pipeline.execution.jobs import TileJob, tile_all
+from pipeline.execution.jobs import TileJob, anywhere, tile_all
 from pipeline.execution.pool import Outcome, TileProgress, run_slides
 from tests.pipeline.conftest import RunCli, listing
 from tests.pipeline.execution.test_pool import act
@@ -183,7 +184,7 @@ def test_stores_are_those_of_the_local_processes(
     monkeypatch.chdir(tmp_path)
     rows, config = [slide_row(Path("slides/small.tif"))], TilingConfig(mpp=1, tile_px=128)
     here = tile_all(rows, Path("here"), config, workers=1)
-    jobs = [TileJob(row, Path("there"), config).anywhere() for row in rows]
+    jobs = [anywhere(TileJob(row, Path("there"), config)) for row in rows]
     assert jobs[0].out == tmp_path / "there"
     there = tile_all(rows, Path("there"), config, workers=1, cluster=scheduler)
     assert here[0].result is not None
@@ -227,7 +228,7 @@ def test_a_scheduler_without_workers_that_dies_and_is_gone(
     with pytest.raises(ClusterError) as dead:
         ran(tmp_path, ["a", "b"], config)
     assert f"{config.at}: the connection to the scheduler is lost; check that it runs" in str(dead.value)
-    monkeypatch.setattr(module, "_CONNECT_S", 1.0)
+    monkeypatch.setattr(clusters, "_CONNECT_S", 1.0)
     with pytest.raises(ClusterError) as gone:
         ran(tmp_path, ["a", "b"], config)
     assert f"{config.at}: no scheduler can be reached" in str(gone.value)
@@ -336,7 +337,7 @@ def test_slides_through_a_queue(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     ("name", "job"), [("SLURMCluster-3", "SLURMCluster-3"), ("SLURMCluster-3-1", "SLURMCluster-3"), (0, "0")]
 )
 def test_workers_of_one_job_come_and_go_together(name: object, job: str) -> None:
-    assert module._job_of(SimpleNamespace(name=name)) == job
+    assert job_of(SimpleNamespace(name=name)) == job
 
 
 @pytest.mark.parametrize(
@@ -351,9 +352,9 @@ def test_workers_of_one_job_come_and_go_together(name: object, job: str) -> None
 )
 def test_each_worker_of_a_job_takes_its_gpu(monkeypatch: pytest.MonkeyPatch, visible: str, name: str, own: str) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    module._take_device(name)
+    module.take_device(name)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == own
-    module._take_device(name)
+    module.take_device(name)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == own, "also at its second slide"
 
 
@@ -365,7 +366,7 @@ def test_dask_is_not_loaded_for_processes_of_this_machine() -> None:
 
 
 def test_a_missing_dask_is_named() -> None:
-    code = "import sys; sys.modules['distributed'] = None; import pipeline.execution.dask_clusters"
+    code = "import sys; sys.modules['distributed'] = None; import pipeline.execution.dask"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert "ConfigError: cluster: Dask is not installed (" in done.stderr
     assert "; pip install 'specslide[dask]'" in done.stderr

@@ -24,13 +24,13 @@ from tiling.core.settings import checked
 )
 def test_places(at: str, kind: str, workers: int | None) -> None:
     config = ClusterConfig(at=at)
-    assert (config.kind, config.most_workers, config.patience_s) == (kind, workers, 600.0)
+    assert (config.kind, config.max_workers, config.patience_s) == (kind, workers, 600.0)
 
 
 @pytest.mark.parametrize("at", ["slurm", "pbs", "lsf"])
 def test_queues_may_take_a_day_to_begin(at: str) -> None:
     config = ClusterConfig(at=at, workers=4)
-    assert (config.kind, config.most_workers, config.patience_s) == (at, 4, 86_400.0)
+    assert (config.kind, config.max_workers, config.patience_s) == (at, 4, 86_400.0)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_queues_may_take_a_day_to_begin(at: str) -> None:
         ({"at": "local:2\n"}, "is refused"),
         ({"at": "tcp://host"}, "cluster: at: 'tcp://host' is refused"),
         ({"at": "http://host:8786"}, "is refused"),
-        ({"at": "slurm"}, "cluster: at: 'slurm' is refused, it has to be told the most workers at once: set workers"),
+        ({"at": "slurm"}, "cluster: at: 'slurm' is refused, it needs the max number of workers at once: set workers"),
         ({"nodes": 2}, "cluster: nodes: is not a setting; the settings are at, workers"),
         ({"workers": 0}, "cluster: workers: 0 is refused"),
         ({"at": "local:2", "workers": 3}, "cluster: workers: 3 is refused, local:2 does not take it"),

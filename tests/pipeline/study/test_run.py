@@ -535,7 +535,7 @@ def test_a_study_that_is_changed_half_way_says_what_is_remade(
     assert (steps["training"].state, steps["heatmaps/synthetic-04"].state) == ("done", "changed")
     before = stamps(copied.out)
     run(other)
-    assert "heatmaps/synthetic-04 is made again: settings, outline or files are others" in caplog.text
+    assert "heatmaps/synthetic-04 is made again: min_tissue was 0.5, is 0.9" in caplog.text
     assert changed(before, stamps(copied.out)) == {"evaluation/tiles", *TESTED, "evaluation/slides", *REPORTS}
 
 
@@ -685,7 +685,7 @@ def auroc_of(out: Path, slide_ids: set[str]) -> float:
     for slide_id in slide_ids:
         store = TileStore(out / "stores" / f"{slide_id}.zarr")
         fractions = store.annotations.get("tumour", np.zeros(len(store), np.float32))
-        of = dict(zip(zip(store.x.tolist(), store.y.tolist(), strict=True), fractions.tolist(), strict=True))
+        of = dict(zip(store.tiles.places(), fractions.tolist(), strict=True))
         with (out / "heatmaps" / slide_id / "predictions.csv").open(newline="") as f:
             for row in csv.DictReader(f):
                 labels.append(of[int(row["minx"]), int(row["miny"])] >= 0.5)

@@ -10,12 +10,13 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
+from tests.tiling.squares import squares
 from tiling.annotations.label_image import label_fractions, read_label_image
 from tiling.annotations.rasterize import annotation_fractions
 from tiling.core.errors import InputError
 
 SIZE0 = (120, 90)
-X0, Y0 = np.array([0, 30, 100], np.int32), np.array([0, 45, 80], np.int32)
+TILES = squares([0, 30, 100], [0, 45, 80], 30, SIZE0)
 
 
 def labels() -> NDArray[np.uint8]:
@@ -35,23 +36,23 @@ def save(path: Path, picture: NDArray[np.generic]) -> Path:
 )
 def test_fractions_are_box_means(tmp_path: Path, ending: str, dtype: str) -> None:
     path = save(tmp_path / f"a.{ending}", labels().astype(dtype))
-    found = label_fractions(path, SIZE0, X0, Y0, 30)
+    found = label_fractions(path, TILES)
     full = np.zeros((200, 200), np.uint8)
     full[:90, :120] = labels().repeat(3, 0).repeat(3, 1)
     assert list(found) == ["1", "2", "3"]
     for name, fractions in found.items():
-        expected = [(full[y : y + 30, x : x + 30] == int(name)).mean() for x, y in zip(X0, Y0, strict=True)]
+        expected = [(full[y : y + 30, x : x + 30] == int(name)).mean() for x, y in TILES.places()]
         np.testing.assert_allclose(fractions, expected, atol=1e-6)
 
 
 def test_classes_have_names_and_those_without_a_pixel_are_there(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", labels())
     (tmp_path / "a.classes.json").write_text('{"1": "tumour", "2": "tumour", "9": "necrosis"}')
-    found = label_fractions(path, SIZE0, X0, Y0, 30)
+    found = label_fractions(path, TILES)
     assert list(found) == ["3", "necrosis", "tumour"]
     assert not found["necrosis"].any()
     (tmp_path / "a.classes.json").unlink()
-    plain = label_fractions(path, SIZE0, X0, Y0, 30)
+    plain = label_fractions(path, TILES)
     np.testing.assert_allclose(found["tumour"], plain["1"] + plain["2"], atol=1e-6)
 
 
@@ -82,7 +83,7 @@ def test_grey_saved_as_colour_is_taken(tmp_path: Path, channels: int) -> None:
 )
 def test_unfit_pictures_are_refused(tmp_path: Path, name: str, picture: NDArray[np.generic], reason: str) -> None:
     with pytest.raises(InputError, match=reason):
-        label_fractions(save(tmp_path / name, picture), SIZE0, X0, Y0, 30)
+        label_fractions(save(tmp_path / name, picture), TILES)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
@@ -103,11 +104,11 @@ def test_bad_names_are_refused(tmp_path: Path, names: str) -> None:
     path = save(tmp_path / "a.png", labels())
     (tmp_path / "a.classes.json").write_text(names)
     with pytest.raises(InputError, match=r"a\.classes\.json: gives no names"):
-        label_fractions(path, SIZE0, X0, Y0, 30)
+        label_fractions(path, TILES)
 
 
 def test_names_must_be_able_to_name_a_column(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", labels())
     (tmp_path / "a.classes.json").write_text('{"1": "a/b"}')
     with pytest.raises(InputError, match="cannot name a column"):
-        annotation_fractions(path, SIZE0, X0, Y0, 30)
+        annotation_fractions(path, TILES)

@@ -13,6 +13,7 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.tiling.squares import squares
 from tiling.annotations.rasterize import (
     annotation_fractions,
     annotation_mask,
@@ -64,7 +65,7 @@ def test_fractions_equal_shapely_on_any_polygon(points: list[tuple[float, float]
         geometry.intersection(shapely.box(a, b, a + size0, b + size0)).area / size0**2
         for a, b in zip(x0.tolist(), y0.tolist(), strict=True)
     ]
-    np.testing.assert_allclose(area_fractions(geometry, x0, y0, size0), expected, atol=1e-6)
+    np.testing.assert_allclose(area_fractions(geometry, squares(x0, y0, size0)), expected, atol=1e-6)
 
 
 @settings(deadline=None, max_examples=30)
@@ -73,7 +74,7 @@ def test_fractions_of_a_grid_add_up_to_the_area(seed: int, size0: int) -> None:
     angles = np.sort(np.random.default_rng(seed).uniform(0, 2 * np.pi, 12))
     geometry = shapely.make_valid(shapely.Polygon(np.stack([50 + 40 * np.cos(angles), 50 + 30 * np.sin(angles)], 1)))
     y0, x0 = (a.ravel().astype(np.int32) for a in np.mgrid[0:100:size0, 0:100:size0])
-    total = float(area_fractions(geometry, x0, y0, size0).sum(dtype=np.float64)) * size0**2
+    total = float(area_fractions(geometry, squares(x0, y0, size0)).sum(dtype=np.float64)) * size0**2
     assert total == pytest.approx(geometry.area, rel=1e-4)
 
 
@@ -86,7 +87,7 @@ def test_500_random_tiles_of_blobs_with_holes() -> None:
     ]
     geometry = shapely.difference(shapely.union_all(discs[:25]), shapely.union_all(discs[25:]))
     x0, y0 = random.integers(-100, 5000, (2, 500)).astype(np.int32)
-    found = area_fractions(geometry, x0, y0, 224)
+    found = area_fractions(geometry, squares(x0, y0, 224))
     expected = [
         geometry.intersection(shapely.box(x, y, x + 224, y + 224)).area / 224**2
         for x, y in zip(x0.tolist(), y0.tolist(), strict=True)
@@ -112,7 +113,7 @@ def test_fractions_near_the_largest_coordinate() -> None:
     """x0 + size0 is beyond int32."""
     corner = np.array([2**31 - 10], np.int32)
     square = shapely.box(2**31 - 10, 0, 2**31 + 10, 10)
-    assert area_fractions(square, corner, np.array([0], np.int32), 20).tolist() == [0.5]
+    assert area_fractions(square, squares(corner, [0], 20)).tolist() == [0.5]
 
 
 CASES: dict[str, tuple[list[Any], dict[str, tuple[float, float, float]]]] = {
@@ -148,7 +149,7 @@ def test_features(tmp_path: Path, case: str) -> None:
     features, expected = CASES[case]
     corners = np.array([0, 5, 10], np.int32)
     found = {
-        name: area_fractions(geometry, corners, corners, 10)
+        name: area_fractions(geometry, squares(corners, corners, 10))
         for name, geometry in read_geojson(written(tmp_path, *features)).items()
     }
     assert list(found) == list(expected)
@@ -320,7 +321,7 @@ def test_the_same_annotation_in_three_files_gives_the_same(tmp_path: Path) -> No
     files = [written(tmp_path, feature(polygon(SQUARE, HOLE))), xml, tmp_path / "a.png"]
     corners = np.array([0, 5, 7, 30], np.int32)
     for path in files:
-        found = annotation_fractions(path, (40, 30), corners, corners, 6)
+        found = annotation_fractions(path, squares(corners, corners, 6, (40, 30)))
         assert list(found) == ["tumour"]
         np.testing.assert_allclose(found["tumour"], np.array([20, 16, 8, 0]) / 36, atol=1e-6)
         mask = annotation_mask(path, (40, 30), 2.0, (15, 20))

@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 
 from pipeline.demo.synthetic import write_pyramid
 from tiling.core.errors import SlideError
+from tiling.slides.jpeg_stream import ScaleDenom
 from tiling.slides.slide import Slide
-from tiling.slides.tiled_tiff import BadTileError, ScaleDenom, TiledLevels, open_tiled_levels
+from tiling.slides.tiled_tiff import BadTileError, TiledLevels, open_tiled_levels
 
 U8 = NDArray[np.uint8]
 DENOMS: tuple[ScaleDenom, ...] = (2, 4, 8)

@@ -56,10 +56,10 @@ def test_a_folder_becomes_a_store(tmp_path: Path, ending: str, table: str) -> No
     store = TileStore(report.store)
     assert (report.slide_id, report.tiles, report.reused) == ("slide_1", 4, False)
     assert verify_store(store.path) == []
-    assert list(zip(store.x.tolist(), store.y.tolist(), strict=True)) == [(0, 0), (768, 0), (384, 384), (0, 768)]
+    assert list(store.tiles.places()) == [(0, 0), (768, 0), (384, 384), (0, 768)]
     grid = store.grid
     assert (grid.tile_px, grid.tile_px0, grid.stride_px0, grid.mpp, grid.slide_mpp) == (32, 512, 384, 4.0, 0.25)
-    for tile, x, y in zip(store.read(slice(None)), store.x, store.y, strict=True):
+    for tile, x, y in zip(store.read(slice(None)), store.tiles.x0, store.tiles.y0, strict=True):
         saved = PIL.Image.open(folder / "tiles" / f"x{x}_y{y}_w512_h512.{ending}")
         np.testing.assert_array_equal(tile, np.asarray(saved))
     assert {name: values.tolist() for name, values in store.quality.items()} == {
@@ -67,9 +67,9 @@ def test_a_folder_becomes_a_store(tmp_path: Path, ending: str, table: str) -> No
         "laplacian_std": pytest.approx([3.5, 0, 7, 10.5]),
         "gray_q50": [101, 100, 102, 103],
     }
-    np.testing.assert_allclose(store.tissue, [0.9, 1, 0.8, 0.7], rtol=1e-6)
+    np.testing.assert_allclose(store.tiles.columns["tissue"], [0.9, 1, 0.8, 0.7], rtol=1e-6)
     assert rows_where(store, "laplacian_std > 3 and background < 0.25").tolist() == [True, False, True, False]
-    assert store.mask.tolist() == [[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 0, 0]]
+    assert store.mask.values.tolist() == [[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 0, 0]]
 
 
 def test_jpeg_tiles_are_copied_not_encoded_again(tmp_path: Path) -> None:
@@ -85,8 +85,8 @@ def test_the_thumbnail_is_made_of_the_tiles(tmp_path: Path) -> None:
     side = round(512 / store.attributes.thumbnail_px0)
     expected = cv2.resize(tiles()[1], (side, side), interpolation=cv2.INTER_AREA)
     corner = round(384 / store.attributes.thumbnail_px0)  # the tile at (384, 384) lies over its corner
-    np.testing.assert_array_equal(store.thumbnail[:corner, :corner], expected[:corner, :corner])
-    assert (store.thumbnail[-3:, -3:] == 255).all()
+    np.testing.assert_array_equal(store.thumbnail.values[:corner, :corner], expected[:corner, :corner])
+    assert (store.thumbnail.values[-3:, -3:] == 255).all()
 
 
 def test_the_same_folder_again_and_another(tmp_path: Path) -> None:

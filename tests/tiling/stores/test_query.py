@@ -188,14 +188,19 @@ def test_rows_of_a_store(finished: Path) -> None:
     store = TileStore(finished)
     assert rows_where(store, None).all()
     mask = rows_where(store, "tissue > 0.5 and x + 16 <= 300 and not y < 100 and saturation > 0.1")
-    expected = (store.tissue > 0.5) & (store.x <= 284) & (store.y >= 100) & (store.quality["saturation"] > 0.1)
+    expected = (
+        (store.tiles.columns["tissue"] > 0.5)
+        & (store.tiles.x0 <= 284)
+        & (store.tiles.y0 >= 100)
+        & (store.quality["saturation"] > 0.1)
+    )
     np.testing.assert_array_equal(mask, expected)
     assert 0 < mask.sum() < len(store)
 
 
 def test_the_summary_of_the_columns(finished: Path) -> None:
     store = TileStore(finished)
-    rows = {name: values for name, *values in column_summary(store, store.x < 200)}
-    assert rows["x"] == [f"{v:.4g}" for v in np.quantile(store.x[store.x < 200], [0, 0.5, 1])]
+    rows = {name: values for name, *values in column_summary(store, store.tiles.x0 < 200)}
+    assert rows["x"] == [f"{v:.4g}" for v in np.quantile(store.tiles.x0[store.tiles.x0 < 200], [0, 0.5, 1])]
     assert {"focus", "tissue", "y"} <= rows.keys()
     assert column_summary(store, np.zeros(len(store), np.bool_))[0][1:] == ("nan", "nan", "nan")

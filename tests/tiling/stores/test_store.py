@@ -58,9 +58,9 @@ def test_every_array_is_what_the_design_says(finished: Path, codec: str) -> None
     inner = ["bytes", *columns] if codec == "lossless" else ["specslide.jpeg", "crc32c"]
     tiles = facts.pop("tiles")
     assert tiles == ["uint8", [n, 16, 16, 3], [1, 16, 16, 3], [256, 16, 16, 3], ["sharding_indexed"], inner]
-    height, width = store.mask.shape
+    height, width = store.mask.values.shape
     assert facts.pop("mask")[:2] == ["uint8", [height, width]]
-    assert facts.pop("thumbnail")[:2] == ["uint8", list(store.thumbnail.shape)]
+    assert facts.pop("thumbnail")[:2] == ["uint8", list(store.thumbnail.values.shape)]
     for name in ("x", "y"):
         assert facts.pop(name) == ["int32", [n], [n], None, ["bytes", *columns], []]
     for name in ("tissue", *(f"quality/{metric}" for metric in METRICS)):
@@ -71,8 +71,9 @@ def test_every_array_is_what_the_design_says(finished: Path, codec: str) -> None
 
 def test_columns_equal_plain_zarr(finished: Path) -> None:
     store, group = TileStore(finished), zarr.open_group(finished, mode="r")
-    columns: dict[str, NDArray[Any]] = {"x": store.x, "y": store.y, "tissue": store.tissue, "mask": store.mask}
-    columns |= {f"quality/{name}": values for name, values in store.quality.items()} | {"thumbnail": store.thumbnail}
+    columns: dict[str, NDArray[Any]] = {"x": store.tiles.x0, "y": store.tiles.y0, "mask": store.mask.values}
+    columns |= {"tissue": store.tiles.columns["tissue"], "thumbnail": store.thumbnail.values}
+    columns |= {f"quality/{name}": values for name, values in store.quality.items()}
     for name, values in columns.items():
         np.testing.assert_array_equal(values, np.asarray(group[name][...]))  # type: ignore[index]
     assert set(np.unique(np.asarray(group["mask"][...]))) <= {0, 1}  # type: ignore[index]
@@ -80,10 +81,10 @@ def test_columns_equal_plain_zarr(finished: Path) -> None:
 
 def test_rows_are_in_reading_order(finished: Path) -> None:
     store = TileStore(finished)
-    order = np.lexsort((store.x, store.y))
+    order = np.lexsort((store.tiles.x0, store.tiles.y0))
     np.testing.assert_array_equal(order, np.arange(len(store)))
-    assert (store.tissue >= 0.1).all()
-    assert (store.tissue <= 1).all()
+    assert (store.tiles.columns["tissue"] >= 0.1).all()
+    assert (store.tiles.columns["tissue"] <= 1).all()
 
 
 def test_the_attributes(finished: Path, codec: str, small_slide: Path) -> None:
@@ -108,7 +109,7 @@ def test_an_empty_store_is_valid(tmp_path: Path) -> None:
     report = tile_slide(tmp_path / "glass.tif", tmp_path / "out", TilingConfig(tile_px=64))
     store = TileStore(report.store)
     assert (report.tiles, len(store), store.read(slice(None)).shape) == (0, 0, (0, 64, 64, 3))
-    assert not store.mask.any()
+    assert not store.mask.values.any()
     assert verify_store(report.store) == []
     facts = seen_by_zarr(report.store)
     assert facts["tiles"][:2] == ["uint8", [0, 64, 64, 3]]
@@ -180,7 +181,8 @@ def test_edited_metadata_is_refused_by_name(copied: Path, name: str) -> None:
 
 
 READERS: dict[str, Callable[[TileStore], object]] = {
-    "x/c/0": lambda s: s.x, "y/c/0": lambda s: s.y, "tissue/c/0": lambda s: s.tissue, "mask/c/0/0": lambda s: s.mask,
+    "x/c/0": lambda s: s.tiles.x0, "y/c/0": lambda s: s.tiles.y0, "tissue/c/0": lambda s: s.tiles.columns["tissue"],
+    "mask/c/0/0": lambda s: s.mask,
     "quality/focus/c/0": lambda s: s.quality, "thumbnail/c/0/0/0": lambda s: s.thumbnail,
 }  # fmt: skip
 
@@ -321,7 +323,7 @@ def test_a_forged_column_is_refused(copied: Path, name: str, change: dict[str, A
     def use() -> None:
         store = TileStore(copied)
         store.read([0])
-        getattr(store, name)
+        store.tiles.columns["tissue"], store.mask, store.thumbnail
 
     with pytest.raises(StoreError) as caught:
         use()

@@ -32,7 +32,7 @@ def fake_torchvision(folder: Path, *, library: bytes | None) -> Path:
 # `import training` would mend at once, so the module is loaded by itself.
 LOAD = f"""
 import importlib.util, sys, torch
-spec = importlib.util.spec_from_file_location("mend", {str(REPO / "training" / "torchvision_mend.py")!r})
+spec = importlib.util.spec_from_file_location("mend", {str(REPO / "training" / "models" / "torchvision_shim.py")!r})
 mend = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(mend)
 """

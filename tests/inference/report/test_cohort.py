@@ -10,7 +10,8 @@ from urllib.parse import unquote
 
 import pytest
 
-from pipeline.study.page import Picture, Section, write_cohort_index, write_page
+from inference.report.cohort import write_cohort_index
+from inference.report.pages import Picture, Section, write_page
 
 
 class Parsed(HTMLParser):
@@ -31,6 +32,11 @@ class Parsed(HTMLParser):
         self.text += data
 
 
+SLIDE = {
+    "slide_id": "s", "sha256": "cd" * 32, "width": 512, "height": 512, "mpp": 0.5, "vendor": "test",
+    "objective_power": None, "level_downsamples": [1.0],
+}  # fmt: skip
+GRID = {"width0": 512, "height0": 512, "slide_mpp": 0.5, "tile_px": 32, "tile_px0": 32, "stride_px0": 32}
 HOSTILE = ["<script>alert(1)</script>", 'a"b', "a&b", "a'b", "µ–癌", "100%", "a#b?c=d"]
 
 
@@ -64,8 +70,9 @@ def result(
     """A folder as specslide heatmap leaves it, of what the index reads."""
     scores = {"top5_mean": top, "mean": top, "fraction_above_threshold": top}
     summary = {
-        "format": "specslide-heatmap", "scores": scores, "positive_class": "tumour", "tiles": 1200, "threshold": 0.5,
-        "made_from": {"model_sha256": "ab" * 32}, "out_of_distribution": unlike,
+        "format": "specslide-heatmap", "version": 2, "scores": scores, "classes": ["benign", "tumour"],
+        "positive_class": "tumour", "tiles": 1200, "threshold": 0.5, "made_from": {"model_sha256": "ab" * 32},
+        "out_of_distribution": unlike, "slide": SLIDE, "grid": GRID,
     }  # fmt: skip
     (folder / name).mkdir(parents=True)
     (folder / name / "slide.json").write_text(json.dumps(summary))

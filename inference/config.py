@@ -1,0 +1,84 @@
+"""The settings of a prediction and of a heatmap's files. Knows nothing of torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
+
+from inference.exports import formats, formats_help
+from tiling.stores.query import parse_where
+
+Backend = Literal["torch", "onnx", "auto"]
+Precision = Literal["auto", "32", "bf16"]
+SCORE = "top5_mean"
+"""The score of a slide that groups and thresholds are about, unless another is named."""
+SEPARATION_UM = 150.0
+"""Two detections on a heatmap are at least this far apart, micrometres."""
+
+
+class PredictTilesConfig(BaseModel):
+    """What decides a prediction of tiles that are there, beside the tiles and the model. Unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    min_tissue: float = Field(0.5, ge=0, le=1)
+    """Least fraction of a tile that must be tissue."""
+    where: str | None = None
+    """Which tiles, by the columns of a store, which are measured of a slide: `focus > 20 and pen < 0.05`; see
+    tiling.stores.query."""
+    tta: bool = False
+    """Test-time augmentation: the mean over all eight orientations of each tile, at eight times the cost."""
+    batch_size: PositiveInt | None = None
+    """Tiles that the model sees at once, halved where they do not fit in memory; changes the speed, not the result.
+    None, or "auto": as the device and the size of the model's input call for."""
+    readers: PositiveInt | None = None
+    """Threads that read and decode; changes the speed, not the result. None: 1, for a model on a GPU up to 8."""
+    backend: Backend = "torch"
+    """What computes: torch; onnx, ONNX Runtime on a CPU; or auto, the faster on a short probe. They agree to 1e-4."""
+    precision: Precision = "auto"
+    """bf16, 32 bits, or auto: bf16 where the hardware computes in it."""
+
+    @field_validator("where")
+    @classmethod
+    def _parses(cls, where: str | None) -> str | None:
+        if where is not None:
+            parse_where(where)
+        return where
+
+    @field_validator("batch_size", mode="before")
+    @classmethod
+    def _found(cls, batch_size: object) -> object:
+        return None if batch_size == "auto" else batch_size
+
+
+class PredictConfig(PredictTilesConfig):
+    """What decides a prediction of a slide, too, whose tiles are cut as it is read."""
+
+    overlap: float = Field(0.0, ge=0, lt=1)
+    """Fraction of a tile that its neighbour shares, in [0, 1); a store brings its own."""
+    mpp_tolerance: float = Field(0.02, ge=0, lt=0.5)
+    """How far a scale may be from the model's and be taken as it is."""
+    max_bad_tiles: float = Field(0.01, ge=0, le=1)
+    """Fraction of a slide's tiles that may be passed over because they cannot be decoded."""
+
+
+class OutputConfig(BaseModel):
+    """What is written of a prediction. Unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    formats: tuple[str, ...] = Field((), description=f"Further files. {formats_help()}.")
+    region_threshold: float | None = Field(None, ge=0, le=1)
+    """Regions are where the probability is at least this; None: the model's threshold."""
+    min_region_um2: float = Field(0.0, ge=0)
+    """Regions of a smaller area, square micrometres, are left out."""
+    region_smoothing_um: float | None = Field(None, ge=0)
+    """Radius by which outlines are smoothed, micrometres; None: a quarter of a tile's side, 0: not at all."""
+
+    @field_validator("formats")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [name for name in names if name not in formats()]:
+            raise ValueError(f"{unknown[0]!r} is none of {', '.join(formats())}")
+        return tuple(name for name in formats() if name in names)

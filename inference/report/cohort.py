@@ -1,0 +1,98 @@
+"""The index of a folder of heatmaps: `index.html` beside the results, opening without a network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inference.exports import OVERLAY
+from inference.report.pages import Link, Picture, Section, write_page
+from tiling.core.errors import InputError
+from tiling.core.files import canonical_json, locked, write_changed
+
+if TYPE_CHECKING:
+    from inference.summary import HeatmapSummary
+
+INDEX = "index.html"
+NOT_ANALYSED = "not_analysed.json"
+"""Beside the index: the reasons by slide, which several calls gather."""
+_REPORT = "report.html"
+
+
+def write_cohort_index(folder: Path, failed: Mapping[str, str]) -> None:
+    """Write `index.html` of a folder of heatmaps: every result in it, whenever and by whichever job it was made, and
+    what failed now, or failed before and has no result yet.
+
+    The most suspicious slide comes first, those without tiles last. `failed` are reasons by slide. Jobs that share the
+    folder take turns. Nothing is written where there is no result. Raises OutputError.
+    """
+    with locked(folder / INDEX, wait=True):
+        found = _results(folder)
+        made = {result.name for result, _ in found}
+        failed = {name: why for name, why in failed_before(folder).items() if name not in made} | dict(failed)
+        if failed or (folder / NOT_ANALYSED).exists():
+            write_changed(folder / NOT_ANALYSED, canonical_json(failed))
+        if found:
+            _write_index(folder, found, failed)
+
+
+def failed_before(folder: Path) -> dict[str, str]:
+    """What earlier calls noted, reasons by slide; nothing, where that cannot be read."""
+    try:
+        noted = json.loads((folder / NOT_ANALYSED).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return {str(name): str(why) for name, why in noted.items()} if isinstance(noted, dict) else {}
+
+
+def _write_index(folder: Path, found: Sequence[tuple[Path, HeatmapSummary]], failed: Mapping[str, str]) -> None:
+    pictures = tuple(
+        Picture(result / OVERLAY, f"{result.name}: heatmap of {summary.positive_class}", _report_of(result))
+        for result, summary in found
+    )
+    text = (
+        f"{len(found):,} slides, the most suspicious first. Each opens its report. A score is the model's and no "
+        "diagnosis: top 5% is the mean probability of the most suspicious 5% of the tiles. Unlike is the share of "
+        "tiles that lie outside what the model has seen."
+    )
+    columns = ("slide", "class", "tiles", "top 5%", "mean", "share called", "unlike", "threshold", "model")
+    sections = [Section("Slides", text, columns, tuple(_row(*result) for result in found))]
+    if unlike := tuple((result.name, summary.warning) for result, summary in found if summary.warning):
+        sections.append(Section("Unlike what the model has seen", columns=("slide", "warning"), rows=unlike))
+    if failed:
+        sections.append(Section("Not analysed", columns=("slide", "reason"), rows=tuple(failed.items())))
+    write_page(folder / INDEX, "specslide: heatmaps", [*sections, Section("Pictures", pictures=pictures)])
+
+
+def _results(folder: Path) -> list[tuple[Path, HeatmapSummary]]:
+    """The heatmaps in a folder, the most suspicious first, those without tiles last; what is no heatmap, is under way,
+    or cannot be read, is passed over.
+    """
+    from inference.summary import SUMMARY, read_summary  # whoever asks what failed need not wait for it
+
+    found = []
+    for path in folder.glob(f"[!.]*/{SUMMARY}"):
+        with suppress(InputError):
+            found.append((path.parent, read_summary(path.parent)))
+    return sorted(found, key=lambda r: (r[1].scores.top5_mean is None, -(r[1].scores.top5_mean or 0), r[0].name))
+
+
+def _row(folder: Path, summary: HeatmapSummary) -> tuple[object, ...]:
+    scores, known = summary.scores, summary.out_of_distribution
+    shown = (scores.top5_mean, scores.mean, scores.fraction_above_threshold)
+    return (
+        Link(_report_of(folder) or folder / OVERLAY, folder.name),
+        summary.positive_class,
+        f"{summary.tiles:,}",
+        *("none" if value is None else f"{value:.3f}" for value in shown),
+        "" if known is None or known.share is None else f"{known.share:.0%}",
+        f"{summary.threshold:.3g}",
+        summary.made_from["model_sha256"][:12],
+    )
+
+
+def _report_of(folder: Path) -> Path | None:
+    return folder / _REPORT if (folder / _REPORT).exists() else None  # earlier versions wrote none

@@ -1,0 +1,61 @@
+"""What a report shows beside the prediction itself: the most and the least suspicious tiles, and quality columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.predict import Prediction
+from inference.sources import is_store
+from tiling import Slide, TileStore
+from tiling.tile import read_tiles
+
+UInt8Array = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+SHOWN = 8
+"""Tiles shown of the most suspicious, and of the least."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the report shows beside the prediction itself."""
+
+    most: tuple[tuple[int, UInt8Array], ...] = ()
+    """The most suspicious tiles: their row in the prediction, and pixels uint8 (T, T, 3)."""
+    least: tuple[tuple[int, UInt8Array], ...] = ()
+    quality: Mapping[str, Floats] = field(default_factory=dict)
+    """Quality columns of the predicted tiles, (N,), by name; of a store only."""
+
+
+def gather_evidence(source: Path, prediction: Prediction, slide_mpp: float | None = None) -> Evidence:
+    """Read the tiles to show from the slide or store the prediction was made of. Raises SlideError, StoreError."""
+    most, least = extremes(prediction.probabilities[:, prediction.positive])
+    rows = np.concatenate([most, least])
+    if is_store(source):
+        store = TileStore(source)
+        row_at = {place: row for row, place in enumerate(store.tiles.places())}
+        stored = np.array([row_at[place] for place in prediction.tiles.places()], np.intp)
+        pixels = dict(zip(rows.tolist(), store.read(stored[rows]), strict=True))
+        quality = {name: values[stored] for name, values in store.quality.items()}
+    else:
+        with Slide(source, mpp=slide_mpp) as slide:
+            found = read_tiles(slide, prediction.tiles.only(rows), 1.0)
+            pixels = {int(rows[index]): tile for index, tile in found}
+        quality = {}
+    most_shown, least_shown = (
+        tuple((row, pixels[row]) for row in part.tolist() if row in pixels) for part in (most, least)
+    )
+    return Evidence(most_shown, least_shown, quality)
+
+
+def extremes(probabilities: NDArray[np.floating[Any]], count: int = SHOWN) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows of the most and of the least probable tiles (N,), the extreme first, at most `count`; no tile is in both."""
+    order = np.argsort(-probabilities, kind="stable")
+    most = order[:count]
+    return most, order[len(most) :][::-1][:count]

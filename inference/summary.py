@@ -1,0 +1,82 @@
+"""`slide.json`: what a heatmap says of its slide, read and written here alone. Torch is not needed for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from inference.maps.scores import SlideScores
+from tiling.core.errors import InputError
+from tiling.core.files import canonical_json
+from tiling.core.versions import RESEARCH_USE
+from tiling.grid import Grid
+from tiling.stores.store import SlideFacts
+
+SUMMARY = "slide.json"
+VERSION = 3
+"""Of what a heatmap's folder holds, and how it is computed. 3: its recipe is in commit.json. Earlier ones are read."""
+
+
+class OutOfDistribution(BaseModel):
+    """How much of a slide lies outside what the model has seen."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    tiles: int = 0
+    share: float | None
+    """Of the analysed tiles, from 0 to 1; None of no tiles."""
+    quantile: float | None = None
+    """Of the validation tiles' distances, where it begins."""
+    warning: str | None
+    """What a person must know before anything else; None where few tiles are outside."""
+
+
+class HeatmapSummary(BaseModel):
+    """One slide's heatmap in numbers, and what it was made from."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    format: Literal["specslide-heatmap"] = "specslide-heatmap"
+    version: int = VERSION
+    slide: SlideFacts
+    grid: Grid
+    tiles: int
+    """Tiles analysed."""
+    classes: tuple[str, ...]
+    positive_class: str
+    threshold: float
+    scores: SlideScores
+    out_of_distribution: OutOfDistribution | None = None
+    """None where the model cannot tell."""
+    made_from: dict[str, Any]
+    device: str = ""
+    software: dict[str, str] = {}
+    notice: str = RESEARCH_USE
+
+    @property
+    def warning(self) -> str | None:
+        """What a person must know of the result before anything else."""
+        return None if self.out_of_distribution is None else self.out_of_distribution.warning
+
+    def numbers(self) -> Mapping[str, float | None]:
+        """The scores by name."""
+        return {name: getattr(self.scores, name) for name in SlideScores.__dataclass_fields__}
+
+    def write(self, folder: Path) -> None:
+        """Write the file into a heatmap's folder. Raises OSError."""
+        (folder / SUMMARY).write_text(canonical_json(self.model_dump(mode="json")), encoding="utf-8")
+
+
+def read_summary(folder: Path) -> HeatmapSummary:
+    """What the heatmap in a folder says. Raises InputError if it says nothing, or cannot be read."""
+    try:
+        return HeatmapSummary.model_validate_json((folder / SUMMARY).read_bytes())
+    except OSError as error:
+        what = f"holds no heatmap ({error.strerror})"
+        raise InputError(folder, what, "pass the folder that specslide heatmap wrote") from None
+    except ValidationError:
+        what = f"is no heatmap's result: its {SUMMARY} is another or damaged"
+        raise InputError(folder, what, "pass the folder that specslide heatmap wrote, or make it again") from None

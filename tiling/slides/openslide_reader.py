@@ -1,0 +1,79 @@
+"""Slides that OpenSlide recognises: SVS, NDPI, MIRAX, SCN, BIF, DICOM, tiled TIFF and others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import openslide
+
+from tiling.core.arrays import UInt8Array
+from tiling.core.errors import SlideError
+from tiling.slides.reader import Level, number_of
+from tiling.slides.tifffile_reader import is_ome
+
+_DICOM_COMPRESSION = {  # by transfer syntax, DICOM PS3.6
+    "1.2.840.10008.1.2": "NONE", "1.2.840.10008.1.2.1": "NONE", "1.2.840.10008.1.2.4.50": "JPEG",
+    "1.2.840.10008.1.2.4.80": "JPEGLS", "1.2.840.10008.1.2.4.81": "JPEGLS", "1.2.840.10008.1.2.4.90": "JPEG2000",
+    "1.2.840.10008.1.2.4.91": "JPEG2000", "1.2.840.10008.1.2.4.201": "HTJ2K", "1.2.840.10008.1.2.4.202": "HTJ2K",
+    "1.2.840.10008.1.2.4.203": "HTJ2K",
+}  # fmt: skip
+
+
+def open_with_openslide(path: Path, entry: Path) -> OpenSlideReader | None:
+    """The reader of what OpenSlide recognises; None for anything else, and for OME-TIFF.
+
+    OpenSlide takes a tiled OME-TIFF for a plain TIFF, and misses its scale and its pyramid.
+    """
+    container = openslide.OpenSlide.detect_format(str(entry))
+    if container is None or (container == "generic-tiff" and is_ome(entry)):
+        return None
+    return OpenSlideReader(path, entry)
+
+
+class OpenSlideReader:
+    """Reads whatever OpenSlide recognises."""
+
+    def __init__(self, path: Path, entry: Path) -> None:
+        self._path = path
+        try:
+            self._slide = openslide.OpenSlide(str(entry))
+        except openslide.OpenSlideError as error:
+            raise self._damaged(error) from error
+        known = self._slide.properties
+        self.vendor = known.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
+        self.objective_power = number_of(known.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER))
+        mpp = (
+            number_of(known.get(openslide.PROPERTY_NAME_MPP_X)),
+            number_of(known.get(openslide.PROPERTY_NAME_MPP_Y)),
+        )
+        self.mpp_xy = None if mpp[0] is None or mpp[1] is None else (mpp[0], mpp[1])
+        self.levels = tuple(
+            Level(width, height, float(down))
+            for (width, height), down in zip(self._slide.level_dimensions, self._slide.level_downsamples, strict=True)
+        )
+        self.compression = _DICOM_COMPRESSION.get(known.get("dicom.TransferSyntaxUID", ""))
+        background = known.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "ffffff")
+        self._background = tuple(int(background[i : i + 2], 16) for i in (0, 2, 4))
+
+    def read(self, x0: int, y0: int, level: int, width: int, height: int) -> UInt8Array:
+        """As `SlideReader.read`."""
+        try:
+            rgba = np.asarray(self._slide.read_region((x0, y0), level, (width, height)))
+        except openslide.OpenSlideError as error:
+            raise self._damaged(error) from error
+        rgb = rgba[..., :3]
+        if (rgba[..., 3] == 255).all():
+            return np.ascontiguousarray(rgb)
+        alpha = rgba[..., 3:].astype(np.uint16)  # absent pixels: laid over the slide's own background colour
+        over = rgb * alpha + np.array(self._background, np.uint16) * (255 - alpha)
+        return ((over + 127) // 255).astype(np.uint8)
+
+    def close(self) -> None:
+        """Release the file."""
+        self._slide.close()
+
+    def _damaged(self, error: Exception) -> SlideError:
+        return SlideError(
+            self._path, f"is damaged or incomplete ({type(error).__name__})", "copy or scan the slide again"
+        )

@@ -1,0 +1,78 @@
+"""What reads slides: the protocol `SlideReader`, and the file a slide begins with. tiling.slides.readers lists them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from tiling.core.arrays import UInt8Array
+from tiling.core.errors import SlideError
+
+
+@dataclass(frozen=True)
+class Level:
+    """One pyramid level: its size in its own pixels and how many level-0 pixels one of them spans."""
+
+    width: int
+    height: int
+    downsample: float
+
+
+class SlideReader(Protocol):
+    """What a way of reading slides gives: facts and one way to read; a new slide format is one class like it."""
+
+    vendor: str
+    levels: tuple[Level, ...]
+    mpp_xy: tuple[float, float] | None
+    """Micrometres per level-0 pixel along x and y; None if the file does not say."""
+    objective_power: float | None
+    compression: str | None
+    """How level 0 is compressed; None: as its TIFF tags say."""
+
+    def read(self, x0: int, y0: int, level: int, width: int, height: int) -> UInt8Array:
+        """Pixels of one level, uint8 (height, width, 3): corner in level-0 pixels, size in the level's own.
+
+        It may reach beyond the level; there it is white. Raises SlideError if they cannot be decoded.
+        """
+
+    def close(self) -> None:
+        """Release the file."""
+
+
+Opener = Callable[[Path, Path], SlideReader | None]
+"""Opens a slide (path given by the user, file to begin with), or gives None for what is not of its format.
+
+Raises SlideError for a damaged slide of its format, OSError.
+"""
+
+
+def entry_file(path: Path) -> Path:
+    """The file to open: of a folder, its first DICOM instance. Raises SlideError."""
+    try:
+        if not path.is_dir():
+            path.stat()
+            return path
+        instances = sorted(p for p in path.iterdir() if p.suffix.lower() == ".dcm")
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL in it
+        raise unreadable(path, error) from error
+    if not instances:
+        raise SlideError(path, "is a folder without DICOM files", "pass slide files, or the folder of one DICOM slide")
+    return instances[0]
+
+
+def unreadable(path: Path, error: OSError | ValueError) -> SlideError:
+    """The SlideError that tells a person what an OSError at a slide's path means."""
+    reason = getattr(error, "strerror", None) or error
+    return SlideError(path, f"cannot be read ({reason})", "check the path and its permissions")
+
+
+def number_of(text: str | None) -> float | None:
+    """A finite positive number, or None for anything else a header may hold."""
+    try:
+        value = float(text) if text is not None else math.nan
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value > 0 else None
