@@ -24,8 +24,9 @@ def files_of(row: ManifestRow) -> dict[Path, str]:
 
 
 def redact(reason: str, *known: Path, names: Mapping[Path, str] = MappingProxyType({})) -> str:
-    """A reason without the folders of this machine, `known` ones and any other; file names stay, but for those in `names`,
-    which are called by the names given.
+    """A reason without folders of this machine, `known` ones and others; files in `names` are called by those names.
+
+    Other files keep their names.
     """
     reason = redact_names(reason, names)
     for path in (*known, *(file.parent for file in names)):

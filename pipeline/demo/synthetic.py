@@ -25,7 +25,7 @@ from tiling.core.errors import ConfigError, OutputError, SpecslideError
 from tiling.core.files import canonical_json, write_file
 from tiling.core.versions import software_versions
 
-__all__ = ["Anatomy", "make_cohort", "make_slide", "paint", "plan_anatomy", "plan_cohort", "write_pyramid"]
+__all__ = ["Anatomy", "Pen", "make_cohort", "make_slide", "paint", "plan_anatomy", "plan_cohort", "write_pyramid"]
 
 MANIFEST = "manifest.csv"
 VERSION = 1
