@@ -49,7 +49,7 @@ _AUTO_PIXELS = {"cpu": (1 << 20, 64), "cuda": (1 << 24, 512)}
 def auto_batch_size(model: TileModel) -> int:
     """Tiles to show a model at once: a power of two that its device and the size of its input decide, nothing else.
 
-    It is not timed, so that equal inputs give equal bytes. Too large a one is halved; see `Halving`.
+    It is not timed, so that equal inputs give equal bytes. Too large a one is halved; see `BatchSizer`.
     """
     pixels, most = _AUTO_PIXELS.get(model.device.type, _AUTO_PIXELS["cpu"])
     fitting = pixels // max(model.info.input_px, model.info.tile_px) ** 2
@@ -211,7 +211,7 @@ def _answers(outputs: Sequence[Tensor], temperature: float, novelty: Novelty | N
 _FITTING: dict[Hashable, int] = {}  # a cohort's slides share what was learned
 
 
-class Halving:
+class BatchSizer:
     """A prediction whose batches are halved, from now on, when one does not fit in the device's memory.
 
     Tiles do not see each other, so the results are those of the whole batch. Raises ModelError if a single tile does

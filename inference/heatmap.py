@@ -17,9 +17,10 @@ from inference.exports import write_exports
 from inference.exports.content import Content
 from inference.maps.scores import SlideScores, areas_mm2, slide_scores
 from inference.ood import outside
-from inference.predict import Prediction, Progress, is_store, predict_slide, prediction_settings
+from inference.predict import Prediction, Progress, predict_slide, prediction_settings
 from inference.report.evidence import gather_evidence
 from inference.report.report import report_html
+from inference.sources import is_store
 from inference.summary import SUMMARY, VERSION, HeatmapSummary, OutOfDistribution, read_summary
 from tiling import Slide, TileStore
 from tiling.core.artefact import Recipe, atomic_folder, locked_folder, require_own, state
@@ -183,12 +184,12 @@ def _recipe(
 
 def _summary(prediction: Prediction, model: TileModel | Ensemble) -> HeatmapSummary:
     values, threshold = prediction.probabilities[:, prediction.positive], prediction.threshold
-    areas = areas_mm2(values, threshold, prediction.x0, prediction.y0, prediction.grid)
+    areas = areas_mm2(values, threshold, prediction.tiles.x0, prediction.tiles.y0, prediction.grid)
     known = outside(prediction.columns, prediction.ood_quantile)
     return HeatmapSummary(
         slide=prediction.slide,
         grid=prediction.grid,
-        tiles=len(prediction.x0),
+        tiles=len(prediction.tiles.x0),
         classes=prediction.classes,
         positive_class=prediction.classes[prediction.positive],
         threshold=threshold,

@@ -40,4 +40,4 @@ class Content:
             min_area_um2=config.min_region_um2,
         )  # fmt: skip
         p = prediction.probabilities[:, prediction.positive]
-        return measured(outlines, prediction.x0, prediction.y0, side_px0, p, slide.mpp)
+        return measured(outlines, prediction.tiles.x0, prediction.tiles.y0, side_px0, p, slide.mpp)

@@ -49,7 +49,7 @@ def tile_features(prediction: Prediction) -> Iterator[dict[str, Any]]:
     called = decide(prediction.probabilities, prediction.threshold, prediction.positive)
     names = [*(f"prob_{name}" for name in prediction.classes), *prediction.columns]
     measured = np.column_stack([prediction.probabilities, *prediction.columns.values()])
-    for x, y, values, c in _rows(prediction.x0, prediction.y0, measured, called):
+    for x, y, values, c in _rows(prediction.tiles.x0, prediction.tiles.y0, measured, called):
         corners = [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
         yield {
             "type": "Feature",

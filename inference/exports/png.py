@@ -35,10 +35,10 @@ _FRAME = "0.5"
 def overlay_png(prediction: Prediction, truth: shapely.Geometry | None = None) -> bytes:
     """The PNG's bytes; equal predictions give equal bytes. `truth` (level-0 pixels) is outlined where given."""
     figure, axes = _figure(prediction)
-    axes.imshow(prediction.thumbnail)
+    axes.imshow(prediction.thumbnail.values)
     heat = axes.imshow(heatmap_of(prediction), cmap=HEATMAP, vmin=0, vmax=1, alpha=_OPACITY, interpolation="nearest")
     if truth is not None and not truth.is_empty:
-        _outline(axes, rings_of(truth), prediction.thumbnail_px0, "white")
+        _outline(axes, rings_of(truth), prediction.thumbnail.downsample, "white")
     return _finished(figure, axes, heat, prediction)
 
 
@@ -46,8 +46,8 @@ def heatmap_png(prediction: Prediction) -> bytes:
     """The PNG's bytes of the heatmap without the slide; equal predictions give equal bytes."""
     figure, axes = _figure(prediction)
     found = probability_map(prediction)
-    height, width = prediction.thumbnail.shape[:2]
-    bottom, right = (side * found.px0 / prediction.thumbnail_px0 - 0.5 for side in found.values.shape)
+    height, width = prediction.thumbnail.values.shape[:2]
+    bottom, right = (side * found.px0 / prediction.thumbnail.downsample - 0.5 for side in found.values.shape)
     heat = axes.imshow(
         found.values, cmap=HEATMAP, vmin=0, vmax=1, interpolation="nearest", extent=(-0.5, right, bottom, -0.5)
     )
@@ -58,7 +58,7 @@ def heatmap_png(prediction: Prediction) -> bytes:
 
 
 def _figure(prediction: Prediction) -> tuple[Figure, Axes]:
-    height, width = prediction.thumbnail.shape[:2]
+    height, width = prediction.thumbnail.values.shape[:2]
     size_in = (float(np.clip(_HEIGHT_IN * width / height, *_WIDTHS_IN)) + 1.6, _HEIGHT_IN + 0.9)
     figure = Figure(figsize=size_in, dpi=150, layout="constrained")
     return figure, figure.add_subplot()
@@ -66,15 +66,15 @@ def _figure(prediction: Prediction) -> tuple[Figure, Axes]:
 
 def _finished(figure: Figure, axes: Axes, heat: AxesImage, prediction: Prediction) -> bytes:
     """The picture with all that explains it."""
-    height, width = prediction.thumbnail.shape[:2]
-    _outline(axes, threshold_rings(prediction), prediction.thumbnail_px0, "black")
+    height, width = prediction.thumbnail.values.shape[:2]
+    _outline(axes, threshold_rings(prediction), prediction.thumbnail.downsample, "black")
     bar = figure.colorbar(heat, ax=axes, shrink=0.8)
     if bar.solids is not None:
         bar.solids.set_alpha(1)
     name = printable(prediction.classes[prediction.positive])
     bar.set_label(f"probability of {name}; black line: threshold {prediction.threshold:.3g}", parse_math=False)
     bar.ax.axhline(prediction.threshold, color="black", linewidth=1.5)
-    _scale_bar(axes, width, height, prediction.slide.mpp * prediction.thumbnail_px0)
+    _scale_bar(axes, width, height, prediction.slide.mpp * prediction.thumbnail.downsample)
     axes.set_axis_off()
     axes.set_title(_title(prediction), fontsize=9, parse_math=False)  # a name may hold dollar signs
     figure.supxlabel(RESEARCH_USE, fontsize=7, x=0.01, ha="left")
@@ -87,11 +87,11 @@ def heatmap_of(prediction: Prediction) -> NDArray[np.float32]:
     """The positive class' probability over the thumbnail, float32 (h, w); NaN where nothing was predicted."""
     return assemble(
         prediction.probabilities[:, prediction.positive],
-        prediction.x0,
-        prediction.y0,
+        prediction.tiles.x0,
+        prediction.tiles.y0,
         prediction.grid.tile_px0,
-        prediction.thumbnail_px0,
-        prediction.thumbnail.shape[:2],
+        prediction.thumbnail.downsample,
+        prediction.thumbnail.values.shape[:2],
     )
 
 
@@ -110,7 +110,7 @@ def _frame(width: int, height: int) -> tuple[list[float], list[float]]:
 
 def _title(prediction: Prediction) -> str:
     grid, made = prediction.grid, prediction.provenance
-    tiles = f"{len(prediction.x0)} tiles of {grid.tile_px} px at {grid.mpp:.3g} µm/px"
+    tiles = f"{len(prediction.tiles.x0)} tiles of {grid.tile_px} px at {grid.mpp:.3g} µm/px"
     return f"{printable(prediction.slide.slide_id)}\n{made['backbone']}, model {made['model_sha256'][:8]}, {tiles}"
 
 

@@ -17,12 +17,12 @@ from inference.predict import Prediction
 
 def prediction_table(prediction: Prediction) -> pyarrow.Table:
     """One row a tile, in reading order."""
-    count = len(prediction.x0)
+    count = len(prediction.tiles.x0)
     side = np.full(count, prediction.grid.tile_px0, np.int32)
     columns = {
         "slide_id": pyarrow.array([prediction.slide.slide_id] * count, pyarrow.string()),
-        "minx": prediction.x0,
-        "miny": prediction.y0,
+        "minx": prediction.tiles.x0,
+        "miny": prediction.tiles.y0,
         "width": side,
         "height": side,
     }

@@ -49,7 +49,7 @@ class ProbabilityMap:
 def probability_map(prediction: Prediction) -> ProbabilityMap:
     """The map of a prediction, on whose pixels' borders its tiles begin, and end as nearly as `map_px0` says."""
     p = prediction.probabilities[:, prediction.positive]
-    values = slide_map(p, prediction.x0, prediction.y0, prediction.grid)
+    values = slide_map(p, prediction.tiles.x0, prediction.tiles.y0, prediction.grid)
     name = f"probability of {printable(prediction.classes[prediction.positive])}"
     return ProbabilityMap(values, map_px0(prediction.grid), prediction.slide.mpp, name)
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.predict import Prediction, is_store
+from inference.predict import Prediction
+from inference.sources import is_store
 from tiling import Slide, TileStore
-from tiling.grid import Tiles
 from tiling.tile import read_tiles
 
 UInt8Array = NDArray[np.uint8]
@@ -40,13 +40,12 @@ def gather_evidence(source: Path, prediction: Prediction, slide_mpp: float | Non
     if is_store(source):
         store = TileStore(source)
         row_at = {place: row for row, place in enumerate(store.tiles.places())}
-        places = zip(prediction.x0.tolist(), prediction.y0.tolist(), strict=True)
-        stored = np.array([row_at[place] for place in places], np.intp)
+        stored = np.array([row_at[place] for place in prediction.tiles.places()], np.intp)
         pixels = dict(zip(rows.tolist(), store.read(stored[rows]), strict=True))
         quality = {name: values[stored] for name, values in store.quality.items()}
     else:
         with Slide(source, mpp=slide_mpp) as slide:
-            found = read_tiles(slide, Tiles(prediction.grid, prediction.x0, prediction.y0).only(rows), 1.0)
+            found = read_tiles(slide, prediction.tiles.only(rows), 1.0)
             pixels = {int(rows[index]): tile for index, tile in found}
         quality = {}
     most_shown, least_shown = (

@@ -29,8 +29,8 @@ like just where nothing was found, under a purple that is taken for haematoxylin
 
 def overview(prediction: Prediction, longest: int = LONGEST_PX) -> tuple[UInt8Array, float]:
     """The thumbnail, at most so long, and the level-0 pixels that a pixel of it spans."""
-    picture = shrunk(prediction.thumbnail, longest)
-    return picture, prediction.thumbnail_px0 * prediction.thumbnail.shape[1] / picture.shape[1]
+    picture = shrunk(prediction.thumbnail.values, longest)
+    return picture, prediction.thumbnail.downsample * prediction.thumbnail.values.shape[1] / picture.shape[1]
 
 
 def heat(prediction: Prediction, picture: UInt8Array, px0: float) -> UInt8Array:
@@ -45,7 +45,7 @@ def heat(prediction: Prediction, picture: UInt8Array, px0: float) -> UInt8Array:
 def assembled(prediction: Prediction, shape: Sequence[int], px0: float, values: Floats | None = None) -> Floats:
     """The map of the positive class, or of other values of the tiles (N,); NaN where nothing was analysed."""
     shown = prediction.probabilities[:, prediction.positive] if values is None else values
-    corners = (prediction.x0, prediction.y0, prediction.grid.tile_px0, px0)
+    corners = (prediction.tiles.x0, prediction.tiles.y0, prediction.grid.tile_px0, px0)
     return assemble(shown, *corners, (shape[0], shape[1]))
 
 

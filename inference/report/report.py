@@ -95,7 +95,7 @@ def report_html(prediction: Prediction, scores: SlideScores, evidence: Evidence,
         unlike=_unlike(prediction) if known and 0 < known.tiles < known.total else None,
         columns=_column_rows({**prediction.columns, **evidence.quality}),
         quality_measured=bool(evidence.quality),
-        analysed=f"{len(prediction.x0):,}",
+        analysed=f"{len(prediction.tiles.x0):,}",
         total=f"{grid.rows * grid.columns:,}",
         left_out=[(_LEFT_OUT.get(why, why), f"{count:,}") for why, count in prediction.left_out.items() if count],
         covered=_covered(prediction),
@@ -157,7 +157,7 @@ def _places(prediction: Prediction, evidence: Evidence, width0: float, height0: 
     """Where the numbered tiles lie, in percent of the map, so that numbers stay legible on a small screen."""
     side, places = prediction.grid.tile_px0, []
     for shown, (row, _) in enumerate((*evidence.most, *evidence.least), start=1):
-        x, y = int(prediction.x0[row]), int(prediction.y0[row])
+        x, y = int(prediction.tiles.x0[row]), int(prediction.tiles.y0[row])
         places.append(
             {
                 "number": shown, "x": f"{x / width0:.3%}", "y": f"{y / height0:.3%}", "width": f"{side / width0:.3%}",
@@ -203,8 +203,8 @@ def _galleries(prediction: Prediction, evidence: Evidence) -> list[tuple[str, li
     ):
         tiles = [
             {
-                "number": place, "src": jpeg(shrunk(pixels, _TILE_PX)), "x": int(prediction.x0[row]),
-                "y": int(prediction.y0[row]), "p": f"{prediction.probabilities[row, prediction.positive]:.3f}",
+                "number": place, "src": jpeg(shrunk(pixels, _TILE_PX)), "x": int(prediction.tiles.x0[row]),
+                "y": int(prediction.tiles.y0[row]), "p": f"{prediction.probabilities[row, prediction.positive]:.3f}",
                 "unlike": flags is not None and bool(flags[row]),
             }
             for place, (row, pixels) in enumerate(shown, first)

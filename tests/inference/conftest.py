@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from inference.predict import Prediction
 from pipeline.demo.synthetic import write_pyramid
 from tiling import Grid
+from tiling.grid import Raster, Tiles
 from tiling.stores.store import SlideFacts
 from training import ModelInfo, TileModel, load_model
 from training.models.card import model_card
 from training.models.folder import make_classifier, save_model
 
+GRID = Grid(width0=256, height0=192, slide_mpp=0.5, tile_px=64, tile_px0=64, stride_px0=64)
 MakeModel = Callable[..., Path]
 MakePrediction = Callable[..., Prediction]
 
@@ -107,15 +109,12 @@ def make_prediction() -> MakePrediction:
         corners = np.array(places, np.int32).reshape(-1, 2)
         fields: dict[str, Any] = {
             "slide": facts,
-            "grid": Grid(width0=256, height0=192, slide_mpp=0.5, tile_px=64, tile_px0=64, stride_px0=64),
-            "x0": corners[:, 0],
-            "y0": corners[:, 1],
+            "tiles": Tiles(changes.pop("grid", GRID), corners[:, 0], corners[:, 1]),
             "probabilities": np.stack([1 - p, p], 1).astype(np.float32),
             "classes": ("benign", "tumour"),
             "positive": 1,
             "threshold": 0.5,
-            "thumbnail": np.full((96, 128, 3), 230, np.uint8),
-            "thumbnail_px0": 2.0,
+            "thumbnail": Raster(np.full((96, 128, 3), 230, np.uint8), 2.0),
             "provenance": {"model_sha256": "cd" * 32, "backbone": "test_resnet"},
         }
         return Prediction(**(fields | changes))

@@ -211,7 +211,7 @@ def test_a_store_says_the_same_of_the_same_places(tmp_path: Path, name: str) -> 
     )  # fmt: skip
     stored = predict_slide(tile_slide(path, tmp_path, tiling).store, model, PredictConfig(min_tissue=0))
     direct = predict_slide(path, model, PredictConfig(overlap=case.overlap, min_tissue=0))
-    assert list(zip(stored.x0.tolist(), stored.y0.tolist(), strict=True)) == places_of(case)
+    assert list(zip(stored.tiles.x0.tolist(), stored.tiles.y0.tolist(), strict=True)) == places_of(case)
     np.testing.assert_array_equal(stored.probabilities, direct.probabilities)
     np.testing.assert_allclose(stored.probabilities[:, 1], case.probabilities().ravel(), atol=CLOSE)
 
@@ -224,8 +224,8 @@ def test_a_store_of_the_slides_own_tiles_says_the_same(tmp_path: Path) -> None:
     tiling = TilingConfig(mpp=MODEL_MPP, tile_px=case.tile_px, min_tissue=0, codec="source")
     stored = predict_slide(tile_slide(path, tmp_path, tiling).store, model, PredictConfig(min_tissue=0))
     direct = predict_slide(path, model, PredictConfig(min_tissue=0))
-    whole = (direct.x0 + case.tile_px0 <= case.size[0]) & (direct.y0 + case.tile_px0 <= case.size[1])
-    np.testing.assert_array_equal(np.stack([stored.x0, stored.y0]), np.stack([direct.x0, direct.y0])[:, whole])
+    whole = (direct.tiles.x0 + case.tile_px0 <= case.size[0]) & (direct.tiles.y0 + case.tile_px0 <= case.size[1])
+    np.testing.assert_array_equal(np.array(stored.tiles.places()).T, np.array(direct.tiles.places()).T[:, whole])
     np.testing.assert_array_equal(stored.probabilities, direct.probabilities[whole])
     np.testing.assert_allclose(
         direct.probabilities[whole, 1], case.probabilities().ravel()[whole], atol=2 * CLOSE
@@ -374,9 +374,9 @@ class Picture:
         else:
             grey = (pixels[..., 3] > 100) & (np.ptp(pixels[..., :3], -1) < 20) & (pixels[..., 0] > 90)
             (left, right), (top, bottom) = (ends_of(count > 0.6 * count.max()) for count in (grey.sum(0), grey.sum(1)))
-        height, width = made.prediction.thumbnail.shape[:2]
+        height, width = made.prediction.thumbnail.values.shape[:2]
         assert bottom - top == pytest.approx((right - left) * height / width, abs=4)
-        return cls(pixels, left, top, width * made.prediction.thumbnail_px0 / (right - left))
+        return cls(pixels, left, top, width * made.prediction.thumbnail.downsample / (right - left))
 
     def row(self, y0: float) -> NDArray[np.int64]:
         """The colours (width, 3) at that height of the slide."""
@@ -437,8 +437,8 @@ def test_the_reports_heatmap(made: Made) -> None:
     (data,) = re.findall(r'id="heat"[^>]*src="data:image/png;base64,([^"]+)"', page)
     with Image.open(io.BytesIO(base64.b64decode(data))) as image:
         pixels = np.asarray(image.convert("RGB"), np.int64)
-    height, width = made.prediction.thumbnail.shape[:2]
-    pixel0 = made.prediction.thumbnail_px0 * width / pixels.shape[1]
+    height, width = made.prediction.thumbnail.values.shape[:2]
+    pixel0 = made.prediction.thumbnail.downsample * width / pixels.shape[1]
     assert pixels.shape[1] / pixels.shape[0] == pytest.approx(width / height, rel=0.02)
     left, top, right, bottom = made.case.faint
     middle = ((left + right) / 2, (top + bottom) / 2)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from inference import backends
-from inference.backends import AGREEMENT, Halving, auto_batch_size, choose_backend, fastest, onnx_predict, uses_bf16
+from inference.backends import AGREEMENT, BatchSizer, auto_batch_size, choose_backend, fastest, onnx_predict, uses_bf16
 from tests.inference.conftest import MakeModel
 from tiling.core.errors import ConfigError, ModelError
 from training import TileModel, load_model
@@ -45,13 +45,13 @@ class Small:
 )
 def test_batches_are_halved_until_they_fit_with_the_same_results(fits: int, asked: list[int]) -> None:
     tiles, small = some_tiles(13), Small(fits)
-    np.testing.assert_array_equal(Halving(small)(tiles), Small(99)(tiles))
+    np.testing.assert_array_equal(BatchSizer(small)(tiles), Small(99)(tiles))
     assert small.asked == asked
 
 
 def test_what_fitted_is_remembered() -> None:
     tiles, small = some_tiles(8), Small(3)
-    halving = Halving(small)
+    halving = BatchSizer(small)
     halving(tiles)
     small.asked.clear()
     np.testing.assert_array_equal(halving(tiles), Small(99)(tiles))
@@ -64,7 +64,7 @@ def test_what_fitted_is_remembered_of_a_model() -> None:
     tiles = some_tiles(8)
     for model, asked in (("a", [8, 4, 2, 2, 2, 2]), ("a", [2, 2, 2, 2]), ("b", [8, 4, 2, 2, 2, 2])):
         small = Small(3)
-        np.testing.assert_array_equal(Halving(small, model)(tiles), Small(99)(tiles))
+        np.testing.assert_array_equal(BatchSizer(small, model)(tiles), Small(99)(tiles))
         assert small.asked == asked
 
 
@@ -79,18 +79,18 @@ def test_what_fitted_is_remembered_of_a_model() -> None:
     ],
 )
 def test_memory_runs_out_in_several_words(error: Exception) -> None:
-    assert Halving(Small(2, error))(some_tiles(5)).shape == (5, 2)
+    assert BatchSizer(Small(2, error))(some_tiles(5)).shape == (5, 2)
 
 
 def test_a_tile_that_does_not_fit_alone_is_an_error() -> None:
     with pytest.raises(ModelError, match=r"not fit in the device's memory with a single tile.*--device cpu"):
-        Halving(Small(0))(some_tiles(4))
+        BatchSizer(Small(0))(some_tiles(4))
 
 
 def test_other_errors_are_not_taken_for_it() -> None:
     small = Small(2, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     with pytest.raises(RuntimeError, match="mat1"):
-        Halving(small)(some_tiles(4))
+        BatchSizer(small)(some_tiles(4))
     assert small.asked == [4]
 
 

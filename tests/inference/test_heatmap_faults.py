@@ -301,7 +301,7 @@ def test_one_tile_without_a_number_fails_its_slide_and_no_other(
     slide: Path, glass: Path, model: TileModel, model_folder: Path, tmp_path: Path, given: Callable[[TileModel], None]
 ) -> None:
     first = predict_slide(slide, model)
-    x, y = int(first.x0[40]), int(first.y0[40])
+    x, y = int(first.tiles.x0[40]), int(first.tiles.y0[40])
     with Slide(slide) as opened:
         tile = opened.read_region(x, y, 0, 32, 32).tobytes()
     given(SickOf(model.network, model.info, model.sha256, model.device, tile=tile))

@@ -120,7 +120,7 @@ class Narrow(TileModel):
 def test_ratios_are_those_of_the_tiles_features(slide: Path, knowing: TileModel) -> None:
     found = predict_slide(slide, knowing)
     with Slide(slide) as opened:
-        tiles = np.stack([opened.read_region(x, y, 0, 32, 32) for x, y in zip(found.x0, found.y0, strict=True)])
+        tiles = np.stack([opened.read_region(x, y, 0, 32, 32) for x, y in found.tiles.places()])
     assert knowing.novelty is not None
     with torch.inference_mode():
         features = Features(knowing.network)(torch.from_numpy(tiles))
@@ -137,7 +137,7 @@ def test_slide_store_and_small_memory_give_the_same(slide: Path, store: Path, kn
     direct, stored = predict_slide(slide, knowing), predict_slide(store, knowing)
     narrow = Narrow(knowing.network, knowing.info, knowing.sha256, knowing.device, knowing.novelty)
     halved = predict_slide(slide, narrow)
-    assert_array_equal(direct.x0, stored.x0)
+    assert_array_equal(direct.tiles.x0, stored.tiles.x0)
     for name, values in direct.columns.items():
         assert_array_equal(values, stored.columns[name])
         assert_allclose(values, halved.columns[name], rtol=1e-4, atol=1e-6)
@@ -169,7 +169,7 @@ def test_orientations_and_models_are_averaged(slide: Path, knowing: TileModel, o
     assert_array_equal(both["ood"], both["ood_ratio"] > 1)
     turned = predict_slide(slide, knowing, PredictConfig(tta=True))
     with Slide(slide) as opened:
-        tiles = np.stack([opened.read_region(x, y, 0, 32, 32) for x, y in zip(turned.x0, turned.y0, strict=True)])
+        tiles = np.stack([opened.read_region(x, y, 0, 32, 32) for x, y in turned.tiles.places()])
     views = [np.rot90(t, k, (1, 2)) for t in (tiles, tiles[:, :, ::-1]) for k in range(4)]
     each = [knowing.predict_with_novelty(np.ascontiguousarray(view))[1] for view in views]
     assert_allclose(turned.columns["ood_ratio"], np.mean(np.stack(each), 0), rtol=1e-4)  # type: ignore[arg-type]
@@ -249,8 +249,8 @@ def test_a_slide_wholly_unlike_comes_with_a_warning_everywhere(
 
 def test_the_flags_lie_where_the_noise_is(half: Path, knowing: TileModel, tmp_path: Path) -> None:
     found = predict_slide(half, knowing)
-    noisy, clean = found.x0 >= 256, found.x0 + 32 <= 256
-    inner = (found.x0 - 240) ** 2 + (found.y0 - 240) ** 2 < 150**2
+    noisy, clean = found.tiles.x0 >= 256, found.tiles.x0 + 32 <= 256
+    inner = (found.tiles.x0 - 240) ** 2 + (found.tiles.y0 - 240) ** 2 < 150**2
     assert found.columns["ood"][noisy & inner].mean() > 0.95
     assert found.columns["ood"][clean].mean() < 0.1
     made = make_heatmap(half, knowing, tmp_path)

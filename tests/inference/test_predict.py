@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 import tiling.slides.slide
 from inference.config import PredictConfig
-from inference.predict import Prediction, is_store, predict_slide
+from inference.predict import Prediction, predict_slide
+from inference.sources import is_store
 from pipeline.demo.synthetic import write_pyramid
 from tests.inference.conftest import MakeModel, picture
 from tiling import Slide, TilingConfig, tile_slide
@@ -40,7 +41,7 @@ def opened(path: Path, x: int, y: int, side: int) -> NDArray[np.uint8]:
 
 def by_place(prediction: Prediction) -> dict[tuple[int, int], float]:
     """The tumour's probability of each tile."""
-    places = zip(prediction.x0.tolist(), prediction.y0.tolist(), strict=True)
+    places = zip(prediction.tiles.x0.tolist(), prediction.tiles.y0.tolist(), strict=True)
     return dict(zip(places, prediction.probabilities[:, 1].tolist(), strict=True))
 
 
@@ -61,19 +62,19 @@ class Watched(TileModel):
 
 def test_slide_and_lossless_store_give_the_same_probabilities(slide: Path, store: Path, model: TileModel) -> None:
     direct, stored = predict_slide(slide, model), predict_slide(store, model)
-    assert len(direct.x0) > 80
-    assert_array_equal(direct.x0, stored.x0)
-    assert_array_equal(direct.y0, stored.y0)
+    assert len(direct.tiles.x0) > 80
+    assert_array_equal(direct.tiles.x0, stored.tiles.x0)
+    assert_array_equal(direct.tiles.y0, stored.tiles.y0)
     assert_array_equal(direct.probabilities, stored.probabilities)
-    assert_array_equal(direct.thumbnail, stored.thumbnail)
+    assert_array_equal(direct.thumbnail.values, stored.thumbnail.values)
     assert direct.slide == stored.slide
     assert direct.grid == stored.grid
-    assert direct.thumbnail_px0 == stored.thumbnail_px0
+    assert direct.thumbnail.downsample == stored.thumbnail.downsample
 
 
 def test_probabilities_are_the_models_of_openslides_pixels(slide: Path, model: TileModel) -> None:
     found = predict_slide(slide, model)
-    places = list(zip(found.x0.tolist(), found.y0.tolist(), strict=True))
+    places = list(zip(found.tiles.x0.tolist(), found.tiles.y0.tolist(), strict=True))
     tiles = np.stack([opened(slide, x, y, 32) for x, y in places])
     assert_allclose(found.probabilities, model.predict(tiles), atol=1e-6)
     assert_allclose(found.probabilities.sum(1), 1, atol=1e-6)
@@ -105,14 +106,14 @@ def test_batches_change_no_prediction(slide: Path, store: Path, model: TileModel
 def test_overlap_adds_tiles_between(slide: Path, model: TileModel) -> None:
     plain, dense = predict_slide(slide, model), predict_slide(slide, model, PredictConfig(overlap=0.5))
     assert dense.grid.stride_px0 == 16
-    assert set(zip(plain.x0, plain.y0, strict=True)) < set(zip(dense.x0, dense.y0, strict=True))
+    assert set(zip(plain.tiles.x0, plain.tiles.y0, strict=True)) < set(zip(dense.tiles.x0, dense.tiles.y0, strict=True))
 
 
 @pytest.mark.parametrize("source", ["slide", "store"])
 def test_min_tissue_chooses_the_tiles(source: str, request: pytest.FixtureRequest, model: TileModel) -> None:
     path: Path = request.getfixturevalue(source)
     some, full = (predict_slide(path, model, PredictConfig(min_tissue=m)) for m in (0.5, 0.95))
-    assert 0 < len(full.x0) < len(some.x0)
+    assert 0 < len(full.tiles.x0) < len(some.tiles.x0)
     before, after = by_place(some), by_place(full)
     assert {place: before[place] for place in after} == pytest.approx(after, abs=1e-6)
 
@@ -123,8 +124,8 @@ def test_a_slide_without_tissue_is_an_empty_prediction(
 ) -> None:
     found = predict_slide(tile_slide(glass, tmp_path, LOSSLESS).store if as_store else glass, model)
     assert found.probabilities.shape == (0, 2)
-    assert found.x0.shape == found.y0.shape == (0,)
-    assert found.thumbnail.ndim == 3
+    assert found.tiles.x0.shape == found.tiles.y0.shape == (0,)
+    assert found.thumbnail.values.ndim == 3
 
 
 # --------------------------------------------------------------------------------------------------- the scale
@@ -188,7 +189,7 @@ def test_a_model_without_scale_is_refused(source: str, request: pytest.FixtureRe
 
 def test_a_broken_model_is_refused_naming_the_tile(slide: Path, make_model: MakeModel) -> None:
     first = predict_slide(slide, load_model(make_model("sound")))
-    with pytest.raises(ModelError, match=f"disc, tile at x {first.x0[0]}, y {first.y0[0]}: .*no finite probability"):
+    with pytest.raises(ModelError, match="disc, tile at x {}, y {}: .*no finite".format(*first.tiles.places()[0])):
         predict_slide(slide, load_model(make_model("broken", broken=True)))
 
 
@@ -236,7 +237,7 @@ def test_a_slide_is_read_tile_by_tile_and_batch_by_batch(slide: Path, model: Til
     watched = Watched(model.network, model.info, model.sha256, model.device, reads=read_sizes)
     found = predict_slide(slide, watched, PredictConfig(batch_size=10))
     assert max(read_sizes) <= 96
-    count = len(found.x0)
+    count = len(found.tiles.x0)
     overview = len(read_sizes) - count
     assert read_sizes[overview:] == [32] * count
     batches = [10] * (count // 10) + ([count % 10] if count % 10 else [])
@@ -252,5 +253,5 @@ def test_progress_ends_at_all(source: str, request: pytest.FixtureRequest, model
     found = predict_slide(
         request.getfixturevalue(source), model, config, progress=lambda done, total: calls.append((done, total))
     )
-    count = len(found.x0)
+    count = len(found.tiles.x0)
     assert calls == [(min(done, count), count) for done in range(25, count + 25, 25)]

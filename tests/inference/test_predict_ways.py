@@ -86,8 +86,8 @@ def test_readers_change_nothing(slide: Path, store: Path, model: TileModel, read
     for source in (slide, store):
         expected, found = predict_slide(source, model, config), predict_slide(source, model, many)
         assert_array_equal(found.probabilities, expected.probabilities)
-        assert_array_equal(found.x0, expected.x0)
-        assert_array_equal(found.y0, expected.y0)
+        assert_array_equal(found.tiles.x0, expected.tiles.x0)
+        assert_array_equal(found.tiles.y0, expected.tiles.y0)
 
 
 def test_memory_that_runs_out_changes_nothing(slide: Path, model: TileModel) -> None:
@@ -156,7 +156,7 @@ def test_the_threshold_of_an_ensemble_is_the_mean(slide: Path, model: TileModel,
 def test_tta_is_the_mean_over_turned_and_mirrored_tiles(slide: Path, model: TileModel) -> None:
     plain, found = predict_slide(slide, model), predict_slide(slide, model, PredictConfig(tta=True))
     with Slide(slide) as opened:
-        tiles = np.stack([opened.read_region(x, y, 0, 32, 32) for x, y in zip(plain.x0, plain.y0, strict=True)])
+        tiles = np.stack([opened.read_region(x, y, 0, 32, 32) for x, y in plain.tiles.places()])
     turned = [np.rot90(t, k, (1, 2)) for t in (tiles, tiles.transpose(0, 2, 1, 3)) for k in range(4)]
     each = np.stack([model.predict(np.ascontiguousarray(t)) for t in turned])
     assert_allclose(found.probabilities, each.mean(0), atol=1e-6)
@@ -176,11 +176,11 @@ def test_a_region_keeps_the_tiles_that_touch_it(
     shapes = [shapely.Point(200, 210).buffer(60), shapely.box(300, 300, 310, 320)]
     roi = region_file(tmp_path, *shapes)
     found = predict_slide(path, model, roi=roi)
-    tiles = shapely.box(everything.x0, everything.y0, everything.x0 + 32, everything.y0 + 32)
+    tiles = shapely.box(everything.tiles.x0, everything.tiles.y0, everything.tiles.x0 + 32, everything.tiles.y0 + 32)
     inside = shapely.area(shapely.intersection(tiles, shapely.union_all(shapes))) > 0
     assert 0 < inside.sum() < len(inside)
-    assert_array_equal(found.x0, everything.x0[inside])
-    assert_array_equal(found.y0, everything.y0[inside])
+    assert_array_equal(found.tiles.x0, everything.tiles.x0[inside])
+    assert_array_equal(found.tiles.y0, everything.tiles.y0[inside])
     assert_allclose(found.probabilities, everything.probabilities[inside], atol=1e-6)
     assert len(found.provenance["settings"]["roi_sha256"]) == 64
     assert str(tmp_path) not in json.dumps(found.provenance)
@@ -250,8 +250,8 @@ def test_damaged_tiles_are_left_out_and_the_rest_is_as_from_the_store(
     assert len(stored.bad) == 8
     config = PredictConfig(max_bad_tiles=0.2, batch_size=16, readers=readers)
     direct, from_store = predict_slide(path, model, config), predict_slide(stored.store, model, config)
-    assert_array_equal(direct.x0, from_store.x0)
-    assert_array_equal(direct.y0, from_store.y0)
+    assert_array_equal(direct.tiles.x0, from_store.tiles.x0)
+    assert_array_equal(direct.tiles.y0, from_store.tiles.y0)
     assert_array_equal(direct.probabilities, from_store.probabilities)
 
 
@@ -289,7 +289,7 @@ def test_a_store_brings_its_least_tissue(
     found = predict_slide(store, model, PredictConfig(min_tissue=asked))
     assert found.provenance["settings"]["min_tissue"] == least
     opened = TileStore(store)
-    assert len(found.x0) == int((opened.tiles.columns["tissue"] >= least).sum())
+    assert len(found.tiles.x0) == int((opened.tiles.columns["tissue"] >= least).sum())
     warned = [record.getMessage() for record in caplog.records]
     assert warned == ([f"{store}: holds no tile with {said}"] if said else [])
 

@@ -66,8 +66,8 @@ def test_where_chooses_tiles_of_a_store(store: TileStore) -> None:
     everything = predict_slide(store.path, MODEL, PredictConfig(min_tissue=0))
     some = predict_slide(store.path, MODEL, PredictConfig(min_tissue=0, where="white < 0.1 and x >= 64"))
     kept = (store.quality["white"] < 0.1) & (store.tiles.x0 >= 64)
-    assert 0 < kept.sum() < len(store) == len(everything.x0)
-    np.testing.assert_array_equal(some.x0, store.tiles.x0[kept])
+    assert 0 < kept.sum() < len(store) == len(everything.tiles.x0)
+    np.testing.assert_array_equal(some.tiles.x0, store.tiles.x0[kept])
     np.testing.assert_array_equal(some.probabilities, everything.probabilities[kept])
     assert some.provenance["settings"]["where"] == "white < 0.1 and x >= 64"
     assert "where" not in everything.provenance["settings"]
@@ -97,12 +97,12 @@ def test_a_real_slide_is_filtered_as_its_store_is(svs: Path, tmp_path: Path) -> 
     direct, stored = predict_slide(svs, model, config), predict_slide(path, model, config)
     same(direct, stored)
     assert direct.left_out == stored.left_out
-    assert 100 < len(direct.x0) <= len(focus) / 2
+    assert 100 < len(direct.tiles.x0) <= len(focus) / 2
 
 
 def same(direct: Prediction, stored: Prediction) -> None:
-    np.testing.assert_array_equal(direct.x0, stored.x0)
-    np.testing.assert_array_equal(direct.y0, stored.y0)
+    np.testing.assert_array_equal(direct.tiles.x0, stored.tiles.x0)
+    np.testing.assert_array_equal(direct.tiles.y0, stored.tiles.y0)
     np.testing.assert_array_equal(direct.probabilities, stored.probabilities)
 
 
@@ -110,7 +110,7 @@ def test_nothing_is_measured_of_a_slide_without_a_filter(slide: Path, monkeypatc
     def fail(*args: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr("inference.predict.measurer", fail)
+    monkeypatch.setattr("inference.sources.measurer", fail)
     predict_slide(slide, MODEL)
     with pytest.raises(AssertionError):
         predict_slide(slide, MODEL, PredictConfig(where="focus > 1"))
@@ -154,7 +154,7 @@ def test_progress_ends_at_all_however_many_are_filtered(slide: Path) -> None:
     calls: list[tuple[int, int]] = []
     config = PredictConfig(where="y < 100", batch_size=9)
     found = predict_slide(slide, MODEL, config, progress=lambda done, total: calls.append((done, total)))
-    assert 0 < len(found.x0) < calls[-1][1]
+    assert 0 < len(found.tiles.x0) < calls[-1][1]
     assert calls[-1][0] == calls[-1][1]
     assert [done for done, _ in calls] == sorted(done for done, _ in calls)
 

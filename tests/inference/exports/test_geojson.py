@@ -132,7 +132,7 @@ def test_a_probability_that_is_no_number_is_never_written(make_prediction: MakeP
 
 def regions_in(prediction: Prediction, outlines: list[Any], path: Path) -> list[dict[str, Any]]:
     p = prediction.probabilities[:, 1]
-    write_regions(prediction, measured(outlines, prediction.x0, prediction.y0, 64, p, 0.5), path)
+    write_regions(prediction, measured(outlines, prediction.tiles.x0, prediction.tiles.y0, 64, p, 0.5), path)
     features: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["features"]
     return features
 

@@ -21,9 +21,9 @@ from tiling import Grid
 def slide_map(make_prediction: MakePrediction, tile: int, stride: int, place: tuple[int, int]) -> ProbabilityMap:
     """A map of a slide of 40,000 x 30,000 px at 0.25 mpp with one tile."""
     grid = Grid(width0=40_000, height0=30_000, slide_mpp=0.25, tile_px=64, tile_px0=tile, stride_px0=stride)
-    base = make_prediction([place], [0.75])
+    base = make_prediction([place], [0.75], grid=grid)
     slide = base.slide.model_copy(update={"width": 40_000, "height": 30_000, "mpp": 0.25})
-    return probability_map(dataclasses.replace(base, grid=grid, slide=slide))
+    return probability_map(dataclasses.replace(base, slide=slide))
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from inference.exports import png as overlay
 from inference.exports.png import heatmap_of, heatmap_png, overlay_png
 from inference.predict import Prediction
 from tests.inference.conftest import MakePrediction
+from tiling.grid import Raster
 
 FULL = [(x, y) for y in range(0, 192, 64) for x in range(0, 256, 64)]
 
@@ -120,7 +121,7 @@ def test_no_name_upsets_the_picture(make_prediction: MakePrediction, name: str) 
 
 @pytest.mark.parametrize("size", [(2, 300), (300, 2), (1, 1)])
 def test_extreme_slides_have_a_picture(make_prediction: MakePrediction, size: tuple[int, int]) -> None:
-    prediction = make_prediction([], [], thumbnail=np.full((*size, 3), 230, np.uint8))
+    prediction = make_prediction([], [], thumbnail=Raster(np.full((*size, 3), 230, np.uint8), 2.0))
     pixels = pixels_of(prediction)
     assert max(pixels.shape[:2]) < 20_000
 

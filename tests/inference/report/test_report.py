@@ -28,6 +28,7 @@ from inference.report.pictures import svg_path
 from inference.report.report import in_words, number_text, report_html, threshold_text
 from tests.inference.conftest import MakePrediction
 from tiling import TileStore, TilingConfig, tile_slide
+from tiling.grid import Raster
 from tiling.quality import METRICS
 from tiling.stores.store import SlideFacts
 from training import TileModel, load_model
@@ -66,7 +67,7 @@ class Page(HTMLParser):
 
 def scores_of(prediction: Prediction) -> SlideScores:
     p = prediction.probabilities[:, prediction.positive]
-    areas = areas_mm2(p, prediction.threshold, prediction.x0, prediction.y0, prediction.grid)
+    areas = areas_mm2(p, prediction.threshold, prediction.tiles.x0, prediction.tiles.y0, prediction.grid)
     return slide_scores(p, prediction.threshold, areas)
 
 
@@ -367,7 +368,7 @@ def test_a_large_slide_makes_no_large_page(make_prediction: MakePrediction) -> N
     random = np.random.default_rng(0)
     noisy = make_prediction(
         [(x * 4, y * 4) for y in range(48) for x in range(64)], random.random(48 * 64).tolist(),
-        thumbnail=random.integers(0, 256, (3000, 4000, 3), dtype=np.uint8), thumbnail_px0=0.064,
+        thumbnail=Raster(random.integers(0, 256, (3000, 4000, 3), dtype=np.uint8), 0.064),
     )  # fmt: skip
     tiles = tuple((i, random.integers(0, 256, (512, 512, 3), dtype=np.uint8)) for i in range(8))
     assert len(page_of(noisy, most=tiles, least=tiles)) < 5_000_000
@@ -392,7 +393,7 @@ def test_the_tiles_shown_are_the_slides(slide: Path, model: TileModel, tmp_path:
         prediction = predict_slide(source, model)
         evidence = gather_evidence(source, prediction)
         for row, pixels in (*evidence.most, *evidence.least):
-            (place,) = np.flatnonzero((store.tiles.x0 == prediction.x0[row]) & (store.tiles.y0 == prediction.y0[row]))
+            (place,) = [store.tiles.places().index(prediction.tiles.places()[row])]
             assert np.array_equal(store.read([int(place)])[0], pixels)
         found.append([row for row, _ in (*evidence.most, *evidence.least)])
         assert len(evidence.most) == len(evidence.least) == 8
@@ -412,7 +413,7 @@ def test_what_is_left_out_adds_up(
     for source in (slide, stored):
         prediction = predict_slide(source, model, config)
         grid = prediction.grid
-        assert len(prediction.x0) + sum(prediction.left_out.values()) == grid.rows * grid.columns
+        assert len(prediction.tiles.x0) + sum(prediction.left_out.values()) == grid.rows * grid.columns
         assert {name for name, count in prediction.left_out.items() if count} == reasons
         counts.append(prediction.left_out["no_tissue"])
     assert counts[0] == counts[1]

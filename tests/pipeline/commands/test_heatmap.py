@@ -46,8 +46,8 @@ def test_all_ways_at_once_give_what_the_verb_gives(place: Path, tmp_path: Path) 
     config = PredictConfig(overlap=0.5, tta=True, batch_size=5, min_tissue=0.3)
     both = make_ensemble([load_model(place / "a"), load_model(place / "b")])
     expected = predict_slide(place / "disc.tif", both, config, roi=place / "roi.geojson")
-    assert len(expected.x0) > 20
-    assert table["minx"] == expected.x0.tolist()
+    assert len(expected.tiles.x0) > 20
+    assert table["minx"] == expected.tiles.x0.tolist()
     np.testing.assert_array_equal(table["prob_tumour"], expected.probabilities[:, 1].astype(float))
     for name in ("entropy", "spread"):
         np.testing.assert_array_equal(table[name], expected.columns[name].astype(float))

@@ -1,0 +1,73 @@
+"""Models that predict tiles: one or several, on their devices, in batches. Knows nothing of slides and stores."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.backends import BatchSizer, Predict, auto_batch_size, choose_backend, uses_bf16
+from inference.config import PredictConfig
+from inference.ensemble import Ensemble, averaged, members, orientations
+from inference.ood import comparable
+from training import TileModel
+
+UInt8Array = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+_MAX_READERS = 8
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Models on their devices, and how tiles are shown to them: backend, mixed precision, test-time augmentation."""
+
+    models: tuple[TileModel, ...]
+    predictors: tuple[Predict, ...]
+    backends: tuple[str, ...]
+    bf16: bool
+    tta: bool
+    batch_size: int
+    readers: int
+
+    @classmethod
+    def of(cls, model: TileModel | Ensemble, config: PredictConfig) -> Predictor:
+        """The predictor of one model or of an ensemble. Raises ConfigError, ModelError for what cannot be done here."""
+        models = comparable(members(model))
+        backends, predictors = zip(*(choose_backend(m, config.backend, config.precision) for m in models), strict=True)
+        cores = os.cpu_count() or 1
+        on_gpu = any(m.device.type != "cpu" for m in models)
+        return cls(
+            models=models,
+            predictors=tuple(
+                BatchSizer(predict, (m.sha256, str(m.device), backend))
+                for m, predict, backend in zip(models, predictors, backends, strict=True)
+            ),
+            backends=backends,
+            bf16=any(uses_bf16(m.device, config.precision) for m in models),
+            tta=config.tta,
+            batch_size=config.batch_size or min(auto_batch_size(m) for m in models),
+            readers=config.readers or (max(1, min(_MAX_READERS, cores - 1)) if on_gpu else 1),
+        )
+
+    @property
+    def threshold(self) -> float:
+        """The mean of the models', rounded as probabilities are: a tile at it is so in every comparison."""
+        return float(np.float32(np.mean([model.info.threshold for model in self.models])))
+
+    @property
+    def ood_quantile(self) -> float | None:
+        """The smallest of the models', so that none of them promises less; None where they cannot tell."""
+        known = [model.info.novelty.quantile for model in self.models if model.novelty and model.info.novelty]
+        return min(known, default=None)
+
+    def answers(self, tiles: UInt8Array) -> tuple[Floats, Floats | None]:
+        """The mean over models and orientations (B, C), and the positive class's standard deviation (B,) over them.
+
+        Of models with `novelty` (B, C + 1), as `inference.backends.Predict`.
+        """
+        views = list(orientations(tiles)) if self.tta else [tiles]  # views of one array, not copies
+        answers = (predict(view) for predict in self.predictors for view in views)
+        return averaged(answers, self.models[0].info.positive)

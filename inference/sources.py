@@ -1,0 +1,265 @@
+"""Where tiles come from: a slide, cut as it is read, or a store. Both give `Source`: the tiles, and batches of pixels.
+
+Threads read and decode ahead of the model (prefetch), through a bounded queue: a slide is never in memory as a whole.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from inference.config import PredictConfig
+from inference.predictor import Predictor
+from inference.readahead import Batch, Batches, read_ahead, regrouped
+from tiling import Slide, TileStore, TilingConfig
+from tiling.annotations.rasterize import area_fractions, read_polygons
+from tiling.core.errors import ConfigError, InputError, ModelError, SlideError
+from tiling.grid import Raster, Tiles
+from tiling.quality import METRICS, Measure, measurer
+from tiling.stores.query import parse_where, rows_where, tile_columns
+from tiling.stores.store import SlideFacts
+from tiling.tile import Plan, plan_tiles, read_tiles, slide_facts
+from training import TileModel
+
+log = logging.getLogger(__name__)
+
+UInt8Array = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+Rows = NDArray[np.intp]
+
+_BATCHES_AHEAD = 2  # beside those that the readers are at
+
+
+def is_store(path: Path) -> bool:
+    """Whether a path is meant as a tile store rather than a slide."""
+    try:
+        return path.name.endswith(".zarr") or (path / "zarr.json").exists()
+    except OSError:  # a folder that may not be read: whoever opens it says so
+        return False
+
+
+def read_region_of_interest(path: Path) -> shapely.Geometry:
+    """The union of all polygons of a GeoJSON or ASAP XML file, level-0 pixels. Raises InputError if it has no area."""
+    region = shapely.union_all(list(read_polygons(path).values()))
+    if region.area == 0:
+        raise InputError(path, "marks no area", "draw the region of interest as a polygon")
+    return region
+
+
+@dataclass(frozen=True)
+class Source:
+    """The tiles of a slide or store that are to be predicted, and the batches that read them."""
+
+    slide: SlideFacts
+    tiles: Tiles
+    thumbnail: Raster
+    batches: Batches
+    """Indices of tiles and their pixels; a tile that cannot be decoded, or is filtered, is passed over."""
+    left_out: dict[str, int]
+    """Tiles of the grid that are not among these; see `Prediction.left_out`."""
+    filtered: NDArray[np.bool_]
+    """Of these, the tiles that were filtered once they were read, (N,); known when `batches` are through."""
+
+
+def slide_source(
+    opened: Callable[[], Slide],
+    slide_id: str,
+    sha256: str | None,
+    predictor: Predictor,
+    config: PredictConfig,
+    region: shapely.Geometry | None,
+) -> Source:
+    """The tissue tiles of a slide, cut as it is read. Raises ModelError where its scale does not fit, SlideError."""
+    model = predictor.models[0]
+    slide, mpp = opened(), model_mpp(model)
+    if slide.mpp > mpp * (1 + config.mpp_tolerance):
+        fix = f"use a model of {slide.mpp:g} or coarser: specslide tile --mpp {slide.mpp:g}, then train on those stores"
+        what = f"has {slide.mpp:g} micrometres a pixel, too coarse for the model's {mpp:g}"
+        raise ModelError(slide.path, what, fix)
+    tiling = TilingConfig(
+        mpp=mpp,
+        tile_px=model.info.tile_px,
+        overlap=config.overlap,
+        min_tissue=config.min_tissue,
+        mpp_tolerance=config.mpp_tolerance,
+    )
+    plan = plan_tiles(slide, tiling)
+    whole, plan = len(plan.tiles), plan.only(np.flatnonzero(_inside(region, plan.tiles)))
+    left_out = {
+        "no_tissue": plan.tiles.grid.rows * plan.tiles.grid.columns - whole,
+        "filtered": 0,
+        "outside_roi": whole - len(plan.tiles),
+        "undecodable": 0,
+    }
+    handles = _Handles(slide, opened)
+    keeps = (
+        None if config.where is None else _Filter(config.where, plan, measurer(tiling.quality, plan.thumbnail.values))
+    )
+    filtered = np.zeros(len(plan.tiles), np.bool_)
+
+    def read(rows: Rows) -> Batch:
+        with handles.borrowed() as handle:
+            found = list(read_tiles(handle, plan.tiles.only(rows), max_bad=1.0))
+        side, good = plan.tiles.grid.tile_px, [index for index, _ in found]
+        pixels = np.array([tile for _, tile in found], np.uint8).reshape(len(found), side, side, 3)
+        rows = rows[good]
+        if keeps is None or not len(rows):
+            return rows, pixels
+        kept = keeps(rows, pixels)
+        filtered[rows] = ~kept
+        return rows[kept], pixels[kept]
+
+    wanted = _slices(len(plan.tiles), predictor.batch_size)
+    batches = _read(read, wanted, predictor.readers)
+    return Source(
+        slide=slide_facts(slide, slide_id, sha256),
+        tiles=plan.tiles,
+        thumbnail=plan.thumbnail,
+        batches=regrouped(_few_bad(batches, wanted, filtered, config.max_bad_tiles, slide.path), predictor.batch_size),
+        left_out=left_out,
+        filtered=filtered,
+    )
+
+
+@dataclass(frozen=True)
+class _Filter:
+    """Which tiles of a slide an expression keeps: their columns are measured as those of a store are."""
+
+    where: str
+    plan: Plan
+    measure: Measure
+
+    def __call__(self, rows: Rows, pixels: UInt8Array) -> NDArray[np.bool_]:
+        """Bool (n,) of the tiles of those rows, with those pixels (n, T, T, 3), n at least 1."""
+        tiles, measured = self.plan.tiles.only(rows), [self.measure(tile) for tile in pixels]
+        quality = {name: np.array([row[name] for row in measured], np.float32) for name in measured[0]}
+        return parse_where(self.where).mask(tile_columns(tiles) | quality, len(rows))
+
+
+def require_columns_of_slides(where: str) -> None:
+    """Raise ConfigError for a column that is not known of a slide: those of annotations are a store's."""
+    none: Floats = np.empty(0, np.float32)
+    try:
+        parse_where(where).mask(dict.fromkeys((*METRICS, "x", "y", "tissue"), none), 0)
+    except ConfigError as error:
+        fix = f"{error.fix}; for annotation classes, tile the slide with --annotations and pass the store"
+        raise ConfigError(error.where, error.what, fix) from None
+
+
+def min_tissue_of(store: TileStore, config: PredictConfig) -> float:
+    """The least fraction of tissue that the tiles really have; settings that a store cannot follow are told."""
+    overlap = 1 - store.grid.stride_px0 / store.grid.tile_px0
+    if config.overlap and abs(config.overlap - overlap) * store.grid.tile_px0 > 1:
+        fix = f"pass the slide itself, or tile it with --overlap {config.overlap:g}"
+        log.warning("%s: its tiles overlap by %.3g, not by %g: %s", store.path, overlap, config.overlap, fix)
+    tiled = float(store.attributes.config.get("min_tissue") or 0)
+    if tiled > config.min_tissue:
+        fix = f"pass the slide itself, or tile it with --min-tissue {config.min_tissue:g}"
+        log.warning("%s: holds no tile with less than %g of tissue: %s", store.path, tiled, fix)
+    return max(tiled, config.min_tissue)
+
+
+def store_source(
+    store: TileStore, slide_id: str, predictor: Predictor, config: PredictConfig, region: shapely.Geometry | None
+) -> Source:
+    """The tiles of a store. Raises ModelError where they do not fit the model, StoreError."""
+    model = predictor.models[0]
+    mpp, tile_px = model_mpp(model), model.info.tile_px
+    fits = abs(store.grid.mpp / mpp - 1) <= config.mpp_tolerance and store.grid.tile_px == tile_px
+    if not fits:
+        what = (
+            f"has tiles of {store.grid.tile_px} px at {store.grid.mpp:g} micrometres a pixel, not {tile_px} at {mpp:g}"
+        )
+        fix = f"pass the slide itself, which is resampled, or tile it with --mpp {mpp:g} --tile-px {tile_px}"
+        raise ModelError(store.path, what, fix)
+    tissue = store.tiles.columns["tissue"] >= config.min_tissue
+    chosen = tissue & rows_where(store, config.where)
+    rows = np.flatnonzero(chosen & _inside(region, store.tiles))
+    bad = len(store.attributes.bad_tiles)
+    left_out = {
+        "no_tissue": store.grid.rows * store.grid.columns - bad - int(tissue.sum()),
+        "filtered": int(tissue.sum() - chosen.sum()),
+        "outside_roi": int(chosen.sum()) - len(rows),
+        "undecodable": bad,
+    }
+    wanted = _slices(len(rows), predictor.batch_size)
+    return Source(
+        slide=store.slide.model_copy(update={"slide_id": slide_id}),
+        tiles=store.tiles.only(rows),
+        thumbnail=store.thumbnail,
+        batches=_read(lambda part: (part, store.read(rows[part])), wanted, predictor.readers),
+        left_out=left_out,
+        filtered=np.zeros(len(rows), np.bool_),
+    )
+
+
+class _Handles:
+    """A slide's open handles, one for each thread that reads: none is used by two at once."""
+
+    def __init__(self, first: Slide, opened: Callable[[], Slide]) -> None:
+        self._idle: SimpleQueue[Slide] = SimpleQueue()
+        self._idle.put(first)
+        self._opened = opened
+
+    @contextmanager
+    def borrowed(self) -> Iterator[Slide]:
+        try:
+            slide = self._idle.get_nowait()
+        except Empty:
+            slide = self._opened()
+        try:
+            yield slide
+        finally:
+            self._idle.put(slide)
+
+
+def _read(read: Callable[[Rows], Batch], wanted: Sequence[Rows], readers: int) -> Batches:
+    """The batches of tiles with those indices, in order, read by threads ahead of their use."""
+    return read_ahead((partial(read, rows) for rows in wanted), readers, readers + _BATCHES_AHEAD)
+
+
+def _few_bad(
+    batches: Batches, wanted: Sequence[Rows], filtered: NDArray[np.bool_], max_bad: float, path: Path
+) -> Batches:
+    """The batches themselves. Raises SlideError when more than the fraction `max_bad` of all tiles is missing.
+
+    Tiles that are `filtered`, bool (N,), are not missing.
+    """
+    bad, total = 0, sum(map(len, wanted))
+    with closing(batches):
+        for rows, batch in zip(wanted, batches, strict=True):
+            bad += len(rows) - len(batch[0]) - int(filtered[rows].sum())
+            if bad > max_bad * total:
+                what = f"has too many tiles that cannot be decoded, {bad} of the first {rows[-1] + 1}"
+                raise SlideError(
+                    path, what, "copy or scan the slide again, or tile it with --max-bad-tiles and pass the store"
+                )
+            yield batch
+
+
+def _inside(region: shapely.Geometry | None, tiles: Tiles) -> NDArray[np.bool_]:
+    """Which tiles lie in the region, at least in part, bool (N,); all of them without one."""
+    return np.ones(len(tiles), np.bool_) if region is None else area_fractions(region, tiles) > 0
+
+
+def model_mpp(model: TileModel) -> float:
+    """Micrometres per pixel of the model's tiles. Raises ModelError if it was trained on images of unknown scale."""
+    if model.info.mpp is None:
+        fix = "train it again and pass --mpp with the scale of its images"
+        raise ModelError(
+            "the model", "does not say at what scale it was trained, so it cannot be laid over slides", fix
+        )
+    return model.info.mpp
+
+
+def _slices(count: int, size: int) -> list[Rows]:
+    return [np.arange(start, min(start + size, count)) for start in range(0, count, size)]
