@@ -31,6 +31,7 @@ from tiling.stores.store import (
     SlideFacts,
     StoreAttributes,
     TileStore,
+    store_recipe,
     verify_store,
     write_columns,
     write_tiles,
@@ -105,7 +106,7 @@ def tile_slide(
         standing = _standing(store_path, facts, inputs, overwrite)
         if standing is None:
             plan = plan_tiles(slide, config, tissue_file)
-            with atomic_folder(store_path) as folder:
+            with atomic_folder(store_path, store_recipe(facts.sha256, inputs)) as folder:
                 _write(folder, slide, plan, config, facts, inputs, annotation, progress)
                 preview_path.unlink(missing_ok=True)  # of the store that is about to be replaced
         store = TileStore(store_path) if standing is None else standing

@@ -22,7 +22,9 @@ from pydantic import ValidationError
 
 from pipeline.demo.synthetic import make_slide, write_pyramid
 from tiling import Slide, TileStore, TilingConfig, TissueConfig, tile_slide
+from tiling.core.artefact import difference, read_commit
 from tiling.core.errors import ConfigError, InputError, OutputError, SlideError, StoreError
+from tiling.stores.label import label_store
 from tiling.stores.store import verify_store
 from tiling.tile import plan_tiles
 
@@ -525,3 +527,23 @@ def test_a_slide_larger_than_glass_is_refused(
     monkeypatch.setattr("tiling.tile._LARGEST_MASK_PX", 10)
     with pytest.raises(SlideError, match="more than any glass slide holds"):
         tile_slide(small_slide, tmp_path, FAST)
+
+
+def test_a_store_carries_its_recipe(tmp_path: Path, small_slide: Path) -> None:
+    report = tile_slide(small_slide, tmp_path, TilingConfig(tile_px=64))
+    recipe = read_commit(report.store).recipe
+    assert recipe is not None
+    assert (recipe.artefact, recipe.settings["tile_px"]) == ("store", 64)
+    assert recipe.inputs == {"slide": TileStore(report.store).slide.sha256, "annotation": None, "tissue": None}
+    label_store(report.store, written_square(tmp_path))
+    labelled = read_commit(report.store).recipe
+    assert labelled is not None
+    assert labelled.settings == recipe.settings
+    assert difference(recipe, labelled) == "not made from the same annotation"
+
+
+def written_square(folder: Path) -> Path:
+    path = folder / "square.geojson"
+    square = {"type": "Polygon", "coordinates": [[[0, 0], [99, 0], [99, 99], [0, 99], [0, 0]]]}
+    path.write_text(json.dumps({"type": "Feature", "geometry": square, "properties": {}}))
+    return path

@@ -32,7 +32,16 @@ from tiling.core.versions import software_versions
 from tiling.grid import Grid
 from tiling.manifest import require_slide_id
 from tiling.stores.codec import TileCodec, decode_jpeg
-from tiling.stores.store import MARK, Columns, SlideFacts, StoreAttributes, TileStore, write_columns, write_tiles
+from tiling.stores.store import (
+    MARK,
+    Columns,
+    SlideFacts,
+    StoreAttributes,
+    TileStore,
+    store_recipe,
+    write_columns,
+    write_tiles,
+)
 from tiling.tile import TileReport
 
 UInt8Array = NDArray[np.uint8]
@@ -96,7 +105,7 @@ def import_histoprep(
                 raise StoreError(path, "was made otherwise", "choose another --out, or pass --overwrite")
             return TileReport(slide_id, path, len(store), reused=True)
         require_own(path, MARK, "a tile store")
-        with atomic_folder(path) as partial:
+        with atomic_folder(path, store_recipe(tiles.sha256, inputs)) as partial:
             _write(partial, tiles, slide_id, mpp, inputs)
     return TileReport(slide_id, path, len(tiles.x0), reused=False)
 

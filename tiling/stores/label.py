@@ -13,7 +13,7 @@ from tiling.annotations.rasterize import annotation_fractions, annotation_hash
 from tiling.core.artefact import COMMIT, atomic_folder, locked_folder, read_commit
 from tiling.core.errors import StoreError
 from tiling.core.files import sha256_json
-from tiling.stores.store import ANNOTATION, TileStore, verify_store, write_annotations
+from tiling.stores.store import ANNOTATION, TileStore, store_recipe, verify_store, write_annotations
 
 _WITHOUT_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EXDEV, errno.ENOSYS)
 _ROOT: Final = "zarr.json"  # holds the attributes
@@ -49,7 +49,7 @@ def label_store(path: Path | str, annotation: Path) -> LabelReport:
             raise StoreError(path, f"is damaged: {faults[0]}", "tile the slide again with --overwrite")
         fractions = annotation_fractions(annotation, store.tiles)
         changed = {"annotation": tuple(fractions), "config": inputs, "config_sha256": sha256_json(inputs)}
-        with atomic_folder(path) as folder:
+        with atomic_folder(path, store_recipe(slide.sha256, inputs)) as folder:
             for name in read_commit(path).files:
                 if not name.startswith(f"{ANNOTATION}/"):
                     _link(path / name, folder / name)

@@ -26,7 +26,7 @@ from zarr.abc.buffer import Buffer
 from zarr.buffer import cpu
 
 from tiling.core.arrays import AnyArray, BoolArray, Float32Array, Int32Array, UInt8Array
-from tiling.core.artefact import COMMIT, content_hash, folder_faults, read_commit
+from tiling.core.artefact import COMMIT, Recipe, content_hash, folder_faults, read_commit
 from tiling.core.errors import SpecslideError, StoreError
 from tiling.core.files import sha256_json
 from tiling.core.versions import RESEARCH_USE
@@ -163,6 +163,16 @@ def write_annotations(folder: Path, annotation: Mapping[str, Float32Array], attr
 def shard_tiles(tile_px: int) -> int:
     """Tiles in a shard: 256, or as many as fit in 64 MiB of pixels."""
     return max(1, min(_SHARD_TILES, _SHARD_PIXEL_BYTES // (tile_px * tile_px * 3)))
+
+
+def store_recipe(slide_sha256: str, config: Mapping[str, Any]) -> Recipe:
+    """What a store is made from and how; `config` is its attributes' own: `tiling.tile.tiling_inputs`.
+
+    So a store of commit version 1, which has no recipe, tells it by its attributes.
+    """
+    files = {name: config.get(f"{name}_sha256") for name in ("annotation", "tissue")}
+    settings = {name: value for name, value in config.items() if name not in ("annotation_sha256", "tissue_sha256")}
+    return Recipe("store", {"slide": slide_sha256} | files, settings)
 
 
 class TileStore:
