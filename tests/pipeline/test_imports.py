@@ -120,7 +120,7 @@ SOON_ANSWERED = [
     "heatmap absent.svs --model absent -o x", "evaluate absent --images absent.csv -o x", "info absent.svs",
     "stress absent --stores absent --manifest absent.csv -o x", "study shortcut --images absent.csv -o x",
     "evaluate-slides absent --manifest absent.csv -o x", "export-model absent --to onnx -o x", "tiles absent.zarr",
-    "verify absent", "provenance absent", "tile --patch-size 3", "slurm run absent.yaml",
+    "verify absent", "provenance absent", "tile --patch-size 3", "tile absent.svs -o x", "slurm run absent.yaml",
 ]  # fmt: skip
 
 
