@@ -1,4 +1,4 @@
-"""Prefetch: work done ahead of its use by threads behind a bounded queue. Knows nothing of slides, stores and models."""
+"""Prefetch: work done ahead by threads behind a bounded queue. Knows nothing of slides, stores and models."""
 
 from __future__ import annotations
 
