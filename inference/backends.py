@@ -1,4 +1,5 @@
-"""How a model's probabilities are computed: by torch on the model's device, or by ONNX Runtime on a CPU.
+"""How a model's probabilities are computed: by torch on its device, in mixed precision (bf16) or 32 bits, or by ONNX
+Runtime on a CPU.
 
 Tiles go to the device as uint8 and are normalised there. A batch that does not fit in memory is halved.
 """

@@ -1,4 +1,6 @@
-"""Several models, or several views of a tile, as one: mean and spread of what they say. Torch is not needed for it."""
+"""Ensembles and test-time augmentation: mean and uncertainty (spread, entropy) of several models, or several views of a
+tile. Torch is not needed for it.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,7 @@ def members(model: TileModel | Ensemble) -> tuple[TileModel, ...]:
 
 
 def orientations(tiles: UInt8Array) -> Iterator[UInt8Array]:
-    """Tiles uint8 (B, T, T, 3) in all eight orientations, as they are first: four rotations, each also mirrored."""
+    """Tiles uint8 (B, T, T, 3) in all eight orientations, the given one first: four rotations, each also mirrored."""
     for mirrored in (tiles, tiles[:, :, ::-1]):
         for turns in range(4):
             yield np.rot90(mirrored, turns, axes=(1, 2))
@@ -67,7 +69,7 @@ def orientations(tiles: UInt8Array) -> Iterator[UInt8Array]:
 def averaged(answers: Iterable[Floats], positive: int) -> tuple[Floats, Floats | None]:
     """The mean of probabilities (B, C), and the standard deviation of the positive class's, float32 (B,).
 
-    What follows the probabilities in a row, see inference.backends.Predict, is averaged as they are.
+    What follows the probabilities in a row, see inference.backends.Predict, is averaged too.
     The deviation is the population's (divided by the number of answers). A single answer is itself, and has none.
     """
     stack = np.stack(list(answers))  # (A, B, C)

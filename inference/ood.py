@@ -1,4 +1,4 @@
-"""How much of a slide lies outside what the models have seen, and how to say so. Pure.
+"""Out-of-distribution (OOD) tiles: how much of a slide lies outside what the models have seen, in words. Pure.
 
 `ood_ratio` is a tile's distance to the training tiles (training.models.ood) in units of the model's own thresholds: 1
 is the border for any model. Over several models or orientations it is the mean. `ood` is 1 where it is above 1, else 0.

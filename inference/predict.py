@@ -50,7 +50,7 @@ class Prediction:
     positive: int
     """Index of the class the heatmap shows."""
     threshold: float
-    """From this probability on, the positive class is called; a value that float32 can hold, as they are."""
+    """From this probability on, the positive class is called; float32 can hold it, as the probabilities."""
     thumbnail: Raster
     """uint8 (h, w, 3)."""
     provenance: dict[str, Any]
@@ -88,7 +88,7 @@ def predict_slide(
 
     A slide finer than the model's scale is resampled while it is read, tile by tile: it is never in memory as a whole.
     `slide_mpp` (micrometres per level-0 pixel) overrides the file's own scale, and `slide_sha256` is its hash if that
-    is known; a store brings both, its overlap and its least tissue. `roi` is a GeoJSON or ASAP XML file; tiles outside
+    is known; a store brings both, its overlap and min_tissue. `roi` is a GeoJSON or ASAP XML file; tiles outside
     all its polygons are left out. Raises ModelError where scales do not fit and nothing can be resampled, and for a
     model that gives no finite probability, naming the tile; SlideError, StoreError, InputError for `roi`, and
     ConfigError for a column in `config.where` that there is not and what this machine cannot do.

@@ -1,4 +1,4 @@
-"""Work done ahead of its use: threads behind a bounded queue. Knows nothing of slides, stores and models."""
+"""Prefetch: work done ahead by threads behind a bounded queue. Knows nothing of slides, stores and models."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ def require_columns_of_slides(where: str) -> None:
 
 
 def min_tissue_of(store: TileStore, config: PredictConfig) -> float:
-    """The least fraction of tissue that the tiles really have; settings that a store cannot follow are told."""
+    """The minimum fraction of tissue that the tiles really have; warns of settings that a store cannot follow."""
     overlap = 1 - store.grid.stride_px0 / store.grid.tile_px0
     if config.overlap and abs(config.overlap - overlap) * store.grid.tile_px0 > 1:
         fix = f"pass the slide itself, or tile it with --overlap {config.overlap:g}"

@@ -1,4 +1,7 @@
-"""Slides called by their ids, in whatever others may read: a file, or its folder, may be named after a patient."""
+"""Redact what others may read: slides are called by their ids, folders of this machine are left out.
+
+A file, or its folder, may be named after a patient.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,12 @@ def files_of(row: ManifestRow) -> dict[Path, str]:
     return named if row.annotation is None else named | {row.annotation: f"annotation of {row.slide_id}"}
 
 
-def without_paths(reason: str, *known: Path, names: Mapping[Path, str] = MappingProxyType({})) -> str:
-    """A reason as others may read it, who get the results: file names stay, folders of this machine do not.
+def redact(reason: str, *known: Path, names: Mapping[Path, str] = MappingProxyType({})) -> str:
+    """A reason without folders of this machine, `known` ones and others; files in `names` are called by those names.
 
-    `names` is what slides' files are called there, for a file may be named after a patient.
+    Other files keep their names.
     """
-    reason = with_ids(reason, names)
+    reason = redact_names(reason, names)
     for path in (*known, *(file.parent for file in names)):
         for folder in (path.resolve(), path.absolute(), path):
             if folder.name:
@@ -33,8 +36,8 @@ def without_paths(reason: str, *known: Path, names: Mapping[Path, str] = Mapping
     return re.sub(r"(?<![\w.])/(?:[^/\s;,]+/)+", "", reason)
 
 
-def with_ids(reason: str, names: Mapping[Path, str]) -> str:
-    """A reason in which slides' files are called by the names given: a file may be named after a patient."""
+def redact_names(reason: str, names: Mapping[Path, str]) -> str:
+    """A reason in which slides' files are called by the names given."""
     for file, name in names.items():
         for spelt in (str(file.absolute()), str(file), file.name):
             whole = rf"(?<![\w.-]){re.escape(spelt)}(?![\w-])"  # a file `1` is no part of a number
@@ -43,17 +46,17 @@ def with_ids(reason: str, names: Mapping[Path, str]) -> str:
 
 
 @contextmanager
-def logged_by_id(file: Path, slide_id: str) -> Iterator[None]:
+def redacted_log(file: Path, slide_id: str) -> Iterator[None]:
     """While it lasts, what this process logs calls the slide by its id, in any thread."""
     before = logging.getLogRecordFactory()
 
-    def called_by_id(*args: Any, **options: Any) -> logging.LogRecord:
+    def redacted(*args: Any, **options: Any) -> logging.LogRecord:
         record = before(*args, **options)
         with suppress(TypeError, ValueError):  # of a message that cannot be formatted, which logging tells by itself
-            record.msg, record.args = with_ids(record.getMessage(), {file: slide_id}), None
+            record.msg, record.args = redact_names(record.getMessage(), {file: slide_id}), None
         return record
 
-    logging.setLogRecordFactory(called_by_id)
+    logging.setLogRecordFactory(redacted)
     try:
         yield
     finally:

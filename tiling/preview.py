@@ -8,10 +8,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from tiling.core.arrays import UInt8Array
 from tiling.core.files import write_file
 from tiling.stores.store import TileStore
-
-UInt8Array = NDArray[np.uint8]
 
 _OUTLINE = (0, 114, 178)  # Okabe-Ito blue and vermillion: told apart by colour-blind readers
 _TILES = (213, 94, 0)

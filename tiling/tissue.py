@@ -16,17 +16,15 @@ from numpy.typing import NDArray
 
 from tiling import histoprep
 from tiling.config import TissueConfig
-
-UInt8Array = NDArray[np.uint8]
-BoolArray = NDArray[np.bool_]
+from tiling.core.arrays import BoolArray, UInt8Array
 
 STAINED_OD = 0.055
-"""Least difference of optical density (natural log) between channels that counts as stain."""
+"""Minimum difference of optical density (natural log) between channels that counts as stain."""
 _BLACK = 50  # a pixel whose brightest channel is below is border, fold shadow or ink, not stained tissue
 _FLAT_STD = 3.0  # glass is flat: standard deviation over 5 x 5 mask pixels, grey levels
 _GLASS_CHROMA = 40  # glass may be tinted by lamp or white balance, but no further
 _STRIP_ROWS = 512
-_LEAST_GLASS = 0.002  # share of the picture; below it there is no glass to measure and white is assumed
+_MIN_GLASS = 0.002  # share of the picture; below it there is no glass to measure and white is assumed
 
 
 def tissue_mask(picture: UInt8Array, mpp: float, config: TissueConfig) -> BoolArray:
@@ -49,8 +47,8 @@ def stained(picture: UInt8Array) -> BoolArray:
     smooth = np.asarray(cv2.GaussianBlur(picture, (0, 0), 0.8), np.uint8)
     background, found = background_colour(picture), _clear_of_ink(smooth)
     for rows in _strips(len(picture)):
-        least, most = _channel_range(optical_density(smooth[rows], background))
-        found[rows] &= most - least > STAINED_OD
+        darkest, brightest = _channel_range(optical_density(smooth[rows], background))
+        found[rows] &= brightest - darkest > STAINED_OD
     return found
 
 
@@ -97,9 +95,9 @@ def _clear_of_ink(picture: UInt8Array) -> BoolArray:
 
 def is_bright_field(picture: UInt8Array) -> bool:
     """Whether light passes through the slide: the pixels that are lit at all are mostly lit in every channel."""
-    least, most = _channel_range(picture)
-    lit = np.count_nonzero(most >= _BLACK)
-    return bool(lit >= 0.01 * most.size and np.count_nonzero(least >= _BLACK) > 0.3 * lit)
+    darkest, brightest = _channel_range(picture)
+    lit = np.count_nonzero(brightest >= _BLACK)
+    return bool(lit >= 0.01 * brightest.size and np.count_nonzero(darkest >= _BLACK) > 0.3 * lit)
 
 
 def background_colour(picture: UInt8Array) -> NDArray[np.float64]:
@@ -108,7 +106,7 @@ def background_colour(picture: UInt8Array) -> NDArray[np.float64]:
     for rows in _strips(len(picture)):
         glass[rows] = _glass(picture, rows)
         colours += np.bincount(_coarse_colour(picture[rows])[glass[rows]], minlength=len(colours))
-    if colours.sum() < _LEAST_GLASS * glass.size:
+    if colours.sum() < _MIN_GLASS * glass.size:
         return np.full(3, 255.0)
     levels = np.zeros((3, 256), np.int64)
     for rows in _strips(len(picture)):
@@ -124,8 +122,8 @@ def _glass(picture: UInt8Array, rows: slice) -> BoolArray:
     grey = cv2.transform(part.astype(np.float32), np.full((1, 3), 1 / 3, np.float32))
     mean = cv2.blur(grey, (5, 5))
     variance = cv2.blur(grey * grey, (5, 5)) - mean * mean
-    least, most = _channel_range(part)
-    glass = (variance < _FLAT_STD**2) & (most - least <= _GLASS_CHROMA) & (grey > 140)
+    darkest, brightest = _channel_range(part)
+    glass = (variance < _FLAT_STD**2) & (brightest - darkest <= _GLASS_CHROMA) & (grey > 140)
     return np.asarray(glass[above : len(glass) - below])
 
 
@@ -148,7 +146,7 @@ def _strips(height: int) -> Iterator[slice]:
 
 
 def _channel_range(picture: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The least and the largest of each pixel's three channels, (h, w) each; numpy's own way over axis 2 is slow."""
+    """The minimum and the maximum of each pixel's three channels, (h, w) each; numpy's own way over axis 2 is slow."""
     red, green, blue = (picture[..., c] for c in range(3))
     return np.minimum(np.minimum(red, green), blue), np.maximum(np.maximum(red, green), blue)
 
@@ -181,7 +179,7 @@ _INK: Final = np.array(
         [(0, 180), (216, 255), (111, 255)],  # magenta, purple
     ]
 )
-"""Boxes of ink in (hue, saturation, value), least and most: (7, 3, 2)."""
+"""Boxes of ink in (hue, saturation, value), minimum and maximum: (7, 3, 2)."""
 _LEVELS: Final = np.arange(256)[:, None, None]
 _IN_BOX: Final = np.packbits(
     (_LEVELS >= _INK[..., 0].T) & (_LEVELS <= _INK[..., 1].T), axis=2, bitorder="little"
@@ -208,10 +206,10 @@ def sized(mask: BoolArray, mpp: float, config: TissueConfig) -> BoolArray:
     return _large_objects(filled, config.min_object_um2 / mpp**2)
 
 
-def _large_objects(mask: BoolArray, least_px: float) -> BoolArray:
+def _large_objects(mask: BoolArray, min_px: float) -> BoolArray:
     """The connected objects (8 neighbours) of at least that many pixels."""
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    keep = stats[:, cv2.CC_STAT_AREA] >= least_px
+    keep = stats[:, cv2.CC_STAT_AREA] >= min_px
     keep[0] = False  # label 0 is the rest
     return np.asarray(keep[labels])
 

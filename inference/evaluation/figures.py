@@ -17,7 +17,7 @@ from training.evaluation.metrics import roc_at, roc_curve
 
 BLUE, ORANGE = "#0072b2", "#d55e00"
 _GRID = np.linspace(0, 1, 101)
-_LEAST_RATE = 0.125
+_MIN_RATE = 0.125
 
 
 def slide_picture(evaluation: SlideEvaluation, slides: Slides, hits: Sequence[Hits], *, seed: int = 0) -> bytes:
@@ -57,7 +57,7 @@ def _draw_roc(axes: Axes, evaluation: SlideEvaluation, slides: Slides, seed: int
 def _draw_froc(axes: Axes, evaluation: SlideEvaluation, hits: Sequence[Hits]) -> None:
     curve, found = froc_curve(hits), evaluation.froc
     assert found is not None
-    rate = np.append(np.maximum(curve.false_positives, _LEAST_RATE), max(RATES[-1], curve.false_positives[-1]))
+    rate = np.append(np.maximum(curve.false_positives, _MIN_RATE), max(RATES[-1], curve.false_positives[-1]))
     axes.plot(rate, np.append(curve.sensitivity, curve.sensitivity[-1]), color=BLUE, drawstyle="steps-post")
     for place, value in zip(RATES, found.sensitivity.values(), strict=True):
         if value.low is not None and value.high is not None:
@@ -66,7 +66,7 @@ def _draw_froc(axes: Axes, evaluation: SlideEvaluation, hits: Sequence[Hits]) ->
             axes.plot(place, value.value, "o", color=ORANGE, markersize=4)
     axes.set_xscale("log", base=2)
     axes.set_xticks(RATES, ["1/4", "1/2", "1", "2", "4", "8"])
-    axes.set(xlim=(_LEAST_RATE, 8 * 1.1), ylim=(-0.02, 1.02), xlabel="false positives a slide", ylabel="sensitivity")
+    axes.set(xlim=(_MIN_RATE, 8 * 1.1), ylim=(-0.02, 1.02), xlabel="false positives a slide", ylabel="sensitivity")
     axes.set_title(f"Lesions, FROC score {found.score}", fontsize="medium")
     _tidy(axes)
 

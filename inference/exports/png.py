@@ -27,7 +27,7 @@ from tiling.core.versions import RESEARCH_USE
 from tiling.preview import length_text, nice_length
 
 _HEIGHT_IN = 7.0
-_WIDTHS_IN = (3.2, 28.0)  # the least and the greatest: a strip of a slide must not make a giant of a picture
+_WIDTHS_IN = (3.2, 28.0)  # min, max: a strip of a slide must not make a giant of a picture
 _OPACITY = 0.55
 _FRAME = "0.5"
 

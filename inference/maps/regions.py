@@ -53,8 +53,8 @@ def find_regions(
         whole = whole.simplify(radius0 / 50)
     whole = shapely.set_precision(shapely.intersection(whole, shapely.box(0, 0, *size0)), _STEP0)
     parts = [orient(part) for part in shapely.get_parts(whole) if part.geom_type == "Polygon" and part.area > 0]
-    least0 = min_area_um2 / slide_mpp**2
-    return sorted((part for part in parts if part.area >= least0), key=lambda part: (-part.area, part.bounds))
+    min_area0 = min_area_um2 / slide_mpp**2
+    return sorted((part for part in parts if part.area >= min_area0), key=lambda part: (-part.area, part.bounds))
 
 
 def measured(

@@ -16,7 +16,7 @@ from inference.predict import Prediction
 
 Values = NDArray[np.float32]
 
-_LEAST_SIDE = 256  # a level of the pyramid that fits into one chunk is the last
+_MIN_SIDE = 256  # a level of the pyramid that fits into one chunk is the last
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def pyramid(values: Values) -> list[Values]:
     A pixel is the mean of the four it stands for, of those that are not NaN. The first level is filled up with NaN to
     the right and below, so that each halving is exact and all levels begin in one corner.
     """
-    halvings = max(0, math.ceil(math.log2(max(values.shape) / _LEAST_SIDE)))
+    halvings = max(0, math.ceil(math.log2(max(values.shape) / _MIN_SIDE)))
     multiple = 1 << halvings
     height, width = (-(-side // multiple) * multiple for side in values.shape)
     first = np.full((height, width), np.nan, np.float32)

@@ -1,4 +1,4 @@
-"""Tile values + places -> a map of the slide. Pure."""
+"""Stitch: tile values and their places become a map of the slide. Pure."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from tiling import Grid
 
-_TILE_PIXELS = (8, 16)  # of the map, across a tile that overlaps its neighbours: at least, at most
-_MOST_PIXELS = 25_000_000  # of the map, about: so its memory is bounded, whatever the slide's size
+_TILE_PIXELS = (8, 16)  # of the map, across a tile that overlaps its neighbours: min, max
+_MAX_PIXELS = 25_000_000  # of the map, about: so its memory is bounded, whatever the slide's size
 _BAND = 512  # rows that are made at once
 
 
@@ -37,14 +37,14 @@ def map_px0(grid: Grid) -> float:
     pixel spans several strides, so that tiles begin within half a pixel of a border.
     """
     tile, stride = grid.tile_px0, grid.stride_px0
-    finest = math.sqrt(grid.width0 * grid.height0 / _MOST_PIXELS)
+    finest = math.sqrt(grid.width0 * grid.height0 / _MAX_PIXELS)
     if finest > stride:
         return float(stride * math.ceil(finest / stride))
     if tile == stride:
         return float(tile)
     fitting = int(stride / finest)
-    least, most = (min(math.ceil(pixels * stride / tile), fitting) for pixels in _TILE_PIXELS)
-    misses = {n: abs(tile - round(tile * n / stride) * stride / n) for n in range(least, most + 1)}
+    fewest, most = (min(math.ceil(pixels * stride / tile), fitting) for pixels in _TILE_PIXELS)
+    misses = {n: abs(tile - round(tile * n / stride) * stride / n) for n in range(fewest, most + 1)}
     return stride / next((n for n, miss in misses.items() if miss <= 0.5), min(misses, key=lambda n: misses[n]))
 
 

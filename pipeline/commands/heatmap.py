@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -19,8 +18,8 @@ from pipeline.commands.options import (
     SlideMpp,
     WorkerMemory,
     cluster_of,
+    require_any,
     require_models,
-    require_there,
     rows_of,
 )
 from pipeline.commands.outcomes import heatmap_outcome, reason_for_user, show_outcomes
@@ -92,8 +91,7 @@ def heatmap(
     if check:
         return
     require_models(model)
-    if manifest is None and not any(map(os.path.lexists, slides or ())):
-        require_there(*(slides or ()))
+    require_any(slides)
     from inference.predict import require_machine
     from pipeline.execution.jobs import heatmap_all, load_models
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -109,6 +110,12 @@ def require_there(*paths: Path) -> None:
             raise InputError(path, "cannot be read (No such file or directory)", "correct the path") from None
         except OSError:
             continue  # who reads it says more
+
+
+def require_any(slides: Sequence[Path] | None) -> None:
+    """Raise InputError if none of the slides on the command line exists; a single bad one is for the table."""
+    if not any(map(os.path.lexists, slides or ())):
+        require_there(*(slides or ()))
 
 
 def require_models(folders: Sequence[Path]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from pipeline import console
-from pipeline.redaction import files_of, with_ids
+from pipeline.redaction import files_of, redact_names
 from pipeline.study.ledger import Step
 from tiling.manifest import ManifestRow
 
@@ -31,7 +31,7 @@ def show_outcomes(title: str, rows: list[tuple[str, str, str]], failed: set[str]
 
 def reason_for_user(reason: str, row: ManifestRow, manifest: Path | None) -> str:
     """Why a slide failed: with its file, which the user passed, or of a manifest by the slide's id alone."""
-    return reason if manifest is None else with_ids(reason, files_of(row))
+    return reason if manifest is None else redact_names(reason, files_of(row))
 
 
 def heatmap_outcome(report: HeatmapReport) -> tuple[str, str, str]:

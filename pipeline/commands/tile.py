@@ -17,6 +17,7 @@ from pipeline.commands.options import (
     SlideMpp,
     WorkerMemory,
     cluster_of,
+    require_any,
     rows_of,
 )
 from pipeline.commands.outcomes import reason_for_user, show_outcomes
@@ -85,6 +86,7 @@ def tile(
     masks = tissue_files(Path(tissue), rows) if config.tissue.method == "mask" else {}
     if check:
         return
+    require_any(slides)
     from pipeline.execution.jobs import find_annotation, tile_all
     from pipeline.execution.pool import default_workers
 

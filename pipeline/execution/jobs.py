@@ -14,7 +14,7 @@ from inference.report.cohort import write_cohort_index
 from pipeline.execution.dask_config import ClusterConfig
 from pipeline.execution.partition import Part
 from pipeline.execution.pool import Outcome, Task, TileProgress, bytes_of, run_slides
-from pipeline.redaction import files_of, logged_by_id, without_paths
+from pipeline.redaction import files_of, redact, redacted_log
 from pipeline.study.ledger import timed
 from tiling import TileReport, TilingConfig, tile_slide
 from tiling.core.artefact import COMMIT
@@ -58,7 +58,7 @@ def tile_job(job: TileJob, progress: TileProgress) -> TileReport:
         slide_id=job.row.slide_id, slide_mpp=job.row.mpp, annotation=job.row.annotation,
         tissue_file=job.tissue_file, overwrite=job.overwrite, progress=progress,
     )  # fmt: skip
-    with logged_by_id(job.row.slide_path, job.slide_id):
+    with redacted_log(job.row.slide_path, job.slide_id):
         return timed(job.ledger, "tile", f"{job.out.name}/{job.slide_id}.zarr", work)
 
 
@@ -134,7 +134,7 @@ def heatmap_job(job: HeatmapJob, progress: TileProgress, model: TileModel | Ense
         slide_id=job.slide_id, slide_mpp=job.slide_mpp, roi=job.roi, truth=job.truth,
         outputs=job.outputs or OutputConfig(), overwrite=job.overwrite, progress=progress,
     )  # fmt: skip
-    with logged_by_id(job.source, job.slide_id):
+    with redacted_log(job.source, job.slide_id):
         return timed(job.ledger, "heatmap", f"{job.out.name}/{job.slide_id}", work)
 
 
@@ -243,7 +243,7 @@ def heatmap_all(
         jobs.append(HeatmapJob(row.slide_path, row.slide_id, out, config, row.mpp, region, None, outputs, overwrite))
     outcomes = predict_all(jobs, models, device=device, cluster=cluster)
     failed |= {o.job.slide_id: o.error for o in outcomes if o.error is not None}
-    write_cohort_index(out, {name: without_paths(text, names=files[name]) for name, text in failed.items()})
+    write_cohort_index(out, {name: redact(text, names=files[name]) for name, text in failed.items()})
     return [outcome.result for outcome in outcomes if outcome.result is not None], failed
 
 

@@ -24,7 +24,7 @@ from inference.config import PredictConfig
 from inference.ensemble import Ensemble, make_ensemble
 from inference.evaluation.evaluate_slides import slides_recipe
 from inference.heatmap import heatmap_recipe
-from pipeline.redaction import without_paths
+from pipeline.redaction import redact
 from pipeline.study.config import StudyConfig
 from pipeline.study.ledger import State
 from tiling import TileStore
@@ -167,7 +167,7 @@ def model_standing(training: Training | None, name: str, settings: TrainConfig, 
     if info.hashes.get("training") != model_recipe(training.samples, settings).sha256:
         return Standing("changed", "the weights it starts from are others")
     if faults := folder_faults(folder):
-        return Standing("changed", f"is damaged: {without_paths(faults[0], out)}")
+        return Standing("changed", f"is damaged: {redact(faults[0], out)}")
     return DONE
 
 

@@ -27,7 +27,7 @@ from inference.heatmap import HeatmapReport
 from pipeline.console import progress_bar
 from pipeline.execution.jobs import HeatmapJob, predict_all, require_folder, tile_all
 from pipeline.execution.pool import Outcome, default_workers
-from pipeline.redaction import files_of, without_paths
+from pipeline.redaction import files_of, redact
 from pipeline.study import artefacts as stages
 from pipeline.study import plan as planning
 from pipeline.study.artefacts import HEATMAPS, SLIDES, STORES, STRESS, TILES, TRAINING, Trained, Training
@@ -257,7 +257,7 @@ class _Run:
         except OutputError:
             raise
         except SpecslideError as error:  # of the manifest or its annotations: all else is there already
-            self.failed[SLIDES] = without_paths(str(error), config.manifest.parent, out)
+            self.failed[SLIDES] = redact(str(error), config.manifest.parent, out)
             append(out, "failed", "slides", SLIDES, reason=self.failed[SLIDES])
             return None
 
@@ -281,7 +281,7 @@ class _Run:
 
     def fail(self, stage: str, name: str, row: ManifestRow, reason: str) -> None:
         """Note a slide that failed, with its reason."""
-        told = without_paths(reason, self.config.manifest.parent, self.config.out, names=files_of(row))
+        told = redact(reason, self.config.manifest.parent, self.config.out, names=files_of(row))
         log.warning("%s: failed: %s", row.slide_id, told)
         append(self.config.out, "failed", stage, name, reason=told)
         self.failed[row.slide_id] = told
@@ -363,7 +363,7 @@ def _told(config: StudyConfig) -> Iterator[None]:
         raise
     except Exception as error:  # is raised again; of a bug the ledger says no more than its kind
         known = isinstance(error, SpecslideError)
-        reason = without_paths(str(error), config.manifest.parent, config.out) if known else type(error).__name__
+        reason = redact(str(error), config.manifest.parent, config.out) if known else type(error).__name__
         append(config.out, "failed", seconds=time.perf_counter() - start, reason=reason)
         raise
     append(config.out, "end", seconds=time.perf_counter() - start)
@@ -376,7 +376,7 @@ def _log_plan(steps: Sequence[Step]) -> None:
 
 
 def _untold(step: Step, config: StudyConfig) -> Step:
-    return step._replace(why=without_paths(step.why, config.manifest.parent, config.out))
+    return step._replace(why=redact(step.why, config.manifest.parent, config.out))
 
 
 def _tidy(folder: Path) -> None:

@@ -17,8 +17,8 @@ from tiling.grid import Tiles, box_sums
 
 Labels = NDArray[np.integer]
 
-_MOST_PX = 400_000_000
-_MOST_CLASSES = 256
+_MAX_PX = 400_000_000
+_MAX_CLASSES = 256
 _ASPECT_TOLERANCE = 0.02
 _TIFF = (".tif", ".tiff")
 SUFFIXES = (".png", *_TIFF)
@@ -96,7 +96,7 @@ def _class_names(path: Path, labels: Labels) -> dict[int, str]:
     """The name of each value that is a class."""
     values = [int(value) for value in np.unique(labels) if value]
     given = _given_names(path.with_suffix(NAMES))
-    if len(values) > _MOST_CLASSES:
+    if len(values) > _MAX_CLASSES:
         raise InputError(path, f"holds {len(values)} values", "save one class a value, without interpolation")
     return {value: given.get(value, str(value)) for value in sorted({*values, *given})}
 
@@ -127,7 +127,7 @@ def _read_tiff(path: Path) -> NDArray[np.generic]:
     try:
         with tifffile.TiffFile(path) as tiff:
             levels = tiff.series[0].levels
-            level = next((lv for lv in levels if np.prod(lv.shape[:2]) <= _MOST_PX), None)
+            level = next((lv for lv in levels if np.prod(lv.shape[:2]) <= _MAX_PX), None)
             if level is not None:
                 return np.asarray(level.asarray())
     except (OSError, ValueError, IndexError, RuntimeError, tifffile.TiffFileError) as error:

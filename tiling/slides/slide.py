@@ -30,7 +30,7 @@ PLAUSIBLE_MPP = (0.02, 60.0)
 _READ_PX = 4096  # longest side of one read: bounds memory at any slide size
 _WHITE = 255
 _DENOMS: tuple[ScaleDenom, ...] = (8, 4, 2, 1)
-_LEAST_PART_PX = 16  # a damaged part of an overview is looked at again in quarters, down to this side
+_MIN_PART_PX = 16  # a damaged part of an overview is looked at again in quarters, down to this side
 _MAX_OVERVIEW_FAILURES = 1000
 
 
@@ -133,7 +133,7 @@ class Slide:
                     fix = "copy or scan the slide again"
                     raise SlideError(self.path, "is damaged or incomplete in too many places", fix) from error
                 self.reopen()
-                if max(part.size) <= _LEAST_PART_PX:
+                if max(part.size) <= _MIN_PART_PX:
                     unreadable[part.rows, part.columns] = True
                 else:
                     waiting += part.quarters(size0, size)

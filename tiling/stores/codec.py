@@ -15,14 +15,13 @@ import imagecodecs
 import numpy as np
 import simplejpeg
 import zarr.abc.codec
-from numpy.typing import NDArray
 from zarr.core.array_spec import ArraySpec
 from zarr.core.buffer import Buffer, NDBuffer
 from zarr.core.common import JSON
 
+from tiling.core.arrays import UInt8Array
 from tiling.core.errors import ConfigError
 
-UInt8Array = NDArray[np.uint8]
 Subsampling = Literal["4:4:4", "4:2:2", "4:2:0"]
 
 JPEG_NAME = "specslide.jpeg"

@@ -25,6 +25,7 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from tiling.annotations.rasterize import require_column
+from tiling.core.arrays import UInt8Array
 from tiling.core.artefact import atomic_folder, locked_folder, require_own
 from tiling.core.errors import InputError, StoreError
 from tiling.core.files import sha256_file, sha256_json
@@ -44,14 +45,12 @@ from tiling.stores.store import (
 )
 from tiling.tile import TileReport
 
-UInt8Array = NDArray[np.uint8]
-
 _JPEG: Final = (".jpeg", ".jpg")
 _ENDINGS: Final = (*_JPEG, ".png", ".tif", ".tiff")
 _PLACE: Final = ("x", "y", "w", "h")
 _PATHS: Final = ("path", "mask_path")
 _THUMBNAIL_PX: Final = 1024
-_MOST_MASK_PX: Final = 400_000_000
+_MAX_MASK_PX: Final = 400_000_000
 _FARTHEST_PX: Final = 2**31 - 1
 
 
@@ -234,7 +233,7 @@ def _read_folder(folder: Path) -> _Folder:
 def _require_places(path: Path, x: NDArray[np.int64], y: NDArray[np.int64], side0: int, stride: int) -> None:
     if min(x.min(), y.min()) < 0 or max(x.max(), y.max()) + side0 > _FARTHEST_PX:
         raise InputError(path, "has tiles that lie on no slide", "save the slide's tiles again")
-    if (x.max() / stride + 2) * (y.max() / stride + 2) > _MOST_MASK_PX:
+    if (x.max() / stride + 2) * (y.max() / stride + 2) > _MAX_MASK_PX:
         raise InputError(path, "has tiles too far from each other", "save the slide's tiles again")
     if (x % stride).any() or (y % stride).any():
         raise InputError(path, f"has tiles off a grid of {stride} px", "import tiles, not spots or annotations")

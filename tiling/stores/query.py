@@ -95,11 +95,11 @@ def tile_columns(tiles: Tiles) -> dict[str, AnyArray]:
 
 
 def column_summary(store: TileStore, kept: NDArray[np.bool_]) -> list[tuple[str, str, str, str]]:
-    """For each column, spelled as in an expression: least, median and greatest value of the kept tiles."""
+    """For each column, spelled as in an expression: minimum, median and maximum of the kept tiles."""
     rows = []
     for name, values in tile_columns(store.tiles).items():
-        least, median, most = np.quantile(values[kept], [0, 0.5, 1]) if kept.any() else [np.nan] * 3
-        rows.append((_spelled(name), f"{least:.4g}", f"{median:.4g}", f"{most:.4g}"))
+        low, median, high = np.quantile(values[kept], [0, 0.5, 1]) if kept.any() else [np.nan] * 3
+        rows.append((_spelled(name), f"{low:.4g}", f"{median:.4g}", f"{high:.4g}"))
     return rows
 
 

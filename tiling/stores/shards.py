@@ -20,9 +20,9 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
+from tiling.core.arrays import UInt8Array
 from tiling.core.errors import StoreError
 
-UInt8Array = NDArray[np.uint8]
 Decode = Callable[[UInt8Array, UInt8Array], object]
 """Decodes a chunk's bytes (n,) into a tile uint8 (...). Raises ValueError if they do not fit."""
 

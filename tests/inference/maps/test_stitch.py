@@ -151,7 +151,7 @@ def test_a_tile_begins_where_it_was_read_and_ends_within_half_a_pixel(
     width = (columns - 1) * stride + tile
     slide = Grid(width0=width, height0=tile, slide_mpp=0.25, tile_px=64, tile_px0=tile, stride_px0=stride)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(heatmap, "_MOST_PIXELS", most)
+        patch.setattr(heatmap, "_MAX_PIXELS", most)
         px0, x0 = map_px0(slide), round(place * (columns - 1)) * stride
         covered = np.flatnonzero(
             np.isfinite(slide_map(np.ones(1, np.float32), np.array([x0], np.int32), np.zeros(1, np.int32), slide)).any(
