@@ -81,9 +81,9 @@ def learning_curve(history: Sequence[Mapping[str, float]], best_epoch: int) -> b
         axes.set(xlabel="epoch", title=title)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(frameon=False, fontsize="small")
-        _tidy(axes)
+        tidy(axes)
     losses.set_ylim(bottom=0)
-    return _png(figure)
+    return png(figure)
 
 
 def performance(
@@ -107,7 +107,7 @@ def performance(
     confusion.set_title(f"Calls, balanced accuracy {metrics['balanced_accuracy']}", fontsize="medium")
     _draw_reliability(calibration, predictions, resamples, seed)
     calibration.set_title(f"Reliability, ECE {metrics['ece']}", fontsize="medium")
-    return _png(figure)
+    return png(figure)
 
 
 def gallery(rows: Sequence[GalleryRow], title: str, side: int = 96) -> bytes:
@@ -129,7 +129,7 @@ def gallery(rows: Sequence[GalleryRow], title: str, side: int = 96) -> bytes:
             extent = (left, left + side, top + head + side, top + head)
             axes.imshow(tile, extent=extent, interpolation="nearest")
     axes.set(xlim=(0, columns * step), ylim=(max(1, len(rows)) * (side + head), 0))
-    return _png(figure)
+    return png(figure)
 
 
 def by_group(overall: Mapping[str, Interval], groups: Mapping[str, Mapping[str, Interval]], title: str) -> bytes:
@@ -152,10 +152,10 @@ def by_group(overall: Mapping[str, Interval], groups: Mapping[str, Mapping[str, 
             axes.axvline(whole, color=ORANGE, linestyle="--", linewidth=1)
         axes.set_title(f"{label}\n{_direction(metric)}", fontsize="small")
         axes.tick_params(labelsize="small")
-        _tidy(axes)
+        tidy(axes)
     figure.axes[0].set_yticks(range(len(shown)), [_plain(name, 24) for name in shown])
     figure.axes[0].set_ylim(len(shown) - 0.5, -0.5)
-    return _png(figure)
+    return png(figure)
 
 
 def comparison(differences: Mapping[str, Difference], title: str) -> bytes:
@@ -171,8 +171,8 @@ def comparison(differences: Mapping[str, Difference], title: str) -> bytes:
         range(len(differences)), [f"{METRIC_NAMES.get(name, name)} ({_direction(name)})" for name in differences]
     )
     axes.set(ylim=(len(differences) - 0.5, -0.5), xlabel="difference, B minus A")
-    _tidy(axes)
-    return _png(figure)
+    tidy(axes)
+    return png(figure)
 
 
 def shift_curves(panels: Sequence[ShiftPanel], metric: str, chance: float, title: str) -> bytes:
@@ -189,14 +189,14 @@ def shift_curves(panels: Sequence[ShiftPanel], metric: str, chance: float, title
         axes.axvline(0, color="0.8", linewidth=1, zorder=0)
         axes.set_title(panel.title, fontsize="medium")
         axes.set_xticks([at for at, _ in panel.ticks], [text for _, text in panel.ticks], fontsize="small")
-        _tidy(axes)
+        tidy(axes)
     for axes in places[::columns]:
         axes.set_ylabel(METRIC_NAMES.get(metric, metric))
     for axes in places[len(panels) :]:
         axes.axis("off")
     handles, labels = places[0].get_legend_handles_labels()
     places[-1].legend(handles, labels, loc="center", frameon=False, title=f"dotted line: {chance:.3g}, chance")
-    return _png(figure)
+    return png(figure)
 
 
 def _draw_roc(axes: Axes, predictions: Predictions, resamples: int, seed: int) -> None:
@@ -213,7 +213,7 @@ def _draw_roc(axes: Axes, predictions: Predictions, resamples: int, seed: int) -
     axes.plot([0, 1], [0, 1], color="0.6", linestyle=":", linewidth=1, label="chance")
     axes.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.legend(frameon=False, fontsize="small", loc="lower right")
-    _tidy(axes)
+    tidy(axes)
 
 
 def _draw_precision(axes: Axes, predictions: Predictions, resamples: int, seed: int) -> None:
@@ -229,7 +229,7 @@ def _draw_precision(axes: Axes, predictions: Predictions, resamples: int, seed: 
         axes.axhline(positive.mean(), color=colour, linestyle=":", linewidth=1, label=chance)
     axes.set(xlabel="recall", ylabel="precision", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.legend(frameon=False, fontsize="small", loc="lower left")
-    _tidy(axes)
+    tidy(axes)
 
 
 def _draw_curve(axes: Axes, curve: Sequence[tuple[float, Interval]], name: str, number: int) -> None:
@@ -282,7 +282,7 @@ def _draw_reliability(axes: Axes, predictions: Predictions, resamples: int, seed
     axes.set(xlim=(max(0.0, 1 / p.shape[1] - 0.02), 1.02), ylim=(-0.02, 1.02))
     axes.set(xlabel="confidence: probability of the likeliest class", ylabel="share")
     axes.legend(frameon=False, fontsize="small", loc="upper left")
-    _tidy(axes)
+    tidy(axes)
 
 
 def _draw_interval(axes: Axes, place: int, interval: Interval, colour: str) -> None:
@@ -319,13 +319,15 @@ def _plain(text: str, length: int) -> str:
     return cut.replace("$", r"\$")
 
 
-def _tidy(axes: Axes) -> None:
+def tidy(axes: Axes) -> None:
+    """Light grid behind the data, no box."""
     axes.grid(color="0.92")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """The figure as PNG, with the notice; equal figures give equal bytes."""
     if figure.get_layout_engine() is None:
         figure.text(0.5, 0.05 / figure.get_figheight(), RESEARCH_USE, ha="center", va="bottom", fontsize=8, color="0.4")
     else:

@@ -1,8 +1,8 @@
-"""Shifts of what a scanner or a laboratory changes: tiles and a strength -> tiles. Pure numpy, one tile like another.
+"""Image perturbations: what a scanner or a laboratory changes. Pure numpy, one tile like another.
 
-Tiles are uint8 (B, T, T, 3). Strength 0 leaves them exactly as they are; the largest is 1, and shifts that have two
-directions go down to -1. What a strength means in each shift's own unit, `Shift.amount` says. A tile's result depends
-on that tile and the strength alone, not on what else is in the batch.
+`blurred`, `brightened` and `turned_hue` take an amount in their own unit. A `Shift` takes a strength: 0 leaves tiles
+uint8 (B, T, T, 3) unchanged; the largest is 1, and shifts of two directions go down to -1. `Shift.amount` is a strength
+in the shift's unit. A tile's result depends on that tile and the strength alone, not on its batch.
 """
 
 from __future__ import annotations
@@ -57,18 +57,34 @@ class Shift:
         return [step / steps for step in range(-steps if self.two_sided else 0, steps + 1)]
 
 
+def blurred(tiles: Tiles, sigma: float) -> Tiles:
+    """Gaussian blur with a standard deviation of `sigma` pixels, edges mirrored."""
+    return _by_tile(tiles, lambda tile: cv2.GaussianBlur(tile, (0, 0), sigma))
+
+
+def brightened(tiles: Tiles, factor: float) -> Tiles:
+    """All channels times a factor, clipped."""
+    return _bytes(_LEVELS * factor)[tiles]
+
+
+def turned_hue(tiles: Tiles, degrees: float) -> Tiles:
+    """The hue turned by `degrees`, red towards yellow above 0; saturation and value stay."""
+    hsv = cv2.cvtColor(_tall(tiles).astype(np.float32) / 255, cv2.COLOR_RGB2HSV)
+    hsv[..., 0] = (hsv[..., 0] + degrees) % 360
+    return _bytes(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB) * 255).reshape(tiles.shape)
+
+
 def sharpness(tiles: Tiles, strength: float) -> Tiles:
     """Below 0 a Gaussian blur of up to 2 px standard deviation; above, `strength` times the Laplacian is taken off."""
     if strength < 0:
-        sigma = -strength * BLUR_SIGMA_PX
-        return _by_tile(tiles, lambda tile: cv2.GaussianBlur(tile, (0, 0), sigma))
+        return blurred(tiles, -strength * BLUR_SIGMA_PX)
     kernel = (1 - strength) * _UNCHANGED + strength * _SHARPEN
     return _by_tile(tiles, lambda tile: cv2.filter2D(tile, -1, kernel))
 
 
 def brightness(tiles: Tiles, strength: float) -> Tiles:
     """All channels times up to the square root of 2, or its inverse."""
-    return _bytes(_LEVELS * BRIGHTEST**strength)[tiles]
+    return brightened(tiles, BRIGHTEST**strength)
 
 
 def gamma(tiles: Tiles, strength: float) -> Tiles:
@@ -90,9 +106,7 @@ def saturation(tiles: Tiles, strength: float) -> Tiles:
 
 def hue(tiles: Tiles, strength: float) -> Tiles:
     """The hue turned by up to 45 degrees, red towards yellow above 0."""
-    hsv = cv2.cvtColor(_tall(tiles).astype(np.float32) / 255, cv2.COLOR_RGB2HSV)
-    hsv[..., 0] = (hsv[..., 0] + strength * HUE_DEGREES) % 360
-    return _bytes(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB) * 255).reshape(tiles.shape)
+    return turned_hue(tiles, strength * HUE_DEGREES)
 
 
 def stain(tiles: Tiles, strength: float) -> Tiles:

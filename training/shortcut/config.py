@@ -179,7 +179,7 @@ def choose(by_setting: Mapping[Setting, Sequence[RunRecord]], tolerance: float |
     """The setting of each seed, by its in-distribution validation alone.
 
     With a tolerance, the strongest regularisation (the largest lambda, then the largest weight decay) whose AUROC is at
-    most that much below the best; None takes the least log loss, and the first of equals.
+    most that much below the best; None takes the lowest log loss, and the first of equals.
     """
     seeds = len(next(iter(by_setting.values())))
     chosen = []

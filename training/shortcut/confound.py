@@ -11,17 +11,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from tiling.core.errors import ConfigError
+from training.evaluation.perturbations import blurred, brightened, turned_hue
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Change = Callable[[Pixels, float], Pixels]
-"""One tile uint8 (H, W, 3) and the amount -> the changed tile, of the same shape."""
+"""Tiles uint8 (N, H, W, 3) and the amount -> the changed tiles, of the same shape."""
 
 INK = (20, 60, 120)
 """Colour of the mark, RGB: a blue felt pen."""
@@ -34,40 +34,25 @@ class Confounder:
     change: Change
     amount: float
     """How strong the change is where nothing else is said."""
-    least: float
-    most: float
+    min: float
+    max: float
     unit: str
     """What the amount is measured in."""
 
 
-def blurred(tile: Pixels, sigma: float) -> Pixels:
-    """Gaussian blur with a standard deviation of `sigma` pixels, edges mirrored: a scanner a little out of focus."""
-    return np.asarray(cv2.GaussianBlur(tile, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101), dtype=np.uint8)
-
-
-def brightened(tile: Pixels, share: float) -> Pixels:
-    """All values times 1 + `share`, clipped; negative shares darken: a scanner's exposure."""
-    return np.asarray(np.clip(np.rint(tile * (1 + share)), 0, 255), dtype=np.uint8)
-
-
-def turned_hue(tile: Pixels, degrees: float) -> Pixels:
-    """The hue turned by `degrees`, to the nearest 2 of them, other parts of HSV kept: a stain or a colour profile."""
-    hsv = cv2.cvtColor(tile, cv2.COLOR_RGB2HSV)
-    hsv[..., 0] = (hsv[..., 0].astype(np.int64) + round(degrees / 2)) % 180  # OpenCV's unit of hue is two degrees
-    return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), dtype=np.uint8)
-
-
-def marked(tile: Pixels, share: float) -> Pixels:
+def marked(tiles: Pixels, share: float) -> Pixels:
     """A square of ink in the upper left corner, its side `share` of the tile's shorter one and at least a pixel."""
-    side = max(1, round(share * min(tile.shape[:2])))
-    changed = tile.copy()
-    changed[:side, :side] = INK
-    return changed
+    side = max(1, round(share * min(tiles.shape[1:3])))
+    inked = tiles.copy()
+    inked[:, :side, :side] = INK
+    return inked
 
 
 CONFOUNDERS: dict[str, Confounder] = {
     "sharpness": Confounder(blurred, 0.6, 0.2, 20.0, "sigma of a Gaussian blur, pixels"),
-    "brightness": Confounder(brightened, 0.1, -0.9, 2.0, "relative change of the pixel values"),
+    "brightness": Confounder(
+        lambda tiles, share: brightened(tiles, 1 + share), 0.1, -0.9, 2.0, "relative change of the pixel values"
+    ),
     "hue": Confounder(turned_hue, 10.0, -180.0, 180.0, "degrees on the colour circle"),
     "marker": Confounder(marked, 0.1, 0.01, 0.5, "side of the mark as a share of the tile's"),
 }
@@ -104,8 +89,8 @@ def amount_of(confounder: str, amount: float | None = None) -> float:
     kind = CONFOUNDERS[confounder]
     if amount is None:
         return kind.amount
-    if not (kind.least <= amount <= kind.most and amount != 0):
-        fix = f"use {kind.least:g} to {kind.most:g}, not 0 ({kind.unit})"
+    if not (kind.min <= amount <= kind.max and amount != 0):
+        fix = f"use {kind.min:g} to {kind.max:g}, not 0 ({kind.unit})"
         raise ConfigError("amount", f"{amount:g} is outside the range of {confounder}", fix)
     return amount
 
@@ -113,8 +98,7 @@ def amount_of(confounder: str, amount: float | None = None) -> float:
 def changed(tiles: Pixels, confounder: str, amount: float | None = None) -> Pixels:
     """All tiles uint8 (N, T, T, 3) with the confounder, as new pixels. Raises ConfigError as `amount_of` does."""
     amount = amount_of(confounder, amount)
-    change = CONFOUNDERS[confounder].change
-    return np.stack([change(tile, amount) for tile in tiles]) if len(tiles) else tiles.copy()
+    return CONFOUNDERS[confounder].change(tiles, amount) if len(tiles) else tiles.copy()
 
 
 def confounded(tiles: Pixels, carries: Flags, confounder: str, amount: float | None = None) -> Pixels:

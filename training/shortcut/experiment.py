@@ -35,9 +35,9 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor
 
-from tiling.core.artefact import locked_folder
+from tiling.core.artefact import COMMIT, Recipe, locked_folder, seal
 from tiling.core.errors import ConfigError, InputError, ModelError
-from tiling.core.files import canonical_json, sha256_json, write_file
+from tiling.core.files import canonical_json, output_error, sha256_json, write_file
 from tiling.core.versions import software_versions
 from training.augment import AUGMENTATIONS
 from training.data.dataset import TileDataset
@@ -61,13 +61,15 @@ Floats = NDArray[np.float64]
 Progress = Callable[[int, int], None]
 """Called with the numbers of finished runs and of all."""
 
-FORMAT = 1
-"""Raised when the code changes what a run gives."""
+FORMAT = 2
+"""Raised when the code changes what a run gives: 2 turns hues to the exact degree, not to the nearest 2."""
 LARGEST = 2**32
 """Bytes of tiles that each process may hold."""
 WARMUP = 0.1
 AT_ONCE = 256
 EXAMPLES = 8
+SOFTWARE = ("torch", "timm", "numpy", "scipy", "opencv-python-headless")
+FILES = ("study.csv", "study.md", "study.png", "examples.png")
 _STUDY_ONLY = {"methods", "seeds", "sd_lambdas", "weight_decays", "tolerance"}  # they decide nothing of a single run
 
 
@@ -112,6 +114,10 @@ def study_shortcut(
     keys = {run: run_key(run, data, config) for run in planned(config)}
     with locked_folder(out / "study"):
         found = {run: _finished(_path(out, key), key) for run, key in keys.items()}
+        try:
+            (out / COMMIT).unlink(missing_ok=True)  # until every file is there again, nothing vouches for them
+        except OSError as error:
+            raise output_error(out, error) from error
         records = {run: record for run, record in found.items() if record}
         missing = {run: key for run, key in keys.items() if run not in records}
         log.info("%d runs, of which %d are there already", len(keys), len(records))
@@ -128,6 +134,8 @@ def study_shortcut(
         write_file(out / "study.csv", study_table(grid, config.tolerance))
         write_file(out / "study.md", study_markdown(grid, config, data.classes))
         write_file(out / "study.png", study_figure(grid, config))
+        runs = [_path(out, key).relative_to(out).as_posix() for key in keys.values()]
+        seal(out, study_recipe(data, config), [*FILES, *runs], made_with=software_versions(*SOFTWARE))
     return chosen_lines(grid)
 
 
@@ -163,12 +171,16 @@ def split_of(data: TileSet, config: ShortcutConfig, seed: int) -> dict[str, Ints
     return chosen
 
 
+def study_recipe(data: TileSet, config: ShortcutConfig) -> Recipe:
+    """All that decides the study: its tiles and each setting."""
+    return Recipe("shortcut study", {"tiles": data.identity}, config.model_dump(mode="json"))
+
+
 def run_key(run: Run, data: TileSet, config: ShortcutConfig) -> str:
     """SHA-256 of all that decides a run's figures: data, settings and software, but not what else the study holds."""
     settings = config.model_dump(mode="json", exclude=_STUDY_ONLY)
     settings["amount"] = amount_of(config.confounder, config.amount)
-    software = software_versions("torch", "timm", "numpy", "scipy", "opencv-python-headless")
-    return sha256_json([FORMAT, asdict(run), settings, data.identity, software])
+    return sha256_json([FORMAT, asdict(run), settings, data.identity, software_versions(*SOFTWARE)])
 
 
 def train_run(run: Run, key: str, data: TileSet, config: ShortcutConfig) -> RunRecord:

@@ -6,22 +6,20 @@ samples of patients: the intervals speak of splits, weights and draws of the con
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import stats
 
 from tiling.core.versions import RESEARCH_USE
+from training.evaluation.figures import png, tidy
+from training.evaluation.tables import csv_text, markdown_table
 from training.shortcut.config import TESTS, VALIDATION, Grid, RunRecord, Setting, ShortcutConfig, choose
 from training.shortcut.confound import CONFOUNDERS, amount_of
 
@@ -102,7 +100,7 @@ def chosen_lines(grid: Grid, tolerance: float | None = None) -> list[Line]:
 
 
 def fixed_lines(grid: Grid) -> list[Line]:
-    """A line for each method and setting of its grid; `chosen` counts the seeds where its log loss is the least."""
+    """A line for each method and setting of its grid; `chosen` counts the seeds where its log loss is the lowest."""
     baseline = _chosen(grid, BASELINE) if BASELINE in grid else None
     return [
         Line(
@@ -115,21 +113,20 @@ def fixed_lines(grid: Grid) -> list[Line]:
 
 def study_table(grid: Grid, tolerance: float) -> str:
     """CSV: a row a method as chosen by each rule, then one for every setting, with mean and interval of everything."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     spans = [f"{test}_{metric}" for test in TESTS for metric in ("balanced_accuracy", "auroc")]
     spans += [f"{VALIDATION}_{metric}" for metric in ("log_loss", "auroc", "balanced_accuracy")]
     spans += [f"gain_{test}" for test in TESTS]
     head = ["rule", "method", "sd_lambda", "weight_decay", "seeds", "seeds_that_chose_it", "cpu_seconds_a_run"]
-    writer.writerow([*head, *(f"{name}{part}" for name in spans for part in ("", "_low", "_high"))])
+    head += [f"{name}{part}" for name in spans for part in ("", "_low", "_high")]
+    rows = []
     for rule, lines in (
         ("best", chosen_lines(grid)), ("strongest", chosen_lines(grid, tolerance)), ("fixed", fixed_lines(grid)),
     ):  # fmt: skip
         for line in lines:
             setting = ("", "") if line.setting is None else tuple(f"{value:g}" for value in line.setting)
             row = [rule, line.method, *setting, len(line.records), line.chosen.total(), f"{line.seconds:.3f}"]
-            writer.writerow([*row, *(cell for estimate in _estimates(line) for cell in _cells(estimate))])
-    return text.getvalue()
+            rows.append([*row, *(cell for estimate in _estimates(line) for cell in _cells(estimate))])
+    return csv_text(head, rows)
 
 
 def study_markdown(grid: Grid, config: ShortcutConfig, classes: Sequence[str]) -> str:
@@ -137,6 +134,10 @@ def study_markdown(grid: Grid, config: ShortcutConfig, classes: Sequence[str]) -
     amount, unit = amount_of(config.confounder, config.amount), CONFOUNDERS[config.confounder].unit
     heads = [NAMES[test] for test in TESTS]
     gain = "gain over weight decay, unconfounded"
+    whole_head = [
+        "method", "setting", "seeds where it is best", "validation log loss", "validation AUROC", *heads, gain,
+        "reversed",
+    ]  # fmt: skip
     whole = [
         [line.method, str(line.setting), str(line.chosen.total()), f"{line.estimate(VALIDATION, 'log_loss').mean:.3f}",
          f"{line.estimate(VALIDATION, 'auroc').mean:.3f}", *(f"{line.estimate(test).mean:.3f}" for test in TESTS),
@@ -151,7 +152,7 @@ def study_markdown(grid: Grid, config: ShortcutConfig, classes: Sequence[str]) -
              f"{line.seconds:.1f}"]
             for line in chosen_lines(grid, tolerance)
         ]  # fmt: skip
-        return _markdown(head, rows)
+        return markdown_table(head, rows)
 
     late = f" Spectral decoupling sets in after {config.sd_start:.0%} of the steps." if config.sd_start else ""
     return f"""# Shortcut study: {config.confounder}
@@ -165,7 +166,7 @@ both classes drawn equally often, {_plural(config.epochs, "epoch")}, batches of 
 {config.learning_rate:g}.{late}
 
 Balanced accuracy, mean and 95% t interval over seeds; gains are paired by seed. The seeds split the same cases, so the
-intervals tell nothing of other cases.
+intervals say nothing of other cases.
 
 ## Chosen for the best validation
 
@@ -184,30 +185,16 @@ The largest lambda, then weight decay, whose validation AUROC is at most {config
 
 Gains against the weight decay that each seed chose for the best validation.
 
-{
-        _markdown(
-            [
-                "method",
-                "setting",
-                "seeds where it is best",
-                "validation log loss",
-                "validation AUROC",
-                *heads,
-                gain,
-                "reversed",
-            ],
-            whole,
-        )
-    }
+{markdown_table(whole_head, whole)}
 """
 
 
 def study_figure(grid: Grid, config: ShortcutConfig) -> bytes:
     """PNG: the methods as chosen by each rule, and what lambda and weight decay do by themselves."""
-    sweeps = [method for method in ("sd", "weight_decay") if len(grid.get(method, ())) > 1]
+    curves = [method for method in ("sd", "weight_decay") if len(grid.get(method, ())) > 1]
     rules = {"Best on validation": None, f"Strongest within {config.tolerance:g} AUROC": config.tolerance}
     wide = 1.0 + 0.85 * len(grid)
-    widths = [wide] * len(rules) + [3.0] * len(sweeps)
+    widths = [wide] * len(rules) + [3.0] * len(curves)
     figure = Figure(figsize=(1 + sum(widths), 4.2), layout="constrained")
     every = list(figure.subplots(1, len(widths), sharey=True, width_ratios=widths))
     first, rest = every[0], every[len(rules) :]
@@ -218,7 +205,7 @@ def study_figure(grid: Grid, config: ShortcutConfig) -> bytes:
         axes.set_xticks(range(len(lines)), [re.sub("[_+]", "\n", line.method) for line in lines])
         axes.set_title(title)
     first.set(ylabel="balanced accuracy", ylim=(0, 1))
-    for axes, method in zip(rest, sweeps, strict=True):
+    for axes, method in zip(rest, curves, strict=True):
         settings = sorted(grid[method])
         strengths = [max(setting) for setting in settings]
         for test in TESTS:
@@ -227,14 +214,12 @@ def study_figure(grid: Grid, config: ShortcutConfig) -> bytes:
         axes.set(xscale="log", xlabel="lambda" if method == "sd" else "weight decay", title=method.replace("_", " "))
     for axes in every:
         axes.axhline(0.5, color="0.6", linewidth=0.8, linestyle=":")
-        axes.grid(axis="y", color="0.92")
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy(axes)
     handles, labels = first.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(TESTS), frameon=False)
     figure.suptitle(f"{config.confounder}, strength {config.strength:g}; mean and 95% interval over "
                     f"{_plural(config.seeds, 'seed')}")  # fmt: skip
-    return _png(figure)
+    return png(figure)
 
 
 def examples_picture(unchanged: Pixels, changed: Pixels, classes: Sequence[str], config: ShortcutConfig) -> bytes:
@@ -251,7 +236,7 @@ def examples_picture(unchanged: Pixels, changed: Pixels, classes: Sequence[str],
             grid[2 * c + row, 0].set_ylabel(title, rotation=0, ha="right", va="center")
     amount = amount_of(config.confounder, config.amount)
     figure.suptitle(f"{config.confounder} {amount:g} ({CONFOUNDERS[config.confounder].unit})")
-    return _png(figure)
+    return png(figure)
 
 
 def _chosen(grid: Grid, method: str, tolerance: float | None = None) -> tuple[RunRecord, ...]:
@@ -294,10 +279,6 @@ def _plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
-
-
 def _draw(
     axes: Axes, x: Sequence[float] | NDArray[np.float64], estimates: Sequence[Estimate], test: str, line: str
 ) -> None:
@@ -307,9 +288,3 @@ def _draw(
         x, means, yerr=np.nan_to_num(span), fmt=MARKERS[test], linestyle=line, color=COLORS[test], label=NAMES[test],
         markersize=5, capsize=2, linewidth=1.2,
     )  # fmt: skip
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})  # type: ignore[no-untyped-call]  # no version: equal runs, equal bytes
-    return buffer.getvalue()

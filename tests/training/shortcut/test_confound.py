@@ -82,7 +82,7 @@ def test_the_hue_turns(degrees: float, tiles: NDArray[np.uint8]) -> None:
     for old, new in zip(colours / 255, turned / 255, strict=True):
         hue, saturation, value = colorsys.rgb_to_hsv(*old)
         expected = colorsys.hsv_to_rgb((hue + degrees / 360) % 1, saturation, value)
-        assert new == pytest.approx(expected, abs=6 / 255)  # OpenCV keeps hues to two degrees
+        assert new == pytest.approx(expected, abs=1 / 255)
 
 
 @pytest.mark.parametrize(("share", "side"), [(0.01, 1), (0.1, 2), (0.5, 10)])

@@ -14,6 +14,7 @@ import pytest
 from pydantic import ValidationError
 from scipy import stats
 
+from tiling.core.artefact import folder_faults, read_commit
 from tiling.core.errors import ConfigError, InputError, ModelError, OutputError
 from training import TrainConfig, samples_from_images
 from training.data.samples import Samples
@@ -33,7 +34,7 @@ from training.shortcut.config import (
     planned,
     run_of,
 )
-from training.shortcut.experiment import read_tiles, run_key, split_of, study_shortcut, train_run
+from training.shortcut.experiment import read_tiles, run_key, split_of, study_recipe, study_shortcut, train_run
 from training.shortcut.report import chosen_lines, fixed_lines, study_markdown, study_table, t_interval
 
 SMALL = ShortcutConfig(
@@ -86,11 +87,20 @@ def test_a_study_is_complete_and_does_not_depend_on_its_workers(samples: Samples
     assert seen == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
     assert [line.method for line in lines] == ["erm", "sd"]
     names = sorted(p.name for p in (tmp_path / "one").iterdir() if not p.name.startswith("."))
-    assert names == ["examples.png", "runs", "study.csv", "study.md", "study.png"]
+    assert names == ["commit.json", "examples.png", "runs", "study.csv", "study.md", "study.png"]
     for name, content in figures(tmp_path / "one").items():
         picture = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_COLOR)
         assert picture is not None, name
         assert picture.std() > 5
+    assert folder_faults(tmp_path / "one") == []
+    assert read_commit(tmp_path / "one").recipe == study_recipe(read_tiles(samples, SMALL), SMALL)
+    for damaged in ("study.csv", next((tmp_path / "one" / "runs").iterdir()).relative_to(tmp_path / "one")):
+        path = tmp_path / "one" / damaged
+        intact = path.read_bytes()
+        path.write_bytes(bytes([intact[0] ^ 1]) + intact[1:])
+        assert len(faults := folder_faults(tmp_path / "one")) == 1
+        assert str(path) in faults[0]
+        path.write_bytes(intact)
     study_shortcut(samples, tmp_path / "two", SMALL, workers=2)
     assert metrics_of(tmp_path / "one") == metrics_of(tmp_path / "two")
     assert len(metrics_of(tmp_path / "one")) == 4
