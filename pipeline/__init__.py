@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.study.config import StudyConfig
-    from pipeline.study.study_page import StudyReport
+    from pipeline.study.run import StudyReport
 
 
 def run(study: StudyConfig | Path | str) -> StudyReport:

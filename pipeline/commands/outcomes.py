@@ -17,7 +17,7 @@ from tiling.manifest import ManifestRow
 if TYPE_CHECKING:  # commands that need no torch must not wait for it
     from inference import HeatmapReport
     from inference.maps.scores import SlideScores
-    from pipeline.study.study_page import StudyReport
+    from pipeline.study.run import StudyReport
 
 
 def show_outcomes(title: str, rows: list[tuple[str, str, str]], failed: set[str], *, of: str = "slides") -> None:

@@ -13,8 +13,7 @@ from inference.report.pages import Picture, Section, write_page
 from pipeline.demo.real_slide import find_real_slide
 from pipeline.demo.synthetic import make_cohort
 from pipeline.study.config import HeatmapConfig, StudyConfig
-from pipeline.study.run import run
-from pipeline.study.study_page import StudyReport, page_sections
+from pipeline.study.run import StudyReport, run
 from tiling import TilingConfig, tile_slide
 from training import TrainConfig, load_model
 
@@ -48,7 +47,7 @@ def run_demo(out: Path, *, slide: Path | None, seed: int, say: Callable[[str], N
     tiled = tile_slide(real_slide, out / "real" / "stores", tiling, overwrite=True)
     real = make_heatmap(tiled.store, load_model(study.model), out / "real", PredictConfig(), overwrite=True)
     page = out / "index.html"
-    write_page(page, "specslide demo", [_real_section(tiled.store.with_suffix(".png"), real), *page_sections(study)])
+    write_page(page, "specslide demo", [_real_section(tiled.store.with_suffix(".png"), real), *study.sections])
     return DemoReport(page, study, real)
 
 

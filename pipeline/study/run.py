@@ -1,53 +1,74 @@
 """The verb `run`: a study from its slides to its heatmaps, skipping what is done and unchanged.
 
-Results in the study's folder, beside those that pipeline.study.artefacts lists: `study.json` with what was done and
-what was not, `index.html` that shows it, and `ledger.jsonl` with the times.
+The stages are in pipeline.study.stages; beside what they make, `ledger.jsonl` in the study's folder has the times.
 """
 
 from __future__ import annotations
 
 import logging
-import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pyarrow.parquet
-from rich.progress import Progress, TaskID
-
-from inference.evaluation.evaluate_slides import evaluate_slides
-from inference.exports import TABLE
-from inference.heatmap import HeatmapReport
-from pipeline.console import progress_bar
-from pipeline.execution.jobs import HeatmapJob, predict_all, require_folder, tile_all
-from pipeline.execution.pool import Outcome, default_workers
-from pipeline.redaction import files_of, redact
-from pipeline.study import artefacts as stages
-from pipeline.study import plan as planning
-from pipeline.study.artefacts import HEATMAPS, SLIDES, STORES, STRESS, TILES, TRAINING, Trained, Training
+from pipeline.redaction import redact
 from pipeline.study.config import StudyConfig, load_study
-from pipeline.study.ledger import Step, append, timed
-from pipeline.study.study_page import PAGE, STUDY, StudyReport, write_study
-from tiling import TileStore
-from tiling.core.artefact import DONE, Recipe, locked_folder, state
+from pipeline.study.ledger import Step, append
+from pipeline.study.plan import looked_at, walk
+from pipeline.study.stages.stage import SLIDES, TRAINING, Artefact, Stage, Study, within
+from tiling.core.artefact import DONE, locked_folder
 from tiling.core.errors import ConfigError, OutputError, SpecslideError, StoppedError
-from tiling.core.files import is_locked, output_error
+from tiling.core.files import is_locked
 from tiling.core.signals import STOPPING
-from tiling.manifest import ManifestRow, read_manifest
-from training import evaluate_models, train
-from training.devices import is_own_child, launching, processes_of
-from training.evaluation.metrics import auroc
-from training.evaluation.robustness import stress
+from tiling.manifest import read_manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from inference import HeatmapReport
+    from inference.report.pages import Section
 
 log = logging.getLogger(__name__)
 
 Announce = Callable[[Sequence[Step]], None]
+
+
+@dataclass(frozen=True)
+class StudyReport:
+    """What became of a study."""
+
+    out: Path
+    models: tuple[Path, ...]
+    """The model folders, in the order of the trainings."""
+    heatmaps: tuple[HeatmapReport, ...]
+    failed: Mapping[str, str]
+    """slide_id, or the folder of what could not be made of all slides -> reason, redacted."""
+    test_auroc: float | None
+    """AUROC of all tiles of the heatmaps against their annotations; None without both."""
+    trained: tuple[bool, ...]
+    """Of each model whether it was made now."""
+    tests: tuple[Path, ...] = ()
+    """Folders of the evaluations of models on tiles."""
+    stress: tuple[Path, ...] = ()
+    """Folders of the stress tests."""
+    slides: Path | None = None
+    """Folder of the evaluation of the heatmaps."""
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    """What was asked for and cannot be: artefact -> reason."""
+    rank: int = 0
+    """Which of several processes that train together this is; only the first, 0, knows of the study."""
+    sections: tuple[Section, ...] = ()
+    """What the study's page shows."""
+
+    @property
+    def model(self) -> Path:
+        """The model folder, of several trainings the first one's."""
+        return self.models[0]
 
 
 def run(study: StudyConfig | Path | str, *, announce: Announce | None = None) -> StudyReport:
@@ -59,255 +80,76 @@ def run(study: StudyConfig | Path | str, *, announce: Announce | None = None) ->
     wrong configuration or manifest, a folder that another process is running, a disk that is full, or no model to be
     had from the slides that are left.
     """
+    from pipeline.execution.jobs import require_folder
+    from training.devices import is_own_child
+
     config = study if isinstance(study, StudyConfig) else load_study(Path(study))
     rows = read_manifest(config.manifest)
     if is_own_child():
         return _train_beside(config)
     _require_one_process(config)
     require_folder(config.out)
-    with _held(config.out), _stoppable(config.out), _told(config):
-        steps = planning.plan(config)
-        append(config.out, "plan", steps=[_untold(step, config) for step in steps])
+    with _held(config.out), _stoppable(config.out), _logged(config):
+        steps = list(looked_at(config).steps.values())
+        append(config.out, "plan", steps=[_redacted(step, config) for step in steps])
         (announce or _log_plan)(steps)
-        return _Run(config, rows).report()
+        work = Study(config, rows)
+        walk(work, make)
+        return _report(work)
 
 
-@dataclass
-class _Run:
-    """A run under way."""
-
-    config: StudyConfig
-    rows: Sequence[ManifestRow]
-
-    def __post_init__(self) -> None:
-        self.failed: dict[str, str] = {}  # reasons as others may read them
-        self.skipped: dict[str, str] = {}
-
-    def report(self) -> StudyReport:
-        """All stages, in their order."""
-        config, out = self.config, self.config.out
-        self.tile()
-        usable = [row for row in self.rows if row.slide_id not in self.failed]
-        trainings = stages.read_trainings(config, self.failed)
-        made = [self.train(training) for training in trainings]
-        trained = [stages.load_trained(training, config) for training in trainings]
-        tests = self.evaluate(trained)
-        stressed = self.stress(trained)
-        heatmaps = self.heatmaps(usable, trained)
-        slides = self.slides(usable, trained)
-        report = StudyReport(
-            out=out,
-            tiled=tuple(row.slide_id for row in usable),
-            models=tuple(out / stages.within(TRAINING, training.name) / "model" for training in trainings),
-            heatmaps=tuple(heatmaps),
-            failed=self.failed,
-            test_auroc=_tile_auroc(heatmaps, self.rows, trained, config),
-            trained=tuple(made),
-            tests=tests,
-            stress=stressed,
-            slides=slides,
-            skipped=self.skipped,
-        )
-        write_study(report, config)
-        for name in (STUDY, PAGE):
-            append(out, "made", "report", name)
-        return report
-
-    def tile(self) -> None:
-        """The stores; slides that fail are noted."""
-        config = self.config
-        outcomes = tile_all(
-            self.rows, config.out / STORES, config.tile, workers=config.workers or default_workers(), overwrite=True,
-            cluster=config.cluster, ledger=config.out,
-        )  # fmt: skip
-        for outcome in outcomes:
-            if outcome.error is not None:
-                self.fail("tile", f"{STORES}/{outcome.job.slide_id}.zarr", outcome.job.row, outcome.error)
-
-    def train(self, training: Training) -> bool:
-        """The model of a training; whether it was made now."""
-        config, name = self.config, stages.within(TRAINING, training.name)
-        folder = config.out / name
-        standing = stages.model_standing(training, training.name, training.config, config.out)
-
-        def make() -> _Made:
-            if standing == stages.DONE:
-                log.info("%s: complete already", folder / "model")
-                _tidy(folder)
-                return _Made(reused=True)
-            with launching():
-                train(training.samples, folder, training.config)
-            return _Made()
-
-        return not timed(config.out, "train", name, make).reused
-
-    def evaluate(self, trained: Sequence[Trained]) -> tuple[Path, ...]:
-        """Each model on the tiles of its test split; the folders of the figures."""
-        config, found = self.config, []
-        for one in trained if config.evaluate.tiles else ():
-            name, chosen = stages.within(TILES, one.training.name), one.training.tested()
-            if not len(chosen):
-                self.skip("evaluate", name, "there is no test split")
-                continue
-
-            def make(folder: Path, one: Trained = one) -> None:
-                by = stages.groups_of(one.training, config)
-                with progress_bar("tiles") as bar:
-                    shown = bar.add_task("evaluation", total=None, tiles="")
-                    evaluate_models(
-                        [one.model], one.training.tested(), folder, by=by,
-                        resamples=config.evaluate.resamples, progress=_shown(bar, shown),
-                    )  # fmt: skip
-
-            found.append(self.recorded("evaluate", name, stages.tiles_recipe(one, config), make))
-        return tuple(found)
-
-    def stress(self, trained: Sequence[Trained]) -> tuple[Path, ...]:
-        """The models on shifted test tiles; the folders of the figures."""
-        config, found = self.config, []
-        of = {one.training.name: one for one in trained}
-        groups = stages.stress_groups(config, list(of)) if config.stress.shifts else {}
-        for group, members in groups.items():
-            name, ones = stages.within(STRESS, group), [of[member] for member in members]
-            if not len(ones[0].training.tested()):
-                self.skip("stress", name, "there is no test split")
-                continue
-
-            def make(folder: Path, ones: Sequence[Trained] = ones) -> None:
-                settings = config.stress
-                with progress_bar("tiles") as bar:
-                    shown = bar.add_task("stress", total=None, tiles="")
-                    stress(
-                        {stages.name_of(one.training): one.model for one in ones},
-                        ones[0].training.tested(), folder, metric=settings.metric,
-                        shifts=settings.shifts, steps=settings.strengths, resamples=settings.resamples,
-                        progress=_shown(bar, shown),
-                    )  # fmt: skip
-
-            found.append(self.recorded("stress", name, stages.stress_of(ones, config), make))
-        return tuple(found)
-
-    def heatmaps(self, usable: Sequence[ManifestRow], trained: Sequence[Trained]) -> list[HeatmapReport]:
-        """The heatmaps of the slides that get one; those that fail are noted."""
-        config, out = self.config, self.config.out
-        trainings = [one.training for one in trained]
-        rows = stages.heatmap_rows(usable, trainings, config)
-        if not rows:
-            self.skip("heatmap", f"{HEATMAPS}/...", "no slide is in the test split")
-        append(out, "plan", steps=[Step("heatmap", f"{HEATMAPS}/{row.slide_id}", "to do") for row in rows])
-        require_folder(out / HEATMAPS)
-        jobs: dict[tuple[str, ...], list[HeatmapJob]] = {}
-        row_of = {row.slide_id: row for row in rows}
-        for row in rows:
-            try:
-                truth = stages.truth_of(row, trained[0].model.info)
-            except SpecslideError as error:
-                self.fail("heatmap", f"{HEATMAPS}/{row.slide_id}", row, str(error))
-                continue
-            chosen = tuple(one.training.name for one in stages.judges(row, trained, config))
-            store, settings = out / STORES / f"{row.slide_id}.zarr", stages.predict_settings(config)
-            job = HeatmapJob(
-                store, row.slide_id, out / HEATMAPS, settings,
-                truth=truth, outputs=config.heatmap.outputs, overwrite=True, ledger=out,
-            )  # fmt: skip
-            jobs.setdefault(chosen, []).append(job)
-        reports = {}
-        for names, of_models in jobs.items():
-            for outcome in self.predict(of_models, [one for one in trained if one.training.name in names]):
-                if outcome.result is not None:
-                    reports[outcome.job.slide_id] = outcome.result
-                else:
-                    row = row_of[outcome.job.slide_id]
-                    self.fail("heatmap", f"{HEATMAPS}/{row.slide_id}", row, outcome.error or "")
-        return [reports[row.slide_id] for row in rows if row.slide_id in reports]
-
-    def predict(
-        self, jobs: Sequence[HeatmapJob], chosen: Sequence[Trained]
-    ) -> Sequence[Outcome[HeatmapJob, HeatmapReport]]:
-        """Heatmaps by those models: loaded ones in this process, or their folders where other processes work."""
-        config = self.config
-        if config.cluster is None and stages.place_of(config).type == "cpu":
-            return predict_all(jobs, stages.as_one(chosen))
-        folders = [config.out / stages.within(TRAINING, one.training.name) / "model" for one in chosen]
-        return predict_all(jobs, folders, device=stages.device_word(config), cluster=config.cluster)
-
-    def slides(self, usable: Sequence[ManifestRow], trained: Sequence[Trained]) -> Path | None:
-        """The heatmaps against what is known of their slides; the folder of the figures, None if nothing is."""
-        config, out = self.config, self.config.out
-        if not config.evaluate.slides:
-            return None
-        there = [row for row in usable if row.slide_id not in self.failed]
-        rows = stages.slide_rows(there, [one.training for one in trained], config)
-        if why := stages.why_not_slides(rows, trained[0].model.info.positive_class, config):
-            self.skip("slides", SLIDES, why)
-            return None
-
-        def work() -> _Made:
-            if stages.slides_standing(rows, config) == stages.DONE:
-                return _Made(reused=True)
-            evaluate_slides(
-                out / HEATMAPS, config.manifest, out / SLIDES, rows=rows, one_model=config.repeats.folds is None,
-                **stages.slides_settings(config),
-            )  # fmt: skip
-            return _Made()
-
-        try:
-            timed(out, "slides", SLIDES, work)
-            return out / SLIDES
-        except OutputError:
-            raise
-        except SpecslideError as error:  # of the manifest or its annotations: all else is there already
-            self.failed[SLIDES] = redact(str(error), config.manifest.parent, out)
-            append(out, "failed", "slides", SLIDES, reason=self.failed[SLIDES])
-            return None
-
-    def recorded(self, stage: str, name: str, recipe: Recipe, make: Callable[[Path], None]) -> Path:
-        """An artefact, kept if it was made by that recipe."""
-        folder = self.config.out / name
-
-        def work() -> _Made:
-            if state(folder, recipe) == DONE:
-                return _Made(reused=True)
-            make(folder)
-            return _Made()
-
-        timed(self.config.out, stage, name, work)
-        return folder
-
-    def skip(self, stage: str, name: str, why: str) -> None:
-        """Note a part that this study has no use for, with the reason."""
-        append(self.config.out, "skipped", stage, name, reason=why)
-        self.skipped[name] = why
-
-    def fail(self, stage: str, name: str, row: ManifestRow, reason: str) -> None:
-        """Note a slide that failed, with its reason."""
-        told = redact(reason, self.config.manifest.parent, self.config.out, names=files_of(row))
-        log.warning("%s: failed: %s", row.slide_id, told)
-        append(self.config.out, "failed", stage, name, reason=told)
-        self.failed[row.slide_id] = told
+def make(study: Study, stage: Stage, artefacts: Sequence[Artefact]) -> None:
+    """Make the artefacts of a stage that are not done, and note that they are there."""
+    wanted = [artefact for artefact in artefacts if not artefact.skip]
+    for artefact in artefacts:
+        if artefact.skip:
+            study.skip(artefact)
+    if wanted:
+        stage.make(study, wanted)
+    for artefact in wanted:
+        study.steps.setdefault(artefact.name, Step(stage.name, artefact.name, "done"))
 
 
-@dataclass(frozen=True)
-class _Made:
-    reused: bool = False
+def _report(study: Study) -> StudyReport:
+    from pipeline.study.stages.heatmap import tile_auroc
+    from pipeline.study.stages.report import page_sections
 
+    def folders(stage: str) -> tuple[Path, ...]:
+        return tuple(study.out / step.name for step in study.steps.values() if step.stage == stage)
 
-def _shown(bar: Progress, task: TaskID) -> Callable[[int, int], None]:
-    return lambda done, total: bar.update(task, completed=done, total=total)
+    slides = study.out / SLIDES
+    return StudyReport(
+        out=study.out,
+        models=tuple(one.folder for one in study.trained),
+        heatmaps=tuple(study.results.get("heatmap", ())),
+        failed=study.failed,
+        test_auroc=tile_auroc(study),
+        trained=tuple(within(TRAINING, one.training.name) in study.made for one in study.trained),
+        tests=folders("evaluate"),
+        stress=folders("stress"),
+        slides=slides if slides in folders("slides") and SLIDES not in study.failed else None,
+        skipped=study.skipped,
+        sections=tuple(page_sections(study)),
+    )
 
 
 def _train_beside(config: StudyConfig) -> StudyReport:
     """Take part in the training that the first process of several has come to: it starts the others for each anew."""
-    failed = planning.failed_slides(config)
-    for training in stages.read_trainings(config, failed):
-        if stages.model_standing(training, training.name, training.config, config.out) != stages.DONE:
-            result = train(training.samples, config.out / stages.within(TRAINING, training.name), training.config)
+    from pipeline.study.stages.train import model_state
+    from training import train
+
+    study = looked_at(config)
+    for training in study.trainings:
+        if model_state(training, study) != DONE:
+            result = train(training.samples, config.out / within(TRAINING, training.name), training.config)
             return StudyReport(config.out, (result.model,), (), {}, None, (True,), rank=result.rank)
     raise ConfigError("train.devices", "a process has nothing to train", "run the study again")
 
 
 def _require_one_process(config: StudyConfig) -> None:
     """Raise ConfigError where torchrun or srun have started several processes: a study is led by one."""
+    from training.devices import processes_of
+
     found = processes_of(config.train.model_copy(update={"devices": None, "nodes": None}))
     if found.devices * found.nodes > 1:
         fix = "start it once and set train.devices, or train with specslide train"
@@ -352,8 +194,8 @@ def _stoppable(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _told(config: StudyConfig) -> Iterator[None]:
-    """Say in the ledger when the run begins, and how it ends."""
+def _logged(config: StudyConfig) -> Iterator[None]:
+    """Write in the ledger when the run begins, and how it ends."""
     append(config.out, "start")
     start = time.perf_counter()
     try:
@@ -375,44 +217,5 @@ def _log_plan(steps: Sequence[Step]) -> None:
             log.warning("%s is made again: %s", step.name, step.why)
 
 
-def _untold(step: Step, config: StudyConfig) -> Step:
+def _redacted(step: Step, config: StudyConfig) -> Step:
     return step._replace(why=redact(step.why, config.manifest.parent, config.out))
-
-
-def _tidy(folder: Path) -> None:
-    """Remove what a training left that was killed after its model was there. Raises OutputError."""
-    with locked_folder(folder / "run"), locked_folder(folder / "model"):
-        try:
-            if (folder / "checkpoints").exists():
-                shutil.rmtree(folder / "checkpoints")
-        except OSError as error:
-            raise output_error(folder, error) from error
-
-
-def _tile_auroc(
-    heatmaps: Sequence[HeatmapReport], rows: Sequence[ManifestRow], trained: Sequence[Trained], config: StudyConfig
-) -> float | None:
-    """AUROC of every predicted tile of the slides whose every tile is known: positive if at least half of it is
-    annotated so. Known are annotated slides, and those that need no annotation, being negative.
-    """
-    positive = trained[0].model.info.positive_class
-    known = {row.slide_id for row in rows if row.annotation is not None or row.label == config.train.negative_class}
-    scores: list[float] = []
-    labels: list[bool] = []
-    for report in heatmaps:
-        if report.slide_id in known:
-            of_slide = _scored_tiles(report, TileStore(config.out / STORES / f"{report.slide_id}.zarr"), positive)
-            scores += [score for score, _ in of_slide]
-            labels += [label for _, label in of_slide]
-    if len(set(labels)) < 2:
-        return None
-    return float(auroc(np.stack([1 - np.array(scores), np.array(scores)], 1), np.array(labels, np.int64)))
-
-
-def _scored_tiles(report: HeatmapReport, store: TileStore, positive: str) -> list[tuple[float, bool]]:
-    table = pyarrow.parquet.read_table(report.folder / TABLE)
-    fractions = store.annotations.get(positive, np.zeros(len(store), np.float32)).tolist()
-    fraction_at = dict(zip(store.tiles.places(), fractions, strict=True))
-    places = zip(table["minx"].to_pylist(), table["miny"].to_pylist(), strict=True)
-    known = [fraction_at[place] >= 0.5 for place in places]
-    return list(zip(table[f"prob_{positive}"].to_pylist(), known, strict=True))

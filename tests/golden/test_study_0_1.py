@@ -125,3 +125,17 @@ def test_what_is_made_otherwise_is_kept_and_the_user_told_what_to_do(
     assert done.exit_code == 1
     assert advice in " ".join(f"{done.output} {done.exception}".replace("│", " ").split())
     assert [listing(folder) for folder in artefacts] == before
+
+
+def test_the_study_is_planned_and_what_can_be_kept_is_kept(golden: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its stores and its model are today's own; its heatmap, whose folder says no recipe, would be made again."""
+    lines = (golden / "slides.csv").read_text().splitlines()
+    here = (lines[0], lines[1], lines[6])  # two of its six slides
+    (golden / "slides.csv").write_text("\n".join(here) + "\n")
+    done = specslide(golden, monkeypatch, "run", "study.yaml", "--dry-run")
+    assert done.exit_code == 0, done.output
+    states = {row.split("│")[1].strip(): row.split("│")[2].strip() for row in done.output.splitlines() if "│" in row}
+    assert {states[f"stores/golden-{k}.zarr"] for k in (0, 5)} == {"done"}
+    assert states["heatmaps/golden-5"] in ("changed", "failed")
+    done = specslide(golden, monkeypatch, "status", "study")
+    assert done.exit_code == 0, done.output

@@ -14,7 +14,7 @@ from pipeline import run
 from pipeline.demo.synthetic import make_cohort
 from pipeline.provenance import Link, read_record, told, trace
 from pipeline.study.config import EvaluateConfig, HeatmapConfig, RepeatsConfig, StressConfig, StudyConfig
-from pipeline.study.study_page import StudyReport
+from pipeline.study.run import StudyReport
 from tests.pipeline.conftest import RunCli
 from tiling import TileStore, TilingConfig
 from tiling.core.artefact import content_hash

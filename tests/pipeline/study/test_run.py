@@ -21,21 +21,25 @@ import numpy as np
 import pytest
 import yaml
 from sklearn.metrics import roc_auc_score
+from typer.testing import CliRunner
 
-from pipeline import run
+from inference.report.pages import Section
+from pipeline import cli, run
 from pipeline.demo import demo
 from pipeline.demo.demo import run_demo
 from pipeline.demo.synthetic import make_cohort, make_slide
 from pipeline.execution.dask_config import ClusterConfig
 from pipeline.execution.jobs import load_models
+from pipeline.study import stages
 from pipeline.study.config import EvaluateConfig, HeatmapConfig, RepeatsConfig, StressConfig, StudyConfig
 from pipeline.study.ledger import read_ledger
 from pipeline.study.plan import plan
+from pipeline.study.run import StudyReport
+from pipeline.study.stages import Artefact, Stage, Study
 from pipeline.study.status import read_status
-from pipeline.study.study_page import StudyReport
 from tests.pipeline.conftest import RunCli, listing
 from tiling import TileStore, TilingConfig
-from tiling.core.artefact import atomic_folder, content_hash, folder_faults, locked_folder
+from tiling.core.artefact import Recipe, atomic_folder, content_hash, folder_faults, locked_folder, state
 from tiling.core.errors import ConfigError, InputError, OutputError, StoppedError
 from training import TrainConfig, evaluate_models
 from training.models.folder import read_info
@@ -69,7 +73,7 @@ def copied(finished: tuple[StudyConfig, StudyReport], tmp_path: Path, monkeypatc
     """A copy of the finished study, with its stamps, to be run again; tiles in this process, which starts sooner."""
     config, _ = finished
     out = Path(shutil.copytree(config.out, tmp_path / "results"))
-    monkeypatch.setattr("pipeline.study.run.default_workers", lambda: 0)
+    monkeypatch.setattr("pipeline.execution.pool.default_workers", lambda: 0)
     return config.model_copy(update={"out": out, "workers": None})
 
 
@@ -93,9 +97,9 @@ def artefact_of(name: str) -> str:
 
 
 def changed(before: Stamps, after: Stamps) -> set[str]:
-    """The artefacts of a study in which a file was written, added or removed; not the ledger."""
+    """The artefacts of a study in which a file was written, added or removed; not the ledger, nor the seal."""
     names = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
-    return {artefact_of(name) for name in names} - {"ledger.jsonl"}
+    return {artefact_of(name) for name in names} - {"ledger.jsonl", "commit.json"}
 
 
 def content_of(folder: Path) -> dict[str, str]:
@@ -134,7 +138,7 @@ def test_a_study_leaves_everything_it_promises(finished: tuple[StudyConfig, Stud
     names = {f"synthetic-{i:02d}" for i in range(6)}
     assert (report.trained, report.failed, report.out) == ((True,), {}, config.out)
     assert {p.name for p in config.out.iterdir()} == {
-        "stores", "training", "evaluation", "heatmaps", "index.html", "study.json", "ledger.jsonl",
+        "stores", "training", "evaluation", "heatmaps", "index.html", "study.json", "ledger.jsonl", "commit.json",
     }  # fmt: skip
     assert {p.name for p in (config.out / "evaluation").iterdir()} == {"tiles", "slides"}
     assert (config.out / "evaluation/slides/slides.json").exists()
@@ -321,6 +325,64 @@ def test_a_cross_validation_judges_each_slide_by_a_model_that_has_not_seen_it(
     assert {step.state for step in plan(config)} == {"done"}
 
 
+def test_other_labels_make_neither_pixels_nor_a_heatmap_nor_a_model(
+    copied: StudyConfig, cohort: Path, tmp_path: Path
+) -> None:
+    """An annotation whose outlines are the same: the store gets its labels, and keeps its pixels' files."""
+    rows = absolute_rows(cohort)
+    (row,) = (row for row in rows if row["slide_id"] == "synthetic-05")
+    truth = json.loads(Path(row["annotation"]).read_text())
+    row["annotation"] = str(tmp_path / "synthetic-05.geojson")
+    Path(row["annotation"]).write_text(json.dumps(truth | {"note": "looked at again"}))
+    config = copied.model_copy(update={"manifest": write_manifest(rows, tmp_path)})
+    before = stamps(copied.out)
+    planned = {step.name: step for step in plan(config) if step.state != "done"}
+    assert planned["stores/synthetic-05.zarr"].why == "not made from the same annotation"
+    report = run(config)
+    after = stamps(copied.out)
+    assert (report.trained, report.failed) == ((False,), {})
+    assert changed(before, after) <= {"stores/synthetic-05.zarr", "evaluation/slides", *REPORTS}
+    tiles = [name for name in before if name.startswith("stores/synthetic-05.zarr/tiles/c/")]
+    assert tiles
+    assert [after[name] for name in tiles] == [before[name] for name in tiles]
+    assert {step.state for step in plan(config)} == {"done"}
+
+
+def test_a_stage_from_outside_is_one_object(
+    copied: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is planned, made, kept, shown on the page, and seen by the status, through the commands' own code."""
+
+    def artefacts(study: Study) -> list[Artefact]:
+        folder, recipe = study.out / "counts", Recipe("counts", {"slides": [row.slide_id for row in study.usable]})
+
+        def make() -> None:
+            with locked_folder(folder), atomic_folder(folder, recipe) as new:
+                (new / "slides.txt").write_text(str(len(study.usable)))
+
+        return [Artefact("counts", lambda: state(folder, recipe), make)]
+
+    counting = Stage("count", artefacts, sections=lambda study: [Section("Counts", "Of slides.")])
+    monkeypatch.setattr(stages, "STAGES", [*stages.STAGES[:-1], counting, stages.STAGES[-1]])
+    settings = copied.model_dump(mode="json", exclude_defaults=True)
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(settings))
+
+    def specslide(*words: object) -> str:
+        done = CliRunner().invoke(cli.app, [*map(str, words)], env={"COLUMNS": "300"})
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    assert "counts" in specslide("run", tmp_path / "study.yaml", "--dry-run")
+    specslide("run", tmp_path / "study.yaml")
+    assert (copied.out / "counts/slides.txt").read_text() == "6"
+    assert "Counts" in (copied.out / "index.html").read_text()
+    assert {item.progress for item in read_status(copied.out).items if item.name == "counts"} == {"done"}
+    assert {step.state for step in plan(copied)} == {"done"}
+    assert folder_faults(copied.out) == []
+    (copied.out / "index.html").write_text("x")
+    assert "index.html" in folder_faults(copied.out)[0], "the study's own files are sealed"
+
+
 def test_damage_is_mended(copied: StudyConfig) -> None:
     """A store, the model and a heatmap with a changed byte each: all are as they were after the next run."""
     content = content_of(copied.out)
@@ -346,7 +408,7 @@ def at_evaluation(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) ->
         act()
         return evaluate_models(*arguments, **settings)
 
-    monkeypatch.setattr("pipeline.study.run.evaluate_models", acting)
+    monkeypatch.setattr("training.evaluate_models", acting)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
@@ -386,8 +448,8 @@ def signalled(call: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.mark.parametrize(
     "where",
     [
-        "pipeline.study.artefacts.tiling_inputs",  # while it plans
-        "pipeline.study.artefacts.truth_of",  # while it reads an annotation
+        "tiling.tile.tiling_inputs",  # while it plans
+        "pipeline.study.stages.heatmap.truth_of",  # while it reads an annotation
         "inference.heatmap.report_html",  # in a heatmap, when no progress is told any more
         "training.train.save_model",  # in a training, when it does not look out for signals any more
     ],
@@ -464,7 +526,7 @@ def test_a_bug_is_told_in_the_ledger(copied: StudyConfig, monkeypatch: pytest.Mo
     def broken(*_: object) -> None:
         raise ZeroDivisionError("of Miller's slide")
 
-    monkeypatch.setattr("pipeline.study.run.write_study", broken)
+    monkeypatch.setattr("inference.report.pages.write_page", broken)
     with pytest.raises(ZeroDivisionError):
         run(copied)
     last = read_ledger(copied.out)[-1]
@@ -646,7 +708,7 @@ def test_slides_that_cannot_be_evaluated_spoil_nothing_else(
         raise InputError(copied.manifest.parent / "annotations" / "x.geojson", "holds no outline", "draw one")
 
     shutil.rmtree(copied.out / "evaluation/slides")
-    monkeypatch.setattr("pipeline.study.run.evaluate_slides", refused)
+    monkeypatch.setattr("inference.evaluation.evaluate_slides.evaluate_slides", refused)
     report = run(copied)
     assert dict(report.failed) == {"evaluation/slides": "annotations/x.geojson: holds no outline; draw one"}
     assert report.slides is None

@@ -32,7 +32,7 @@ from tiling.core.versions import code_commit
 from training import TrainConfig
 
 code_commit()
-pipeline.study.run.default_workers = lambda: 0
+pipeline.execution.pool.default_workers = lambda: 0
 CALLS = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree", "fcntl.flock", "open"}
 
 def work(out, last):

@@ -1,0 +1,210 @@
+"""heatmaps/<slide_id>: made from the store, the models that have not seen the slide's case, and its annotation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.study.ledger import Step, append
+from pipeline.study.stages.stage import HEATMAPS, Artefact, Stage, Study, Trained, Training, is_published, state_of
+from pipeline.study.stages.tile import name_of as store_of
+from tiling.core.artefact import TO_DO, State
+from tiling.core.errors import SpecslideError
+
+if TYPE_CHECKING:
+    import shapely
+
+    from inference import Ensemble, HeatmapReport, PredictConfig
+    from inference.report.pages import Section
+    from tiling.manifest import ManifestRow
+    from training import ModelInfo, TileModel
+
+NONE = f"{HEATMAPS}/..."
+"""Where no slide can be named."""
+
+
+def name_of(row: ManifestRow) -> str:
+    """The heatmap of a slide."""
+    return f"{HEATMAPS}/{row.slide_id}"
+
+
+def split_of(row: ManifestRow, trainings: Sequence[Training]) -> str:
+    """A slide's split. Of a cross-validation, where each case is tested once, that is test; so it is of a slide that
+    no training has seen and whose row names none.
+    """
+    from training.data.splits import SPLIT_NAMES
+
+    splits = {training.split_of[row.case_id] for training in trainings if row.case_id in training.split_of}
+    if "test" in splits:
+        return "test"
+    return next(iter(sorted(splits)), SPLIT_NAMES.get((row.split or "test").lower(), "test"))
+
+
+def rows_of(study: Study) -> list[ManifestRow]:
+    """The slides that get a heatmap, as far as their splits are known."""
+    if study.config.heatmap.slides == "all":
+        return study.usable
+    trainings = study.trainings if study.settled("tile") else ()
+    return [row for row in study.usable if split_of(row, trainings) == "test"]
+
+
+def _artefacts(study: Study) -> list[Artefact]:
+    by_split = study.config.heatmap.slides == "test"
+    if not study.settled("tile") and by_split and not any(row.split for row in study.usable):
+        why = "the test split is known once the slides are tiled"
+        return [Artefact(NONE, lambda: State("to do", why))]
+    try:
+        rows = rows_of(study)
+    except SpecslideError:  # there is nothing to learn from, which the trainings say
+        rows = study.usable
+    if not rows:
+        return [Artefact(NONE, skip="no slide is in the test split")]
+    if not study.settled("tile") or not study.settled("train"):
+        return [Artefact(name_of(row)) for row in rows]
+    return [Artefact(name_of(row), partial(state_of, partial(_look, row, study))) for row in rows]
+
+
+def models_of(row: ManifestRow, study: Study) -> tuple[Trained, ...]:
+    """The models that make a slide's heatmap: those that have not seen its case, and of these as configured."""
+    unseen = tuple(one for one in study.trained if one.training.split_of.get(row.case_id) == "test")
+    chosen = unseen if study.config.repeats.folds is not None and unseen else tuple(study.trained)
+    return (min(chosen, key=_log_loss),) if study.config.heatmap.model == "best" else chosen
+
+
+def _log_loss(one: Trained) -> float:
+    metric = one.info.metrics.get("val", {}).get("log_loss")
+    return np.inf if metric is None or metric.value is None else metric.value
+
+
+def loaded(chosen: Sequence[Trained], study: Study) -> TileModel | Ensemble:
+    """The models as one, on the device that predicts; each is loaded once."""
+    from pipeline.execution.jobs import load_models
+
+    return load_models([one.folder for one in chosen], study.device)
+
+
+def predict_settings(study: Study) -> PredictConfig:
+    """How tiles are predicted."""
+    from inference.config import PredictConfig
+
+    return PredictConfig(**study.config.heatmap.model_dump(exclude={"slides", "model", "outputs"}))
+
+
+def truth_of(row: ManifestRow, info: ModelInfo) -> shapely.Geometry | None:
+    """What the slide's annotation says of the model's positive class; of a label image, which has no outlines, None.
+
+    Raises InputError.
+    """
+    from tiling.annotations.label_image import SUFFIXES
+    from tiling.annotations.rasterize import read_polygons
+
+    if row.annotation is None or row.annotation.suffix.lower() in SUFFIXES:
+        return None
+    return read_polygons(row.annotation).get(info.positive_class)
+
+
+def _look(row: ManifestRow, study: Study) -> State:
+    from inference.heatmap import heatmap_recipe
+    from tiling.core.artefact import state
+
+    if not is_published(study.out / name_of(row)):
+        return TO_DO
+    recipe = heatmap_recipe(
+        study.out / store_of(row), loaded(models_of(row, study), study), predict_settings(study),
+        truth=truth_of(row, study.trained[0].info), outputs=study.config.heatmap.outputs,
+    )  # fmt: skip
+    return state(study.out / name_of(row), recipe)
+
+
+def _make(study: Study, artefacts: Sequence[Artefact]) -> None:
+    """The heatmaps, slides of the same models together; those that fail are noted."""
+    from pipeline.execution.jobs import HeatmapJob, predict_all, require_folder
+
+    rows = {name_of(row): row for row in rows_of(study)}
+    append(study.out, "plan", steps=[Step("heatmap", name, "to do") for name in rows])
+    require_folder(study.out / HEATMAPS)
+    jobs: dict[tuple[Trained, ...], list[HeatmapJob]] = {}
+    for name, row in rows.items():
+        try:
+            truth = truth_of(row, study.trained[0].info)
+        except SpecslideError as error:
+            study.fail_slide(name, row, str(error))
+            continue
+        job = HeatmapJob(
+            study.out / store_of(row), row.slide_id, study.out / HEATMAPS, predict_settings(study),
+            truth=truth, outputs=study.config.heatmap.outputs, overwrite=True, ledger=study.out,
+        )  # fmt: skip
+        jobs.setdefault(models_of(row, study), []).append(job)
+    reports: dict[str, HeatmapReport] = {}
+    here = study.config.cluster is None and study.place().type == "cpu"
+    for chosen, of_models in jobs.items():
+        models = loaded(chosen, study) if here else [one.folder for one in chosen]
+        for outcome in predict_all(of_models, models, device=study.device, cluster=study.config.cluster):
+            name = f"{HEATMAPS}/{outcome.job.slide_id}"
+            if outcome.result is not None:
+                reports[name] = outcome.result
+            else:
+                study.fail_slide(name, rows[name], outcome.error or "")
+    study.results["heatmap"] = [reports[name] for name in rows if name in reports]
+
+
+def tile_auroc(study: Study) -> float | None:
+    """AUROC of every predicted tile of the slides whose every tile is known: positive if at least half of it is
+    annotated so. Known are annotated slides, and those that need no annotation, being negative. None without both.
+    """
+    from training.evaluation.metrics import auroc
+
+    positive, negative = study.trained[0].info.positive_class, study.config.train.negative_class
+    known = {row.slide_id: row for row in study.rows if row.annotation is not None or row.label == negative}
+    tiles = [
+        tile
+        for report in study.results.get("heatmap", ())
+        if report.slide_id in known
+        for tile in _scored_tiles(report, known[report.slide_id], positive, study)
+    ]
+    scores, labels = np.array([score for score, _ in tiles]), np.array([label for _, label in tiles], np.int64)
+    return None if len(set(labels.tolist())) < 2 else float(auroc(np.stack([1 - scores, scores], 1), labels))
+
+
+def _scored_tiles(report: HeatmapReport, row: ManifestRow, positive: str, study: Study) -> list[tuple[float, bool]]:
+    import pyarrow.parquet
+
+    from inference.exports import TABLE
+    from tiling import TileStore
+
+    store = TileStore(study.out / store_of(row))
+    table = pyarrow.parquet.read_table(report.folder / TABLE)
+    fractions = store.annotations.get(positive, np.zeros(len(store), np.float32)).tolist()
+    fraction_at = dict(zip(store.tiles.places(), fractions, strict=True))
+    places = zip(table["minx"].to_pylist(), table["miny"].to_pylist(), strict=True)
+    return list(zip(table[f"prob_{positive}"].to_pylist(), [fraction_at[p] >= 0.5 for p in places], strict=True))
+
+
+def _sections(study: Study) -> list[Section]:
+    from inference.exports import OVERLAY
+    from inference.heatmap import REPORT
+    from inference.report.pages import Picture, Section
+
+    auroc = tile_auroc(study)
+    known = "" if auroc is None else f"AUROC of all their tiles against the truth: {auroc:.4f}."
+    reports: list[HeatmapReport] = study.results.get("heatmap", [])
+    pages = {r.slide_id: r.folder / REPORT for r in reports}  # results of earlier versions have none
+    overlays = tuple(
+        Picture(r.folder / OVERLAY, _caption(r), pages[r.slide_id] if pages[r.slide_id].exists() else None)
+        for r in reports
+    )
+    return [Section("Heatmaps", f"Annotated regions are outlined in white. {known}", pictures=overlays)]
+
+
+def _caption(report: HeatmapReport) -> str:
+    scores = report.scores
+    if scores.mean is None:
+        return f"{report.slide_id}: no tissue"
+    text = f"{report.slide_id}: mean {scores.mean:.2f}, top 5% {scores.top5_mean:.2f}, {report.tiles} tiles"
+    return f"{text}. {report.warning}" if report.warning else text
+
+
+HEATMAP = Stage("heatmap", _artefacts, _make, _sections)

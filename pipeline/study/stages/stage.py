@@ -1,0 +1,214 @@
+"""What a stage of a study is: `Artefact`, `Stage`, and the `Study` that stages work on.
+
+A stage says which artefacts the study has of it, how each stands, and how it is made. One loop
+(pipeline.study.plan.walk) serves the plan, which only looks, and the run, which makes what is not done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.redaction import files_of, redact
+from pipeline.study.ledger import Step, append, timed
+from tiling.core.artefact import COMMIT, DONE, TO_DO, State
+from tiling.core.errors import SpecslideError
+
+if TYPE_CHECKING:  # torch takes seconds, and a plan whose stores are still to be made needs none of it
+    import torch
+
+    from inference.report.pages import Section
+    from pipeline.study.config import StudyConfig
+    from tiling.manifest import ManifestRow
+    from training import ModelInfo, Samples, TrainConfig
+    from training.data.samples import Split
+
+STORES, TRAINING, TILES, STRESS, HEATMAPS, SLIDES = (
+    "stores", "training", "evaluation/tiles", "stress", "heatmaps", "evaluation/slides",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """One artefact of a study."""
+
+    name: str
+    """Its folder, relative to the study's."""
+    state: Callable[[], State] | None = None
+    """How it stands against its recipe; None while what it is made from is still to be made."""
+    make: Callable[[], object] = lambda: None
+    skip: str = ""
+    """Why this study has no use for it; "" if it has."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a study; a newcomer writes one, and adds it to STAGES."""
+
+    name: str
+    artefacts: Callable[[Study], Sequence[Artefact]]
+    make: Callable[[Study, Sequence[Artefact]], None] = lambda study, artefacts: study.make(artefacts)
+    """Makes those that are not done: one after the other, unless the stage knows better."""
+    sections: Callable[[Study], Sequence[Section]] = lambda study: ()
+    """What the study's page shows of it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """One training of a study: its name ("" for the only one), its settings, and what it learns from."""
+
+    name: str
+    config: TrainConfig
+    samples: Samples
+    split_of: Mapping[str, str]
+    """case_id -> split."""
+
+    def tested(self) -> Split:
+        """Its test tiles."""
+        return self.samples.split_of("test")
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A training with its finished model, which is not loaded."""
+
+    training: Training
+    folder: Path
+    info: ModelInfo
+    sha256: str
+
+    @property
+    def title(self) -> str:
+        """What the model is called in figures."""
+        return self.training.name or "model"
+
+
+@dataclass
+class Study:
+    """A study under way, or looked at: its settings, its slides, and how its artefacts stand so far."""
+
+    config: StudyConfig
+    rows: Sequence[ManifestRow]
+    steps: dict[str, Step] = field(default_factory=dict)
+    """By name, of the stages that were visited."""
+    made: list[str] = field(default_factory=list)
+    """Names of the artefacts that this run has made."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """slide_id, or the folder of what could not be made of all slides -> reason, redacted."""
+    skipped: dict[str, str] = field(default_factory=dict)
+    """What was asked for and cannot be: artefact -> reason."""
+    results: dict[str, Any] = field(default_factory=dict)
+    """What stages keep for those after them, by their names."""
+    stage: str = ""
+    """The one that is visited."""
+
+    @property
+    def out(self) -> Path:
+        """The study's folder."""
+        return self.config.out
+
+    @property
+    def usable(self) -> list[ManifestRow]:
+        """The slides that have not failed."""
+        return [row for row in self.rows if row.slide_id not in self.failed]
+
+    def settled(self, stage: str) -> bool:
+        """Whether nothing is left to be made in a stage."""
+        return all(step.state in ("done", "failed") for step in self.steps.values() if step.stage == stage)
+
+    def follows(self, name: str) -> State:
+        """How an artefact stands whose inputs are made first."""
+        there = (self.out / name).exists()
+        return State("changed", "follows from what is made first") if there else TO_DO
+
+    @property
+    def device(self) -> str:
+        """What computes heatmaps: auto, cpu or cuda; ONNX Runtime computes on the CPU."""
+        return "cpu" if self.config.heatmap.backend == "onnx" else self.config.train.device
+
+    def place(self) -> torch.device:
+        """The device that tests and predicts. Raises ConfigError for one that is not there."""
+        from training.devices import device_of
+
+        return device_of(self.config.train.model_copy(update={"device": self.device}))
+
+    @cached_property
+    def trainings(self) -> list[Training]:
+        """The trainings over the stores there are. Raises SpecslideError if there is nothing to learn from."""
+        from training import samples_from_stores
+
+        config, found = self.config, list[Training]()
+        for name, settings in config.trainings().items():
+            before = found[0].samples if found and config.repeats.seeds else None  # they share split and tiles
+            samples = before or samples_from_stores(
+                self.out / STORES, config.manifest, settings, leave_out=tuple(sorted(self.failed))
+            )
+            split_of = dict(zip(samples.case_id.tolist(), samples.split.tolist(), strict=True))
+            found.append(Training(name, settings, samples, split_of))
+        return found
+
+    @cached_property
+    def trained(self) -> list[Trained]:
+        """The trainings with their models. Raises SpecslideError for a model that is not there."""
+        from tiling.core.artefact import content_hash
+        from training.models.folder import read_info
+
+        folders = [(training, self.out / within(TRAINING, training.name) / "model") for training in self.trainings]
+        return [Trained(training, folder, read_info(folder), content_hash(folder)) for training, folder in folders]
+
+    def make(self, artefacts: Sequence[Artefact]) -> None:
+        """Make those that are not done, one after the other, and say so in the ledger."""
+        for artefact in artefacts:
+            timed(self.out, self.stage, artefact.name, partial(self._made, artefact))
+
+    def _made(self, artefact: Artefact) -> Made:
+        if artefact.state is not None and artefact.state() == DONE:
+            return Made(reused=True)
+        artefact.make()
+        self.made.append(artefact.name)
+        return Made(reused=False)
+
+    def skip(self, artefact: Artefact) -> None:
+        """Note a part that this study has no use for."""
+        append(self.out, "skipped", self.stage, artefact.name, reason=artefact.skip)
+        self.skipped[artefact.name] = artefact.skip
+
+    def fail_slide(self, name: str, row: ManifestRow, reason: str) -> None:
+        """Note a slide that failed, with its reason."""
+        self.fail(name, row.slide_id, redact(reason, self.config.manifest.parent, self.out, names=files_of(row)))
+
+    def fail(self, name: str, of: str, reason: str) -> None:
+        """Note what could not be made, with its redacted reason, under a slide's id or its own name."""
+        append(self.out, "failed", self.stage, name, reason=reason)
+        self.steps[name] = Step(self.stage, name, "failed", reason)
+        self.failed[of] = reason
+
+
+@dataclass(frozen=True)
+class Made:
+    """What became of an artefact."""
+
+    reused: bool
+
+
+def within(part: str, name: str) -> str:
+    """The folder of a training's part of the study: `training`, or `training/seed-0`."""
+    return f"{part}/{name}" if name else part
+
+
+def state_of(look: Callable[[], State]) -> State:
+    """How an artefact stands; "changed" where what is there cannot be read."""
+    try:
+        return look()
+    except SpecslideError as error:
+        return State("changed", error.what)
+    except OSError as error:
+        return State("changed", f"cannot be read ({error.strerror})")
+
+
+def is_published(folder: Path) -> bool:
+    """Whether an artefact is there at all."""
+    return (folder / COMMIT).exists()

@@ -1,0 +1,152 @@
+"""training[/<run>]/model: made from the stores, their labels and splits, by the section `train`."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import mean, stdev
+from typing import TYPE_CHECKING
+
+from pipeline.study.stages.stage import TRAINING, Artefact, Stage, Study, Training, is_published, state_of, within
+from tiling.core.artefact import TO_DO, Recipe, State, locked_folder
+from tiling.core.errors import SpecslideError
+from tiling.core.files import output_error
+
+if TYPE_CHECKING:
+    from inference.report.pages import Section
+    from training import ModelInfo
+    from training.evaluation.bootstrap import Interval
+
+
+def _artefacts(study: Study) -> list[Artefact]:
+    if not study.settled("tile"):
+        return [Artefact(within(TRAINING, name)) for name in study.config.trainings()]
+    try:
+        trainings = study.trainings
+    except SpecslideError as error:
+        why = str(error)
+        return [Artefact(within(TRAINING, name), lambda: State("failed", why)) for name in study.config.trainings()]
+    return [
+        Artefact(within(TRAINING, one.name), partial(model_state, one, study), partial(_train, one, study))
+        for one in trainings
+    ]
+
+
+def model_state(training: Training, study: Study) -> State:
+    """How the model of a training stands."""
+    from tiling.core.artefact import state
+    from training import model_recipe
+
+    folder = study.out / within(TRAINING, training.name) / "model"
+    if not is_published(folder):
+        return TO_DO
+    now = model_recipe(training.samples, training.config)
+    return state_of(lambda: state(folder, now, before=_recipe_of_0_1(folder, training, now)))
+
+
+def _recipe_of_0_1(folder: Path, training: Training, now: Recipe) -> Recipe:
+    """The recipe of a model of version 0.1, whose folder has none, by its model.json; newer settings count as now."""
+    from training.models.folder import read_info
+
+    info = read_info(folder)
+    settings = {n: info.training.get(n, value) if n != "weights" else value for n, value in now.settings.items()}
+    known = training.samples.known_as(info.hashes.get("data"))
+    return Recipe("model", now.inputs if known else {**now.inputs, "tiles": info.hashes.get("data")}, settings)
+
+
+def _train(training: Training, study: Study) -> None:
+    from training import train
+    from training.devices import launching
+
+    with launching():
+        train(training.samples, study.out / within(TRAINING, training.name), training.config)
+
+
+def _make(study: Study, artefacts: Sequence[Artefact]) -> None:
+    _ = study.trainings  # raises what there is to learn from is not
+    study.make(artefacts)
+    for artefact in artefacts:
+        _remove_leftovers(study.out / artefact.name)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what a training left that was killed after its model was there. Raises OutputError."""
+    if not (folder / "checkpoints").exists():
+        return
+    with locked_folder(folder / "run"), locked_folder(folder / "model"):
+        try:
+            shutil.rmtree(folder / "checkpoints")
+        except OSError as error:
+            raise output_error(folder, error) from error
+
+
+def _sections(study: Study) -> list[Section]:
+    infos = {one.folder.parent.name: one.info for one in study.trained}
+    return [_models_section(study, infos), _data_section(infos)]
+
+
+def _models_section(study: Study, infos: Mapping[str, ModelInfo]) -> Section:
+    from inference.report.pages import Link, Picture, Section
+    from training.evaluation.metrics import METRIC_NAMES
+
+    first = next(iter(infos.values()))
+    rows = [
+        (name, split, *(_metric(metrics.get(metric)) for metric in METRIC_NAMES))
+        for split in sorted({split for info in infos.values() for split in info.metrics})
+        for name, info in infos.items()
+        if (metrics := info.metrics.get(split)) is not None
+    ]
+    if whole := over_trainings(list(infos.values())):
+        rows.insert(0, (f"mean of {len(infos)}", "test", *(whole.get(metric, "undefined") for metric in METRIC_NAMES)))
+    runs = [one.folder.parent for one in study.trained]
+    spread = ", of the mean the standard deviation over trainings" if whole else ""
+    return Section(
+        "Model" if len(infos) == 1 else "Models",
+        f"{first.backbone}, {first.training['epochs']} epochs, sd_lambda {first.training['sd_lambda']}. "
+        f"In brackets the 95% interval over cases{spread}.",
+        ("training", "split", *METRIC_NAMES.values()),
+        tuple(rows),
+        tuple(
+            Picture(run / "learning_curve.png", f"learning curve of {run.name}")
+            for run in runs
+            if (run / "learning_curve.png").exists()  # it is beside the model, and no part of it
+        ),
+        tuple(Link(run / "model" / "README.md", f"model card of {run.name}") for run in runs),
+    )
+
+
+def over_trainings(infos: Sequence[ModelInfo], split: str = "test") -> dict[str, str]:
+    """Mean and standard deviation (n - 1) of each metric over several models' values on a split, in words; only of
+    those that all of them have.
+    """
+    from training.evaluation.metrics import METRIC_NAMES
+
+    found = {}
+    for name in METRIC_NAMES:
+        metrics = [info.metrics.get(split, {}).get(name) for info in infos]
+        values = [metric.value for metric in metrics if metric is not None and metric.value is not None]
+        if len(values) == len(infos) > 1:
+            found[name] = f"{mean(values):.3f} ± {stdev(values):.3f}"
+    return found
+
+
+def _metric(metric: Interval | None) -> str:
+    return "undefined" if metric is None else str(metric).replace(" (no interval)", "")
+
+
+def _data_section(infos: Mapping[str, ModelInfo]) -> Section:
+    """What was learned from: once, where all trainings share it."""
+    from inference.report.pages import Section
+
+    shared = len({info.hashes.get("data") for info in infos.values()}) == 1
+    rows = [
+        ("all" if shared else name, split, s.cases, s.slides, f"{s.tiles:,}")
+        for name, info in list(infos.items())[: 1 if shared else None]
+        for split, s in info.data.items()
+    ]
+    return Section("Data", columns=("training", "split", "cases", "slides", "tiles"), rows=tuple(rows))
+
+
+TRAIN = Stage("train", _artefacts, _make, _sections)
