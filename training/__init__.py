@@ -7,7 +7,9 @@ from training.models.torchvision_shim import mend_on_import
 
 if TYPE_CHECKING:
     from training.config import TrainConfig, load_train_config
-    from training.data.samples import Samples, samples_from_images, samples_from_stores
+    from training.data.from_images import samples_from_images
+    from training.data.from_stores import samples_from_stores
+    from training.data.samples import Samples
     from training.evaluation.evaluate import choose_tiles, evaluate_models, labelled_tiles
     from training.losses import SpectralDecouplingLoss
     from training.models.classifier import TileModel
@@ -48,8 +50,8 @@ make_lazy(
         "load_model": "training.models.folder",
         "load_train_config": "training.config",
         "model_recipe": "training.train",
-        "samples_from_images": "training.data.samples",
-        "samples_from_stores": "training.data.samples",
+        "samples_from_images": "training.data.from_images",
+        "samples_from_stores": "training.data.from_stores",
         "train": "training.train",
     },
 )

@@ -23,7 +23,10 @@ from tiling.core.settings import checked
 from tiling.core.versions import software_versions
 from training.config import TrainConfig
 from training.data.dataset import TileDataset
-from training.data.samples import MPP_TOLERANCE, Samples, Split, samples_from_images, samples_from_stores, split_samples
+from training.data.from_images import samples_from_images
+from training.data.from_stores import samples_from_stores
+from training.data.preparation import split_samples
+from training.data.samples import MPP_TOLERANCE, Samples, Split
 from training.data.splits import SPLITS
 from training.devices import device_name
 from training.evaluation.bootstrap import Interval
@@ -56,7 +59,7 @@ def labelled_tiles(
     taken to be at the model's scale and shrunk or enlarged to its tiles. The split is the data's own; of data without
     one that the model was trained on, the split that training made; else "". Raises ConfigError if the options name
     no data, ModelError if the tiles' scale is not the model's, InputError for labels the model does not know and
-    whatever `training.data.samples` refuses.
+    whatever `training.data` refuses.
     """
     config = _data_settings(info)
     if images is not None and stores is None and manifest is None:

@@ -15,7 +15,8 @@ from tiling import TileStore
 from tiling.core.errors import ConfigError, InputError
 from training import Samples, TrainConfig, load_train_config, model_recipe, samples_from_images, samples_from_stores
 from training.data.dataset import TileDataset
-from training.data.samples import Split, annotation_labels
+from training.data.from_stores import annotation_labels
+from training.data.samples import Split
 from training.data.splits import SPLITS
 
 WriteTable = Callable[[Sequence[Sequence[object]]], Path]

@@ -1,0 +1,196 @@
+"""Tile stores and the manifest of their slides -> `Samples`, labelled by annotations or by slide; no pixel is read."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiling import TileStore
+from tiling.core.errors import ConfigError, InputError
+from tiling.manifest import ManifestRow, read_manifest
+from tiling.stores.query import rows_where
+from training.config import TrainConfig
+from training.data.preparation import capped, class_index, class_names, prepared
+from training.data.samples import MPP_TOLERANCE, TEXTS, Ints, Samples
+
+log = logging.getLogger(__name__)
+
+
+def samples_from_stores(
+    stores: Path,
+    manifest: Path,
+    config: TrainConfig,
+    *,
+    leave_out: Collection[str] = (),
+    to_train: bool = True,
+) -> Samples:
+    """The tiles of the stores `<stores>/<slide_id>.zarr` of a manifest's slides, labelled as `config.label_from` says.
+
+    The slides of `leave_out` do not count; for `to_train` see `samples_from_images`. Slides without a store, without
+    tiles or without usable labels, and tiles between two classes, are left out, with the reason and their number in the
+    log. Raises InputError for stores of different tile size or scale, one slide under two names, a slide without the
+    label it needs, and slides that cannot be split; StoreError for a damaged store.
+    """
+    rows = [row for row in read_manifest(manifest) if row.slide_id not in leave_out]
+    slides = _open_slides(stores, rows, manifest)
+    annotated = sorted({name for slide in slides for name in slide.store.annotations})
+    by_annotation = config.label_from == "annotation" or (config.label_from == "auto" and bool(annotated))
+    if by_annotation:
+        classes = class_names(config, {config.negative_class, *annotated})
+        if config.negative_class not in classes:
+            raise ConfigError("classes", f"lacks the negative class {config.negative_class!r}", "add it to classes")
+    else:
+        classes = class_names(config, {_slide_label(slide.row, manifest) for slide in slides})
+    tables = [_label_slide(slide, classes, by_annotation, config, manifest) for slide in slides]
+    kept = [table for table in tables if table.chosen.any()]
+    if not kept:
+        raise InputError(manifest, "gives no labelled tile", "see the reasons in the log")
+    return prepared(_join_slides(kept, classes, config), config, manifest, to_train=to_train)
+
+
+def annotation_labels(
+    fractions: Mapping[str, NDArray[np.float32]], count: int, classes: Sequence[str], config: TrainConfig
+) -> tuple[Ints, NDArray[np.bool_]]:
+    """The class of each of `count` tiles from the fractions of it under each class's annotations, and if it is clear.
+
+    A tile is of the class with the largest fraction if that reaches `annotation_threshold`, else negative, which is
+    clear if the fraction does not exceed `negative_max_fraction`. Fractions of the negative class itself and of names
+    not in `classes` do not count.
+    """
+    negative = classes.index(config.negative_class)
+    covered = np.zeros((len(classes), count), dtype=np.float32)
+    for c, name in enumerate(classes):
+        if c != negative and name in fractions:
+            covered[c] = fractions[name]
+    largest = covered.max(axis=0)
+    free, covers = largest <= config.negative_max_fraction, largest >= config.annotation_threshold
+    return np.where(covers & ~free, covered.argmax(axis=0), negative).astype(np.int64), free | covers
+
+
+@dataclass(frozen=True)
+class _StoredSlide:
+    row: ManifestRow
+    path: Path
+    store: TileStore
+
+
+@dataclass(frozen=True)
+class _LabelledSlide:
+    slide: _StoredSlide
+    label: Ints
+    """Of its tiles, (N,); this and the next as in `Samples`."""
+    clear: NDArray[np.bool_]
+    chosen: NDArray[np.bool_]
+    """Which tiles count, (N,)."""
+
+
+def _open_slides(stores: Path, rows: Iterable[ManifestRow], manifest: Path) -> list[_StoredSlide]:
+    """The slides that have tiles, all of one tile size and scale."""
+    slides = []
+    for row in rows:
+        path = stores / f"{row.slide_id}.zarr"
+        if not path.is_dir():
+            log.warning("%s: left out, it has no store %s", row.slide_id, path)
+            continue
+        store = TileStore(path)
+        if len(store) == 0:
+            log.warning("%s: left out, its store holds no tile", row.slide_id)
+            continue
+        slides.append(_StoredSlide(row, path, store))
+    if not slides:
+        raise InputError(
+            stores, f"holds no tile of any slide of {manifest}", "make the stores with specslide tile first"
+        )
+    for slide in slides[1:]:
+        _refuse_unlike(slides[0], slide)
+    _refuse_same(slides, manifest)
+    return slides
+
+
+def _refuse_same(slides: Iterable[_StoredSlide], manifest: Path) -> None:
+    """One slide under two names would count twice, and could be trained on and tested with."""
+    named: dict[str, str] = {}
+    for slide in slides:
+        name, sha256 = slide.row.slide_id, slide.store.slide.sha256
+        if sha256 in named:
+            what = f"the slides {named[sha256]!r} and {name!r} are one and the same (equal SHA-256)"
+            raise InputError(manifest, what, "leave one of them out")
+        named[sha256] = name
+
+
+def _refuse_unlike(first: _StoredSlide, other: _StoredSlide) -> None:
+    a, b = first.store.grid, other.store.grid
+    if a.tile_px != b.tile_px or abs(b.mpp / a.mpp - 1) > MPP_TOLERANCE:
+        raise InputError(
+            other.path,
+            f"has tiles of {b.tile_px} px at {b.mpp:.3g} µm/px, {first.path.name} of {a.tile_px} px at {a.mpp:.3g}",
+            "tile all slides alike",
+        )
+
+
+def _label_slide(
+    slide: _StoredSlide, classes: tuple[str, ...], by_annotation: bool, config: TrainConfig, manifest: Path
+) -> _LabelledSlide:
+    """The slide with its tiles' labels; why some are left out is logged."""
+    store, row = slide.store, slide.row
+    every = np.ones(len(store), np.bool_)
+    if not by_annotation:
+        label = class_index(_slide_label(row, manifest), classes, f"{manifest}, slide {row.slide_id}")
+        return _LabelledSlide(slide, np.full(len(store), label), every, _chosen(slide, config))
+    if not store.annotations and row.label != config.negative_class:
+        log.warning("%s: left out, it has neither annotations nor the label %r", row.slide_id, config.negative_class)
+        return _LabelledSlide(slide, np.zeros(len(store), np.int64), every, ~every)
+    labels, clear = annotation_labels(store.annotations, len(store), classes, config)
+    if not clear.all():
+        count = int((~clear).sum())
+        log.info("%s: %d of %d tiles lie between two classes, not to be trained on", row.slide_id, count, len(store))
+    return _LabelledSlide(slide, labels, clear, _chosen(slide, config))
+
+
+def _chosen(slide: _StoredSlide, config: TrainConfig) -> NDArray[np.bool_]:
+    """Which tiles `config.where` keeps, (N,)."""
+    kept = rows_where(slide.store, config.where)
+    if not kept.all():
+        log.info("%s: %d of %d tiles left out by where", slide.row.slide_id, int((~kept).sum()), len(kept))
+    return kept
+
+
+def _join_slides(tables: Sequence[_LabelledSlide], classes: tuple[str, ...], config: TrainConfig) -> Samples:
+    slides = [table.slide for table in tables]
+    rows = [capped(np.flatnonzero(table.chosen), table.slide.row.slide_id, config) for table in tables]
+    counts = [len(r) for r in rows]
+    stores = [slide.store for slide in slides]
+
+    def gather(columns: Iterable[NDArray[Any]]) -> Ints:
+        return np.concatenate([c[r] for c, r in zip(columns, rows, strict=True)]).astype(np.int64)
+
+    return Samples(
+        kind="stores",
+        classes=classes,
+        sources=tuple(slide.path for slide in slides),
+        hashes=tuple(store.pixels_sha256 for store in stores),
+        whole=tuple(store.sha256 for store in stores),
+        tile_px=stores[0].grid.tile_px,
+        mpp=float(np.median([store.grid.mpp for store in stores])),
+        label=gather(table.label for table in tables),
+        source=np.repeat(np.arange(len(slides)), counts),
+        row=np.concatenate(rows),
+        x0=gather(store.tiles.x0 for store in stores),
+        y0=gather(store.tiles.y0 for store in stores),
+        tile_px0=np.repeat(np.array([store.grid.tile_px0 for store in stores]), counts),
+        clear=gather(table.clear for table in tables).astype(np.bool_),
+        slides=tuple(store.slide.sha256 for store in stores),
+        **{name: np.repeat([getattr(slide.row, name) or "" for slide in slides], counts) for name in TEXTS},
+    )
+
+
+def _slide_label(row: ManifestRow, manifest: Path) -> str:
+    if not row.label:
+        raise InputError(f"{manifest}, slide {row.slide_id}", "has no label", "add it in the column label")
+    return row.label
