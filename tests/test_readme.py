@@ -24,7 +24,7 @@ from training import TrainConfig
 QUICK = {"info", "tile", "tiles", "label", "verify", "slurm"}
 """What takes seconds; the whole tour is followed nightly."""
 OTHERS = {
-    "--help", "--exclude", "--rm", "--read-only",
+    "--help", "--version", "--exclude", "--rm", "--read-only",
     "--ntasks-per-node", "--ntasks", "--build-arg", "--profile", "--nv",
 }  # fmt: skip
 """Options of other programs, or of every command."""
