@@ -26,8 +26,9 @@ QUICK = {"info", "tile", "tiles", "label", "verify", "slurm"}
 OTHERS = {
     "--help", "--version", "--exclude", "--rm", "--read-only",
     "--ntasks-per-node", "--ntasks", "--build-arg", "--profile", "--nv",
+    "--patch-size", "--mag", "--batch",
 }  # fmt: skip
-"""Options of other programs, or of every command."""
+"""Options of other programs, or of every command; the last are what other tools call ours."""
 
 
 def lines_of(path: Path) -> list[str]:
