@@ -158,3 +158,4 @@ def _transposed(pixels: Tensor) -> Tensor:
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {"none": unchanged, "light": light, "stain": stain, "strong": strong}
+"""What the setting `augment` chooses from. A new one is a function and a row."""

@@ -63,9 +63,10 @@ class TrainConfig(BaseModel):
     """Tiles a step, over all processes together."""
     accumulate: int = Field(1, ge=1, le=65_536)
     """Parts in which a process computes its share of a batch, one after another: less memory, the same step."""
-    augment: Literal["none", "light", "stain", "strong"] = "light"
-    """What is done to each training tile: "light": flips, right angles, small crops, mild changes of colour; "stain":
-    those, and more or less of each stain; "strong": 2 to 4 operations of StrongAugment. See training.augment."""
+    augment: str = "light"
+    """What is done to each training tile: "none"; "light": flips, right angles, small crops, mild changes of colour;
+    "stain": those, and more or less of each stain; "strong": 2 to 4 operations of StrongAugment; or another row of
+    training.augment.AUGMENTATIONS."""
     stain_norm: Literal["none", "macenko", "reinhard"] = "none"
     """Make each tile's staining that of the typical training tile, in training and in prediction; needs the extra
     specslide[stain]. See training.models.stain."""
@@ -144,6 +145,15 @@ class TrainConfig(BaseModel):
     def data_seed(self) -> int:
         """What decides the split and the draw of tiles."""
         return self.seed if self.split_seed is None else self.split_seed
+
+    @field_validator("augment")
+    @classmethod
+    def _known_augmentation(cls, augment: str) -> str:
+        from training.augment import AUGMENTATIONS  # with torch, which the settings else do without
+
+        if augment not in AUGMENTATIONS:
+            raise ValueError(f"use one of {', '.join(AUGMENTATIONS)}")
+        return augment
 
     @field_validator("where")
     @classmethod
