@@ -17,7 +17,8 @@ from inference.exports import write_exports
 from inference.exports.content import Content
 from inference.maps.scores import SlideScores, areas_mm2, slide_scores
 from inference.ood import outside
-from inference.predict import Prediction, Progress, predict_slide, prediction_settings
+from inference.predict import Progress, predict_slide, prediction_settings
+from inference.prediction import Prediction
 from inference.report.evidence import gather_evidence
 from inference.report.report import report_html
 from inference.sources import is_store
@@ -183,15 +184,15 @@ def _recipe(
 
 
 def _summary(prediction: Prediction, model: TileModel | Ensemble) -> HeatmapSummary:
-    values, threshold = prediction.probabilities[:, prediction.positive], prediction.threshold
-    areas = areas_mm2(values, threshold, prediction.tiles.x0, prediction.tiles.y0, prediction.grid)
+    values, threshold = prediction.heat, prediction.threshold
+    areas = areas_mm2(values, threshold, prediction.tiles)
     known = outside(prediction.columns, prediction.ood_quantile)
     return HeatmapSummary(
         slide=prediction.slide,
         grid=prediction.grid,
-        tiles=len(prediction.tiles.x0),
+        tiles=len(prediction.tiles),
         classes=prediction.classes,
-        positive_class=prediction.classes[prediction.positive],
+        positive_class=prediction.positive_class,
         threshold=threshold,
         scores=slide_scores(values, threshold, areas),
         out_of_distribution=None if known is None else OutOfDistribution(**known.record()),
