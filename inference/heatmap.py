@@ -92,8 +92,8 @@ def make_heatmap(
         SpecslideError: As `predict_slide`.
     """
     path = Path(source)
-    recipe, own_id = _recipe(path, model, config, slide_mpp, roi, truth, outputs)
-    slide_id = slide_id or own_id
+    recipe = heatmap_recipe(path, model, config, slide_mpp=slide_mpp, roi=roi, truth=truth, outputs=outputs)
+    slide_id = slide_id or (TileStore(path).slide.slide_id if is_store(path) else slide_name(path))
     require_slide_id(slide_id, path)  # it names the folder; a store may say anything
     folder = Path(out_dir) / slide_id
     with locked_folder(folder):
@@ -135,40 +135,16 @@ def heatmap_recipe(
     A store counts by its pixels, so that other labels in it change nothing, but for the tiles that `config.where`
     chooses by them.
     """
-    return _recipe(source, model, config, slide_mpp, roi, truth, outputs)[0]
-
-
-def read_heatmap(folder: Path) -> HeatmapReport:
-    """The result that is there. Raises InputError for none."""
-    return _reported(folder, read_summary(folder), reused=True)
-
-
-def _reported(folder: Path, summary: HeatmapSummary, *, reused: bool) -> HeatmapReport:
-    if summary.warning is not None:
-        log.warning("%s: %s", folder.name, summary.warning)
-    return HeatmapReport(folder.name, folder, summary.tiles, summary.scores, reused, summary.warning)
-
-
-def _recipe(
-    path: Path,
-    model: TileModel | Ensemble,
-    config: PredictConfig,
-    slide_mpp: float | None,
-    roi: Path | None,
-    truth: shapely.Geometry | None,
-    outputs: OutputConfig,
-) -> tuple[Recipe, str]:
-    """The recipe, and the slide's own id."""
     inputs: dict[str, object] = {"models": model.sha256}
-    settings = prediction_settings(path, config, roi)
-    if is_store(path):
-        store = TileStore(path)
-        inputs["store"], slide_id = store.pixels_sha256, store.slide.slide_id
+    settings = prediction_settings(source, config, roi)
+    if is_store(source):
+        store = TileStore(source)
+        inputs["store"] = store.pixels_sha256
         if config.where is not None:  # it may ask for annotations, which are none of the pixels
             inputs["chosen tiles"] = sha256_json(np.flatnonzero(rows_where(store, config.where)).tolist())
     else:
-        with Slide(path, mpp=slide_mpp) as slide:
-            inputs["slide"], slide_id, settings["slide_mpp"] = slide.sha256(), slide_name(path), slide.mpp
+        with Slide(source, mpp=slide_mpp) as slide:
+            inputs["slide"], settings["slide_mpp"] = slide.sha256(), slide.mpp
     if roi is not None:
         inputs["region of interest"] = settings.pop("roi_sha256")
     if truth is not None:
@@ -180,7 +156,18 @@ def _recipe(
         "bf16": bf16,
         "outputs": outputs.model_dump(mode="json") if outputs.formats else {},
     }
-    return Recipe("heatmap", inputs, settings), slide_id
+    return Recipe("heatmap", inputs, settings)
+
+
+def read_heatmap(folder: Path) -> HeatmapReport:
+    """The result that is there. Raises InputError for none."""
+    return _reported(folder, read_summary(folder), reused=True)
+
+
+def _reported(folder: Path, summary: HeatmapSummary, *, reused: bool) -> HeatmapReport:
+    if summary.warning is not None:
+        log.warning("%s: %s", folder.name, summary.warning)
+    return HeatmapReport(folder.name, folder, summary.tiles, summary.scores, reused, summary.warning)
 
 
 def _summary(prediction: Prediction, model: TileModel | Ensemble) -> HeatmapSummary:

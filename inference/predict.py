@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from inference.config import PredictConfig
 from inference.ensemble import Ensemble, entropy
@@ -27,11 +26,11 @@ from inference.sources import (
 )
 from tiling import Slide, TileStore
 from tiling.annotations.rasterize import annotation_hash
+from tiling.core.arrays import Float32Array
 from tiling.core.errors import ModelError
 from tiling.slides.slide import slide_name
 from training import TileModel
 
-Floats = NDArray[np.float32]
 Progress = Callable[[int, int], None]
 """Called with (tiles done, tiles in all)."""
 
@@ -112,7 +111,9 @@ def prediction_settings(source: Path, config: PredictConfig, roi: Path | None = 
     return settings | ({} if roi is None else {"roi_sha256": annotation_hash(roi)})
 
 
-def _predict(source: Source, predictor: Predictor, progress: Progress) -> tuple[Rows, Floats, dict[str, Floats]]:
+def _predict(
+    source: Source, predictor: Predictor, progress: Progress
+) -> tuple[Rows, Float32Array, dict[str, Float32Array]]:
     """Indices of the tiles predicted, (N,), their probabilities, (N, C), and `Prediction.columns`."""
     total, classes, tells = len(source.tiles), len(predictor.models[0].info.classes), predictor.ood_quantile is not None
     predicted = np.zeros(total, np.bool_)

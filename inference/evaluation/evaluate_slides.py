@@ -27,7 +27,6 @@ from inference.evaluation.results import (
     at_threshold,
     measure,
     measure_froc,
-    measure_groups,
 )
 from inference.exports import TABLE
 from inference.summary import SUMMARY, HeatmapSummary, read_summary
@@ -45,6 +44,7 @@ from tiling.core.files import canonical_json, sha256_json
 from tiling.core.versions import software_versions
 from tiling.grid import Raster, Tiles
 from tiling.manifest import ManifestRow, read_manifest
+from training.evaluation.results import grouped
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ def evaluate_slides(
         resamples=resamples,
         scores={name: measure(slides, name, **drawing) for name in slides.scores},
         groups={
-            column: measure_groups(slides, names, score, **drawing)
+            column: {name: measure(slides.chosen(which), score, **drawing) for name, which in grouped(names).items()}
             for column in COLUMNS
             if ((names := np.array([getattr(r.row, column) or "" for r in found])) != "").any()
         },
@@ -263,7 +263,7 @@ def _require_both(slides: Slides, where: object, example: _Result) -> None:
         name = example.summary.positive_class
         what = f"all {len(slides.positive)} slides are {'' if slides.positive.all() else 'not '}{name}"
         raise InputError(
-            where, f"{what}, so nothing is told apart", "add slides of the other class, or pass another --split"
+            where, f"{what}, so there is nothing to compare", "add slides of the other class, or pass another --split"
         )
 
 

@@ -11,8 +11,8 @@ from xml.sax.saxutils import quoteattr
 
 from inference.colours import class_colour
 from inference.maps.regions import Region, without_holes
-from inference.maps.slide_map import printable
 from inference.prediction import Prediction
+from inference.text import printable
 
 
 def write_asap(prediction: Prediction, regions: Iterable[Region], path: Path) -> None:

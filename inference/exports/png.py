@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from inference.colours import HEATMAP
 from inference.maps.regions import rings_of
-from inference.maps.slide_map import printable, probability_map, threshold_rings
+from inference.maps.slide_map import probability_map, threshold_rings
 from inference.maps.stitch import assemble
 from inference.prediction import Prediction
+from inference.text import printable
 from tiling.core.versions import RESEARCH_USE
 from tiling.preview import length_text, nice_length
 

@@ -14,6 +14,7 @@ import shapely
 from inference.maps.regions import find_regions, rings_of
 from inference.maps.stitch import slide_map
 from inference.prediction import Prediction
+from inference.text import printable
 from tiling.core.arrays import Float32Array, Float64Array
 from tiling.grid import Raster
 
@@ -82,8 +83,3 @@ def _halved(values: Float32Array) -> Float32Array:
     count = known.sum((1, 3))
     total = np.where(known, blocks, 0).sum((1, 3), dtype=np.float64)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
-
-
-def printable(text: str) -> str:
-    """A name that fits on one line of a picture, and into XML."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)

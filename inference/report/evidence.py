@@ -13,10 +13,8 @@ from numpy.typing import NDArray
 from inference.prediction import Prediction
 from inference.sources import is_store
 from tiling import Slide, TileStore
+from tiling.core.arrays import Float32Array, UInt8Array
 from tiling.tile import read_tiles
-
-UInt8Array = NDArray[np.uint8]
-Floats = NDArray[np.float32]
 
 SHOWN = 8
 """Tiles shown of the most suspicious, and of the least."""
@@ -29,7 +27,7 @@ class Evidence:
     highest: tuple[tuple[int, UInt8Array], ...] = ()
     """The most suspicious tiles: their row in the prediction, and pixels uint8 (T, T, 3)."""
     lowest: tuple[tuple[int, UInt8Array], ...] = ()
-    quality: Mapping[str, Floats] = field(default_factory=dict)
+    quality: Mapping[str, Float32Array] = field(default_factory=dict)
     """Quality columns of the predicted tiles, (N,), by name; of a store only."""
 
 

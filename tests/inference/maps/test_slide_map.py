@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from inference.maps.slide_map import printable, probability_map, pyramid
+from inference.maps.slide_map import probability_map, pyramid
+from inference.text import printable
 from tests.inference.conftest import MakePrediction
 
 
