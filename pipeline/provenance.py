@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,8 @@ from tiling.core.versions import RESEARCH_USE
 _SOFTWARE = ("torch", "timm", "numpy", "matplotlib", "scikit-learn")
 _TOLD_IN = {"store": "zarr.json", "model": "model.json", "heatmap": "slide.json"}
 """The file that says what such a folder was made from, by the kind of artefact."""
+_MARKS = frozenset({*_TOLD_IN.values(), "evaluation.json", "stress.json", "slides.json"})
+"""Files that tell an artefact whose commit.json is lost, or that version 0.1 made without one."""
 _TESTS = ("evaluation", "stress", "slides")
 """Artefacts that test models or heatmaps: their recipe says what they were made from."""
 
@@ -55,6 +57,24 @@ def read_record(folder: Path) -> Record | None:
         return Record.model_validate_json((folder / PROVENANCE).read_bytes())
     except (OSError, ValidationError):
         return None
+
+
+def artefacts_in(root: Path, on_error: Callable[[OSError], None] | None = None) -> Iterator[Path]:
+    """The artefacts at or below `root`, damaged ones too; within one only where it shares its folder, as a study does.
+
+    `on_error` is called for folders that cannot be listed.
+    """
+    for place, folders, files in os.walk(root, onerror=on_error):
+        folder = Path(place)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if COMMIT in files or not _MARKS.isdisjoint(files):
+            yield folder
+            try:
+                shared = read_commit(folder).shared
+            except SpecslideError:
+                shared = _MARKS.isdisjoint(files)
+            if not shared:
+                folders.clear()
 
 
 # ---------------------------------------------------------------------------------------------------- the chain
@@ -193,16 +213,13 @@ class _Index:
 
     def _hashed(self) -> Iterator[tuple[str, Path]]:
         for root in self._roots:
-            for place, folders, files in os.walk(root):
-                folders[:] = sorted(name for name in folders if not name.startswith("."))
-                if COMMIT not in files:
+            for place in artefacts_in(root):
+                if not (place / COMMIT).is_file():
                     continue
                 try:
-                    if not read_commit(Path(place)).shared:
-                        folders.clear()
-                    yield content_hash(Path(place)), Path(place)
-                    if "zarr.json" in files:
-                        yield TileStore(place).pixels_sha256, Path(place)  # as models and heatmaps know it
+                    yield content_hash(place), place
+                    if (place / "zarr.json").is_file():
+                        yield TileStore(place).pixels_sha256, place  # as models and heatmaps know it
                 except SpecslideError as error:
                     self._damaged.append(error)
 

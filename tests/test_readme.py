@@ -24,10 +24,11 @@ from training import TrainConfig
 QUICK = {"info", "tile", "tiles", "label", "verify", "slurm"}
 """What takes seconds; the whole tour is followed nightly."""
 OTHERS = {
-    "--help", "--exclude", "--rm", "--read-only",
+    "--help", "--version", "--exclude", "--rm", "--read-only",
     "--ntasks-per-node", "--ntasks", "--build-arg", "--profile", "--nv",
+    "--patch-size", "--mag", "--batch",
 }  # fmt: skip
-"""Options of other programs, or of every command."""
+"""Options of other programs, or of every command; the last are what other tools call ours."""
 
 
 def lines_of(path: Path) -> list[str]:

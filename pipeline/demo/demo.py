@@ -15,6 +15,7 @@ from pipeline.demo.synthetic import make_cohort
 from pipeline.study.config import HeatmapConfig, StudyConfig
 from pipeline.study.run import StudyReport, run
 from tiling import TilingConfig, tile_slide
+from tiling.core.artefact import Recipe, content_hash, seal
 from training import TrainConfig, load_model
 
 # A small network from scratch at half scale: minutes on two cores, and the synthetic tumours are easy to tell.
@@ -48,6 +49,8 @@ def run_demo(out: Path, *, slide: Path | None, seed: int, say: Callable[[str], N
     real = make_heatmap(tiled.store, load_model(study.model), out / "real", PredictConfig(), overwrite=True)
     page = out / "index.html"
     write_page(page, "specslide demo", [_real_section(tiled.store.with_suffix(".png"), real), *study.sections])
+    made = {"study": content_hash(study.out), "heatmap": content_hash(real.folder)}
+    seal(out, Recipe("demo", made, {"seed": seed}), (page.name,))
     return DemoReport(page, study, real)
 
 

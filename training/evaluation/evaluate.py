@@ -244,8 +244,11 @@ def group_summaries(
 
 
 def _data_settings(info: ModelInfo) -> TrainConfig:
-    """How the model's training read its data; settings that this version does not know are left out."""
-    known = {name: value for name, value in info.training.items() if name in TrainConfig.model_fields}
+    """How the model's training read its data; settings that this version does not know are left out.
+
+    So is the augmentation, which need not be known here.
+    """
+    known = {name: info.training[name] for name in info.training.keys() & TrainConfig.model_fields.keys() - {"augment"}}
     return checked(TrainConfig, known, "the model's training settings").model_copy(update={"positive_class": None})
 
 

@@ -18,7 +18,7 @@ NO_TEST = "there is no test split"
 def _artefacts(study: Study) -> list[Artefact]:
     if not study.config.evaluate.tiles:
         return []
-    if not study.settled("train"):
+    if not study.has_models:
         return [Artefact(within(TILES, name)) for name in study.config.trainings()]
     return [_artefact(one, study) for one in study.trained]
 

@@ -47,13 +47,13 @@ def rows_of(study: Study) -> list[ManifestRow]:
     """The slides that get a heatmap, as far as their splits are known."""
     if study.config.heatmap.slides == "all":
         return study.usable
-    trainings = study.trainings if study.settled("tile") else ()
+    trainings = study.trainings if study.has_stores else ()
     return [row for row in study.usable if split_of(row, trainings) == "test"]
 
 
 def _artefacts(study: Study) -> list[Artefact]:
     by_split = study.config.heatmap.slides == "test"
-    if not study.settled("tile") and by_split and not any(row.split for row in study.usable):
+    if not study.has_stores and by_split and not any(row.split for row in study.usable):
         why = "the test split is known once the slides are tiled"
         return [Artefact(NONE, lambda: State("to do", why))]
     try:
@@ -62,7 +62,7 @@ def _artefacts(study: Study) -> list[Artefact]:
         rows = study.usable
     if not rows:
         return [Artefact(NONE, skip="no slide is in the test split")]
-    if not study.settled("tile") or not study.settled("train"):
+    if not study.has_models:
         return [Artefact(name_of(row)) for row in rows]
     return [Artefact(name_of(row), partial(state_of, partial(_look, row, study))) for row in rows]
 

@@ -38,9 +38,9 @@ def _why_not(rows: Sequence[ManifestRow], positive: str, study: Study) -> str:
 
 
 def _artefacts(study: Study) -> list[Artefact]:
-    if not study.config.evaluate.slides or (not study.settled("train") and not any(row.label for row in study.usable)):
+    if not study.config.evaluate.slides or (not study.has_models and not any(row.label for row in study.usable)):
         return []
-    if not study.settled("train"):
+    if not study.has_models:
         return [Artefact(SLIDES)]
     rows = _rows(study)
     if why := _why_not(rows, study.trained[0].info.positive_class, study):

@@ -115,9 +115,15 @@ class Study:
         """The slides that have not failed."""
         return [row for row in self.rows if row.slide_id not in self.failed]
 
-    def settled(self, stage: str) -> bool:
-        """Whether nothing is left to be made in a stage."""
-        return all(step.state in ("done", "failed") for step in self.steps.values() if step.stage == stage)
+    @property
+    def has_stores(self) -> bool:
+        """Whether every slide has its store, or has failed."""
+        return all(step.state in ("done", "failed") for step in self.steps.values() if step.stage == "tile")
+
+    @property
+    def has_models(self) -> bool:
+        """Whether every training has its model."""
+        return self.has_stores and all(s.state == "done" for s in self.steps.values() if s.stage == "train")
 
     def follows(self, name: str) -> State:
         """How an artefact stands whose inputs are made first."""

@@ -25,7 +25,7 @@ def _groups(study: Study) -> dict[str, tuple[str, ...]]:
 def _artefacts(study: Study) -> list[Artefact]:
     if not study.config.stress.shifts:
         return []
-    if not study.settled("train"):
+    if not study.has_models:
         return [Artefact(within(STRESS, name)) for name in _groups(study)]
     of = {one.training.name: one for one in study.trained}
     return [

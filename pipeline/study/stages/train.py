@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def _artefacts(study: Study) -> list[Artefact]:
-    if not study.settled("tile"):
+    if not study.has_stores:
         return [Artefact(within(TRAINING, name)) for name in study.config.trainings()]
     try:
         trainings = study.trainings

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+from torch import Generator, Tensor
 from typer.testing import CliRunner
 
 import training
 from pipeline import cli
 from tiling.core.errors import ConfigError
-from training import TrainConfig
+from training import TrainConfig, labelled_tiles
+from training.augment import AUGMENTATIONS
+from training.models.folder import read_info
 
 
 class Reached(Exception):  # noqa: N818 - no error: it carries the settings out
@@ -63,3 +68,33 @@ def test_options_become_settings(
 def test_bad_options_are_refused(options: tuple[str, ...], words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=f"training configuration: {words}"):
         settings_of(monkeypatch, *options)
+
+
+def test_an_augmentation_from_outside_is_trained_with_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One row in the table of augmentations is all that it takes."""
+    random, rows, seen = np.random.default_rng(0), ["path,case_id,label"], []
+    for number in range(16):
+        assert cv2.imwrite(str(tmp_path / f"{number}.png"), random.integers(0, 255, (32, 32, 3)).astype(np.uint8))
+        rows.append(f"{number}.png,case{number // 2},{'ab'[number % 2]}")
+    (tmp_path / "index.csv").write_text("\n".join(rows) + "\n")
+
+    def inverted(pixels: Tensor, generator: Generator) -> Tensor:
+        seen.append(len(pixels))
+        return 1 - pixels
+
+    command = [
+        "train", "--images", str(tmp_path / "index.csv"), "--out", str(tmp_path / "run"), "--augment", "inverted",
+        "--backbone", "test_resnet", "--weights", "none", "--input-px", "32", "--epochs", "1", "--batch-size", "4",
+        "--bootstrap-resamples", "10",
+    ]  # fmt: skip
+    refused = CliRunner().invoke(cli.app, command).exception
+    assert "augment: 'inverted' is refused, use one of none, light" in str(refused)
+    monkeypatch.setitem(AUGMENTATIONS, "inverted", inverted)
+    done = CliRunner().invoke(cli.app, command)
+    assert done.exit_code == 0, done.exception
+    assert sum(seen) > 0
+    model = tmp_path / "run" / "model"
+    assert read_info(model).training["augment"] == "inverted"
+    monkeypatch.delitem(AUGMENTATIONS, "inverted")
+    tested = labelled_tiles(read_info(model), images=tmp_path / "index.csv")
+    assert (tested.split == "test").any(), "a model is tested where its augmentation is not known, too"
