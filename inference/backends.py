@@ -40,7 +40,7 @@ _INSTALL = "pip install 'specslide[onnx]', or use --backend torch"
 # What torch's allocator on a CPU and ONNX Runtime say, which have no type of their own; and cuBLAS and cuDNN.
 _NO_MEMORY = ("allocate memory", "ALLOC_FAILED")
 _PROBE_TILES, _PROBE_ROUNDS = 8, 3
-# Input pixels of a batch, and most tiles: about 1 GiB of activations of a small network on a CPU, where larger batches
+# Input pixels of a batch, and its maximum of tiles: about 1 GiB of activations of a small network on a CPU, where larger batches
 # gain nothing; on a GPU enough to keep it busy, and halved where it has less memory.
 _AUTO_PIXELS = {"cpu": (1 << 20, 64), "cuda": (1 << 24, 512)}
 
@@ -50,9 +50,9 @@ def auto_batch_size(model: TileModel) -> int:
 
     It is not timed, so that equal inputs give equal bytes. Too large a one is halved; see `BatchSizer`.
     """
-    pixels, most = _AUTO_PIXELS.get(model.device.type, _AUTO_PIXELS["cpu"])
+    pixels, limit = _AUTO_PIXELS.get(model.device.type, _AUTO_PIXELS["cpu"])
     fitting = pixels // max(model.info.input_px, model.info.tile_px) ** 2
-    return 1 << (max(1, min(fitting, most)).bit_length() - 1)
+    return 1 << (max(1, min(fitting, limit)).bit_length() - 1)
 
 
 def choose_backend(model: TileModel, backend: Backend, precision: Precision) -> tuple[str, Predict]:

@@ -1,4 +1,4 @@
-"""Where tiles come from: a slide, cut as it is read, or a store. Both give `Source`: the tiles, and batches of pixels.
+"""Where tiles come from: a slide, cut while it is read, or a store. Both give `Source`: the tiles, and batches of pixels.
 
 Threads read and decode ahead of the model (prefetch), through a bounded queue: a slide is never in memory as a whole.
 """
@@ -77,7 +77,7 @@ def slide_source(
     config: PredictConfig,
     region: shapely.Geometry | None,
 ) -> Source:
-    """The tissue tiles of a slide, cut as it is read. Raises ModelError where its scale does not fit, SlideError."""
+    """The tissue tiles of a slide, cut while it is read. Raises ModelError where its scale does not fit, SlideError."""
     model = predictor.models[0]
     slide, mpp = opened(), model_mpp(model)
     if slide.mpp > mpp * (1 + config.mpp_tolerance):
