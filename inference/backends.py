@@ -40,7 +40,7 @@ _INSTALL = "pip install 'specslide[onnx]', or use --backend torch"
 # What torch's allocator on a CPU and ONNX Runtime say, which have no type of their own; and cuBLAS and cuDNN.
 _NO_MEMORY = ("allocate memory", "ALLOC_FAILED")
 _PROBE_TILES, _PROBE_ROUNDS = 8, 3
-# Input pixels of a batch, and its maximum of tiles: about 1 GiB of activations of a small network on a CPU, where larger batches
+# Maximum input pixels and tiles of a batch: about 1 GiB of activations of a small network on a CPU, where larger ones
 # gain nothing; on a GPU enough to keep it busy, and halved where it has less memory.
 _AUTO_PIXELS = {"cpu": (1 << 20, 64), "cuda": (1 << 24, 512)}
 

@@ -1,4 +1,4 @@
-"""Where tiles come from: a slide, cut while it is read, or a store. Both give `Source`: the tiles, and batches of pixels.
+"""Where tiles come from: a slide, cut while it is read, or a store. Both give `Source`: tiles, and batches of pixels.
 
 Threads read and decode ahead of the model (prefetch), through a bounded queue: a slide is never in memory as a whole.
 """
