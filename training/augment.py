@@ -64,10 +64,9 @@ def strong(pixels: Tensor, generator: Generator) -> Tensor:
 
 def turn(pixels: Tensor, generator: Generator) -> Tensor:
     """Flip and turn each sample: each of the eight symmetries of the square equally often. Needs H == W."""
-    for turned in (_mirrored, _upside_down, _transposed):
-        chosen = _uniform(pixels, generator, 1) < 0.5
-        pixels = torch.where(chosen, turned(pixels), pixels)
-    return pixels
+    pixels = _either(pixels, pixels.flip(-1), generator)
+    pixels = _either(pixels, pixels.flip(-2), generator)
+    return _either(pixels, pixels.mT, generator)
 
 
 def crop(pixels: Tensor, generator: Generator) -> Tensor:
@@ -133,6 +132,11 @@ def _applied(operation: Operation, pixels: Tensor, uniform: Tensor, generator: G
     return operation.apply(pixels, amount, generator).clamp(0, 1)
 
 
+def _either(pixels: Tensor, other: Tensor, generator: Generator) -> Tensor:
+    """Each sample from the one or the other, equally often."""
+    return torch.where(_uniform(pixels, generator, 1) < 0.5, other, pixels)
+
+
 def _uniform(pixels: Tensor, generator: Generator, channels: int) -> Tensor:
     return torch.rand(len(pixels), channels, 1, 1, generator=generator, device=pixels.device)
 
@@ -143,18 +147,6 @@ def _window(pixels: Tensor, side: int, generator: Generator) -> Tensor:
     shift = torch.randint(-limit, limit + 1, (len(pixels), 1), generator=generator, device=pixels.device)
     place = (torch.arange(side, device=pixels.device) + shift).abs()
     return (side - 1) - ((side - 1) - place).abs()
-
-
-def _mirrored(pixels: Tensor) -> Tensor:
-    return pixels.flip(-1)
-
-
-def _upside_down(pixels: Tensor) -> Tensor:
-    return pixels.flip(-2)
-
-
-def _transposed(pixels: Tensor) -> Tensor:
-    return pixels.transpose(-1, -2)
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {"none": unchanged, "light": light, "stain": stain, "strong": strong}

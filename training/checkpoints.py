@@ -25,7 +25,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from tiling.core.artefact import require_own
+from tiling.core.artefact import require_own, setting_differences
 from tiling.core.errors import ModelError
 from tiling.core.files import canonical_json, output_error, sha256_json, write_file
 
@@ -43,7 +43,7 @@ class Checkpoints:
     identity: Mapping[str, Any]
     """All that decides the run, as JSON can hold it; its hash is the run's key."""
 
-    def open(self) -> None:
+    def prepare(self) -> None:
         """Make the folder this run's: keep what it left, discard what another left, saying in what they differ.
 
         Raises OutputError, also for a folder that holds something else.
@@ -52,8 +52,9 @@ class Checkpoints:
         if not record.exists():
             require_own(self.folder, self._last.name, "the state of a run")
         try:
-            if self.folder.exists() and (difference := _difference(_recorded(record), self.identity)):
-                log.warning("%s: discarded, %s", self.folder, difference)
+            if self.folder.exists() and (found := _recorded(record)) != self.identity:
+                why = "it is of another run: " + setting_differences(found, self.identity)
+                log.warning("%s: discarded, %s", self.folder, why if found else "it does not say of which run it is")
                 shutil.rmtree(self.folder)
         except OSError as error:
             raise output_error(self.folder, error) from error
@@ -95,7 +96,7 @@ class Checkpoints:
                 self._best(epoch), f"cannot be read ({reason})", "remove its folder and train again"
             ) from None
 
-    def forget_all_best_but(self, epoch: int) -> None:
+    def keep_best(self, epoch: int) -> None:
         """Remove the weights of earlier best epochs, which no state refers to any more."""
         for path in self.folder.glob("best-*.ckpt"):
             if path != self._best(epoch):
@@ -134,12 +135,3 @@ def _recorded(record: Path) -> Mapping[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """What differs, in words; "" if nothing does."""
-    if not old:
-        return "it does not say of which run it is"
-    names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
-    changes = ", ".join(f"{name} was {old.get(name)} and is {new.get(name)}" for name in names)
-    return changes and f"it is of another run: {changes}"

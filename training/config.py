@@ -36,7 +36,7 @@ class TrainConfig(BaseModel):
     class_weights: Literal["none", "balanced"] = "none"
     """"balanced": each class weighs alike, by its tiles in the training split; see training.losses."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    """Share of each label that is spread evenly over all classes."""
+    """Label smoothing: the share of each label that is spread evenly over all classes."""
     sd_lambda: float = Field(0.01, ge=0, allow_inf_nan=False)
     """Weight of spectral decoupling; 0 leaves plain cross-entropy. See training.losses."""
     sd_reduction: Literal["sum", "mean"] = "sum"
@@ -50,19 +50,20 @@ class TrainConfig(BaseModel):
     warmup: float = Field(0.1, ge=0, lt=1)
     """Share of all steps in which the learning rate rises."""
     layer_decay: float | None = Field(None, gt=0, le=1)
-    """What the learning rate is multiplied by from one layer to the one before it (timm's layers); None: 1."""
+    """Layer-wise learning rate decay: the factor from one of timm's layers to the one before it. None: 1."""
     clip_norm: float | None = Field(None, gt=0, allow_inf_nan=False)
-    """Largest Euclidean norm of all gradients together; longer ones are shortened to it."""
+    """Gradient clipping: the largest Euclidean norm of all gradients together; longer ones are shortened to it."""
     ema_decay: float | None = Field(None, gt=0, lt=1)
-    """Decay a step of a running average of the weights, which is then what is validated and saved."""
+    """Decay a step of an exponential moving average (EMA) of the weights, which is then validated and saved."""
     epochs: int = Field(7, ge=1, le=10_000)
     """Passes over the training tiles."""
     patience: int | None = Field(None, ge=1)
-    """Stop after so many epochs in a row without a better validation log loss. None: never."""
+    """Early stopping: end after so many epochs in a row without a better validation log loss. None: never."""
     batch_size: int = Field(64, ge=1, le=65_536)
     """Tiles a step, over all processes together."""
     accumulate: int = Field(1, ge=1, le=65_536)
-    """Parts in which a process computes its share of a batch, one after another: less memory, the same step."""
+    """Gradient accumulation: in so many parts a process computes its share of a batch, for less memory and the same
+    step."""
     augment: str = "light"
     """What is done to each training tile: "none"; "light": flips, right angles, small crops, mild changes of colour;
     "stain": those, and more or less of each stain; "strong": 2 to 4 operations of StrongAugment; or another row of
@@ -137,7 +138,7 @@ class TrainConfig(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """"auto": a GPU if there is one."""
     precision: Literal["auto", "32", "bf16"] = "auto"
-    """"auto": bf16 on a GPU that supports it, else 32 bits."""
+    """Mixed precision: "bf16", "32" for none, or "auto": bf16 on a GPU that supports it, else 32 bits."""
     bootstrap_resamples: int = Field(1000, ge=0, le=100_000)
     """Resamples of cases behind each interval."""
 

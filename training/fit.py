@@ -40,7 +40,7 @@ from training.evaluation.metrics import auroc, fit_temperature, log_loss, softma
 from training.logs import Logger, write_history
 from training.losses import SpectralDecouplingLoss, balanced_weights
 from training.models.classifier import TileClassifier
-from training.optim import average_into, gradient_norm, parameter_groups, rate_at
+from training.optim import clip_gradients, parameter_groups, rate_at, update_ema
 
 log = logging.getLogger(__name__)
 
@@ -173,14 +173,14 @@ class Training:
             squares = logits.detach().float().square().sum(dim=1)
             overlarge.append(~squares.isfinite())
             sums += torch.stack([*(term.detach() for term in terms), squares.mean()]).double() * len(part.labels)
-        norm = gradient_norm(self.parameters, self.config.clip_norm)
+        norm = clip_gradients(self.parameters, self.config.clip_norm)
         self._refuse_non_finite(sums[0], norm, batch, torch.cat(overlarge))
         rate = self.config.learning_rate * rate_at(self.progress.step, self.steps, self.warmup)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group.get("lr_scale", 1.0)
         self.optimiser.step()
         if self.average is not None:
-            average_into(self.average, self.network, cast(float, self.config.ema_decay), self.progress.step)
+            update_ema(self.average, self.network, cast(float, self.config.ema_decay), self.progress.step)
         return sums
 
     def _pixels(self, part: Batch, number: int) -> Tensor:
@@ -222,7 +222,7 @@ class Training:
         The log loss is taken at its own best temperature. It is what the finished model will have, it does not depend
         on the logits' scale, which spectral decoupling sets, and unlike AUROC it tells good from better near 1 too.
         """
-        network = self.validated
+        network = self.eval_network
         from_first(self.fabric, network)
         with self.fabric.autocast():
             logits = self.logits(loader, network, len(self.val))
@@ -239,7 +239,7 @@ class Training:
         }
 
     @property
-    def validated(self) -> TileClassifier:
+    def eval_network(self) -> TileClassifier:
         """The network that is validated and saved: the exponential moving average where there is one."""
         return self.network if self.average is None else self.average
 
@@ -249,7 +249,7 @@ class Training:
         if record["val_log_loss"] < progress.best_score:
             progress.best_epoch, progress.best_score = progress.epoch + 1, record["val_log_loss"]
             if first:
-                self.checkpoints.save_best(progress.best_epoch, self.validated.state_dict())
+                self.checkpoints.save_best(progress.best_epoch, self.eval_network.state_dict())
         if first:
             write_history(table, progress.history)
             for logger in logs:
@@ -290,7 +290,7 @@ class Training:
         state = self._state()
         if self.fabric.is_global_zero:
             self.checkpoints.save(state)
-            self.checkpoints.forget_all_best_but(self.progress.best_epoch)
+            self.checkpoints.keep_best(self.progress.best_epoch)
         self.saved_at = time.monotonic()
         self.fabric.barrier()
 

@@ -41,7 +41,7 @@ def open_loggers(config: TrainConfig, out: Path) -> Iterator[list[Logger]]:
     """The configured loggers, which write below `out/log`, or where the tracker's own variables say.
 
     None of them needs a network unless such a variable (MLFLOW_TRACKING_URI, WANDB_MODE=online) asks for it. At the end
-    they are told whether the run came to its own.
+    they get to know whether the run came to its own.
     """
     made = [_LOGGERS[name](out / "log" / name) for name in config.loggers]
     status = "failed"

@@ -1,4 +1,4 @@
-"""What moves the weights: groups of parameters, the learning rate over time, and a running average."""
+"""What moves the weights: groups of parameters, learning rates, gradient clipping, an exponential moving average."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """The optimiser's groups of all parameters that are trained: weight decay is kept off biases and norms.
 
-    With `layer_decay` in (0, 1] each group has an `lr_scale`, layer_decay^(layers to the head), by timm's own division
-    of the backbone into layers (BEiT, arXiv 2106.08254).
+    Layer-wise learning rate decay: with `layer_decay` in (0, 1] each group has an `lr_scale`, layer_decay^(layers to
+    the head), by timm's own division of the backbone into layers (BEiT, arXiv 2106.08254).
     """
     if layer_decay is not None:
         groups: list[dict[str, Any]] = param_groups_layer_decay(
@@ -40,8 +40,8 @@ def rate_at(step: int, steps: int, warmup: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def average_into(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
-    """Move a running average of the weights one step on: average <- d * average + (1 - d) * weights.
+def update_ema(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
+    """Move an exponential moving average (EMA) of the weights one step on: average <- d * average + (1 - d) * weights.
 
     d is min(decay, (1 + step) / (10 + step)) for steps from 0, so that a short run does not remember its first weights
     (as in TensorFlow's ExponentialMovingAverage). Buffers of norms are averaged too, counters copied.
@@ -55,8 +55,8 @@ def average_into(average: nn.Module, network: nn.Module, decay: float, step: int
                 mean.copy_(new)
 
 
-def gradient_norm(parameters: Iterable[Tensor], clip: float | None) -> Tensor:
-    """The Euclidean norm of all gradients together, a scalar; a longer one than `clip` is shortened to it."""
+def clip_gradients(parameters: Iterable[Tensor], clip: float | None) -> Tensor:
+    """Gradient clipping to the Euclidean norm `clip` of all gradients together; returns what the norm was."""
     trained = [p for p in parameters if p.grad is not None]
     norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
     if clip is not None:

@@ -45,7 +45,7 @@ from training.models.card import model_card
 from training.models.classifier import Features, TileClassifier, make_classifier
 from training.models.folder import INFO, save_model
 from training.models.info import NoveltySummary
-from training.models.ood import MOST_TILES, QUANTILE, Novelty, fit_novelty
+from training.models.ood import MAX_TILES, QUANTILE, Novelty, fit_novelty
 from training.models.stain import StainTarget, stain_target
 from training.record import MACHINE_SETTINGS, Calibration, describe, metric_record, provenance_record, split_table
 
@@ -221,7 +221,7 @@ def _fit_ood(
         log.warning("%s does not give its features: out-of-distribution tiles will not be flagged", config.backbone)
         return None, None
     drawn = {
-        name: splits[name].only(_drawn(len(splits[name]), MOST_TILES, np.random.default_rng([config.seed, number])))
+        name: splits[name].only(_drawn(len(splits[name]), MAX_TILES, np.random.default_rng([config.seed, number])))
         for number, name in enumerate(("train", "val"))
     }
     train, val = (
@@ -242,9 +242,9 @@ def _fit_ood(
     )
 
 
-def _drawn(count: int, most: int, random: np.random.Generator) -> NDArray[np.int64]:
-    """Positions of `most` of so many tiles, in order, or of all."""
-    return np.arange(count) if count <= most else np.sort(random.choice(count, most, replace=False))
+def _drawn(count: int, limit: int, random: np.random.Generator) -> NDArray[np.int64]:
+    """Positions of at most `limit` of so many tiles, in order."""
+    return np.arange(count) if count <= limit else np.sort(random.choice(count, limit, replace=False))
 
 
 def _calibrate(logits: NDArray[np.float32], split: Split, config: TrainConfig) -> Calibration:
@@ -269,7 +269,7 @@ def _locked_run(out: Path, checkpoints: Checkpoints, fabric: Fabric) -> Iterator
         yield
         return
     with locked_folder(out / "run"):
-        checkpoints.open()
+        checkpoints.prepare()
         _remove_earlier(out)
         fabric.barrier()
         yield

@@ -30,7 +30,7 @@ from training.augment import AUGMENTATIONS
 from training.data.loaders import TrainBatches
 from training.data.samplers import Shuffled
 from training.fit import Training
-from training.optim import average_into
+from training.optim import update_ema
 
 EVERYTHING: dict[str, object] = {
     "epochs": 4, "augment": "light", "ema_decay": 0.9, "clip_norm": 1.0, "accumulate": 2, "class_weights": "balanced",
@@ -154,7 +154,7 @@ def test_a_state_of_another_run_is_discarded_and_the_difference_named(
         train(samples, tmp_path / "run", tiny)
     other = changed(tiny, learning_rate=1e-3, workers=1)
     train(samples, tmp_path / "run", other)
-    assert "discarded, it is of another run: learning_rate was 0.003 and is 0.001\n" in caplog.text
+    assert "discarded, it is of another run: learning_rate was 0.003, is 0.001\n" in caplog.text
     train(samples, tmp_path / "fresh", changed(other, workers=0))
     assert files_of(tmp_path / "run") == files_of(tmp_path / "fresh")
 
@@ -244,11 +244,11 @@ def test_the_average_is_what_is_validated_and_saved(
     states: list[dict[str, Tensor]] = []
 
     def recorded(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
-        average_into(average, network, decay, step)
+        update_ema(average, network, decay, step)
         assert (decay, step) == (0.9, len(states))
         states.append({name.removeprefix("backbone."): value.clone() for name, value in average.state_dict().items()})
 
-    monkeypatch.setattr(fit_module, "average_into", recorded)
+    monkeypatch.setattr(fit_module, "update_ema", recorded)
     config = changed(tiny, ema_decay=0.9)
     result = train(samples_from_images(image_table, config), tmp_path / "run", config)
     saved = weights_of(tmp_path / "run")
@@ -347,7 +347,7 @@ def test_a_gradient_that_is_not_finite_stops_it_before_the_update(
             after = dict(enumerate(training.parameters))
             assert all(torch.equal(after[int(n)], value) for n, value in weights[-1].items()), "nothing was updated"
 
-    monkeypatch.setattr(fit_module, "gradient_norm", overflowing)
+    monkeypatch.setattr(fit_module, "clip_gradients", overflowing)
     monkeypatch.setattr(Training, "_refuse_non_finite", looked_at)
     with pytest.raises(ModelError, match=r"^epoch 1: the gradient is no longer finite at step 2, on tiles of images/"):
         train(samples_from_images(image_table, tiny), tmp_path / "run", tiny)

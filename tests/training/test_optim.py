@@ -13,7 +13,7 @@ import torch
 from timm.models import group_parameters
 
 from training.models.classifier import make_classifier
-from training.optim import average_into, gradient_norm, parameter_groups, rate_at
+from training.optim import clip_gradients, parameter_groups, rate_at, update_ema
 
 
 @pytest.mark.parametrize("backbone", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"])
@@ -50,7 +50,7 @@ def test_the_running_average_is_the_recursion() -> None:
         with torch.no_grad():
             for value in network.state_dict().values():
                 value.add_(1) if not value.is_floating_point() else value.normal_()
-        average_into(average, network, 0.5, step)
+        update_ema(average, network, 0.5, step)
         d = min(0.5, (1 + step) / (10 + step))
         for name, value in network.state_dict().items():
             new = value.double()
@@ -63,10 +63,10 @@ def test_the_running_average_is_the_recursion() -> None:
 def test_gradients_are_shortened_to_the_limit_and_only_then() -> None:
     parameters = [torch.zeros(3, requires_grad=True), torch.zeros(1, requires_grad=True), torch.zeros(2)]
     parameters[0].grad, parameters[1].grad = torch.tensor([1.0, 2.0, 2.0]), torch.tensor([4.0])
-    assert gradient_norm(parameters, None).item() == 5.0
-    assert gradient_norm(parameters, 6.0).item() == 5.0
+    assert clip_gradients(parameters, None).item() == 5.0
+    assert clip_gradients(parameters, 6.0).item() == 5.0
     assert parameters[0].grad.tolist() == [1.0, 2.0, 2.0]
-    assert gradient_norm(parameters, 2.5).item() == 5.0
+    assert clip_gradients(parameters, 2.5).item() == 5.0
     assert parameters[0].grad.tolist() == pytest.approx([0.5, 1.0, 1.0], abs=1e-5)
     assert parameters[1].grad.tolist() == pytest.approx([2.0], abs=1e-5)
 

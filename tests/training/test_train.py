@@ -103,7 +103,7 @@ def test_each_epoch_has_an_order_of_its_own(
 def test_novelty_is_fitted_on_so_many_tiles_drawn_by_the_seed(
     image_table: Path, tiny: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importlib.import_module("training.train"), "MOST_TILES", 7)
+    monkeypatch.setattr(importlib.import_module("training.train"), "MAX_TILES", 7)
     samples, made = samples_from_images(image_table, tiny), []
     for name in ("a", "b"):
         info = load_model(train(samples, tmp_path / name, tiny).model).info

@@ -68,7 +68,7 @@ def whole_batch(batch: Any) -> Any:
 def loader_workers(workers: int | None, device: str, processes: int = 1) -> int:
     """Processes that load tiles beside each of the `processes` that train on a machine, on a `device` of that type.
 
-    Unless told otherwise: none on a CPU, which computes on a tile a hundred times as long as it takes to decode it, so
+    By default none on a CPU, which computes on a tile a hundred times as long as it takes to decode it, so
     that a loader beside it would only take a core away; on a GPU the cores there are but one, at most 16.
     """
     if workers is not None:

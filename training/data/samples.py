@@ -37,7 +37,7 @@ class Samples:
     hashes: tuple[str, ...]
     """What identifies the content of each source: SHA-256 of an image file, a store's `pixels_sha256`."""
     tile_px: int
-    """Side of a stored tile, or of most images, pixels."""
+    """Side of a stored tile, or the commonest of the images, pixels."""
     mpp: float | None
     """Micrometres per pixel of a tile; None if unknown."""
     label: Ints
@@ -76,7 +76,7 @@ class Samples:
         return np.flatnonzero(chosen & self.clear if split == "train" else chosen)
 
     def split_of(self, name: str, tile_px: int | None = None) -> Split:
-        """The tiles of a split; "all": every tile. They are read at `tile_px`, by default as they are."""
+        """The tiles of a split; "all": every tile. They are read at `tile_px`, by default their own."""
         indices = np.arange(len(self)) if name == "all" else self.where(name)
         return Split(name, self, indices, tile_px or self.tile_px)
 

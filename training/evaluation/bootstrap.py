@@ -1,4 +1,4 @@
-"""Bootstrap intervals over cases: metrics resampled, compared in pairs, and bands of curves. Pure numpy.
+"""Uncertainty of metrics: bootstrap intervals over cases, paired differences, and bands of curves. Pure numpy.
 
 Whole cases are drawn with replacement, since a patient's tiles are not independent; the same seed and cases give
 the same resamples, so that intervals of several metrics or models are paired.

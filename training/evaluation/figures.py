@@ -297,8 +297,8 @@ def _curves(predictions: Predictions) -> list[tuple[int, str]]:
     if len(predictions.classes) == 2:
         return [(predictions.positive, _plain(predictions.classes[predictions.positive], 24))]
     counts = np.bincount(predictions.labels, minlength=len(predictions.classes))
-    most = sorted(np.argsort(-counts, kind="stable")[: len(COLOURS)].tolist())
-    return [(c, f"{_plain(predictions.classes[c], 24)} against the rest") for c in most]
+    frequent = sorted(np.argsort(-counts, kind="stable")[: len(COLOURS)].tolist())
+    return [(c, f"{_plain(predictions.classes[c], 24)} against the rest") for c in frequent]
 
 
 def _share(which: NDArray[np.bool_], among: NDArray[np.bool_]) -> float:
@@ -314,7 +314,7 @@ def _direction(metric: str) -> str:
 
 
 def _plain(text: str, length: int) -> str:
-    """A user's text as it is: dollars are no mathematics, and a long one is cut."""
+    """A user's text, cut to a length, with no dollar read as mathematics."""
     cut = text if len(text) <= length else text[: length - 1] + "…"
     return cut.replace("$", r"\$")
 

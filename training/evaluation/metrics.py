@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 from scipy.optimize import minimize_scalar
-from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
 Floats = NDArray[np.float64]
@@ -51,9 +51,7 @@ class Reliability(NamedTuple):
 
 def softmax(logits: NDArray[np.floating[Any]], temperature: float = 1.0) -> Floats:
     """Probabilities (N, C) of logits (N, C) divided by a temperature > 0."""
-    scaled = logits.astype(np.float64) / temperature
-    powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+    return np.asarray(special.softmax(logits.astype(np.float64) / temperature, axis=1))
 
 
 def auroc(probabilities: Floats, labels: Ints, weights: Floats | None = None) -> Floats:
@@ -210,11 +208,11 @@ def balanced_threshold(scores: Floats, positive: NDArray[np.bool_]) -> float:
     """
     if positive.all() or not positive.any():
         return 0.5
-    odds = logit(np.clip(scores, _MIN_PROBABILITY, 1 - _MIN_PROBABILITY))
+    odds = special.logit(np.clip(scores, _MIN_PROBABILITY, 1 - _MIN_PROBABILITY))
     line = LogisticRegression(class_weight="balanced").fit(odds[:, None], positive)
     slope, offset = float(line.coef_[0, 0]), float(line.intercept_[0])
     middle = -offset / slope if slope > 0 else np.inf
-    return float(expit(middle)) if odds.min() <= middle <= odds.max() else 0.5
+    return float(special.expit(middle)) if odds.min() <= middle <= odds.max() else 0.5
 
 
 def standard_metrics(probabilities: Floats, labels: Ints, *, threshold: float, positive: int) -> dict[str, Metric]:

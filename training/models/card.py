@@ -63,7 +63,7 @@ Software: {software}.
 - {_tested(info)} Other scanners, laboratories and hospitals can lower
   its performance without any sign of it in the probabilities; test it on cases of your own first, with
   `specslide evaluate`.
-- It judges single tiles. A slide's or a patient's diagnosis does not follow from them.
+- It classifies single tiles. A slide's or a patient's diagnosis does not follow from them.
 """
 
 

@@ -78,7 +78,7 @@ class TileClassifier(nn.Module):
         return logits
 
     def logits_and_features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """The same logits (B, C), and in one forward what novelty is judged by, float32 (B, D + 9).
+        """The same logits (B, C), and in one forward what out-of-distribution detection goes by, float32 (B, D + 9).
 
         That is the features that the last layer makes the logits of, and then the pixels' `appearance`.
         """
@@ -96,7 +96,7 @@ class TileClassifier(nn.Module):
 
 
 class Features(nn.Module):
-    """What novelty is judged by: tiles uint8 (B, T, T, 3) -> features and appearance, float32 (B, D + 9)."""
+    """What OOD detection goes by: tiles uint8 (B, T, T, 3) -> features and appearance, float32 (B, D + 9)."""
 
     def __init__(self, network: TileClassifier) -> None:
         super().__init__()

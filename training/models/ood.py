@@ -1,4 +1,4 @@
-"""How far a tile is from the tiles a model was trained on. Pure.
+"""Out-of-distribution (OOD) detection: how far a tile is from those a model was trained on. Pure.
 
 The distance is that of Lee et al., "A simple unified framework for detecting out-of-distribution samples and
 adversarial attacks", NeurIPS 2018 (arXiv 1807.03888), section 2.1, without their input perturbation: of a tile's
@@ -24,11 +24,11 @@ from torch import Tensor
 
 QUANTILE = 0.99
 """Of the validation tiles' distances: the threshold. Training tiles lie too near for it."""
-MOST_TILES = 20_000
+MAX_TILES = 20_000
 """As many tiles of a split, at most, are looked at."""
 APPEARANCE = 9
 """Numbers that `appearance` gives."""
-_LEAST_SHRINKAGE = 1e-6
+_MIN_SHRINKAGE = 1e-6
 _FAINTEST = 1 / 255
 
 Floats = NDArray[np.float32]
@@ -109,7 +109,7 @@ def fit_novelty(
     """Fit on features and appearance (N, D + 9) of training tiles, and their class indices (N,).
 
     The thresholds are such that this quantile of the validation tiles (M, D + 9) lies within both. None where no
-    distance can be told: what is the same for all tiles of a class, or not finite.
+    distance can be measured: what is the same for all tiles of a class, or not finite.
     """
     if not len(validation) or not np.isfinite(validation).all():
         return None
@@ -151,7 +151,7 @@ def shrunk_covariance(residuals: Float64s) -> Float64s:
     square = float((plain**2).sum())
     apart = square - side * mean**2  # the squared distance of the two that are mixed, times D
     noise = (float(((residuals**2).sum(1) ** 2).mean()) - square) / count  # the variance of `plain`, times D
-    share = min(max(noise / apart if apart > 0 else 1.0, _LEAST_SHRINKAGE), 1.0)
+    share = min(max(noise / apart if apart > 0 else 1.0, _MIN_SHRINKAGE), 1.0)
     shrunk = (1 - share) * plain
     shrunk.flat[:: side + 1] += share * mean
     return np.asarray(shrunk)

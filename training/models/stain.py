@@ -5,12 +5,12 @@ the change itself is one matrix a tile, or a shift and a scale a channel, done t
 on the CPU wherever the tiles are: torchstain's order statistics are refused on a GPU that must be deterministic. Knows
 nothing of models.
 
-Tiles are uint8 (B, T, T, 3). A tile with too little stain to measure stays as it is.
+Tiles are uint8 (B, T, T, 3). A tile with too little stain to measure is not changed.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -20,13 +20,13 @@ from tiling.core.errors import ConfigError
 
 WHITE = 240.0
 """Grey level of the lamp's light, as torchstain takes it."""
-LEAST_DENSITY = 0.15
+MIN_DENSITY = 0.15
 """Optical density from which a pixel counts as stained (Macenko's beta)."""
-LEAST_STAINED = 0.05
-"""Share of a tile's pixels that must be stained, or it stays as it is."""
-LEAST_ANGLE = 0.05
-"""Sine of the angle between a tile's two stains (3 degrees) below which they cannot be told apart."""
-LEAST_SPREAD = 0.5
+MIN_STAINED = 0.05
+"""Share of a tile's pixels that must be stained, or it is not changed."""
+MIN_ANGLE = 0.05
+"""Sine of the angle between a tile's two stains (3 degrees) below which they cannot be separated."""
+MIN_SPREAD = 0.5
 """Standard deviation of a tile's L*, a* and b* below which there is nothing to scale."""
 
 Three = tuple[float, float, float]
@@ -72,16 +72,16 @@ def missing_package() -> str | None:
 
 
 def stain_target(method: Method, tiles: Tensor) -> StainTarget:
-    """The typical staining of tiles: medians over those that show stain, so that the typical tile changes least.
+    """The typical staining of tiles: medians over those that show stain, so that the typical tile hardly changes.
 
     Raises ConfigError without torchstain, or if no tile shows stain.
     """
     if (fix := missing_package()) is not None:
         raise ConfigError("stain_norm", f"{method} needs the package torchstain", fix)
-    measured = _macenko(tiles) if method == "macenko" else _reinhard(tiles)
-    if not measured.usable.any():
+    *measured, usable = _macenko(tiles) if method == "macenko" else _reinhard(tiles, _lab(tiles))
+    if not usable.any():
         raise ConfigError("stain_norm", "the training tiles show no stain to measure", "use stain_norm none")
-    medians = [part[measured.usable].median(dim=0).values for part in measured[:2]]
+    medians = [part[usable].median(dim=0).values for part in measured]
     if method == "reinhard":
         return ReinhardTarget(mean=_numbers(medians[0]), std=_numbers(medians[1]))
     haematoxylin, eosin = (vector / vector.norm() for vector in medians[0].T)
@@ -89,7 +89,7 @@ def stain_target(method: Method, tiles: Tensor) -> StainTarget:
 
 
 def normalise(tiles: Tensor, target: StainTarget) -> Tensor:
-    """Tiles uint8 (B, T, T, 3) with the target's staining; each is judged and changed by itself."""
+    """Tiles uint8 (B, T, T, 3) with the target's staining; each is measured and changed by itself."""
     if not len(tiles):
         return tiles
     apply = _to_macenko if isinstance(target, MacenkoTarget) else _to_reinhard
@@ -98,40 +98,23 @@ def normalise(tiles: Tensor, target: StainTarget) -> Tensor:
     return torch.where(usable[:, None, None, None], levels, tiles.cpu()).to(tiles.device)
 
 
-class _Macenko(NamedTuple):
-    """Of each of n tiles; what cannot be used is NaN."""
-
-    stains: Tensor
-    """Haematoxylin and eosin as columns (n, 3, 2)."""
-    amounts: Tensor
-    """(n, 2)."""
-    usable: Tensor
-    """bool (n,)."""
+_Measured = tuple[Tensor, Tensor, Tensor]
+"""Two statistics of each of n tiles, and whether they are of use, bool (n,)."""
 
 
-class _Reinhard(NamedTuple):
-    """Of each of n tiles."""
-
-    mean: Tensor
-    """(n, 3)."""
-    std: Tensor
-    """(n, 3)."""
-    usable: Tensor
-    """bool (n,)."""
-
-
-def _macenko(tiles: Tensor) -> _Macenko:
+def _macenko(tiles: Tensor) -> _Measured:
+    """Haematoxylin and eosin as columns (n, 3, 2), NaN where unknown, and their amounts (n, 2)."""
     from torchstain.torch.normalizers.macenko import TorchMacenkoNormalizer
 
-    usable = _stained(tiles).all(dim=-1).flatten(1).float().mean(dim=1) >= LEAST_STAINED
+    usable = _stained(tiles).all(dim=-1).flatten(1).float().mean(dim=1) >= MIN_STAINED
     stains, amounts = torch.full((len(tiles), 3, 2), torch.nan), torch.full((len(tiles), 2), torch.nan)
     for row in usable.nonzero()[:, 0].tolist():
         measure = TorchMacenkoNormalizer()
-        measure.fit(tiles[row].permute(2, 0, 1), Io=WHITE, beta=LEAST_DENSITY)
+        measure.fit(tiles[row].permute(2, 0, 1), Io=WHITE, beta=MIN_DENSITY)
         stains[row], amounts[row] = measure.HERef, measure.maxCRef
     angle = torch.linalg.cross(stains[..., 0], stains[..., 1], dim=-1).norm(dim=-1)
-    usable = (angle >= LEAST_ANGLE) & (amounts > 0).all(dim=1) & amounts.isfinite().all(dim=1)  # NaN is none of these
-    return _Macenko(stains, amounts, usable)
+    usable = (angle >= MIN_ANGLE) & (amounts > 0).all(dim=1) & amounts.isfinite().all(dim=1)  # NaN is none of these
+    return stains, amounts, usable
 
 
 def _to_macenko(tiles: Tensor, target: Any) -> tuple[Tensor, Tensor]:
@@ -149,14 +132,11 @@ def _to_macenko(tiles: Tensor, target: Any) -> tuple[Tensor, Tensor]:
     return (WHITE * (-density @ matrix.mT).exp()).reshape(tiles.shape), usable
 
 
-def _reinhard(tiles: Tensor) -> _Reinhard:
-    return _reinhard_of(tiles, _lab(tiles))
-
-
-def _reinhard_of(tiles: Tensor, lab: Tensor) -> _Reinhard:
-    stained = _stained(tiles).any(dim=-1).flatten(1).float().mean(dim=1) >= LEAST_STAINED
+def _reinhard(tiles: Tensor, lab: Tensor) -> _Measured:
+    """Mean and standard deviation (n, 3) of L*, a* and b*, `lab` (n, T, T, 3)."""
+    stained = _stained(tiles).any(dim=-1).flatten(1).float().mean(dim=1) >= MIN_STAINED
     mean, std = lab.mean(dim=(1, 2)), lab.std(dim=(1, 2))
-    return _Reinhard(mean, std, stained & (std >= LEAST_SPREAD).all(dim=1))
+    return mean, std, stained & (std >= MIN_SPREAD).all(dim=1)
 
 
 def _to_reinhard(tiles: Tensor, target: Any) -> tuple[Tensor, Tensor]:
@@ -164,8 +144,8 @@ def _to_reinhard(tiles: Tensor, target: Any) -> tuple[Tensor, Tensor]:
     from torchstain.torch.utils.lab2rgb import lab2rgb
 
     lab = _lab(tiles)
-    mean, std, usable = (part.reshape(len(tiles), 1, 1, -1) for part in _reinhard_of(tiles, lab))
-    changed = (lab - mean) / std.clamp(min=LEAST_SPREAD) * torch.tensor(target.std) + torch.tensor(target.mean)
+    mean, std, usable = (part.reshape(len(tiles), 1, 1, -1) for part in _reinhard(tiles, lab))
+    changed = (lab - mean) / std.clamp(min=MIN_SPREAD) * torch.tensor(target.std) + torch.tensor(target.mean)
     coded = changed * torch.tensor([2.55, 1, 1]) + torch.tensor([0, 128, 128])  # as torchstain, and OpenCV, code them
     return 255 * lab2rgb(_tall(coded)).reshape(tiles.shape), usable.flatten()
 
@@ -189,7 +169,7 @@ def _density(tiles: Tensor) -> Tensor:
 
 
 def _stained(tiles: Tensor) -> Tensor:
-    return torch.ge(_density(tiles), LEAST_DENSITY)
+    return torch.ge(_density(tiles), MIN_DENSITY)
 
 
 def _numbers(tensor: Tensor) -> Any:

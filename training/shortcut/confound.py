@@ -1,6 +1,6 @@
 """Confounders: tiles + labels + strength + seed -> tiles in which something that means nothing follows the label. Pure.
 
-A confounder is either there or not: a tile *carries* it or stays as it is. Its strength in [0, 1] is the probability
+A confounder is either there or not: a tile *carries* it or does not change. Its strength in [0, 1] is the probability
 that a tile carries it exactly if its label is positive (`carriers`): at 1 the confounder gives the label away, at 0.5
 it says nothing, at 0 it is reversed. `carrier_weights` gives the same distribution without drawing, as the weight of
 the changed and the unchanged version of each tile. Knows nothing of models, files or splits.
@@ -102,7 +102,7 @@ def changed(tiles: Pixels, confounder: str, amount: float | None = None) -> Pixe
 
 
 def confounded(tiles: Pixels, carries: Flags, confounder: str, amount: float | None = None) -> Pixels:
-    """The tiles uint8 (N, T, T, 3) with the confounder on those that carry it, (N,); the others are copied as they are.
+    """The tiles uint8 (N, T, T, 3) with the confounder on those that carry it, (N,); the others are copied.
 
     Raises ConfigError as `amount_of` does.
     """

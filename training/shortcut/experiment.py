@@ -273,7 +273,7 @@ def _confounded(data: TileSet, split: dict[str, Ints], name: str, run: Run, conf
 
 
 def _normalised(tiles: Tensor, target: StainTarget | None) -> Tensor:
-    """The tiles with the target's staining, each once rather than in every epoch; None leaves them as they are."""
+    """The tiles with the target's staining, each once rather than in every epoch; None changes nothing."""
     return tiles if target is None else torch.cat([normalise(part, target) for part in torch.split(tiles, AT_ONCE)])
 
 

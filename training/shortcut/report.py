@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,11 +113,9 @@ def fixed_lines(grid: Grid) -> list[Line]:
 
 def study_table(grid: Grid, tolerance: float) -> str:
     """CSV: a row a method as chosen by each rule, then one for every setting, with mean and interval of everything."""
-    spans = [f"{test}_{metric}" for test in TESTS for metric in ("balanced_accuracy", "auroc")]
-    spans += [f"{VALIDATION}_{metric}" for metric in ("log_loss", "auroc", "balanced_accuracy")]
-    spans += [f"gain_{test}" for test in TESTS]
     head = ["rule", "method", "sd_lambda", "weight_decay", "seeds", "seeds_that_chose_it", "cpu_seconds_a_run"]
-    head += [f"{name}{part}" for name in spans for part in ("", "_low", "_high")]
+    names = _estimates(fixed_lines(grid)[0])
+    head += [f"{name}{part}" for name in names for part in ("", "_low", "_high")]
     rows = []
     for rule, lines in (
         ("best", chosen_lines(grid)), ("strongest", chosen_lines(grid, tolerance)), ("fixed", fixed_lines(grid)),
@@ -125,7 +123,7 @@ def study_table(grid: Grid, tolerance: float) -> str:
         for line in lines:
             setting = ("", "") if line.setting is None else tuple(f"{value:g}" for value in line.setting)
             row = [rule, line.method, *setting, len(line.records), line.chosen.total(), f"{line.seconds:.3f}"]
-            rows.append([*row, *(cell for estimate in _estimates(line) for cell in _cells(estimate))])
+            rows.append([*row, *(cell for estimate in _estimates(line).values() for cell in _cells(estimate))])
     return csv_text(head, rows)
 
 
@@ -255,15 +253,12 @@ def _gains(records: Sequence[RunRecord], baseline: Sequence[RunRecord] | None) -
     return {test: t_interval(of(records, test) - of(baseline, test)) for test in TESTS}
 
 
-def _estimates(line: Line) -> Iterator[Estimate | None]:
-    for test in TESTS:
-        for metric in ("balanced_accuracy", "auroc"):
-            yield line.estimate(test, metric)
-    yield line.estimate(VALIDATION, "log_loss")
-    yield line.estimate(VALIDATION, "auroc")
-    yield line.estimate(VALIDATION)
-    for test in TESTS:
-        yield line.gains.get(test)
+def _estimates(line: Line) -> dict[str, Estimate | None]:
+    """All that study.csv says of a line, by column."""
+    measured = [(test, metric) for test in TESTS for metric in ("balanced_accuracy", "auroc")]
+    measured += [(VALIDATION, metric) for metric in ("log_loss", "auroc", "balanced_accuracy")]
+    found = {f"{test}_{metric}": line.estimate(test, metric) for test, metric in measured}
+    return found | {f"gain_{test}": line.gains.get(test) for test in TESTS}
 
 
 def _cells(estimate: Estimate | None) -> list[str]:

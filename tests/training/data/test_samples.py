@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from tiling import TileStore
 from tiling.core.errors import ConfigError, InputError
+from tiling.stores.label import label_store
 from training import Samples, TrainConfig, load_train_config, model_recipe, samples_from_images, samples_from_stores
 from training.data.dataset import TileDataset
 from training.data.from_stores import annotation_labels
@@ -266,6 +268,33 @@ def test_key_changes_with_all_that_matters_and_nothing_else(
     picture(tmp_path / "images" / "5.png", 7)
     changed.append(key())
     assert len({first, *changed}) == 1 + len(changed)
+
+
+def test_labels_that_a_training_does_not_use_change_nothing(cohort: Cohort, tiny: TrainConfig, tmp_path: Path) -> None:
+    stores, manifest = cohort()
+    config = tiny.model_copy(update={"classes": ("benign", "tumour")})
+
+    def annotate(**rows: int) -> tuple[str, str]:
+        """Annotate one row of four tiles for each class in slide s0: what the training then is."""
+        boxes = {name: [[0, y], [64, y], [64, y + 16], [0, y + 16], [0, y]] for name, y in rows.items()}
+        features = [
+            {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]},
+             "properties": {"classification": {"name": name}}}
+            for name, ring in boxes.items()
+        ]  # fmt: skip
+        path = tmp_path / "annotation.geojson"
+        path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+        label_store(stores / "s0.zarr", path)
+        samples = samples_from_stores(stores, manifest, config)
+        return samples.identity(), model_recipe(samples, config).sha256
+
+    first = annotate(tumour=0)
+    whole = TileStore(stores / "s0.zarr").sha256
+    assert annotate(tumour=0, necrosis=16) == first
+    assert TileStore(stores / "s0.zarr").sha256 != whole
+    moved = annotate(tumour=16)
+    assert moved[0] != first[0]
+    assert moved[1] != first[1]
 
 
 def test_identity_tells_what_sampling_goes_by(image_table: Path, tiny: TrainConfig) -> None:
