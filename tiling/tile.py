@@ -26,16 +26,15 @@ from tiling.quality import Measure, measurer, no_quality
 from tiling.slides.slide import Slide, slide_name
 from tiling.stores.codec import TileCodec
 from tiling.stores.store import (
+    ANNOTATION,
     MARK,
-    Columns,
     SlideFacts,
     StoreAttributes,
     TileStore,
     store_recipe,
     verify_store,
-    write_columns,
-    write_tiles,
 )
+from tiling.stores.write import write_columns, write_tiles
 from tiling.tissue import sized, tissue_mask
 
 log = logging.getLogger(__name__)
@@ -291,8 +290,9 @@ def _write(
         config_sha256=sha256_json(inputs),
         software=software_versions(*_MAKERS),
     )
-    columns = Columns(tiles.x0, tiles.y0, tiles.columns["tissue"], measured.columns(), fractions)
-    write_columns(folder, columns, plan.mask.values, plan.thumbnail.values, attributes)
+    labels = {f"{ANNOTATION}/{name}": values for name, values in fractions.items()}
+    tiles = replace(tiles, columns={**tiles.columns, **measured.columns(), **labels})
+    write_columns(folder, tiles, plan.mask, plan.thumbnail, attributes)
 
 
 _MAKERS = (

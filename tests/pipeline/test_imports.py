@@ -69,7 +69,15 @@ def rooms_imported(module: Path, package: str) -> set[str]:
 @pytest.mark.parametrize(
     ("library", "home"),
     [
-        ("zarr", {"tiling/stores/store.py", "tiling/stores/codec.py", "inference/exports/ome_zarr.py"}),
+        (
+            "zarr",
+            {
+                "tiling/stores/store.py",
+                "tiling/stores/write.py",
+                "tiling/stores/codec.py",
+                "inference/exports/ome_zarr.py",
+            },
+        ),
         ("openslide", {"tiling"}),
         ("urllib", {"pipeline"}),
     ],

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tiling import Grid
 from tiling.core.artefact import atomic_folder, locked_folder
+from tiling.grid import Grid, Raster, Tiles
 from tiling.stores.codec import TileCodec
-from tiling.stores.store import Columns, SlideFacts, StoreAttributes, write_columns, write_tiles
+from tiling.stores.store import SlideFacts, StoreAttributes
+from tiling.stores.write import write_columns, write_tiles
 from training import TrainConfig
 
 
@@ -74,21 +75,24 @@ def make_store(tmp_path: Path) -> StoreMaker:
             slide_id=slide_id, sha256=sha256 or slide_id, width=4 * side, height=4 * side, mpp=mpp, vendor="test",
             objective_power=None, level_downsamples=(1.0,),
         )  # fmt: skip
+        grid = Grid(width0=4 * side, height0=4 * side, slide_mpp=mpp, tile_px=side, tile_px0=side, stride_px0=side)
         attributes = StoreAttributes(
             slide=slide, mpp=mpp, mask_px0=1, thumbnail_px0=1, quality=(), annotation=tuple(fractions),
             config={"codec": "lossless"}, config_sha256="", software={},
-            grid=Grid(width0=4 * side, height0=4 * side, slide_mpp=mpp, tile_px=side, tile_px0=side, stride_px0=side),
+            grid=grid,
         )  # fmt: skip
-        columns = Columns(
-            x=(np.arange(count) % 4 * side).astype(np.int32),
-            y=(np.arange(count) // 4 * side).astype(np.int32),
-            tissue=np.ones(count, dtype=np.float32),
-            annotation=fractions,
+        columns = {f"annotation/{name}": values for name, values in fractions.items()}
+        placed = Tiles(
+            grid,
+            x0=(np.arange(count) % 4 * side).astype(np.int32),
+            y0=(np.arange(count) // 4 * side).astype(np.int32),
+            columns=columns | {"tissue": np.ones(count, dtype=np.float32)},
         )
+        mask, thumbnail = Raster(np.ones((4, 4), dtype=bool), 1), Raster(np.zeros((4, 4, 3), np.uint8), 1)
         final, codec = tmp_path / "stores" / f"{slide_id}.zarr", TileCodec.parse("lossless")
         with locked_folder(final), atomic_folder(final) as partial:
             write_tiles(partial, side, codec, map(codec.encode, tiles))
-            write_columns(partial, columns, np.ones((4, 4), dtype=bool), np.zeros((4, 4, 3), np.uint8), attributes)
+            write_columns(partial, placed, mask, thumbnail, attributes)
         return final
 
     return make

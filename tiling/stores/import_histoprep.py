@@ -30,19 +30,11 @@ from tiling.core.artefact import atomic_folder, locked_folder, require_own
 from tiling.core.errors import InputError, StoreError
 from tiling.core.files import sha256_file, sha256_json
 from tiling.core.versions import software_versions
-from tiling.grid import Grid
+from tiling.grid import Grid, Raster, Tiles
 from tiling.manifest import require_slide_id
 from tiling.stores.codec import TileCodec, decode_jpeg
-from tiling.stores.store import (
-    MARK,
-    Columns,
-    SlideFacts,
-    StoreAttributes,
-    TileStore,
-    store_recipe,
-    write_columns,
-    write_tiles,
-)
+from tiling.stores.store import MARK, SlideFacts, StoreAttributes, TileStore, store_recipe
+from tiling.stores.write import write_columns, write_tiles
 from tiling.tile import TileReport
 
 _JPEG: Final = (".jpeg", ".jpg")
@@ -117,6 +109,15 @@ def _write(partial: Path, tiles: _Folder, slide_id: str, mpp: float, inputs: dic
     width0, height0 = tiles.size0
     count = len(tiles.x0)
     tissue = 1 - tiles.metrics["background"] if "background" in tiles.metrics else np.ones(count, np.float32)
+    grid = Grid(
+        width0=width0,
+        height0=height0,
+        slide_mpp=slide_mpp,
+        tile_px=tile_px,
+        tile_px0=tiles.tile_px0,
+        stride_px0=tiles.stride_px0,
+    )
+    mask, thumbnail = _mask(tiles), Raster(mosaic.picture, mosaic.px0)
     attributes = StoreAttributes(
         slide=SlideFacts(
             slide_id=slide_id,
@@ -128,25 +129,18 @@ def _write(partial: Path, tiles: _Folder, slide_id: str, mpp: float, inputs: dic
             objective_power=None,
             level_downsamples=(1.0,),
         ),
-        grid=Grid(
-            width0=width0,
-            height0=height0,
-            slide_mpp=slide_mpp,
-            tile_px=tile_px,
-            tile_px0=tiles.tile_px0,
-            stride_px0=tiles.stride_px0,
-        ),
+        grid=grid,
         mpp=mpp,
-        mask_px0=tiles.stride_px0,
-        thumbnail_px0=mosaic.px0,
+        mask_px0=mask.downsample,
+        thumbnail_px0=thumbnail.downsample,
         quality=tuple(tiles.metrics),
         annotation=(),
         config=inputs,
         config_sha256=sha256_json(inputs),
         software=software_versions("numpy", "simplejpeg", "zarr"),
     )
-    columns = Columns(tiles.x0, tiles.y0, tissue, tiles.metrics)
-    write_columns(partial, columns, _mask(tiles), mosaic.picture, attributes)
+    placed = Tiles(grid, tiles.x0, tiles.y0, {"tissue": tissue, **tiles.metrics})
+    write_columns(partial, placed, mask, thumbnail, attributes)
 
 
 class _Mosaic:
@@ -168,14 +162,14 @@ class _Mosaic:
             yield data if codec.kind == "source" else codec.encode(tile)
 
 
-def _mask(tiles: _Folder) -> NDArray[np.bool_]:
-    """Where tiles are, bool (h, w); a pixel spans one stride."""
+def _mask(tiles: _Folder) -> Raster:
+    """Where tiles are, bool (h, w); a pixel's side is one stride."""
     stride, side0 = tiles.stride_px0, tiles.tile_px0
     width, height = (math.ceil(side / stride) for side in tiles.size0)
     mask = np.zeros((height, width), np.bool_)
     for x, y in zip(tiles.x0.tolist(), tiles.y0.tolist(), strict=True):
         mask[y // stride : -(-(y + side0) // stride), x // stride : -(-(x + side0) // stride)] = True
-    return mask
+    return Raster(mask, stride)
 
 
 def _picture(path: Path, side: int | None) -> tuple[bytes, UInt8Array]:

@@ -13,7 +13,8 @@ from tiling.annotations.rasterize import annotation_fractions, annotation_hash
 from tiling.core.artefact import COMMIT, atomic_folder, locked_folder, read_commit
 from tiling.core.errors import StoreError
 from tiling.core.files import sha256_json
-from tiling.stores.store import ANNOTATION, TileStore, store_recipe, verify_store, write_annotations
+from tiling.stores.store import ANNOTATION, TileStore, store_recipe, verify_store
+from tiling.stores.write import write_annotations
 
 _WITHOUT_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EXDEV, errno.ENOSYS)
 _ROOT: Final = "zarr.json"  # holds the attributes

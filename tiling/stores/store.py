@@ -1,38 +1,30 @@
-"""The tile store, version 1: one zarr v3 group a slide. The only importer of zarr, but for the codec it registers.
+"""The tile store, version 1: one zarr v3 group a slide. Reading; `tiling.stores.write` writes.
 
-zarr-python writes the metadata and the columns; the tiles' shards are packed and read by `tiling.stores.shards`. Design
-of the format: README, "The tile store".
+The tiles' shards are read by `tiling.stores.shards`. Design of the format: README, "The tile store".
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import cached_property, partial
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
 import numpy as np
 import zarr
 import zarr.codecs
-import zarr.errors
 import zarr.storage
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-from zarr.abc.buffer import Buffer
-from zarr.buffer import cpu
 
-from tiling.core.arrays import AnyArray, BoolArray, Float32Array, Int32Array, UInt8Array
+from tiling.core.arrays import Float32Array, UInt8Array
 from tiling.core.artefact import COMMIT, Recipe, content_hash, folder_faults, read_commit
 from tiling.core.errors import SpecslideError, StoreError
 from tiling.core.files import sha256_json
 from tiling.core.versions import RESEARCH_USE
 from tiling.grid import Grid, Raster, Tiles
-from tiling.stores.codec import ZSTD_LEVEL, JpegCodec, TileCodec
-from tiling.stores.shards import ShardReader, pack_shard, shard_path
+from tiling.stores.codec import JpegCodec, TileCodec
+from tiling.stores.shards import ShardReader
 
 FORMAT: Final = "specslide-tiles"
 VERSION: Final = 1
@@ -43,8 +35,6 @@ ANNOTATION: Final = "annotation"
 # What pydantic and zarr-python raise for metadata that is not as it should be.
 _FORGED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, OSError)
 _ROOT = "zarr.json"  # of the group: attributes and consolidated metadata, annotations among them
-_SHARD_TILES = 256
-_SHARD_PIXEL_BYTES = 64 << 20  # a shard is held in memory while it is written: fewer tiles of a larger size
 
 
 class SlideFacts(BaseModel):
@@ -86,83 +76,6 @@ class StoreAttributes(BaseModel):
     config_sha256: str
     software: dict[str, str]
     notice: str = RESEARCH_USE
-
-
-@dataclass(frozen=True)
-class Columns:
-    """One value a tile, in reading order: int32 and float32 arrays (N,)."""
-
-    x: Int32Array
-    y: Int32Array
-    tissue: Float32Array
-    quality: Mapping[str, Float32Array] = field(default_factory=dict)
-    annotation: Mapping[str, Float32Array] = field(default_factory=dict)
-
-
-def write_tiles(folder: Path, tile_px: int, codec: TileCodec, encoded: Iterable[bytes]) -> int:
-    """Start a store in the empty `folder`: its group, and the arrays `tiles` and `crc32c` of encoded tiles.
-
-    `encoded` gives the chunks in the order of the rows: what `codec.encode` makes of uint8 (T, T, 3), or for `source`
-    JPEG files of that size. Only one shard of them is in memory at a time. Returns their number. Raises OSError.
-    """
-    tiles, per_shard = folder / "tiles", shard_tiles(tile_px)
-    checksums: list[int] = []
-    for number, chunks in enumerate(_batches(encoded, per_shard)):
-        path = shard_path(tiles, number)
-        path.parent.mkdir(parents=True)
-        shard, of_chunks = pack_shard(chunks, per_shard)
-        path.write_bytes(shard)
-        checksums += of_chunks
-    with _group_of(folder) as group:
-        group.create_array(
-            "tiles",
-            shape=(len(checksums), tile_px, tile_px, 3),
-            chunks=(1, tile_px, tile_px, 3),
-            shards=(per_shard, tile_px, tile_px, 3),
-            dtype="uint8",
-            config={"write_empty_chunks": True},  # for others who write to it: a chunk that is not there is damage
-            filters=None,
-            **_tile_codecs(codec),
-        )
-        _write_array(group, "crc32c", np.array(checksums, np.uint32))
-    return len(checksums)
-
-
-def write_columns(
-    folder: Path,
-    columns: Columns,
-    mask: BoolArray,
-    thumbnail: UInt8Array,
-    attributes: StoreAttributes,
-) -> None:
-    """Finish the store in `folder`: columns, mask (h, w), thumbnail uint8 (h, w, 3), attributes."""
-    with _group_of(folder) as group:
-        _write_array(group, "x", columns.x)
-        _write_array(group, "y", columns.y)
-        _write_array(group, "tissue", columns.tissue)
-        for kind, named in (("quality", columns.quality), (ANNOTATION, columns.annotation)):
-            subgroup = group.create_group(kind)
-            for name, values in named.items():
-                _write_array(subgroup, name, values)
-        _write_array(group, "mask", mask.astype(np.uint8))
-        _write_array(group, "thumbnail", thumbnail)
-        group.attrs.update(attributes.model_dump(mode="json"))
-        _consolidate(group)
-
-
-def write_annotations(folder: Path, annotation: Mapping[str, Float32Array], attributes: StoreAttributes) -> None:
-    """Give the store in `folder`, which has no annotation columns yet, these (N,) and those attributes."""
-    with _group_of(folder) as group:
-        columns = group.create_group(ANNOTATION)
-        for name, values in annotation.items():
-            _write_array(columns, name, values)
-        group.attrs.put(attributes.model_dump(mode="json"))
-        _consolidate(group)
-
-
-def shard_tiles(tile_px: int) -> int:
-    """Tiles in a shard: 256, or as many as fit in 64 MiB of pixels."""
-    return max(1, min(_SHARD_TILES, _SHARD_PIXEL_BYTES // (tile_px * tile_px * 3)))
 
 
 def store_recipe(slide_sha256: str, config: Mapping[str, Any]) -> Recipe:
@@ -354,30 +267,6 @@ def verify_store(path: Path) -> list[str]:
     return []
 
 
-@contextmanager
-def _group_of(folder: Path) -> Iterator[zarr.Group]:
-    """The group in `folder` as zarr-python has it in memory; what is new or changed is written to files at the end.
-
-    Given the folder itself, zarr-python would write in threads that go on after one of them has failed, and bring a
-    folder back that has been swept meanwhile. Raises OSError.
-    """
-    before = {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("zarr.json"))}
-    files: dict[str, Buffer] = {name: cpu.Buffer.from_bytes(data) for name, data in before.items()}
-    yield zarr.open_group(zarr.storage.MemoryStore(files), mode="a", zarr_format=3, use_consolidated=False)
-    for name, content in sorted(files.items()):
-        if (data := content.to_bytes()) != before.get(name):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(data)
-
-
-def _tile_codecs(codec: TileCodec) -> dict[str, Any]:
-    """The zarr codecs of a tile's chunk, as `create_array` takes them."""
-    checksum = zarr.codecs.Crc32cCodec()
-    if codec.kind == "lossless":
-        return {"compressors": [zarr.codecs.ZstdCodec(level=ZSTD_LEVEL), checksum]}
-    return {"serializer": JpegCodec(codec.quality, codec.subsampling), "compressors": [checksum]}
-
-
 def _tiles_layout(array: object, tile_px: int, codec: TileCodec) -> tuple[int, int]:
     """(number of tiles, tiles in a shard) of the array `tiles`. Raises ValueError unless it is as version 1 has it."""
     if not isinstance(array, zarr.Array) or array.shards is None:
@@ -390,31 +279,3 @@ def _tiles_layout(array: object, tile_px: int, codec: TileCodec) -> tuple[int, i
     if found != [*bytes_codecs, zarr.codecs.Crc32cCodec]:
         raise ValueError(f"`tiles` is not encoded as {codec.kind}")
     return array.shape[0], array.shards[0]
-
-
-def _consolidate(group: zarr.Group) -> None:
-    with warnings.catch_warnings():
-        # Consolidated metadata is an extension that zarr-python reads and others ignore. It lists the members, so
-        # that zarr-python need not look through the folder and stumble over commit.json.
-        warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
-        zarr.consolidate_metadata(group.store)
-
-
-def _write_array(group: zarr.Group, name: str, values: AnyArray) -> None:
-    array = group.create_array(
-        name,
-        shape=values.shape,
-        chunks=tuple(max(1, n) for n in values.shape),
-        dtype=values.dtype,
-        compressors=[zarr.codecs.ZstdCodec(level=ZSTD_LEVEL), zarr.codecs.Crc32cCodec()],
-        filters=None,
-        config={"write_empty_chunks": True},
-    )
-    array[...] = values
-
-
-def _batches(chunks: Iterable[bytes], size: int) -> Iterator[list[bytes]]:
-    """The chunks in lists of `size`, the last of which may be shorter."""
-    chunks = iter(chunks)
-    while batch := list(islice(chunks, size)):
-        yield batch

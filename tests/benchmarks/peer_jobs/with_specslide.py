@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.peer_jobs.with_specslide SLIDE OUT TILE_PX TILE_MPP SLIDE_MPP CODEC
 
-Tiling is `tiling.stores.store.write_tiles`: it draws each tile through reading, measuring (the default quality columns,
+Tiling is `tiling.stores.write.write_tiles`: it draws each tile through reading, measuring (the default quality columns,
 which no peer has) and encoding, and writes and syncs the shards.
 """
 
@@ -17,7 +17,7 @@ from unittest.mock import patch
 import cv2
 
 from tiling import TilingConfig, tile_slide
-from tiling.stores.store import write_tiles
+from tiling.stores.write import write_tiles
 
 
 def main(slide: str, out: str, tile_px: int, tile_mpp: float, slide_mpp: float, codec: str) -> None:

@@ -29,7 +29,8 @@ import tiling.stores.shards
 from tiling import TilingConfig, tile_slide
 from tiling.core.errors import StoreError
 from tiling.stores.shards import ShardReader, pack_shard, shard_path
-from tiling.stores.store import TileStore, shard_tiles, verify_store
+from tiling.stores.store import TileStore, verify_store
+from tiling.stores.write import shard_tiles
 
 
 def plain(path: Path) -> NDArray[Any]:

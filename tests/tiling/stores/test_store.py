@@ -22,7 +22,8 @@ from tiling.core.errors import StoreError
 from tiling.core.files import canonical_json, sha256_file, sha256_json
 from tiling.quality import METRICS
 from tiling.stores.codec import TileCodec, decode_jpeg, encode_jpeg
-from tiling.stores.store import shard_tiles, verify_store, write_tiles
+from tiling.stores.store import verify_store
+from tiling.stores.write import shard_tiles, write_tiles
 
 # Run in another process that knows zarr alone; specslide's codec comes by entry point. Prints every array's facts.
 _LIST = """
