@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from inference.config import PredictConfig
     from inference.ensemble import Ensemble, make_ensemble
     from inference.heatmap import HeatmapReport, make_heatmap
-    from inference.predict import Prediction, predict_slide
+    from inference.predict import predict_slide
+    from inference.prediction import Prediction
     from training import load_model
 
 __all__ = [
@@ -30,7 +31,7 @@ make_lazy(
         "Ensemble": "inference.ensemble",
         "HeatmapReport": "inference.heatmap",
         "PredictConfig": "inference.config",
-        "Prediction": "inference.predict",
+        "Prediction": "inference.prediction",
         "load_model": "training",
         "make_ensemble": "inference.ensemble",
         "make_heatmap": "inference.heatmap",

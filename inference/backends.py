@@ -14,11 +14,11 @@ from importlib.util import find_spec
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from inference.config import Backend, Precision
 from inference.onnx import onnx_graph
+from tiling.core.arrays import Float32Array, UInt8Array
 from tiling.core.errors import ConfigError, ModelError
 from training import TileModel
 from training.models.classifier import TileClassifier
@@ -26,9 +26,7 @@ from training.models.ood import Novelty
 
 log = logging.getLogger(__name__)
 
-UInt8Array = NDArray[np.uint8]
-Floats = NDArray[np.float32]
-Predict = Callable[[UInt8Array], Floats]
+Predict = Callable[[UInt8Array], Float32Array]
 """Tiles uint8 (B, T, T, 3) -> class probabilities float32 (B, C).
 
 Of a model with `novelty` (B, C + 1): last comes how unlike its training tiles a tile is, see training.models.ood.
@@ -42,7 +40,7 @@ _INSTALL = "pip install 'specslide[onnx]', or use --backend torch"
 # What torch's allocator on a CPU and ONNX Runtime say, which have no type of their own; and cuBLAS and cuDNN.
 _NO_MEMORY = ("allocate memory", "ALLOC_FAILED")
 _PROBE_TILES, _PROBE_ROUNDS = 8, 3
-# Input pixels of a batch, and most tiles: about 1 GiB of activations of a small network on a CPU, where larger batches
+# Maximum input pixels and tiles of a batch: about 1 GiB of activations of a small network on a CPU, where larger ones
 # gain nothing; on a GPU enough to keep it busy, and halved where it has less memory.
 _AUTO_PIXELS = {"cpu": (1 << 20, 64), "cuda": (1 << 24, 512)}
 
@@ -52,9 +50,9 @@ def auto_batch_size(model: TileModel) -> int:
 
     It is not timed, so that equal inputs give equal bytes. Too large a one is halved; see `BatchSizer`.
     """
-    pixels, most = _AUTO_PIXELS.get(model.device.type, _AUTO_PIXELS["cpu"])
+    pixels, limit = _AUTO_PIXELS.get(model.device.type, _AUTO_PIXELS["cpu"])
     fitting = pixels // max(model.info.input_px, model.info.tile_px) ** 2
-    return 1 << (max(1, min(fitting, most)).bit_length() - 1)
+    return 1 << (max(1, min(fitting, limit)).bit_length() - 1)
 
 
 def choose_backend(model: TileModel, backend: Backend, precision: Precision) -> tuple[str, Predict]:
@@ -87,7 +85,7 @@ def _chosen_onnx(
 
     outputs = _Outputs(network, novelty is not None)
 
-    def plain(tiles: UInt8Array) -> Floats:
+    def plain(tiles: UInt8Array) -> Float32Array:
         with torch.inference_mode():
             return _answers(outputs(network.pixels(torch.from_numpy(tiles))), temperature, novelty)
 
@@ -104,7 +102,7 @@ def _chosen_onnx(
     return other if name == "onnx" else None
 
 
-def _require_agreement(found: Floats, expected: Floats, novelty: bool) -> None:
+def _require_agreement(found: Float32Array, expected: Float32Array, novelty: bool) -> None:
     """Raise ModelError unless the answers (B, C), or with novelty (B, C + 1), agree."""
     apart, allowed = np.abs(found - expected), np.full_like(expected, AGREEMENT)
     if novelty:
@@ -144,14 +142,14 @@ def torch_predict(model: TileModel, precision: Precision) -> Predict:
     if not uses_bf16(model.device, precision):
         return asked
 
-    def predict(tiles: UInt8Array) -> Floats:
+    def predict(tiles: UInt8Array) -> Float32Array:
         with torch.autocast("cuda", torch.bfloat16):
             return asked(tiles)
 
     return predict
 
 
-def _with_novelty(model: TileModel, tiles: UInt8Array) -> Floats:
+def _with_novelty(model: TileModel, tiles: UInt8Array) -> Float32Array:
     probabilities, ratios = model.predict_with_novelty(tiles)
     return probabilities if ratios is None else np.column_stack([probabilities, ratios])
 
@@ -179,7 +177,7 @@ def onnx_predict(network: TileClassifier, temperature: float, novelty: Novelty |
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError("the model", f"cannot be turned into ONNX ({reason})", "use --backend torch") from None
 
-    def predict(tiles: UInt8Array) -> Floats:
+    def predict(tiles: UInt8Array) -> Float32Array:
         with torch.inference_mode():
             pixels = network.pixels(torch.from_numpy(np.ascontiguousarray(tiles)))
             try:
@@ -202,7 +200,7 @@ class _Outputs(nn.Module):
         return self.network.logits_and_features(pixels) if self.features else (self.network.logits(pixels),)
 
 
-def _answers(outputs: Sequence[Tensor], temperature: float, novelty: Novelty | None) -> Floats:
+def _answers(outputs: Sequence[Tensor], temperature: float, novelty: Novelty | None) -> Float32Array:
     """What `Predict` gives, of what the network does."""
     logits, *features = outputs
     probabilities = torch.softmax(logits / temperature, dim=1).numpy()
@@ -225,9 +223,9 @@ class BatchSizer:
         self.largest: int | None = _FITTING.get(of)
         """Tiles that are known to fit; None while nothing has failed."""
 
-    def __call__(self, tiles: UInt8Array) -> Floats:
+    def __call__(self, tiles: UInt8Array) -> Float32Array:
         """As `Predict`, for at least one tile."""
-        parts: list[Floats] = []
+        parts: list[Float32Array] = []
         start = 0
         while start < len(tiles):
             part = tiles[start : start + (self.largest or len(tiles))]
@@ -242,7 +240,7 @@ class BatchSizer:
                 start += len(part)
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def _tried(self, tiles: UInt8Array) -> Floats | None:
+    def _tried(self, tiles: UInt8Array) -> Float32Array | None:
         try:
             return self._predict(tiles)
         except (MemoryError, RuntimeError) as error:

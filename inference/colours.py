@@ -1,4 +1,4 @@
-"""The colours of heatmaps and classes: perceptually uniform, and told apart by colour-blind readers."""
+"""The colours of heatmaps and classes: perceptually uniform, and distinct to colour-blind readers."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class PredictTilesConfig(BaseModel):
 
 
 class PredictConfig(PredictTilesConfig):
-    """What decides a prediction of a slide, too, whose tiles are cut as it is read."""
+    """What decides a prediction of a slide, too, whose tiles are cut while it is read."""
 
     overlap: float = Field(0.0, ge=0, lt=1)
     """Fraction of a tile that its neighbour shares, in [0, 1); a store brings its own."""

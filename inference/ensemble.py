@@ -9,14 +9,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tiling.core.arrays import Float32Array, UInt8Array
 from tiling.core.errors import ModelError
 from tiling.core.files import sha256_json
 from training import TileModel
-
-UInt8Array = NDArray[np.uint8]
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ def orientations(tiles: UInt8Array) -> Iterator[UInt8Array]:
             yield np.rot90(mirrored, turns, axes=(1, 2))
 
 
-def averaged(answers: Iterable[Floats], positive: int) -> tuple[Floats, Floats | None]:
+def averaged(answers: Iterable[Float32Array], positive: int) -> tuple[Float32Array, Float32Array | None]:
     """The mean of probabilities (B, C), and the standard deviation of the positive class's, float32 (B,).
 
     What follows the probabilities in a row, see inference.backends.Predict, is averaged too.
@@ -79,7 +76,7 @@ def averaged(answers: Iterable[Floats], positive: int) -> tuple[Floats, Floats |
     return exact.mean(0).astype(np.float32), exact[..., positive].std(0).astype(np.float32)
 
 
-def entropy(probabilities: Floats) -> Floats:
+def entropy(probabilities: Float32Array) -> Float32Array:
     """The predictive entropy of probabilities (N, C) in nats, float32 (N,): 0 for a sure answer, ln C for none at all.
 
     -sum p ln p over the classes (Shannon 1948), with 0 ln 0 = 0.

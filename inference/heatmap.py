@@ -17,7 +17,8 @@ from inference.exports import write_exports
 from inference.exports.content import Content
 from inference.maps.scores import SlideScores, areas_mm2, slide_scores
 from inference.ood import outside
-from inference.predict import Prediction, Progress, predict_slide, prediction_settings
+from inference.predict import Progress, predict_slide, prediction_settings
+from inference.prediction import Prediction
 from inference.report.evidence import gather_evidence
 from inference.report.report import report_html
 from inference.sources import is_store
@@ -91,8 +92,8 @@ def make_heatmap(
         SpecslideError: As `predict_slide`.
     """
     path = Path(source)
-    recipe, own_id = _recipe(path, model, config, slide_mpp, roi, truth, outputs)
-    slide_id = slide_id or own_id
+    recipe = heatmap_recipe(path, model, config, slide_mpp=slide_mpp, roi=roi, truth=truth, outputs=outputs)
+    slide_id = slide_id or (TileStore(path).slide.slide_id if is_store(path) else slide_name(path))
     require_slide_id(slide_id, path)  # it names the folder; a store may say anything
     folder = Path(out_dir) / slide_id
     with locked_folder(folder):
@@ -134,7 +135,28 @@ def heatmap_recipe(
     A store counts by its pixels, so that other labels in it change nothing, but for the tiles that `config.where`
     chooses by them.
     """
-    return _recipe(source, model, config, slide_mpp, roi, truth, outputs)[0]
+    inputs: dict[str, object] = {"models": model.sha256}
+    settings = prediction_settings(source, config, roi)
+    if is_store(source):
+        store = TileStore(source)
+        inputs["store"] = store.pixels_sha256
+        if config.where is not None:  # it may ask for annotations, which are none of the pixels
+            inputs["chosen tiles"] = sha256_json(np.flatnonzero(rows_where(store, config.where)).tolist())
+    else:
+        with Slide(source, mpp=slide_mpp) as slide:
+            inputs["slide"], settings["slide_mpp"] = slide.sha256(), slide.mpp
+    if roi is not None:
+        inputs["region of interest"] = settings.pop("roi_sha256")
+    if truth is not None:
+        inputs["truth"] = sha256_text(truth.wkt)
+    # What "auto" computes in is left to the device.
+    bf16 = config.precision == "bf16" or any(uses_bf16(m.device, config.precision) for m in members(model))
+    settings |= {
+        "version": VERSION,
+        "bf16": bf16,
+        "outputs": outputs.model_dump(mode="json") if outputs.formats else {},
+    }
+    return Recipe("heatmap", inputs, settings)
 
 
 def read_heatmap(folder: Path) -> HeatmapReport:
@@ -148,50 +170,16 @@ def _reported(folder: Path, summary: HeatmapSummary, *, reused: bool) -> Heatmap
     return HeatmapReport(folder.name, folder, summary.tiles, summary.scores, reused, summary.warning)
 
 
-def _recipe(
-    path: Path,
-    model: TileModel | Ensemble,
-    config: PredictConfig,
-    slide_mpp: float | None,
-    roi: Path | None,
-    truth: shapely.Geometry | None,
-    outputs: OutputConfig,
-) -> tuple[Recipe, str]:
-    """The recipe, and the slide's own id."""
-    inputs: dict[str, object] = {"models": model.sha256}
-    settings = prediction_settings(path, config, roi)
-    if is_store(path):
-        store = TileStore(path)
-        inputs["store"], slide_id = store.pixels_sha256, store.slide.slide_id
-        if config.where is not None:  # it may ask for annotations, which are none of the pixels
-            inputs["chosen tiles"] = sha256_json(np.flatnonzero(rows_where(store, config.where)).tolist())
-    else:
-        with Slide(path, mpp=slide_mpp) as slide:
-            inputs["slide"], slide_id, settings["slide_mpp"] = slide.sha256(), slide_name(path), slide.mpp
-    if roi is not None:
-        inputs["region of interest"] = settings.pop("roi_sha256")
-    if truth is not None:
-        inputs["truth"] = sha256_text(truth.wkt)
-    # What "auto" computes in is left to the device.
-    bf16 = config.precision == "bf16" or any(uses_bf16(m.device, config.precision) for m in members(model))
-    settings |= {
-        "version": VERSION,
-        "bf16": bf16,
-        "outputs": outputs.model_dump(mode="json") if outputs.formats else {},
-    }
-    return Recipe("heatmap", inputs, settings), slide_id
-
-
 def _summary(prediction: Prediction, model: TileModel | Ensemble) -> HeatmapSummary:
-    values, threshold = prediction.probabilities[:, prediction.positive], prediction.threshold
-    areas = areas_mm2(values, threshold, prediction.tiles.x0, prediction.tiles.y0, prediction.grid)
+    values, threshold = prediction.heat, prediction.threshold
+    areas = areas_mm2(values, threshold, prediction.tiles)
     known = outside(prediction.columns, prediction.ood_quantile)
     return HeatmapSummary(
         slide=prediction.slide,
         grid=prediction.grid,
-        tiles=len(prediction.tiles.x0),
+        tiles=len(prediction.tiles),
         classes=prediction.classes,
-        positive_class=prediction.classes[prediction.positive],
+        positive_class=prediction.positive_class,
         threshold=threshold,
         scores=slide_scores(values, threshold, areas),
         out_of_distribution=None if known is None else OutOfDistribution(**known.record()),

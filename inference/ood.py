@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tiling.core.arrays import Float32Array
 from training import TileModel
 
 log = logging.getLogger(__name__)
@@ -21,8 +21,6 @@ log = logging.getLogger(__name__)
 LARGE_SHARE = 0.2
 """From this share of tiles out of distribution on, a slide's result comes with a warning."""
 RATIO, FLAG = "ood_ratio", "ood"
-
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -71,14 +69,14 @@ class Outside:
         return {"tiles": self.tiles, "share": self.share, "quantile": self.quantile, "warning": self.warning}
 
 
-def outside(columns: Mapping[str, Floats], quantile: float | None) -> Outside | None:
+def outside(columns: Mapping[str, Float32Array], quantile: float | None) -> Outside | None:
     """What the columns of a prediction, (N,), say of it; None where the models cannot tell."""
     if quantile is None or FLAG not in columns:
         return None
     return Outside(int(columns[FLAG].sum()), len(columns[FLAG]), quantile)
 
 
-def ood_columns(ratios: Floats) -> dict[str, Floats]:
+def ood_columns(ratios: Float32Array) -> dict[str, Float32Array]:
     """The columns of tiles by their ratios (N,)."""
     return {RATIO: ratios, FLAG: (ratios > 1).astype(np.float32)}
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from inference.config import PredictConfig
 from inference.ensemble import Ensemble, entropy
 from inference.ood import ood_columns
+from inference.prediction import Prediction
 from inference.predictor import Predictor
 from inference.sources import (
     Rows,
@@ -25,52 +24,15 @@ from inference.sources import (
     slide_source,
     store_source,
 )
-from tiling import Grid, Slide, TileStore
+from tiling import Slide, TileStore
 from tiling.annotations.rasterize import annotation_hash
+from tiling.core.arrays import Float32Array
 from tiling.core.errors import ModelError
-from tiling.grid import Raster, Tiles
 from tiling.slides.slide import slide_name
-from tiling.stores.store import SlideFacts
 from training import TileModel
 
-Floats = NDArray[np.float32]
 Progress = Callable[[int, int], None]
 """Called with (tiles done, tiles in all)."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The tiles of one slide and what a model says of them; arrays over N tiles in reading order."""
-
-    slide: SlideFacts
-    tiles: Tiles
-    probabilities: NDArray[np.float32]
-    """(N, C), calibrated; rows sum to 1."""
-    classes: tuple[str, ...]
-    positive: int
-    """Index of the class the heatmap shows."""
-    threshold: float
-    """From this probability on, the positive class is called; float32 can hold it, as the probabilities."""
-    thumbnail: Raster
-    """uint8 (h, w, 3)."""
-    provenance: dict[str, Any]
-    """What it was made from and with."""
-    columns: Mapping[str, Floats] = field(default_factory=dict)
-    """What else is known of each tile, float32 (N,) by name: `entropy` (nats), see inference.ensemble; `spread`, the
-    standard deviation of the positive class's probability over models and orientations, where there are several; and
-    where the models can tell, `ood_ratio` and `ood`, see inference.ood."""
-    left_out: Mapping[str, int] = field(default_factory=dict)
-    """Tiles of the grid that were not predicted, by the first reason that holds: `no_tissue`, `filtered`,
-    `outside_roi`, `undecodable`. Of a slide, tiles outside the region are not read, so `outside_roi` comes before
-    `filtered`. Of a store, `no_tissue` is whatever it does not hold, so also the tiles at the slide's edge that the
-    codec `source` leaves out."""
-    ood_quantile: float | None = None
-    """Of the validation tiles' distances to the training tiles, where `ood` begins; None: no model tells."""
-
-    @property
-    def grid(self) -> Grid:
-        """That the tiles lie on."""
-        return self.tiles.grid
 
 
 def predict_slide(
@@ -149,7 +111,9 @@ def prediction_settings(source: Path, config: PredictConfig, roi: Path | None = 
     return settings | ({} if roi is None else {"roi_sha256": annotation_hash(roi)})
 
 
-def _predict(source: Source, predictor: Predictor, progress: Progress) -> tuple[Rows, Floats, dict[str, Floats]]:
+def _predict(
+    source: Source, predictor: Predictor, progress: Progress
+) -> tuple[Rows, Float32Array, dict[str, Float32Array]]:
     """Indices of the tiles predicted, (N,), their probabilities, (N, C), and `Prediction.columns`."""
     total, classes, tells = len(source.tiles), len(predictor.models[0].info.classes), predictor.ood_quantile is not None
     predicted = np.zeros(total, np.bool_)

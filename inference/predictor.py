@@ -6,16 +6,13 @@ import os
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from inference.backends import BatchSizer, Predict, auto_batch_size, choose_backend, uses_bf16
 from inference.config import PredictConfig
 from inference.ensemble import Ensemble, averaged, members, orientations
 from inference.ood import comparable
+from tiling.core.arrays import Float32Array, UInt8Array
 from training import TileModel
-
-UInt8Array = NDArray[np.uint8]
-Floats = NDArray[np.float32]
 
 _MAX_READERS = 8
 
@@ -63,7 +60,7 @@ class Predictor:
         known = [model.info.novelty.quantile for model in self.models if model.novelty and model.info.novelty]
         return min(known, default=None)
 
-    def answers(self, tiles: UInt8Array) -> tuple[Floats, Floats | None]:
+    def answers(self, tiles: UInt8Array) -> tuple[Float32Array, Float32Array | None]:
         """The mean over models and orientations (B, C), and the positive class's standard deviation (B,) over them.
 
         Of models with `novelty` (B, C + 1), as `inference.backends.Predict`.

@@ -1,4 +1,4 @@
-"""Where tiles come from: a slide, cut as it is read, or a store. Both give `Source`: the tiles, and batches of pixels.
+"""Where tiles come from: a slide, cut while it is read, or a store. Both give `Source`: tiles, and batches of pixels.
 
 Threads read and decode ahead of the model (prefetch), through a bounded queue: a slide is never in memory as a whole.
 """
@@ -22,6 +22,7 @@ from inference.predictor import Predictor
 from inference.readahead import Batch, Batches, read_ahead, regrouped
 from tiling import Slide, TileStore, TilingConfig
 from tiling.annotations.rasterize import area_fractions, read_polygons
+from tiling.core.arrays import BoolArray, Float32Array, UInt8Array
 from tiling.core.errors import ConfigError, InputError, ModelError, SlideError
 from tiling.grid import Raster, Tiles
 from tiling.quality import METRICS, Measure, measurer
@@ -32,8 +33,6 @@ from training import TileModel
 
 log = logging.getLogger(__name__)
 
-UInt8Array = NDArray[np.uint8]
-Floats = NDArray[np.float32]
 Rows = NDArray[np.intp]
 
 _BATCHES_AHEAD = 2  # beside those that the readers are at
@@ -66,7 +65,7 @@ class Source:
     """Indices of tiles and their pixels; a tile that cannot be decoded, or is filtered, is passed over."""
     left_out: dict[str, int]
     """Tiles of the grid that are not among these; see `Prediction.left_out`."""
-    filtered: NDArray[np.bool_]
+    filtered: BoolArray
     """Of these, the tiles that were filtered once they were read, (N,); known when `batches` are through."""
 
 
@@ -78,7 +77,7 @@ def slide_source(
     config: PredictConfig,
     region: shapely.Geometry | None,
 ) -> Source:
-    """The tissue tiles of a slide, cut as it is read. Raises ModelError where its scale does not fit, SlideError."""
+    """The tissue tiles of a slide, cut while it is read. Raises ModelError where its scale does not fit, SlideError."""
     model = predictor.models[0]
     slide, mpp = opened(), model_mpp(model)
     if slide.mpp > mpp * (1 + config.mpp_tolerance):
@@ -138,7 +137,7 @@ class _Filter:
     plan: Plan
     measure: Measure
 
-    def __call__(self, rows: Rows, pixels: UInt8Array) -> NDArray[np.bool_]:
+    def __call__(self, rows: Rows, pixels: UInt8Array) -> BoolArray:
         """Bool (n,) of the tiles of those rows, with those pixels (n, T, T, 3), n at least 1."""
         tiles, measured = self.plan.tiles.only(rows), [self.measure(tile) for tile in pixels]
         quality = {name: np.array([row[name] for row in measured], np.float32) for name in measured[0]}
@@ -147,7 +146,7 @@ class _Filter:
 
 def require_columns_of_slides(where: str) -> None:
     """Raise ConfigError for a column that is not known of a slide: those of annotations are a store's."""
-    none: Floats = np.empty(0, np.float32)
+    none: Float32Array = np.empty(0, np.float32)
     try:
         parse_where(where).mask(dict.fromkeys((*METRICS, "x", "y", "tissue"), none), 0)
     except ConfigError as error:
@@ -227,9 +226,7 @@ def _read(read: Callable[[Rows], Batch], wanted: Sequence[Rows], readers: int) -
     return read_ahead((partial(read, rows) for rows in wanted), readers, readers + _BATCHES_AHEAD)
 
 
-def _few_bad(
-    batches: Batches, wanted: Sequence[Rows], filtered: NDArray[np.bool_], max_bad: float, path: Path
-) -> Batches:
+def _few_bad(batches: Batches, wanted: Sequence[Rows], filtered: BoolArray, max_bad: float, path: Path) -> Batches:
     """The batches themselves. Raises SlideError when more than the fraction `max_bad` of all tiles is missing.
 
     Tiles that are `filtered`, bool (N,), are not missing.
@@ -246,7 +243,7 @@ def _few_bad(
             yield batch
 
 
-def _inside(region: shapely.Geometry | None, tiles: Tiles) -> NDArray[np.bool_]:
+def _inside(region: shapely.Geometry | None, tiles: Tiles) -> BoolArray:
     """Which tiles lie in the region, at least in part, bool (N,); all of them without one."""
     return np.ones(len(tiles), np.bool_) if region is None else area_fractions(region, tiles) > 0
 

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pyarrow
 import pyarrow.parquet
-from numpy.typing import NDArray
 
 from inference.config import SCORE, SEPARATION_UM
 from inference.evaluation.figures import slide_picture
@@ -28,7 +27,6 @@ from inference.evaluation.results import (
     at_threshold,
     measure,
     measure_froc,
-    measure_groups,
 )
 from inference.exports import TABLE
 from inference.summary import SUMMARY, HeatmapSummary, read_summary
@@ -44,7 +42,9 @@ from tiling.core.artefact import (
 from tiling.core.errors import ConfigError, InputError
 from tiling.core.files import canonical_json, sha256_json
 from tiling.core.versions import software_versions
+from tiling.grid import Raster, Tiles
 from tiling.manifest import ManifestRow, read_manifest
+from training.evaluation.results import grouped
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ def evaluate_slides(
         resamples=resamples,
         scores={name: measure(slides, name, **drawing) for name in slides.scores},
         groups={
-            column: measure_groups(slides, names, score, **drawing)
+            column: {name: measure(slides.chosen(which), score, **drawing) for name, which in grouped(names).items()}
             for column in COLUMNS
             if ((names := np.array([getattr(r.row, column) or "" for r in found])) != "").any()
         },
@@ -263,7 +263,7 @@ def _require_both(slides: Slides, where: object, example: _Result) -> None:
         name = example.summary.positive_class
         what = f"all {len(slides.positive)} slides are {'' if slides.positive.all() else 'not '}{name}"
         raise InputError(
-            where, f"{what}, so nothing is told apart", "add slides of the other class, or pass another --split"
+            where, f"{what}, so there is nothing to compare", "add slides of the other class, or pass another --split"
         )
 
 
@@ -309,29 +309,28 @@ def _hits(
 
 def _lesions(result: _Result, annotation: Path, lesion_classes: Sequence[str]) -> Lesions:
     """The lesions of the classes that are. Raises InputError for a positive slide on which none of them is drawn."""
-    facts, name = result.summary.slide, result.summary.positive_class
-    size0 = (facts.width, facts.height)
-    px0, shape = mask_frame(size0, facts.mpp)
-    drawn = class_masks(annotation, size0, px0, shape)
+    grid, name = result.summary.grid, result.summary.positive_class
+    downsample, shape = mask_frame(grid)
+    drawn = class_masks(annotation, grid.size0, downsample, shape)
     wanted = tuple(lesion_classes) or (name,)
     masks = [drawn[wish] for wish in wanted if wish in drawn]
     if not masks and result.row.label == name:
         what = f"marks no {' or '.join(wanted)}, and the slide is {name}"
         fix = f"name its classes with --lesions: {', '.join(drawn)}" if drawn else "draw the lesions"
         raise InputError(annotation, what, fix)
-    whole: NDArray[np.bool_] = np.logical_or.reduce([np.zeros(shape, np.bool_), *masks])
-    return lesions_in(whole, px0, facts.mpp)
+    whole = np.logical_or.reduce([np.zeros(shape, np.bool_), *masks])
+    return lesions_in(Raster(whole, downsample), grid.slide_mpp)
 
 
 def _slide_hits(result: _Result, lesions: Lesions | None, separation_um: float) -> Hits:
-    grid = result.summary.grid
     column = f"prob_{result.summary.positive_class}"
     try:
         read = pyarrow.parquet.read_table(result.folder / TABLE, columns=[column, "minx", "miny"])
         p, x0, y0 = (read[name].to_numpy() for name in (column, "minx", "miny"))
     except (OSError, KeyError, pyarrow.ArrowException) as error:
         raise InputError(result.folder / TABLE, "cannot be read", "make the heatmap again with --overwrite") from error
-    return hits_of(detect(p, x0, y0, tile_px0=grid.tile_px0, mpp=grid.slide_mpp, separation_um=separation_um), lesions)
+    tiles = Tiles(result.summary.grid, x0, y0)
+    return hits_of(detect(p, tiles, separation_um=separation_um), lesions)
 
 
 def _without_tiles(found: Sequence[_Result]) -> list[str]:

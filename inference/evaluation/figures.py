@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from inference.evaluation.froc import RATES, Hits, froc_curve
-from inference.evaluation.results import SlideEvaluation, Slides
-from tiling.core.versions import RESEARCH_USE
+from inference.evaluation.results import SlideEvaluation, Slides, resamples_of
 from training.evaluation.bootstrap import bootstrap_band
+from training.evaluation.figures import BLUE, ORANGE, png, tidy
 from training.evaluation.metrics import roc_at, roc_curve
 
-BLUE, ORANGE = "#0072b2", "#d55e00"
 _GRID = np.linspace(0, 1, 101)
 _MIN_RATE = 0.125
 
@@ -29,18 +28,14 @@ def slide_picture(evaluation: SlideEvaluation, slides: Slides, hits: Sequence[Hi
     _draw_roc(panels[0], evaluation, slides, seed)
     if hits:
         _draw_froc(panels[1], evaluation, hits)
-    figure.text(0.5, 0.015, RESEARCH_USE, ha="center", va="bottom", fontsize=8, color="0.35")
-    out = io.BytesIO()
-    figure.savefig(out, format="png", metadata={"Software": None})
-    return out.getvalue()
+    return png(figure)
 
 
 def _draw_roc(axes: Axes, evaluation: SlideEvaluation, slides: Slides, seed: int) -> None:
     values, positive = slides.scores[evaluation.score], slides.positive
-    if len(np.unique(slides.case_id)) > 1 and evaluation.resamples:
-        low, high = bootstrap_band(
-            lambda w: roc_at(values, positive, _GRID, w), slides.case_id, resamples=evaluation.resamples, seed=seed
-        )
+    if resamples := resamples_of(slides.case_id, evaluation.resamples):
+        curve = partial(roc_at, values, positive, _GRID)
+        low, high = bootstrap_band(curve, slides.case_id, resamples=resamples, seed=seed)
         axes.fill_between(_GRID, low, high, color=BLUE, alpha=0.18, linewidth=0, label="95% interval over cases")
     axes.plot(*roc_curve(values, positive), color=BLUE, label=f"score {evaluation.score}")
     found = evaluation.at_threshold
@@ -51,7 +46,7 @@ def _draw_roc(axes: Axes, evaluation: SlideEvaluation, slides: Slides, seed: int
     axes.set(xlabel="false positive rate", ylabel="sensitivity", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.set_title(f"Slides, AUROC {evaluation.scores[evaluation.score].auroc}", fontsize="medium")
     axes.legend(frameon=False, fontsize="small", loc="lower right")
-    _tidy(axes)
+    tidy(axes)
 
 
 def _draw_froc(axes: Axes, evaluation: SlideEvaluation, hits: Sequence[Hits]) -> None:
@@ -68,10 +63,4 @@ def _draw_froc(axes: Axes, evaluation: SlideEvaluation, hits: Sequence[Hits]) ->
     axes.set_xticks(RATES, ["1/4", "1/2", "1", "2", "4", "8"])
     axes.set(xlim=(_MIN_RATE, 8 * 1.1), ylim=(-0.02, 1.02), xlabel="false positives a slide", ylabel="sensitivity")
     axes.set_title(f"Lesions, FROC score {found.score}", fontsize="medium")
-    _tidy(axes)
-
-
-def _tidy(axes: Axes) -> None:
-    axes.grid(color="0.92")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    tidy(axes)

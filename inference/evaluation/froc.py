@@ -24,6 +24,8 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 
 from inference.config import SEPARATION_UM
+from tiling.core.arrays import BoolArray
+from tiling.grid import Grid, Raster, Tiles
 from training.evaluation.metrics import Floats
 
 RATES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -38,11 +40,9 @@ ISOLATED_UM = 275.0
 class Lesions:
     """The lesions of a slide."""
 
-    mask: NDArray[np.int32]
-    """(h, w): 0, or the number of a lesion, from 1."""
-    px0: float
-    """Level-0 pixels spanned by a pixel of the mask."""
-    counted: NDArray[np.bool_]
+    mask: Raster
+    """int32 (h, w): 0, or the number of a lesion, from 1."""
+    counted: BoolArray
     """(L,): whether each is to be found; False for isolated tumour cells."""
 
 
@@ -77,48 +77,41 @@ class Curve:
     """NaN if there is no lesion."""
 
 
-def mask_frame(size0: tuple[int, int], mpp: float) -> tuple[float, tuple[int, int]]:
-    """Level-0 pixels a pixel of the lesion mask spans, and its shape (h, w), on a slide of `size0` (width, height)."""
-    px0 = max(1.0, MASK_MPP / mpp)
-    return px0, (math.ceil(size0[1] / px0), math.ceil(size0[0] / px0))
+def mask_frame(grid: Grid) -> tuple[float, tuple[int, int]]:
+    """The downsample of the lesion mask on the slide of a grid, and its shape (h, w)."""
+    downsample = max(1.0, MASK_MPP / grid.slide_mpp)
+    return downsample, (math.ceil(grid.height0 / downsample), math.ceil(grid.width0 / downsample))
 
 
-def lesions_in(drawn: NDArray[np.bool_], px0: float, mpp: float) -> Lesions:
-    """The lesions of a mask (h, w) of what is drawn, whose pixels span `px0` level-0 pixels of `mpp`."""
-    if not drawn.any():
-        return Lesions(drawn.astype(np.int32), px0, np.zeros(0, np.bool_))
-    widened = ndimage.distance_transform_edt(~drawn) < WIDENED_UM / (px0 * mpp)
+def lesions_in(drawn: Raster, slide_mpp: float) -> Lesions:
+    """The lesions of a mask of what is drawn, bool (h, w)."""
+    mpp = drawn.downsample * slide_mpp
+    if not drawn.values.any():
+        return Lesions(Raster(drawn.values.astype(np.int32), drawn.downsample), np.zeros(0, np.bool_))
+    widened = ndimage.distance_transform_edt(~drawn.values) < WIDENED_UM / mpp
     mask, count = ndimage.label(ndimage.binary_fill_holes(widened), np.ones((3, 3)))
     lengths = [major_axis(mask[part] == number) for number, part in enumerate(ndimage.find_objects(mask), start=1)]
     assert len(lengths) == count
-    return Lesions(mask.astype(np.int32), px0, np.array(lengths) * px0 * mpp >= ISOLATED_UM)
+    return Lesions(Raster(mask.astype(np.int32), drawn.downsample), np.array(lengths) * mpp >= ISOLATED_UM)
 
 
-def major_axis(shape: NDArray[np.bool_]) -> float:
+def major_axis(shape: BoolArray) -> float:
     """Length, in pixels, of the long axis of the ellipse with the second moments of a shape (h, w)."""
     places = np.argwhere(shape).astype(np.float64)
     spread = np.cov(places.T, ddof=0) if len(places) > 1 else np.zeros((2, 2))
     return float(4 * np.sqrt(max(0.0, np.linalg.eigvalsh(spread)[-1])))
 
 
-def detect(
-    probabilities: NDArray[np.floating],
-    x0: NDArray[np.int32],
-    y0: NDArray[np.int32],
-    *,
-    tile_px0: int,
-    mpp: float,
-    separation_um: float = SEPARATION_UM,
-) -> Detections:
+def detect(probabilities: NDArray[np.floating], tiles: Tiles, *, separation_um: float = SEPARATION_UM) -> Detections:
     """The local maxima of a heatmap of tiles (N,): the centre of the likeliest tile, then of the next one far enough.
 
     Of equally likely tiles the first in reading order is taken. Tiles that touch, at a corner too, are never two
-    detections, however far apart their centres are. `mpp` is the slide's; sides and corners are in level-0 pixels.
+    detections, however far apart their centres are.
     """
-    centres = np.stack([x0, y0], 1) + tile_px0 / 2
+    centres = np.stack([tiles.x0, tiles.y0], 1) + tiles.side_px0 / 2
     if not len(centres):
         return Detections(*np.zeros((3, 0)))
-    radius = max(separation_um / mpp, 1.5 * tile_px0)
+    radius = max(separation_um / tiles.grid.slide_mpp, 1.5 * tiles.side_px0)
     tree, free, kept = KDTree(centres), np.ones(len(centres), np.bool_), []
     for tile in np.argsort(-probabilities.astype(np.float64), kind="stable").tolist():
         if free[tile]:
@@ -131,10 +124,11 @@ def hits_of(detections: Detections, lesions: Lesions | None) -> Hits:
     """Which detections are false and which lesions are found; None is a slide without lesions."""
     if lesions is None:
         return Hits(detections.probability, np.zeros(0))
-    height, width = lesions.mask.shape
-    row = (detections.y0 / lesions.px0).astype(np.int64).clip(0, height - 1)  # a tile may reach beyond the slide
-    column = (detections.x0 / lesions.px0).astype(np.int64).clip(0, width - 1)
-    lesion = lesions.mask[row, column]
+    row, column = (  # of the mask; a tile may reach beyond the slide
+        (at / lesions.mask.downsample).astype(np.int64).clip(0, side - 1)
+        for at, side in zip((detections.y0, detections.x0), lesions.mask.values.shape, strict=True)
+    )
+    lesion = lesions.mask.values[row, column]
     found = np.zeros(len(lesions.counted) + 1)
     np.maximum.at(found, lesion, detections.probability)
     return Hits(detections.probability[lesion == 0], found[1:][lesions.counted])

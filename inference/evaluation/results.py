@@ -26,7 +26,6 @@ from training.evaluation.metrics import Floats, Metric, auroc
 from training.evaluation.tables import markdown_table
 
 SPECIFICITIES = (0.8, 0.9, 0.95)
-UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -164,24 +163,11 @@ class SlideEvaluation:
 def measure(slides: Slides, score: str, *, resamples: int = 1000, seed: int = 0) -> Group:
     """How well a score tells the slides apart, with intervals over cases; none for a single case."""
     values, positive = slides.scores[score], slides.positive
-    cases = len(np.unique(slides.case_id))
     two = np.stack([-values, values], 1)
     metrics: dict[str, Metric] = {"auroc": partial(auroc, two, positive.astype(np.int64))}
     metrics |= {f"{s:g}": partial(sensitivity_at_specificity, values, positive, s) for s in SPECIFICITIES}
-    drawn = resampled(metrics, slides.case_id, resamples=resamples if cases > 1 else 0, seed=seed)
-    found = {name: interval(*values) for name, values in drawn.items()}
-    return Group(len(values), cases, int(positive.sum()), found.pop("auroc"), found)
-
-
-def measure_groups(
-    slides: Slides, names: NDArray[np.str_], score: str, *, resamples: int = 1000, seed: int = 0
-) -> dict[str, Group]:
-    """The same of each group by its name; `names` (N,), where "" is unknown."""
-    known = np.where(names == "", UNKNOWN, names)
-    return {
-        str(name): measure(slides.chosen(known == name), score, resamples=resamples, seed=seed)
-        for name in np.unique(known)
-    }
+    found = _intervals(metrics, slides.case_id, resamples, seed)
+    return Group(len(values), len(np.unique(slides.case_id)), int(positive.sum()), found.pop("auroc"), found)
 
 
 def at_threshold(
@@ -193,10 +179,8 @@ def at_threshold(
         "sensitivity": partial(sensitivity_of, called, positive),
         "specificity": partial(sensitivity_of, ~called, ~positive),
     }
-    drawn = resampled(
-        metrics, slides.case_id, resamples=resamples if len(np.unique(slides.case_id)) > 1 else 0, seed=seed
-    )
-    return AtThreshold(*chosen, threshold, *(interval(*drawn[name]) for name in metrics))
+    found = _intervals(metrics, slides.case_id, resamples, seed)
+    return AtThreshold(*chosen, threshold, found["sensitivity"], found["specificity"])
 
 
 def measure_froc(
@@ -206,15 +190,14 @@ def measure_froc(
     lesions = sum(len(slide.found) for slide in hits)
     if not lesions:
         return None
-    curve, count = froc_curve(hits), resamples if len(np.unique(case_ids)) > 1 else 0
-    metric = partial(resampled_sensitivities, hits)
-    low, high = bootstrap_band(metric, case_ids, resamples=count, seed=seed)
-    score = resampled({"score": lambda w: metric(w).mean(axis=1)}, case_ids, resamples=count, seed=seed)["score"]
+    curve, metric = froc_curve(hits), partial(resampled_sensitivities, hits)
+    low, high = bootstrap_band(metric, case_ids, resamples=resamples_of(case_ids, resamples), seed=seed)
+    score = _intervals({"score": lambda w: metric(w).mean(axis=1)}, case_ids, resamples, seed)["score"]
     assert score.value == froc_score(curve)
     return FrocResult(
         slides=len(hits),
         lesions=lesions,
-        score=interval(*score),
+        score=score,
         sensitivity={
             f"{rate:g}": Interval(float(value), _known(a), _known(b))
             for rate, value, a, b in zip(RATES, sensitivities(curve), low, high, strict=True)
@@ -222,6 +205,18 @@ def measure_froc(
         challenge_score=challenge_score(curve),
         separation_um=separation_um,
     )
+
+
+def resamples_of(case_ids: NDArray[np.str_], resamples: int) -> int:
+    """That many, but of one case none: nothing says how the next one would differ."""
+    return resamples if len(np.unique(case_ids)) > 1 else 0
+
+
+def _intervals(
+    metrics: Mapping[str, Metric], case_ids: NDArray[np.str_], resamples: int, seed: int
+) -> dict[str, Interval]:
+    drawn = resampled(metrics, case_ids, resamples=resamples_of(case_ids, resamples), seed=seed)
+    return {name: interval(*values) for name, values in drawn.items()}
 
 
 def _known(value: float) -> float | None:

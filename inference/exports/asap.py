@@ -11,13 +11,13 @@ from xml.sax.saxutils import quoteattr
 
 from inference.colours import class_colour
 from inference.maps.regions import Region, without_holes
-from inference.maps.slide_map import printable
-from inference.predict import Prediction
+from inference.prediction import Prediction
+from inference.text import printable
 
 
 def write_asap(prediction: Prediction, regions: Iterable[Region], path: Path) -> None:
     """Write the regions, level-0 pixels, polygon by polygon. Raises OSError."""
-    group = quoteattr(printable(prediction.classes[prediction.positive]))
+    group = quoteattr(printable(prediction.positive_class))
     colour = '"#{:02X}{:02X}{:02X}"'.format(*class_colour(prediction.positive))
     with path.open("w", encoding="utf-8") as f:
         f.write('<?xml version="1.0" encoding="UTF-8"?>\n<ASAP_Annotations>\n<Annotations>\n')

@@ -10,7 +10,7 @@ import shapely
 from inference.config import OutputConfig
 from inference.maps.regions import Region, find_regions, measured
 from inference.maps.slide_map import ProbabilityMap, probability_map
-from inference.predict import Prediction
+from inference.prediction import Prediction
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,11 @@ class Content:
     def regions(self) -> list[Region]:
         """The regions of the positive class."""
         prediction, config = self.prediction, self.config
-        slide, side_px0 = prediction.slide, prediction.grid.tile_px0
         smoothing_um = config.region_smoothing_um
         outlines = find_regions(
-            self.map.values, self.map.px0, slide.mpp, (slide.width, slide.height),
+            self.map, prediction.grid,
             threshold=prediction.threshold if config.region_threshold is None else config.region_threshold,
-            smoothing_um=side_px0 * slide.mpp / 4 if smoothing_um is None else smoothing_um,
+            smoothing_um=prediction.grid.tile_px0 * prediction.slide.mpp / 4 if smoothing_um is None else smoothing_um,
             min_area_um2=config.min_region_um2,
         )  # fmt: skip
-        p = prediction.probabilities[:, prediction.positive]
-        return measured(outlines, prediction.tiles.x0, prediction.tiles.y0, side_px0, p, slide.mpp)
+        return measured(outlines, prediction.tiles, prediction.heat)

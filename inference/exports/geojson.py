@@ -16,7 +16,7 @@ import shapely
 
 from inference.colours import class_colour
 from inference.maps.regions import Region
-from inference.predict import Prediction
+from inference.prediction import Prediction
 from training.evaluation.metrics import decide
 
 _TILES_AT_ONCE = 4096

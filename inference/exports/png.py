@@ -18,11 +18,11 @@ from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
 from inference.colours import HEATMAP
-from inference.maps.contour import threshold_rings
 from inference.maps.regions import rings_of
-from inference.maps.slide_map import printable, probability_map
+from inference.maps.slide_map import probability_map, threshold_rings
 from inference.maps.stitch import assemble
-from inference.predict import Prediction
+from inference.prediction import Prediction
+from inference.text import printable
 from tiling.core.versions import RESEARCH_USE
 from tiling.preview import length_text, nice_length
 
@@ -47,7 +47,7 @@ def heatmap_png(prediction: Prediction) -> bytes:
     figure, axes = _figure(prediction)
     found = probability_map(prediction)
     height, width = prediction.thumbnail.values.shape[:2]
-    bottom, right = (side * found.px0 / prediction.thumbnail.downsample - 0.5 for side in found.values.shape)
+    bottom, right = (side * found.downsample / prediction.thumbnail.downsample - 0.5 for side in found.values.shape)
     heat = axes.imshow(
         found.values, cmap=HEATMAP, vmin=0, vmax=1, interpolation="nearest", extent=(-0.5, right, bottom, -0.5)
     )
@@ -71,7 +71,7 @@ def _finished(figure: Figure, axes: Axes, heat: AxesImage, prediction: Predictio
     bar = figure.colorbar(heat, ax=axes, shrink=0.8)
     if bar.solids is not None:
         bar.solids.set_alpha(1)
-    name = printable(prediction.classes[prediction.positive])
+    name = printable(prediction.positive_class)
     bar.set_label(f"probability of {name}; black line: threshold {prediction.threshold:.3g}", parse_math=False)
     bar.ax.axhline(prediction.threshold, color="black", linewidth=1.5)
     _scale_bar(axes, width, height, prediction.slide.mpp * prediction.thumbnail.downsample)
@@ -85,19 +85,13 @@ def _finished(figure: Figure, axes: Axes, heat: AxesImage, prediction: Predictio
 
 def heatmap_of(prediction: Prediction) -> NDArray[np.float32]:
     """The positive class' probability over the thumbnail, float32 (h, w); NaN where nothing was predicted."""
-    return assemble(
-        prediction.probabilities[:, prediction.positive],
-        prediction.tiles.x0,
-        prediction.tiles.y0,
-        prediction.grid.tile_px0,
-        prediction.thumbnail.downsample,
-        prediction.thumbnail.values.shape[:2],
-    )
+    thumbnail = prediction.thumbnail
+    return assemble(prediction.heat, prediction.tiles, thumbnail.downsample, thumbnail.values.shape[:2])
 
 
-def _outline(axes: Axes, rings: Sequence[NDArray[np.float64]], px0: float, colour: str) -> None:
+def _outline(axes: Axes, rings: Sequence[NDArray[np.float64]], downsample: float, colour: str) -> None:
     """Rings of level-0 pixels, in a colour that an edge of the other one sets off from any ground."""
-    drawn, joints = [ring / px0 - 0.5 for ring in rings], {"capstyle": "projecting", "joinstyle": "round"}
+    drawn, joints = [ring / downsample - 0.5 for ring in rings], {"capstyle": "projecting", "joinstyle": "round"}
     for shade, width in (("black" if colour == "white" else "white", 2.4), (colour, 1.2)):
         # One collection of all: a line of its own for each ring takes half the time of the picture.
         axes.add_collection(LineCollection(drawn, colors=shade, linewidths=width, zorder=2, **joints))
@@ -110,7 +104,7 @@ def _frame(width: int, height: int) -> tuple[list[float], list[float]]:
 
 def _title(prediction: Prediction) -> str:
     grid, made = prediction.grid, prediction.provenance
-    tiles = f"{len(prediction.tiles.x0)} tiles of {grid.tile_px} px at {grid.mpp:.3g} µm/px"
+    tiles = f"{len(prediction.tiles)} tiles of {grid.tile_px} px at {grid.mpp:.3g} µm/px"
     return f"{printable(prediction.slide.slide_id)}\n{made['backbone']}, model {made['model_sha256'][:8]}, {tiles}"
 
 

@@ -12,12 +12,12 @@ import pyarrow
 import pyarrow.csv
 import pyarrow.parquet
 
-from inference.predict import Prediction
+from inference.prediction import Prediction
 
 
 def prediction_table(prediction: Prediction) -> pyarrow.Table:
     """One row a tile, in reading order."""
-    count = len(prediction.tiles.x0)
+    count = len(prediction.tiles)
     side = np.full(count, prediction.grid.tile_px0, np.int32)
     columns = {
         "slide_id": pyarrow.array([prediction.slide.slide_id] * count, pyarrow.string()),

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import shapely
-from numpy.typing import NDArray
 from shapely.geometry.polygon import orient
 from shapely.ops import split
+
+from tiling.core.arrays import BoolArray, Float32Array, Float64Array
+from tiling.grid import Grid, Raster, Tiles
 
 _STEP0 = 0.125  # coordinates are multiples of it, level-0 pixels: short in text, and exact in binary
 _ARC_SEGMENTS = 8  # a quarter of a circle
@@ -29,50 +31,42 @@ class Region:
 
 
 def find_regions(
-    values: NDArray[np.float32],
-    px0: float,
-    slide_mpp: float,
-    size0: tuple[int, int],
-    *,
-    threshold: float,
-    smoothing_um: float = 0.0,
-    min_area_um2: float = 0.0,
+    heat: Raster, grid: Grid, *, threshold: float, smoothing_um: float = 0.0, min_area_um2: float = 0.0
 ) -> list[shapely.Polygon]:
-    """The connected parts of a map that are at or above `threshold`, the largest first, level-0 pixels.
+    """The connected parts of a map that are at or above a threshold, the largest first, level-0 pixels.
 
-    `values` (h, w) is NaN where nothing is known; a pixel spans `px0` level-0 pixels. Without smoothing a region is the
-    union of its pixels, and pixels that touch at a corner only are two regions. `smoothing_um` closes gaps narrower
-    than twice that, then cuts bridges and specks that narrow, and rounds corners to that radius. Parts smaller than
-    `min_area_um2`, holes taken off, are left out, and what lies beyond the slide, `size0` (width, height), is cut off.
+    Without smoothing a region is the union of its pixels, and pixels that touch at a corner only are two regions.
+
+    Args:
+        heat: (h, w), NaN where nothing is known.
+        grid: Of the slide; what lies beyond its edges is cut off.
+        threshold: Of the map's values.
+        smoothing_um: Gaps narrower than twice that are closed, then bridges and specks that narrow are cut, and corners
+            are rounded to that radius.
+        min_area_um2: Parts that are smaller, holes taken off, are left out.
     """
-    whole = _pixels(values >= threshold, px0)  # NaN is not
-    radius0 = smoothing_um / slide_mpp
+    whole = _pixels(heat.values >= threshold, heat.downsample)  # NaN is not
+    radius0 = smoothing_um / grid.slide_mpp
     if radius0 > 0:
         for distance in (radius0, -2 * radius0, radius0):
             whole = whole.buffer(distance, quad_segs=_ARC_SEGMENTS)
         whole = whole.simplify(radius0 / 50)
-    whole = shapely.set_precision(shapely.intersection(whole, shapely.box(0, 0, *size0)), _STEP0)
+    whole = shapely.set_precision(shapely.intersection(whole, shapely.box(0, 0, *grid.size0)), _STEP0)
     parts = [orient(part) for part in shapely.get_parts(whole) if part.geom_type == "Polygon" and part.area > 0]
-    min_area0 = min_area_um2 / slide_mpp**2
+    min_area0 = min_area_um2 / grid.slide_mpp**2
     return sorted((part for part in parts if part.area >= min_area0), key=lambda part: (-part.area, part.bounds))
 
 
-def measured(
-    outlines: list[shapely.Polygon],
-    x0: NDArray[np.int32],
-    y0: NDArray[np.int32],
-    size0: int,
-    probabilities: NDArray[np.float32],
-    slide_mpp: float,
-) -> list[Region]:
-    """The outlines with their area and the probabilities, (N,), of the tiles (corner x0, y0, side size0) in them."""
-    centres = shapely.STRtree(shapely.points(x0 + size0 / 2, y0 + size0 / 2))
+def measured(outlines: list[shapely.Polygon], tiles: Tiles, probabilities: Float32Array) -> list[Region]:
+    """The outlines with their area, and the probabilities (N,) of the tiles whose centres lie in them."""
+    half = tiles.side_px0 / 2
+    centres = shapely.STRtree(shapely.points(tiles.x0 + half, tiles.y0 + half))
     of_region, tile = centres.query(np.array(outlines, object), predicate="contains")
     found = []
     for number, outline in enumerate(outlines):
         inside = probabilities[tile[of_region == number]].astype(np.float64)
         mean, highest = (float(inside.mean()), float(inside.max())) if len(inside) else (None, None)
-        found.append(Region(outline, outline.area * slide_mpp**2, len(inside), mean, highest))
+        found.append(Region(outline, outline.area * tiles.grid.slide_mpp**2, len(inside), mean, highest))
     return found
 
 
@@ -90,17 +84,17 @@ def without_holes(polygon: shapely.Polygon) -> list[shapely.Polygon]:
     return sorted(pieces, key=lambda piece: piece.bounds)
 
 
-def rings_of(geometry: shapely.Geometry) -> list[NDArray[np.float64]]:
+def rings_of(geometry: shapely.Geometry) -> list[Float64Array]:
     """The rings of the polygons of a geometry, outer ones and holes, each (n, 2)."""
     parts = [part for part in shapely.get_parts(geometry) if part.geom_type == "Polygon"]
     return [np.asarray(ring.coords) for part in parts for ring in (part.exterior, *part.interiors)]
 
 
-def _pixels(marked: NDArray[np.bool_], px0: float) -> shapely.Geometry:
+def _pixels(marked: BoolArray, downsample: float) -> shapely.Geometry:
     """The union of the pixels that are marked, made of the runs of each row."""
     change = np.diff(np.pad(marked.astype(np.int8), ((0, 0), (1, 1))), axis=1)
     row, start = np.nonzero(change == 1)
     end = np.nonzero(change == -1)[1]
-    runs = shapely.box(start * px0, row * px0, end * px0, (row + 1) * px0)
+    runs = shapely.box(*(edge * downsample for edge in (start, row, end, row + 1)))
     # Part by part, which is much faster where there are many; simplifying takes out points on straight edges.
     return shapely.disjoint_subset_union_all(runs).simplify(0)

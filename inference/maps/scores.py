@@ -9,10 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.maps.stitch import map_px0, slide_map
-from tiling import Grid
-
-Floats = NDArray[np.float32]
+from inference.maps.stitch import slide_map
+from tiling.core.arrays import BoolArray, Float32Array, Float64Array
+from tiling.grid import Tiles
 
 TOP_FRACTION = 0.05
 PERCENTILE = 95.0
@@ -41,7 +40,9 @@ class SlideScores:
     """Area of the largest connected part of it, square millimetres."""
 
 
-def slide_scores(probabilities: Floats, threshold: float, areas: tuple[float, float] | None = None) -> SlideScores:
+def slide_scores(
+    probabilities: Float32Array, threshold: float, areas: tuple[float, float] | None = None
+) -> SlideScores:
     """The scores of a slide from the positive class' probabilities of its tiles, float32 (N,); see `areas_mm2`."""
     if len(probabilities) == 0:
         return SlideScores(None, None, None)
@@ -70,26 +71,23 @@ def noisy_or(probabilities: NDArray[np.floating]) -> float:
         return float(-np.expm1(np.log1p(-probabilities.astype(np.float64)).sum()))
 
 
-def areas_mm2(
-    probabilities: Floats, threshold: float, x0: NDArray[np.int32], y0: NDArray[np.int32], grid: Grid
-) -> tuple[float, float]:
+def areas_mm2(probabilities: Float32Array, threshold: float, tiles: Tiles) -> tuple[float, float]:
     """Area at or above the threshold, and that of its largest connected part, square millimetres.
 
-    Probabilities and corners (level-0 pixels) are of the tiles (N,). Measured on the map that outlines of regions are
-    drawn on, up to the slide's edge, so they are the areas of the regions before these are smoothed; see
-    `inference.maps.stitch.map_px0` for how exactly tiles lie on it.
+    Measured on the map that outlines of regions are drawn on, up to the slide's edge, so they are the areas of the
+    regions before these are smoothed; see `inference.maps.stitch.map_downsample` for how exactly tiles lie on it.
     """
-    px0, heat = map_px0(grid), slide_map(probabilities, x0, y0, grid)
+    heat, grid = slide_map(probabilities, tiles), tiles.grid
     # The last row and column of the map may reach beyond the slide.
     rows, columns = (
-        np.minimum(np.arange(1, n + 1) * px0, end) - np.arange(n) * px0
-        for n, end in zip(heat.shape, (grid.height0, grid.width0), strict=True)
+        np.minimum(np.arange(1, n + 1) * heat.downsample, end) - np.arange(n) * heat.downsample
+        for n, end in zip(heat.values.shape, (grid.height0, grid.width0), strict=True)
     )
     pixel_mm2 = np.outer(rows, columns) * (grid.slide_mpp / 1000) ** 2
-    return region_areas(heat >= threshold, pixel_mm2)  # where no tile lies is NaN, and not above
+    return region_areas(heat.values >= threshold, pixel_mm2)  # where no tile lies is NaN, and not above
 
 
-def region_areas(above: NDArray[np.bool_], pixel_area: NDArray[np.float64]) -> tuple[float, float]:
+def region_areas(above: BoolArray, pixel_area: Float64Array) -> tuple[float, float]:
     """The area of a mask (h, w), and of its largest part; pixels that touch at a corner only are not connected.
 
     `pixel_area` (h, w) is the area of each pixel. (0, 0) for an empty mask.

@@ -9,24 +9,25 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+import shapely
 
-from inference.maps.stitch import map_px0, slide_map
-from inference.predict import Prediction
-
-Values = NDArray[np.float32]
+from inference.maps.regions import find_regions, rings_of
+from inference.maps.stitch import slide_map
+from inference.prediction import Prediction
+from inference.text import printable
+from tiling.core.arrays import Float32Array, Float64Array
+from tiling.grid import Raster
 
 _MIN_SIDE = 256  # a level of the pyramid that fits into one chunk is the last
 
 
 @dataclass(frozen=True)
-class ProbabilityMap:
-    """The positive class' probability over a slide, from its upper left corner on."""
+class ProbabilityMap(Raster):
+    """The positive class' probability over a slide, float32 (h, w), 0 to 1; NaN where nothing was predicted.
 
-    values: Values
-    """(h, w), 0 to 1; NaN where nothing was predicted. The last row and column may reach beyond the slide."""
-    px0: float
-    """Level-0 pixels spanned by a pixel of the map."""
+    The last row and column may reach beyond the slide.
+    """
+
     slide_mpp: float
     """Micrometres per level-0 pixel."""
     name: str
@@ -35,7 +36,7 @@ class ProbabilityMap:
     @property
     def mpp(self) -> float:
         """Micrometres per pixel of the map."""
-        return self.px0 * self.slide_mpp
+        return self.downsample * self.slide_mpp
 
     @property
     def offset_um(self) -> float:
@@ -43,18 +44,22 @@ class ProbabilityMap:
 
         OME places pixels by their centres. Both first pixels begin at the slide's corner.
         """
-        return (self.px0 - 1) / 2 * self.slide_mpp
+        return (self.downsample - 1) / 2 * self.slide_mpp
 
 
 def probability_map(prediction: Prediction) -> ProbabilityMap:
-    """The map of a prediction, on whose pixels' borders its tiles begin, and end as nearly as `map_px0` says."""
-    p = prediction.probabilities[:, prediction.positive]
-    values = slide_map(p, prediction.tiles.x0, prediction.tiles.y0, prediction.grid)
-    name = f"probability of {printable(prediction.classes[prediction.positive])}"
-    return ProbabilityMap(values, map_px0(prediction.grid), prediction.slide.mpp, name)
+    """The map of a prediction; its tiles begin on borders of pixels, and end as nearly as `map_downsample` says."""
+    heat, name = slide_map(prediction.heat, prediction.tiles), printable(prediction.positive_class)
+    return ProbabilityMap(heat.values, heat.downsample, prediction.slide.mpp, f"probability of {name}")
 
 
-def pyramid(values: Values) -> list[Values]:
+def threshold_rings(prediction: Prediction) -> list[Float64Array]:
+    """The rings, each (n, 2) and closed, around what is at or above the threshold, pixel by pixel of the map."""
+    heat = slide_map(prediction.heat, prediction.tiles)
+    return rings_of(shapely.MultiPolygon(find_regions(heat, prediction.grid, threshold=prediction.threshold)))
+
+
+def pyramid(values: Float32Array) -> list[Float32Array]:
     """Levels of a map, each of half the size of the one before, until one fits into 256 x 256.
 
     A pixel is the mean of the four it stands for, of those that are not NaN. The first level is filled up with NaN to
@@ -71,15 +76,10 @@ def pyramid(values: Values) -> list[Values]:
     return levels
 
 
-def _halved(values: Values) -> Values:
+def _halved(values: Float32Array) -> Float32Array:
     height, width = values.shape
     blocks = values.reshape(height // 2, 2, width // 2, 2)
     known = np.isfinite(blocks)
     count = known.sum((1, 3))
     total = np.where(known, blocks, 0).sum((1, 3), dtype=np.float64)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
-
-
-def printable(text: str) -> str:
-    """A name that fits on one line of a picture, and into XML."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)

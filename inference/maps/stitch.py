@@ -7,28 +7,26 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse
-from numpy.typing import NDArray
 
-from tiling import Grid
+from tiling.core.arrays import Float32Array, Float64Array, Int32Array
+from tiling.grid import Grid, Raster, Tiles
 
 _TILE_PIXELS = (8, 16)  # of the map, across a tile that overlaps its neighbours: min, max
 _MAX_PIXELS = 25_000_000  # of the map, about: so its memory is bounded, whatever the slide's size
 _BAND = 512  # rows that are made at once
 
 
-def slide_map(
-    values: NDArray[np.float32], x0: NDArray[np.int32], y0: NDArray[np.int32], grid: Grid
-) -> NDArray[np.float32]:
-    """The map of the tiles (N,) over the whole slide, as `assemble` makes it, of pixels that span `map_px0(grid)`.
+def slide_map(values: Float32Array, tiles: Tiles) -> Raster:
+    """The map of tile values (N,) over the whole slide, as `assemble` makes it, at `map_downsample` of their grid.
 
     The last row and column may reach beyond the slide.
     """
-    px0 = map_px0(grid)
-    shape = (math.ceil(grid.height0 / px0), math.ceil(grid.width0 / px0))
-    return assemble(values, x0, y0, grid.tile_px0, px0, shape)
+    downsample = map_downsample(tiles.grid)
+    shape = (math.ceil(tiles.grid.height0 / downsample), math.ceil(tiles.grid.width0 / downsample))
+    return Raster(assemble(values, tiles, downsample, shape), downsample)
 
 
-def map_px0(grid: Grid) -> float:
+def map_downsample(grid: Grid) -> float:
     """Level-0 pixels that a pixel of the map spans: a tile, or where tiles overlap an n-th of their stride.
 
     So tiles begin on borders of its pixels. They end within half a level-0 pixel of one where some n does that without
@@ -43,35 +41,27 @@ def map_px0(grid: Grid) -> float:
     if tile == stride:
         return float(tile)
     fitting = int(stride / finest)
-    fewest, most = (min(math.ceil(pixels * stride / tile), fitting) for pixels in _TILE_PIXELS)
-    misses = {n: abs(tile - round(tile * n / stride) * stride / n) for n in range(fewest, most + 1)}
+    min_n, max_n = (min(math.ceil(pixels * stride / tile), fitting) for pixels in _TILE_PIXELS)
+    misses = {n: abs(tile - round(tile * n / stride) * stride / n) for n in range(min_n, max_n + 1)}
     return stride / next((n for n, miss in misses.items() if miss <= 0.5), min(misses, key=lambda n: misses[n]))
 
 
-def assemble(
-    values: NDArray[np.float32],
-    x0: NDArray[np.int32],
-    y0: NDArray[np.int32],
-    size0: int,
-    px0: float,
-    shape: tuple[int, int],
-) -> NDArray[np.float32]:
-    """The map of tile values, float32 `shape` (h, w), NaN where no tile lies; overlapping tiles are averaged.
+def assemble(values: Float32Array, tiles: Tiles, downsample: float, shape: tuple[int, int]) -> Float32Array:
+    """The map of tile values (N,), float32 `shape` (h, w), NaN where no tile lies; overlapping tiles are averaged.
 
-    `values` (N,) belong to squares with corners (x0, y0) and side `size0`, level-0 pixels; a pixel of the map spans
-    `px0` level-0 pixels, from the slide's corner. A square's edges are rounded to whole pixels of the map, so that
-    neighbours neither overlap nor leave a gap. Where squares overlap, each counts by a tent: the product of a pixel's
-    distances from the square's nearer vertical and nearer horizontal edge. So tiles that overlap by half are
-    interpolated bilinearly between their centres, and a pixel under one square shows its value.
+    A tile's edges are rounded to whole pixels of the map, so that neighbours neither overlap nor leave a gap. Where
+    tiles overlap, each counts by a tent: the product of a pixel's distances from the tile's nearer vertical and nearer
+    horizontal edge. So tiles that overlap by half are interpolated bilinearly between their centres, and a pixel under
+    one tile shows its value.
     """
     # Weights are the outer product of one tent down and one across, so the map is three sparse matrices: tents of the
-    # rows of squares, the squares' values, tents of their columns. They are whole numbers, so that a value weighted and
+    # rows of tiles, the tiles' values, tents of their columns. They are whole numbers, so that a value weighted and
     # divided again is itself.
-    ys, row = np.unique(y0, return_inverse=True)
-    xs, column = np.unique(x0, return_inverse=True)
-    down, across = _tents(ys, size0, px0, shape[0]), _tents(xs, size0, px0, shape[1])
+    ys, row = np.unique(tiles.y0, return_inverse=True)
+    xs, column = np.unique(tiles.x0, return_inverse=True)
+    down, across = (_tents(at, tiles.side_px0, downsample, n) for at, n in zip((ys, xs), shape, strict=True))
 
-    def spread(amounts: NDArray[np.float64], band: slice) -> NDArray[np.float64]:
+    def spread(amounts: Float64Array, band: slice) -> Float64Array:
         squares = scipy.sparse.csr_array((amounts, (row, column)), (len(ys), len(xs)))
         return np.asarray((down[:, band].T @ squares @ across).toarray())
 
@@ -84,9 +74,9 @@ def assemble(
     return whole
 
 
-def _tents(start0: NDArray[np.int32], size0: int, px0: float, limit: int) -> Any:
+def _tents(start0: Int32Array, side_px0: int, downsample: float, limit: int) -> Any:
     """Sparse (starts, limit): each pixel's distance from the nearer end of the stretch, in half pixels; 0 outside."""
-    first, last = (np.round(end / px0).astype(np.int64) for end in (start0, start0.astype(np.int64) + size0))
+    first, last = (np.round(end / downsample).astype(np.int64) for end in (start0, start0.astype(np.int64) + side_px0))
     length = last - first
     square = np.repeat(np.arange(len(first)), length)
     place = np.arange(len(square)) - np.repeat(np.cumsum(length) - length, length)

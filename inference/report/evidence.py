@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.predict import Prediction
+from inference.prediction import Prediction
 from inference.sources import is_store
 from tiling import Slide, TileStore
+from tiling.core.arrays import Float32Array, UInt8Array
 from tiling.tile import read_tiles
-
-UInt8Array = NDArray[np.uint8]
-Floats = NDArray[np.float32]
 
 SHOWN = 8
 """Tiles shown of the most suspicious, and of the least."""
@@ -26,17 +24,17 @@ SHOWN = 8
 class Evidence:
     """What the report shows beside the prediction itself."""
 
-    most: tuple[tuple[int, UInt8Array], ...] = ()
+    highest: tuple[tuple[int, UInt8Array], ...] = ()
     """The most suspicious tiles: their row in the prediction, and pixels uint8 (T, T, 3)."""
-    least: tuple[tuple[int, UInt8Array], ...] = ()
-    quality: Mapping[str, Floats] = field(default_factory=dict)
+    lowest: tuple[tuple[int, UInt8Array], ...] = ()
+    quality: Mapping[str, Float32Array] = field(default_factory=dict)
     """Quality columns of the predicted tiles, (N,), by name; of a store only."""
 
 
 def gather_evidence(source: Path, prediction: Prediction, slide_mpp: float | None = None) -> Evidence:
     """Read the tiles to show from the slide or store the prediction was made of. Raises SlideError, StoreError."""
-    most, least = extremes(prediction.probabilities[:, prediction.positive])
-    rows = np.concatenate([most, least])
+    highest, lowest = extremes(prediction.heat)
+    rows = np.concatenate([highest, lowest])
     if is_store(source):
         store = TileStore(source)
         row_at = {place: row for row, place in enumerate(store.tiles.places())}
@@ -48,14 +46,14 @@ def gather_evidence(source: Path, prediction: Prediction, slide_mpp: float | Non
             found = read_tiles(slide, prediction.tiles.only(rows), 1.0)
             pixels = {int(rows[index]): tile for index, tile in found}
         quality = {}
-    most_shown, least_shown = (
-        tuple((row, pixels[row]) for row in part.tolist() if row in pixels) for part in (most, least)
+    highest_shown, lowest_shown = (
+        tuple((row, pixels[row]) for row in part.tolist() if row in pixels) for part in (highest, lowest)
     )
-    return Evidence(most_shown, least_shown, quality)
+    return Evidence(highest_shown, lowest_shown, quality)
 
 
 def extremes(probabilities: NDArray[np.floating[Any]], count: int = SHOWN) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Rows of the most and of the least probable tiles (N,), the extreme first, at most `count`; no tile is in both."""
+    """Rows of the tiles (N,) of highest and lowest probability, the extreme first; no tile is in both."""
     order = np.argsort(-probabilities, kind="stable")
-    most = order[:count]
-    return most, order[len(most) :][::-1][:count]
+    highest = order[:count]
+    return highest, order[len(highest) :][::-1][:count]

@@ -16,6 +16,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from inference.text import printable
 from tiling.core.files import write_changed
 from tiling.core.versions import RESEARCH_USE
 
@@ -85,11 +86,6 @@ def render(template: str, *, title: str, folder: Path = TEMPLATES, style: str = 
         style=Markup(style),
         script=Markup(script),
     )  # fmt: skip
-
-
-def printable(text: str) -> str:
-    """A text that fits on one line of a picture, and into XML: what cannot be printed is replaced."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
 
 
 @cache

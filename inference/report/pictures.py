@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import cv2
@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from inference.colours import HEATMAP
 from inference.maps.stitch import assemble
-from inference.predict import Prediction
-
-UInt8Array = NDArray[np.uint8]
-Floats = NDArray[np.float32]
+from inference.prediction import Prediction
+from tiling.core.arrays import Float32Array, UInt8Array
+from tiling.grid import Raster
 
 LONGEST_PX = 1200
 """Of the longer side of the overview."""
@@ -27,26 +26,26 @@ _CLEAREST = 0.25
 like just where nothing was found, under a purple that is taken for haematoxylin."""
 
 
-def overview(prediction: Prediction, longest: int = LONGEST_PX) -> tuple[UInt8Array, float]:
-    """The thumbnail, at most so long, and the level-0 pixels that a pixel of it spans."""
-    picture = shrunk(prediction.thumbnail.values, longest)
-    return picture, prediction.thumbnail.downsample * prediction.thumbnail.values.shape[1] / picture.shape[1]
+def overview(prediction: Prediction, longest: int = LONGEST_PX) -> Raster:
+    """The thumbnail, its longer side at most so long."""
+    whole = prediction.thumbnail
+    picture = shrunk(whole.values, longest)
+    return Raster(picture, whole.downsample * whole.values.shape[1] / picture.shape[1])
 
 
-def heat(prediction: Prediction, picture: UInt8Array, px0: float) -> UInt8Array:
+def heat(prediction: Prediction, picture: Raster) -> UInt8Array:
     """The heatmap over the picture, RGBA; transparent where nothing was analysed."""
-    values = assembled(prediction, picture.shape[:2], px0)
+    values = assembled(prediction.heat, prediction, picture)
     drawn = colours(np.nan_to_num(values))
     drawn[..., 3] = alphas(np.nan_to_num(values))
     drawn[~np.isfinite(values)] = 0
     return drawn
 
 
-def assembled(prediction: Prediction, shape: Sequence[int], px0: float, values: Floats | None = None) -> Floats:
-    """The map of the positive class, or of other values of the tiles (N,); NaN where nothing was analysed."""
-    shown = prediction.probabilities[:, prediction.positive] if values is None else values
-    corners = (prediction.tiles.x0, prediction.tiles.y0, prediction.grid.tile_px0, px0)
-    return assemble(shown, *corners, (shape[0], shape[1]))
+def assembled(values: Float32Array, prediction: Prediction, picture: Raster) -> Float32Array:
+    """Values of the tiles (N,) over the picture, (h, w); NaN where nothing was analysed."""
+    height, width = picture.values.shape[:2]
+    return assemble(values, prediction.tiles, picture.downsample, (height, width))
 
 
 def colours(values: NDArray[np.floating[Any]]) -> UInt8Array:

@@ -12,16 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from inference.maps.contour import threshold_rings
 from inference.maps.scores import SlideScores
+from inference.maps.slide_map import threshold_rings
 from inference.ood import FLAG, RATIO, outside
-from inference.predict import Prediction
+from inference.prediction import Prediction
 from inference.report.evidence import Evidence
 from inference.report.pages import render
 from inference.report.pictures import (
     LONGEST_PX,
-    Floats,
-    UInt8Array,
     alphas,
     assembled,
     colours,
@@ -33,6 +31,8 @@ from inference.report.pictures import (
     shrunk,
     svg_path,
 )
+from tiling.core.arrays import Float32Array, UInt8Array
+from tiling.grid import Raster
 from tiling.preview import length_text, nice_length
 
 _TILE_PX, _BINS = 160, 20
@@ -70,32 +70,32 @@ _COLUMNS = {
 
 def report_html(prediction: Prediction, scores: SlideScores, evidence: Evidence, software: Mapping[str, str]) -> str:
     """The page, UTF-8; equal input gives equal text. `software` are versions by name."""
-    name, grid = prediction.classes[prediction.positive], prediction.grid
+    name, grid = prediction.positive_class, prediction.grid
     known = outside(prediction.columns, prediction.ood_quantile)
     found = asdict(scores)
-    picture, px0 = overview(prediction)
+    picture = overview(prediction)
     return render(
         "report.html",
         title=f"{prediction.slide.slide_id}: heatmap of {name}",
-        style=_map_style(prediction, picture.shape[1], px0),
+        style=_map_style(prediction, picture),
         name=name,
         threshold=threshold_text(prediction.threshold),
         known=known,
         words=in_words(prediction, scores),
         scores=[(k, number_text(found[k]), words) for k, words in _MEANINGS.items() if found[k] is not None],
-        slide={"src": jpeg(picture), "width": picture.shape[1], "height": picture.shape[0]},
-        heat=png(heat(prediction, picture, px0)),
-        size0=[f"{side * px0:.3f}" for side in picture.shape[1::-1]],
+        slide=_image(picture.values),
+        heat=png(heat(prediction, picture)),
+        size0=[f"{side:.3f}" for side in _size0(picture)],
         rings=svg_path(threshold_rings(prediction)),
-        places=_places(prediction, evidence, picture.shape[1] * px0, picture.shape[0] * px0),
-        bar=length_text(_bar_um(prediction, picture.shape[1], px0)),
+        places=_places(prediction, evidence, picture),
+        bar=length_text(_bar_um(prediction, picture)),
         histogram=_histogram(prediction),
         galleries=_galleries(prediction, evidence),
         tile_um=number_text(grid.tile_px0 * prediction.slide.mpp),
         unlike=_unlike(prediction) if known and 0 < known.tiles < known.total else None,
         columns=_column_rows({**prediction.columns, **evidence.quality}),
         quality_measured=bool(evidence.quality),
-        analysed=f"{len(prediction.tiles.x0):,}",
+        analysed=f"{len(prediction.tiles):,}",
         total=f"{grid.rows * grid.columns:,}",
         left_out=[(_LEFT_OUT.get(why, why), f"{count:,}") for why, count in prediction.left_out.items() if count],
         covered=_covered(prediction),
@@ -105,10 +105,10 @@ def report_html(prediction: Prediction, scores: SlideScores, evidence: Evidence,
 
 def in_words(prediction: Prediction, scores: SlideScores) -> str:
     """What the scores of a slide say, in sentences."""
-    name, threshold = prediction.classes[prediction.positive], prediction.threshold
+    name, threshold = prediction.positive_class, prediction.threshold
     if scores.mean is None or scores.top5_mean is None or scores.fraction_above_threshold is None:
         return "No tile of this slide was analysed, so nothing can be said of it. This is not a negative result."
-    values = prediction.probabilities[:, prediction.positive]
+    values = prediction.heat
     called, total = int((values >= threshold).sum()), len(values)
     known = outside(prediction.columns, prediction.ood_quantile)
     sentences = ["What follows is what the model computed, not a finding."] if known and known.tiles == total else []
@@ -128,7 +128,7 @@ def in_words(prediction: Prediction, scores: SlideScores) -> str:
     return " ".join([*sentences, "A probability is the model's, for one tile; it is not a diagnosis of the slide."])
 
 
-def _column_rows(columns: Mapping[str, Floats]) -> list[tuple[str, ...]]:
+def _column_rows(columns: Mapping[str, Float32Array]) -> list[tuple[str, ...]]:
     """Name, minimum, median, maximum and meaning of the columns that hold a number."""
     known = {name: values.astype(np.float64) for name, values in columns.items() if np.isfinite(values).any()}
     return [
@@ -137,26 +137,32 @@ def _column_rows(columns: Mapping[str, Floats]) -> list[tuple[str, ...]]:
     ]
 
 
-def _map_style(prediction: Prediction, width: int, px0: float) -> str:
+def _map_style(prediction: Prediction, picture: Raster) -> str:
     """The CSS that depends on the map: its width, the scale bar, the legend's colours and the threshold's mark."""
     stops = zip(colours(np.linspace(0, 1, 9))[:, :3].tolist(), alphas(np.linspace(0, 1, 9)).tolist(), strict=True)
     gradient = ", ".join(f"rgba({r},{g},{b},{alpha / 255:.3f})" for (r, g, b), alpha in stops)
-    bar = _bar_um(prediction, width, px0) / (width * prediction.slide.mpp * px0)
+    bar = _bar_um(prediction, picture) / (_size0(picture)[0] * prediction.slide.mpp)
     return (
-        f"#map {{ max-width: {width}px; }} .bar {{ width: {bar:.4%}; }}\n"
+        f"#map {{ max-width: {picture.values.shape[1]}px; }} .bar {{ width: {bar:.4%}; }}\n"
         f".legend {{ background: linear-gradient(to right, {gradient}), #fff; }}\n"
         f".legend i {{ left: {prediction.threshold * 100:.2f}%; }}"
     )
 
 
-def _bar_um(prediction: Prediction, width: int, px0: float) -> float:
-    return nice_length(width * prediction.slide.mpp * px0 / 4)
+def _bar_um(prediction: Prediction, picture: Raster) -> float:
+    return nice_length(_size0(picture)[0] * prediction.slide.mpp / 4)
 
 
-def _places(prediction: Prediction, evidence: Evidence, width0: float, height0: float) -> list[dict[str, Any]]:
+def _size0(picture: Raster) -> tuple[float, float]:
+    """Width and height of what a picture shows, level-0 pixels."""
+    height, width = picture.values.shape[:2]
+    return width * picture.downsample, height * picture.downsample
+
+
+def _places(prediction: Prediction, evidence: Evidence, picture: Raster) -> list[dict[str, Any]]:
     """Where the numbered tiles lie, in percent of the map, so that numbers stay legible on a small screen."""
-    side, places = prediction.grid.tile_px0, []
-    for shown, (row, _) in enumerate((*evidence.most, *evidence.least), start=1):
+    side, places, (width0, height0) = prediction.grid.tile_px0, [], _size0(picture)
+    for shown, (row, _) in enumerate((*evidence.highest, *evidence.lowest), start=1):
         x, y = int(prediction.tiles.x0[row]), int(prediction.tiles.y0[row])
         places.append(
             {
@@ -170,7 +176,7 @@ def _places(prediction: Prediction, evidence: Evidence, width0: float, height0: 
 
 def _histogram(prediction: Prediction) -> dict[str, Any] | None:
     """The places of what is drawn in a histogram of the tiles, and its counts; None without tiles."""
-    values = prediction.probabilities[:, prediction.positive].astype(np.float64)
+    values = prediction.heat.astype(np.float64)
     if not len(values):
         return None
     counts, edges = np.histogram(values, _BINS, (0, 1))
@@ -198,8 +204,8 @@ def _galleries(prediction: Prediction, evidence: Evidence) -> list[tuple[str, li
     """The tiles to show, by the heading above them, numbered as on the map."""
     flags, found = prediction.columns.get(FLAG), []
     for title, shown, first in (
-        ("Most suspicious", evidence.most, 1),
-        ("Least suspicious", evidence.least, len(evidence.most) + 1),
+        ("Most suspicious", evidence.highest, 1),
+        ("Least suspicious", evidence.lowest, len(evidence.highest) + 1),
     ):
         tiles = [
             {
@@ -215,15 +221,15 @@ def _galleries(prediction: Prediction, evidence: Evidence) -> list[tuple[str, li
 
 def _covered(prediction: Prediction) -> dict[str, Any]:
     """The slide, greyed where nothing was analysed."""
-    picture, px0 = overview(prediction, LONGEST_PX // 2)
-    return _image(greyed(picture, np.isfinite(assembled(prediction, picture.shape[:2], px0))))
+    picture = overview(prediction, LONGEST_PX // 2)
+    return _image(greyed(picture.values, np.isfinite(assembled(prediction.heat, prediction, picture))))
 
 
 def _unlike(prediction: Prediction) -> dict[str, Any]:
     """Where the tiles out of distribution are; where tiles overlap, most of a place's must be."""
-    picture, px0 = overview(prediction, LONGEST_PX // 2)
-    unlike = np.nan_to_num(assembled(prediction, picture.shape[:2], px0, prediction.columns[FLAG])) > 0.5
-    return _image(greyed(picture, unlike))
+    picture = overview(prediction, LONGEST_PX // 2)
+    unlike = np.nan_to_num(assembled(prediction.columns[FLAG], prediction, picture)) > 0.5
+    return _image(greyed(picture.values, unlike))
 
 
 def _image(picture: UInt8Array) -> dict[str, Any]:

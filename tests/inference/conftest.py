@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from inference.predict import Prediction
+from inference.prediction import Prediction
 from pipeline.demo.synthetic import write_pyramid
 from tiling import Grid
 from tiling.grid import Raster, Tiles

@@ -33,7 +33,8 @@ from torch import Tensor, nn
 from inference.config import OutputConfig, PredictConfig
 from inference.exports import formats
 from inference.heatmap import make_heatmap
-from inference.predict import Prediction, predict_slide
+from inference.predict import predict_slide
+from inference.prediction import Prediction
 from pipeline.demo.synthetic import write_pyramid
 from tiling import TilingConfig, tile_slide
 from training import ModelInfo, TileModel

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 import tiling.slides.slide
 from inference.config import PredictConfig
-from inference.predict import Prediction, predict_slide
+from inference.predict import predict_slide
+from inference.prediction import Prediction
 from inference.sources import is_store
 from pipeline.demo.synthetic import write_pyramid
 from tests.inference.conftest import MakeModel, picture

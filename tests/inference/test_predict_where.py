@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from inference.config import PredictConfig
-from inference.predict import Prediction, predict_slide, prediction_settings
+from inference.predict import predict_slide, prediction_settings
+from inference.prediction import Prediction
 from pipeline.demo.synthetic import write_pyramid
 from tests.inference.test_predict_ways import damaged
 from tiling import TileStore, TilingConfig, tile_slide

@@ -40,6 +40,10 @@ WINGS: dict[str, tuple[str, ...]] = {  # what the modules of a wing may import o
     "tiling/annotations": ("core", "grid"),
     # Annotations become columns of a store; importing HistoPrep's folders is a verb beside tiling.tile, and reports so.
     "tiling/stores": ("core", "grid", "annotations", "manifest", "tile"),
+    "inference/maps": ("prediction", "text"),
+    "inference/exports": ("maps", "prediction", "text", "colours", "config"),
+    "inference/report": ("maps", "exports", "prediction", "text", "colours", "ood", "summary", "sources"),
+    "inference/evaluation": ("maps", "exports", "config", "summary"),  # neither models nor backends
 }
 
 

@@ -131,12 +131,17 @@ def measure(predictions: Predictions, *, resamples: int = 1000, seed: int = 0) -
 def measure_groups(
     predictions: Predictions, names: NDArray[np.str_], *, resamples: int = 1000, seed: int = 0
 ) -> dict[str, Group]:
-    """The metrics of each group by its name; `names` (N,), where "" is unknown."""
-    known = np.where(names == "", UNKNOWN, names)
+    """The metrics of each group by its name; `names` (N,) as in `grouped`."""
     return {
-        str(name): measure(predictions.chosen(known == name), resamples=resamples, seed=seed)
-        for name in np.unique(known)
+        name: measure(predictions.chosen(which), resamples=resamples, seed=seed)
+        for name, which in grouped(names).items()
     }
+
+
+def grouped(names: NDArray[np.str_]) -> dict[str, NDArray[np.bool_]]:
+    """By the name of each group, which of N belong to it, bool (N,); `names` (N,), where "" is unknown."""
+    known = np.where(names == "", UNKNOWN, names)
+    return {str(name): known == name for name in np.unique(known)}
 
 
 def compare(first: Predictions, second: Predictions, *, resamples: int = 1000, seed: int = 0) -> dict[str, Difference]:

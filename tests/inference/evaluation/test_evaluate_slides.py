@@ -20,6 +20,7 @@ from tiling.annotations.rasterize import read_polygons
 from tiling.core.artefact import atomic_folder, content_hash, state
 from tiling.core.errors import ConfigError, InputError, OutputError
 from tiling.core.files import canonical_json
+from tiling.grid import Grid, Tiles
 from tiling.manifest import read_manifest
 
 SIDE = 4000  # of a slide, level-0 pixels of 0.5 µm; its tiles are of 250
@@ -164,7 +165,8 @@ def test_lesions_are_found_as_the_parts_say(cohort: Cohort) -> None:
         table = pyarrow.parquet.read_table(cohort.results / line[1] / "predictions.parquet")
         p, x, y = (table[name].to_numpy() for name in ("prob_tumour", "minx", "miny"))
         lesions = lesions_of(read_polygons(cohort.folder / line[5])["tumour"], (SIDE, SIDE), 0.5) if line[5] else None
-        hits.append(hits_of(detect(p, x, y, tile_px0=250, mpp=0.5), lesions))
+        grid = Grid(width0=SIDE, height0=SIDE, slide_mpp=0.5, tile_px=250, tile_px0=250, stride_px0=250)
+        hits.append(hits_of(detect(p, Tiles(grid, x, y)), lesions))
     assert found.score.value == pytest.approx(froc_score(froc_curve(hits)))
     assert (found.slides, found.lesions) == (12, 6)
     # Two slides have a false positive of 0.9 and s04 is not found: five of six at 2/12 false positives a slide.

@@ -31,14 +31,22 @@ from inference.evaluation.froc import (
     sensitivities,
 )
 from tiling.annotations.rasterize import rasterised
+from tiling.core.arrays import Int32Array
+from tiling.grid import Grid, Raster, Tiles
 
 MPP = 0.5
 
 
 def lesions_of(geometry: shapely.Geometry, size0: tuple[int, int], mpp: float) -> Lesions:
     """The lesions that polygons (level-0 pixels) draw on a slide of `size0` (width, height) and `mpp`."""
-    px0, shape = mask_frame(size0, mpp)
-    return lesions_in(rasterised(geometry, px0, shape), px0, mpp)
+    grid = Grid(width0=size0[0], height0=size0[1], slide_mpp=mpp, tile_px=64, tile_px0=64, stride_px0=64)
+    downsample, shape = mask_frame(grid)
+    return lesions_in(Raster(rasterised(geometry, downsample, shape), downsample), mpp)
+
+
+def tiles_at(x0: Int32Array, y0: Int32Array, side: int = 64, mpp: float = MPP) -> Tiles:
+    grid = Grid(width0=10_000, height0=10_000, slide_mpp=mpp, tile_px=side, tile_px0=side, stride_px0=side)
+    return Tiles(grid, x0, y0)
 
 
 def disc(x_um: float, y_um: float, across_um: float) -> shapely.Geometry:
@@ -62,16 +70,16 @@ def at(*places_um: tuple[float, float, float]) -> Detections:
 
 def test_a_lesion_is_widened_by_five_cells() -> None:
     lesions = drawn(disc(1500, 1500, 600))
-    area_um2 = (lesions.mask == 1).sum() * MASK_MPP**2
+    area_um2 = (lesions.mask.values == 1).sum() * MASK_MPP**2
     assert area_um2 == pytest.approx(np.pi * (300 + WIDENED_UM) ** 2, rel=0.04)
-    assert lesions.px0 * MPP == pytest.approx(MASK_MPP)
+    assert lesions.mask.downsample * MPP == pytest.approx(MASK_MPP)
     assert lesions.counted.tolist() == [True]
 
 
 @pytest.mark.parametrize(("gap_um", "count"), [(40, 1), (60, 1), (90, 2), (300, 2)])
 def test_lesions_closer_than_the_widening_are_one(gap_um: float, count: int) -> None:
     shapes = [shapely.box(200, 200, 1400, 1400), shapely.box(1400 + gap_um / MPP, 200, 2600 + gap_um / MPP, 1400)]
-    assert drawn(*shapes).mask.max() == count
+    assert drawn(*shapes).mask.values.max() == count
 
 
 @pytest.mark.parametrize(
@@ -85,14 +93,14 @@ def test_lesions_closer_than_the_widening_are_one(gap_um: float, count: int) -> 
 )
 def test_what_touches_at_a_corner_is_one_lesion(drawn: list[list[int]], count: int) -> None:
     """On a slide so coarse that nothing is widened."""
-    lesions = lesions_in(np.array(drawn, np.bool_), 1.0, 60.0)
-    assert lesions.mask.max() == len(lesions.counted) == count
+    lesions = lesions_in(Raster(np.array(drawn, np.bool_), 1.0), 60.0)
+    assert lesions.mask.values.max() == len(lesions.counted) == count
 
 
 def test_holes_are_filled() -> None:
     ring = shapely.difference(disc(1500, 1500, 1200), disc(1500, 1500, 800))
     lesions = drawn(ring)
-    assert lesions.mask.max() == 1
+    assert lesions.mask.values.max() == 1
     assert hits_of(at((0.9, 1500, 1500)), lesions).found.tolist() == [0.9]
 
 
@@ -112,7 +120,7 @@ def test_the_long_axis_of_an_ellipse_and_a_line() -> None:
 
 def test_no_lesion_on_a_coarse_slide_and_nothing_drawn() -> None:
     nothing = lesions_of(shapely.MultiPolygon(), (100, 80), 12.0)
-    assert nothing.mask.shape == (80, 100)
+    assert nothing.mask.values.shape == (80, 100)
     assert len(nothing.counted) == 0
     assert hits_of(at((0.5, 10, 10)), nothing).false.tolist() == [0.5]
 
@@ -126,10 +134,8 @@ def find(
     """Detections on a full grid of tiles at 1 µm a pixel: (probability, column, row)."""
     p = np.array(values, np.float32)
     y, x = np.indices(p.shape)
-    found = detect(
-        p.ravel(), (x.ravel() * side).astype(np.int32), (y.ravel() * side).astype(np.int32),
-        tile_px0=side, mpp=1.0, separation_um=separation_um,
-    )  # fmt: skip
+    tiles = tiles_at((x.ravel() * side).astype(np.int32), (y.ravel() * side).astype(np.int32), side, mpp=1.0)
+    found = detect(p.ravel(), tiles, separation_um=separation_um)
     columns, rows = found.x0 / side - 0.5, found.y0 / side - 0.5
     return [(round(a, 4), float(b), float(c)) for a, b, c in zip(found.probability, columns, rows, strict=True)]
 
@@ -146,7 +152,7 @@ def test_of_equals_the_first_is_taken() -> None:
 
 def test_no_tile_no_detection() -> None:
     none = np.zeros(0, np.int32)
-    assert len(detect(np.zeros(0, np.float32), none, none, tile_px0=9, mpp=1.0).probability) == 0
+    assert len(detect(np.zeros(0, np.float32), tiles_at(none, none)).probability) == 0
 
 
 @given(st.integers(0, 10_000), st.integers(1, 40), st.floats(0, 300))
@@ -155,7 +161,7 @@ def test_detections_against_brute_force(seed: int, count: int, separation_um: fl
     random = np.random.default_rng(seed)
     places = np.unique(random.integers(0, 12, (count, 2)), axis=0).astype(np.int32) * 32
     p = random.integers(0, 6, len(places)) / 5
-    found = detect(p, places[:, 0], places[:, 1], tile_px0=64, mpp=MPP, separation_um=separation_um)
+    found = detect(p, tiles_at(places[:, 0], places[:, 1]), separation_um=separation_um)
     left, expected = list(range(len(places))), []
     while left:
         best = max(left, key=lambda i: (p[i], -i))

@@ -5,21 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree
 
-import numpy as np
 import pytest
 import shapely
 
 from inference.exports.asap import write_asap
 from inference.maps.regions import measured
+from inference.prediction import Prediction
 from tests.inference.conftest import MakePrediction
 from tiling.annotations.rasterize import read_asap
 
 NESTED = shapely.box(0, 0, 100, 100) - shapely.box(20, 20, 80, 80)  # with an island in its hole
 
 
-def write(prediction: object, shapes: list[shapely.Polygon], path: Path) -> None:
-    none = np.zeros(0, np.int32)
-    write_asap(prediction, measured(shapes, none, none, 1, none.astype(np.float32), 0.5), path)  # type: ignore[arg-type]
+def write(prediction: Prediction, shapes: list[shapely.Polygon], path: Path) -> None:
+    write_asap(prediction, measured(shapes, prediction.tiles, prediction.heat), path)
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_regions_follow_threshold_and_least_area(
     assert [region.area_um2 for region in regions] == areas
 
 
-def test_outlines_are_smoothed_by_a_quarter_of_a_tile_unless_told(make_prediction: MakePrediction) -> None:
+def test_outlines_are_smoothed_by_a_quarter_of_a_tile_by_default(make_prediction: MakePrediction) -> None:
     prediction = make_prediction([(64, 64)], [0.9])
     (region,) = Content(prediction).regions
     assert region.outline.area == pytest.approx(64**2 - (4 - np.pi) * 16**2, rel=1e-2)

@@ -19,7 +19,7 @@ from shapely.geometry import box, shape
 from inference.colours import class_colour
 from inference.exports.geojson import write_geojson, write_regions
 from inference.maps.regions import measured
-from inference.predict import Prediction
+from inference.prediction import Prediction
 from tests.inference.conftest import MakePrediction
 
 PLACES = [(0, 0), (64, 0), (128, 64)]
@@ -131,8 +131,7 @@ def test_a_probability_that_is_no_number_is_never_written(make_prediction: MakeP
 
 
 def regions_in(prediction: Prediction, outlines: list[Any], path: Path) -> list[dict[str, Any]]:
-    p = prediction.probabilities[:, 1]
-    write_regions(prediction, measured(outlines, prediction.tiles.x0, prediction.tiles.y0, 64, p, 0.5), path)
+    write_regions(prediction, measured(outlines, prediction.tiles, prediction.heat), path)
     features: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["features"]
     return features
 

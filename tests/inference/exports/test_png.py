@@ -15,7 +15,7 @@ from PIL import Image
 from inference.colours import HEATMAP
 from inference.exports import png as overlay
 from inference.exports.png import heatmap_of, heatmap_png, overlay_png
-from inference.predict import Prediction
+from inference.prediction import Prediction
 from tests.inference.conftest import MakePrediction
 from tiling.grid import Raster
 

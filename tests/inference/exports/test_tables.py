@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from inference.exports.tables import write_csv, write_parquet
-from inference.predict import Prediction
+from inference.prediction import Prediction
 from tests.inference.conftest import MakePrediction
 
 COLUMNS = ["slide_id", "minx", "miny", "width", "height", "prob_benign", "prob_tumour"]

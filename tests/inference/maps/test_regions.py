@@ -14,15 +14,16 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
 from inference.maps.regions import find_regions, measured, rings_of, without_holes
+from tiling.grid import Grid, Raster, Tiles
 
 NAN = float("nan")
 RING = [[0.9, 0.9, 0.9], [0.9, 0.1, 0.9], [0.9, 0.9, 0.9]]
-EVERYWHERE = (10_000, 10_000)
+EVERYWHERE = Grid(width0=10_000, height0=10_000, slide_mpp=0.5, tile_px=8, tile_px0=8, stride_px0=8)
 
 
 def found(values: list[list[float]] | NDArray[np.float32], **changes: float) -> list[shapely.Polygon]:
     options = {"threshold": 0.5} | changes
-    return find_regions(np.array(values, np.float32), 8.0, 0.5, EVERYWHERE, **options)
+    return find_regions(Raster(np.array(values, np.float32), 8.0), EVERYWHERE, **options)
 
 
 @pytest.mark.parametrize(
@@ -91,29 +92,31 @@ def test_smoothing_keeps_large_holes_and_takes_specks() -> None:
     assert shapely.Polygon(hole).area == pytest.approx(80**2 - (4 - math.pi) * 16**2, rel=5e-3)
 
 
-@pytest.mark.parametrize(("least", "kept"), [(0, 2), (16, 2), (16.1, 1), (128, 1), (128.1, 0)])
-def test_small_regions_are_left_out_by_their_area_without_holes(least: float, kept: int) -> None:
+@pytest.mark.parametrize(("min_area_um2", "kept"), [(0, 2), (16, 2), (16.1, 1), (128, 1), (128.1, 0)])
+def test_small_regions_are_left_out_by_their_area_without_holes(min_area_um2: float, kept: int) -> None:
     """Pixels of 8 level-0 pixels of half a micrometre: 16 square micrometres each; the ring has eight."""
     values = np.full((3, 6), NAN, np.float32)
     values[:, :3] = RING
     values[0, 5] = 0.9
-    assert len(found(values, min_area_um2=least)) == kept
+    assert len(found(values, min_area_um2=min_area_um2)) == kept
 
 
 def test_what_lies_beyond_the_slide_is_cut_off() -> None:
-    (region,) = find_regions(np.full((2, 2), 0.9, np.float32), 8.0, 0.5, (13, 11), threshold=0.5)
+    slide = EVERYWHERE.model_copy(update={"width0": 13, "height0": 11})
+    (region,) = find_regions(Raster(np.full((2, 2), 0.9, np.float32), 8.0), slide, threshold=0.5)
     assert region.equals(shapely.box(0, 0, 13, 11))
 
 
 def test_measurements_are_those_of_the_tiles_inside() -> None:
     regions = found([[0.9, 0.1, 0.9, 0.1]])
     x0, p = np.array([0, 8, 16], np.int32), np.array([0.5, 0.1, 0.75], np.float32)
-    first, second = measured(regions, x0, np.zeros(3, np.int32), 8, p, 0.5)
+    tiles = Tiles(EVERYWHERE, x0, np.zeros(3, np.int32))
+    first, second = measured(regions, tiles, p)
     assert (first.area_um2, first.tiles, first.mean, first.highest) == (16, 1, 0.5, 0.5)
     assert (second.tiles, second.mean) == (1, 0.75)
-    (alone,) = measured([shapely.box(100, 100, 108, 108)], x0, np.zeros(3, np.int32), 8, p, 0.5)
+    (alone,) = measured([shapely.box(100, 100, 108, 108)], tiles, p)
     assert (alone.tiles, alone.mean, alone.highest) == (0, None, None)
-    assert measured([], x0, x0, 8, p, 0.5) == []
+    assert measured([], tiles, p) == []
 
 
 @pytest.mark.parametrize(

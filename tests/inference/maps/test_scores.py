@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from inference.maps.regions import find_regions
 from inference.maps.scores import SlideScores, areas_mm2, noisy_or, region_areas, slide_scores, top_mean
-from inference.maps.stitch import map_px0, slide_map
-from tiling import Grid
+from inference.maps.stitch import slide_map
+from tiling.grid import Grid, Tiles
 
 RAMP = [i / 100 for i in range(100)]
 
@@ -113,13 +113,14 @@ def test_areas_without_overlap_are_those_of_the_squares(
     x0, y0 = grid.corners()
     kept = random.random(len(x0)) < 0.8
     x0, y0 = x0[kept], y0[kept]
+    tiles = Tiles(grid, x0, y0)
     p = random.random(len(x0)).astype(np.float32)
     high = p >= 0.5
     squares = shapely.box(x0[high], y0[high], x0[high] + side, y0[high] + side)
     slide = shapely.box(0, 0, grid.width0, grid.height0)
     union = shapely.intersection(shapely.union_all(squares), slide)
     per_px = (mpp / 1000) ** 2
-    area, largest = areas_mm2(p, 0.5, x0, y0, grid)
+    area, largest = areas_mm2(p, 0.5, tiles)
     assert area == pytest.approx(union.area * per_px, abs=1e-12)
     sizes = [part.area * per_px for part in shapely.get_parts(union)]  # what touches at a corner only is apart
     assert largest == pytest.approx(max(sizes, default=0.0), abs=1e-12)
@@ -130,19 +131,19 @@ def test_a_known_slide_in_square_millimetres() -> None:
     grid = grid_of(5000, 2000, 1000, 1000, mpp=1.0)
     x0, y0 = np.array([0, 1000, 4000, 3000], np.int32), np.array([0, 1000, 0, 1000], np.int32)
     p = np.array([0.5, 0.9, 0.8, 0.49], np.float32)
-    assert areas_mm2(p, 0.5, x0, y0, grid) == pytest.approx((3.0, 1.0))
+    assert areas_mm2(p, 0.5, Tiles(grid, x0, y0)) == pytest.approx((3.0, 1.0))
     beside = np.array([0, 1000, 4000, 3000], np.int32), np.array([0, 0, 0, 1000], np.int32)
-    scores = slide_scores(p, 0.5, areas_mm2(p, 0.5, *beside, grid))
+    scores = slide_scores(p, 0.5, areas_mm2(p, 0.5, Tiles(grid, *beside)))
     assert (scores.area_above_mm2, scores.largest_region_mm2) == pytest.approx((3.0, 2.0))
     assert slide_scores(p, 0.5).area_above_mm2 is None
 
 
 def test_overlapping_tiles_are_not_counted_twice() -> None:
     grid = grid_of(96, 96, 32, 16, mpp=1000.0)  # a pixel is a square millimetre
-    x0, y0 = grid.corners()
-    everything = areas_mm2(np.ones(len(x0), np.float32), 0.5, x0, y0, grid)
+    tiles = Tiles.all_of(grid)
+    everything = areas_mm2(np.ones(len(tiles), np.float32), 0.5, tiles)
     assert everything == pytest.approx((96**2, 96**2))
-    nothing = areas_mm2(np.zeros(len(x0), np.float32), 0.5, x0, y0, grid)
+    nothing = areas_mm2(np.zeros(len(tiles), np.float32), 0.5, tiles)
     assert nothing == (0.0, 0.0)
 
 
@@ -162,26 +163,25 @@ def test_areas_are_those_of_the_squares_and_of_the_regions(
     x0, y0 = grid.corners()
     kept = np.random.default_rng(seed).random(len(x0)) < 0.4
     x0, y0 = x0[kept], y0[kept]
+    tiles = Tiles(grid, x0, y0)
     p, slide = np.full(len(x0), 0.9, np.float32), shapely.box(0, 0, grid.width0, grid.height0)
     union = shapely.intersection(shapely.union_all(shapely.box(x0, y0, x0 + tile, y0 + tile)), slide)
     parts = [part.area for part in shapely.get_parts(union) if part.area]
-    assert areas_mm2(p, 0.5, x0, y0, grid) == pytest.approx((union.area, max(parts, default=0)), abs=1e-6)
-    values = slide_map(p, x0, y0, grid)
-    regions = find_regions(values, map_px0(grid), 1000.0, (grid.width0, grid.height0), threshold=0.5)
+    assert areas_mm2(p, 0.5, tiles) == pytest.approx((union.area, max(parts, default=0)), abs=1e-6)
+    regions = find_regions(slide_map(p, tiles), grid, threshold=0.5)
     assert sorted(region.area for region in regions) == pytest.approx(sorted(parts), abs=1e-6)
 
 
 @pytest.mark.parametrize("overlap", [0.5, 0.33])
 def test_areas_and_regions_agree_on_any_tiles(overlap: float) -> None:
     grid = grid_of(3000, 2000, 256, round(256 * (1 - overlap)))
-    x0, y0 = grid.corners()
-    p = np.random.default_rng(0).random(len(x0)).astype(np.float32)
-    size0 = (grid.width0, grid.height0)
-    regions = find_regions(slide_map(p, x0, y0, grid), map_px0(grid), 0.5, size0, threshold=0.5)
+    tiles = Tiles.all_of(grid)
+    p = np.random.default_rng(0).random(len(tiles)).astype(np.float32)
+    regions = find_regions(slide_map(p, tiles), grid, threshold=0.5)
     found = [region.area * (0.5 / 1000) ** 2 for region in regions]
-    assert areas_mm2(p, 0.5, x0, y0, grid) == pytest.approx((sum(found), max(found)), rel=1e-3)
+    assert areas_mm2(p, 0.5, tiles) == pytest.approx((sum(found), max(found)), rel=1e-3)
 
 
 def test_no_tiles_have_no_area() -> None:
     none = np.empty(0, np.int32)
-    assert areas_mm2(np.empty(0, np.float32), 0.5, none, none, grid_of(100, 50, 32, 32)) == (0.0, 0.0)
+    assert areas_mm2(np.empty(0, np.float32), 0.5, Tiles(grid_of(100, 50, 32, 32), none, none)) == (0.0, 0.0)

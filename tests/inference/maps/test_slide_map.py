@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from inference.maps.slide_map import printable, probability_map, pyramid
+from inference.maps.slide_map import probability_map, pyramid
+from inference.text import printable
 from tests.inference.conftest import MakePrediction
 
 
@@ -14,7 +15,7 @@ def test_the_map_of_a_prediction(make_prediction: MakePrediction) -> None:
     expected = np.full((3, 4), np.nan)
     expected[0, 0], expected[2, 3] = 0.25, 1.0
     np.testing.assert_array_equal(made.values, expected)
-    assert (made.px0, made.mpp, made.name) == (64, 32, "probability of tumour")
+    assert (made.downsample, made.mpp, made.name) == (64, 32, "probability of tumour")
     assert made.offset_um == 63 / 2 * 0.5
 
 

@@ -12,8 +12,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 
 from inference.maps import stitch as heatmap
-from inference.maps.stitch import assemble, map_px0, slide_map
-from tiling import Grid
+from inference.maps.stitch import assemble, map_downsample, slide_map
+from tiling.grid import Grid, Tiles
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
@@ -21,7 +21,11 @@ Ints = NDArray[np.int32]
 
 def assembled(squares: list[tuple[float, int, int]], size0: int, px0: float, shape: tuple[int, int]) -> Floats:
     values, x0, y0 = (np.array([s[i] for s in squares]) for i in range(3))
-    return assemble(values.astype(np.float32), x0.astype(np.int32), y0.astype(np.int32), size0, px0, shape)
+    return assemble(values.astype(np.float32), tiles_at(x0.astype(np.int32), y0.astype(np.int32), size0), px0, shape)
+
+
+def tiles_at(x0: Ints, y0: Ints, side: int) -> Tiles:
+    return Tiles(grid(side, side), x0, y0)
 
 
 @given(
@@ -37,7 +41,7 @@ def test_neighbours_leave_no_gap_and_share_no_pixel(columns: int, rows: int, siz
     y, x = np.divmod(np.arange(rows * columns, dtype=np.int32), np.int32(columns))
     values = np.random.default_rng(seed).permutation(rows * columns).astype(np.float32)
     shape = (int(rows * size0 / px0), int(columns * size0 / px0))
-    found = assemble(values, x * np.int32(size0), y * np.int32(size0), size0, px0, shape)
+    found = assemble(values, tiles_at(x * np.int32(size0), y * np.int32(size0), size0), px0, shape)
     assert np.isin(found, values).all()
 
 
@@ -112,8 +116,8 @@ def test_without_overlap_tents_change_nothing(columns: int, size0: int, px0: flo
     """To the last bit: a value weighted and divided by its weight is itself."""
     y, x = np.divmod(np.arange(columns**2, dtype=np.int32), np.int32(columns))
     values = np.random.default_rng(seed).random(columns**2).astype(np.float32)
-    places = (x * np.int32(size0), y * np.int32(size0), size0, px0, (int(columns * size0 / px0),) * 2)
-    assert np.isin(assemble(values, *places), values).all()
+    tiles, side = tiles_at(x * np.int32(size0), y * np.int32(size0), size0), int(columns * size0 / px0)
+    assert np.isin(assemble(values, tiles, px0, (side, side)), values).all()
 
 
 # ------------------------------------------------------------------------------------------ the map of a whole slide
@@ -128,14 +132,14 @@ def grid(tile: int, stride: int, size: int = 5000) -> Grid:
     [(256, 256, 256.0), (256, 128, 32.0), (256, 64, 32.0), (256, 16, 16.0), (512, 384, 384 / 6), (8, 4, 1.0)],
 )
 def test_a_pixel_of_the_map(tile: int, stride: int, px0: float) -> None:
-    assert map_px0(grid(tile, stride)) == px0
+    assert map_downsample(grid(tile, stride)) == px0
 
 
 @given(st.integers(16, 2048), st.floats(0, 0.95))
 @settings(max_examples=200, deadline=None)
 def test_tiles_begin_on_pixels_and_the_map_stays_small(tile: int, overlap: float) -> None:
     stride = max(1, round(tile * (1 - overlap)))
-    px0 = map_px0(grid(tile, stride))
+    px0 = map_downsample(grid(tile, stride))
     assert abs(stride / px0 - round(stride / px0)) < 1e-9
     assert stride == px0 or tile / px0 < 16 + tile / stride
     assert stride == tile or px0 <= tile / 8 + 1e-9
@@ -152,12 +156,9 @@ def test_a_tile_begins_where_it_was_read_and_ends_within_half_a_pixel(
     slide = Grid(width0=width, height0=tile, slide_mpp=0.25, tile_px=64, tile_px0=tile, stride_px0=stride)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(heatmap, "_MAX_PIXELS", most)
-        px0, x0 = map_px0(slide), round(place * (columns - 1)) * stride
-        covered = np.flatnonzero(
-            np.isfinite(slide_map(np.ones(1, np.float32), np.array([x0], np.int32), np.zeros(1, np.int32), slide)).any(
-                0
-            )
-        )
+        px0, x0 = map_downsample(slide), round(place * (columns - 1)) * stride
+        tile_at = Tiles(slide, np.array([x0], np.int32), np.zeros(1, np.int32))
+        covered = np.flatnonzero(np.isfinite(slide_map(np.ones(1, np.float32), tile_at).values).any(0))
     assert px0 <= stride
     assert covered[0] * px0 == pytest.approx(x0, abs=1e-6)
     missed = abs((covered[-1] + 1) * px0 - min(x0 + tile, math.ceil(width / px0) * px0))
@@ -171,9 +172,9 @@ def test_a_tile_begins_where_it_was_read_and_ends_within_half_a_pixel(
 def test_the_map_of_a_giant_slide_stays_small(tile: int, stride: int, px0: float) -> None:
     """300,000 px squared are 90 gigapixels: a pixel spans 60 at least, and whole parts of a stride, or strides."""
     slide = grid(tile, stride, 300_000)
-    assert map_px0(slide) == px0
+    assert map_downsample(slide) == px0
     y0, x0 = (np.indices((9, 9), np.int32).reshape(2, -1) + 31) * np.int32(stride)
-    values = slide_map(np.ones(len(x0), np.float32), x0, y0, slide)
+    values = slide_map(np.ones(len(x0), np.float32), Tiles(slide, x0, y0)).values
     assert values.size <= 25_100_000
     rows, columns = (np.flatnonzero(np.isfinite(values).any(axis)) for axis in (1, 0))
     assert len(rows) * px0 == len(columns) * px0 == pytest.approx(8 * stride + tile, abs=px0)

@@ -1,0 +1,8 @@
+"""Names of slides and classes as text to be shown."""
+
+from __future__ import annotations
+
+
+def printable(text: str) -> str:
+    """A text that fits on one line of a picture, and into XML: what cannot be printed is replaced."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
