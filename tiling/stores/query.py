@@ -1,8 +1,8 @@
 """Filter expressions over the columns of a store: `focus > 20 and pen < 0.05` -> which tiles. Pure.
 
 Comparisons (chains too: `0.1 < pen < 0.5`) of numbers, columns and `+ - * /` of them, joined by `and`, `or` and `not`,
-as in Python. A column is a name, or any text in backticks or quotes. The text is parsed by `ast`, and only the nodes listed
-here are let through; nothing is ever evaluated as Python.
+as in Python. A column is a name, or any text in backticks or quotes. The text is parsed by `ast`, and only the nodes
+listed here are let through; nothing is ever evaluated as Python.
 """
 
 from __future__ import annotations
