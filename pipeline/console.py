@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -23,20 +23,20 @@ def start_logging(verbose: bool) -> None:
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler], format="%(message)s")
 
 
-def progress_bar(unit: str = "slides", *, time_left: bool = True) -> Progress:
-    """A bar over slides or another unit, with a column `tiles` for how far a slide's tiles are."""
+def progress_bar() -> Progress:
+    """A bar whose column `done` says how far a task is; the time left is by what was done in the last ten minutes."""
     return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
-        TextColumn("{task.fields[tiles]}"), *([TimeRemainingColumn()] if time_left else []), console=errors,
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[done]}"), TimeRemainingColumn(),
+        console=errors, speed_estimate_period=600,
     )  # fmt: skip
 
 
 @contextmanager
 def progress(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     """Show a bar; yields what is called with (units done, units in all)."""
-    with progress_bar(unit) as bar:
-        shown = bar.add_task(title, total=None, tiles="")
-        yield lambda done, total: bar.update(shown, completed=done, total=total)
+    with progress_bar() as bar:
+        task = bar.add_task(title, total=None, done="")
+        yield lambda done, total: bar.update(task, completed=done, total=total, done=f"{done}/{total} {unit}")
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -1,8 +1,8 @@
-"""Where an artefact comes from: the record of those that have none of their own, and the chain back to the slides.
+"""Where an artefact comes from: the chain back to its slides, its model and the data that was trained on.
 
-Stores, models and heatmaps say themselves what they are made from (attributes, model.json, slide.json). What else a
-study makes has a `provenance.json` beside it, as a training run has of its data. The chain is followed by hashes alone,
-so that it holds wherever the folders are; where one cannot be found, its hash is what is left to say.
+What an artefact was made from is in its commit.json, with names and numbers in its attributes, model.json or
+slide.json; a training says in `provenance.json` what it learned from, as version 0.1 did of its tests. The chain is
+followed by hashes alone, so that it holds wherever the folders are.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from tiling import TileStore
 from tiling.core.artefact import COMMIT, PROVENANCE, content_hash, folder_faults, read_commit
 from tiling.core.errors import InputError, SpecslideError
-from tiling.core.files import canonical_json, sha256_file, sha256_text
+from tiling.core.files import sha256_file
 from tiling.core.versions import RESEARCH_USE
 
-_SOFTWARE = ("torch", "timm", "numpy", "matplotlib", "scikit-learn")
-_TOLD_IN = {"store": "zarr.json", "model": "model.json", "heatmap": "slide.json"}
-"""The file that says what such a folder was made from, by the kind of artefact."""
-_MARKS = frozenset({*_TOLD_IN.values(), "evaluation.json", "stress.json", "slides.json"})
-"""Files that tell an artefact whose commit.json is lost, or that version 0.1 made without one."""
-_TESTS = ("evaluation", "stress", "slides")
-"""Artefacts that test models or heatmaps: their recipe says what they were made from."""
+_MARK = {
+    "store": "zarr.json", "model": "model.json", "heatmap": "slide.json",
+    "evaluation": "evaluation.json", "stress": "stress.json", "slides": "slides.json",
+}  # fmt: skip
+"""The file by which a folder is known whose commit.json is lost or, of version 0.1, has no recipe."""
+_DESCRIBED = ("store", "model", "heatmap")
+"""Artefacts that describe themselves in that file."""
+_TRACED = (*_MARK, "training", "export")
 
 
 class Record(BaseModel):
@@ -67,12 +68,13 @@ def artefacts_in(root: Path, on_error: Callable[[OSError], None] | None = None) 
     for place, folders, files in os.walk(root, onerror=on_error):
         folder = Path(place)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if COMMIT in files or not _MARKS.isdisjoint(files):
+        marked = not set(_MARK.values()).isdisjoint(files)
+        if COMMIT in files or marked:
             yield folder
             try:
                 shared = read_commit(folder).shared
             except SpecslideError:
-                shared = _MARKS.isdisjoint(files)
+                shared = not marked
             if not shared:
                 folders.clear()
 
@@ -85,7 +87,7 @@ class Link:
     """One artefact of a chain, and what it was made from."""
 
     kind: str
-    """heatmap, store, slide, model, data, tiles, stress or slides."""
+    """heatmap, store, slide, model, data, evaluation, stress, slides or export."""
     name: str
     sha256: str
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -107,11 +109,13 @@ def trace(path: Path, search: Sequence[Path] = ()) -> Link:
     """
     folder = _artefact_of(path)
     _refuse_changed(folder, path)
+    if (folder / "model" / COMMIT).is_file():  # of a training
+        folder /= "model"
     return _Chain(_Index(search or (_study_of(folder),))).of(folder)
 
 
-def told(chain: Link) -> Iterator[str]:
-    """The chain in lines of text, each link below what was made from it; one named before is not told again."""
+def lines_of(chain: Link) -> Iterator[str]:
+    """The chain in lines of text, each link below what was made from it; what one was made from is listed once."""
     seen: set[str] = set()
 
     def lines(link: Link, indent: str) -> Iterator[str]:
@@ -134,56 +138,39 @@ def _artefact_of(path: Path) -> Path:
         raise InputError(path, "does not exist", "pass a file or folder of a result")
     place = path.resolve()
     for folder in (place, *place.parents):
-        if folder.is_dir() and _kind_of(folder) is not None:
+        if folder.is_dir() and (_kind_of(folder) is not None or (folder / "model" / "model.json").is_file()):
             return folder
-        if (folder / "model" / "model.json").is_file():  # of a training run
-            return folder / "model"
     what = "is of no artefact that says where it comes from"
     raise InputError(path, what, "pass a store, a model, a heatmap's folder, or a file of an evaluation")
 
 
 def _kind_of(folder: Path) -> str | None:
-    """What sort of artefact a folder holds, by the file that says it."""
+    """What sort of artefact with a chain a folder holds; None: none."""
     if (folder / COMMIT).is_file():
         commit = read_commit(folder)
-        for kind, name in _TOLD_IN.items():
-            if (folder / name).is_file() and name in commit.files:
-                return kind
-        if commit.recipe is not None and commit.recipe.artefact in _TESTS:
-            return commit.recipe.artefact
+        if commit.recipe is not None:
+            return commit.recipe.artefact if commit.recipe.artefact in _TRACED else None
+        return next((kind for kind in _DESCRIBED if _MARK[kind] in commit.files), None)
     record = read_record(folder)
     return None if record is None or record.artefact == "model" else record.artefact
 
 
 def _refuse_changed(folder: Path, path: Path) -> None:
-    """Raise InputError if the file was changed after its artefact was made, or does not belong to it."""
+    """Raise InputError if a file was changed after its artefact was made, or does not belong to it."""
     place = path.resolve()
-    record = None if (folder / COMMIT).is_file() else read_record(folder)
-    inside = place.is_relative_to(folder)
-    if (inside and place.is_dir()) or place in (folder.parent, folder / (COMMIT if record is None else PROVENANCE)):
-        return
-    if not inside:
-        known, name = _vouched_beside(folder), place.relative_to(folder.parent).as_posix()
+    if (folder / COMMIT).is_file():
+        known, itself = {name: str(of["sha256"]) for name, of in read_commit(folder).files.items()}, COMMIT
     else:
-        known = (
-            record.files if record is not None else {n: str(f["sha256"]) for n, f in read_commit(folder).files.items()}
-        )
-        name = place.relative_to(folder).as_posix()
+        record = read_record(folder)
+        known, itself = {} if record is None else record.files, PROVENANCE
+    name = place.relative_to(folder).as_posix()
+    if place.is_dir() or name == itself:
+        return
     if name not in known:
-        what = "is no part of the artefact it lies in" if inside else "is no part of the model it lies beside"
-        raise InputError(path, f"{what}, so nothing vouches for it", "pass the artefact's folder, or a file of it")
+        what = "is no part of the artefact it lies in, so nothing vouches for it"
+        raise InputError(path, what, "pass the artefact's folder, or a file of it")
     if sha256_file(place) != known[name]:
         raise InputError(path, "was changed after it was made, so nothing vouches for it", "make it again")
-
-
-def _vouched_beside(model: Path) -> dict[str, str]:
-    """SHA-256 of those files of a training run that follow from its model's model.json, by name."""
-    from training.models.folder import read_info  # torch takes seconds, and few pass such a file
-    from training.record import metric_record
-
-    info = read_info(model)
-    known = {name: sha256 for name, sha256 in info.hashes.items() if name == PROVENANCE}  # earlier versions have none
-    return known | {"metrics.json": sha256_text(canonical_json(metric_record(info)))}
 
 
 def _study_of(folder: Path) -> Path:
@@ -232,18 +219,14 @@ class _Chain:
 
     def of(self, folder: Path) -> Link:
         kind = _kind_of(folder)
-        if kind in _TOLD_IN and (faults := folder_faults(folder, only=frozenset({_TOLD_IN[kind]}))):
+        if kind not in _DESCRIBED:
+            return self._tested(folder)
+        if faults := folder_faults(folder, only=frozenset({_MARK[kind]})):
             raise InputError(folder, f"is damaged: {faults[0]}", "make it again")
-        if kind == "store":
-            return self._store(folder)
-        if kind == "model":
-            return self._model(folder)
-        if kind == "heatmap":
-            return self._heatmap(folder)
-        return self._tested(folder)
+        described = {"store": self._store, "model": self._model, "heatmap": self._heatmap}
+        return described[kind](folder, json.loads((folder / _MARK[kind]).read_bytes()))
 
-    def _heatmap(self, folder: Path) -> Link:
-        summary = _json(folder / "slide.json")
+    def _heatmap(self, folder: Path, summary: Mapping[str, Any]) -> Link:
         made, slide = summary["made_from"], summary["slide"]
         hashes = [made["settings"].get(name) for name in ("store_sha256", "store_pixels_sha256")]  # labelled since?
         store = next((h for h in hashes if h and self._index.find(h)), hashes[0])
@@ -253,8 +236,8 @@ class _Chain:
         facts = {"device": summary.get("device"), "settings": made["settings"], **_software(summary)}
         return Link("heatmap", folder.name, content_hash(folder), facts, made_from=(source, *links))
 
-    def _store(self, folder: Path) -> Link:
-        attributes = _json(folder / "zarr.json")["attributes"]
+    def _store(self, folder: Path, group: Mapping[str, Any]) -> Link:
+        attributes = group["attributes"]
         facts = {"config": attributes["config"], **_software(attributes)}
         slide = self._slide(attributes["slide"])
         return Link("store", folder.stem, content_hash(folder), facts, made_from=(slide,))
@@ -264,8 +247,7 @@ class _Chain:
         facts = {name: slide[name] for name in ("width", "height", "mpp", "vendor") if name in slide}
         return Link("slide", slide["slide_id"], slide["sha256"], facts)
 
-    def _model(self, folder: Path) -> Link:
-        info = _json(folder / "model.json")
+    def _model(self, folder: Path, info: Mapping[str, Any]) -> Link:
         facts = {
             "backbone": info["backbone"],
             "seed": info["training"].get("seed"),
@@ -302,29 +284,20 @@ class _Chain:
         return Link("store", source["slide_id"], content_hash(found), facts, made_from=(slide,))
 
     def _tested(self, folder: Path) -> Link:
-        inputs, facts, kind, sha256 = self._tested_from(folder)
+        """A test or an export: by its recipe or, of version 0.1, its record."""
+        if (folder / COMMIT).is_file() and (recipe := (commit := read_commit(folder)).recipe) is not None:
+            kind, inputs, sha256 = recipe.artefact, recipe.inputs, content_hash(folder)
+            facts = {"settings": dict(recipe.settings), "device": commit.made_with.get("device")}
+            facts |= _software({"software": commit.made_with, **commit.made_with})
+        elif (record := read_record(folder)) is not None:
+            kind, inputs, sha256 = record.artefact, record.inputs, sha256_file(folder / PROVENANCE)
+            facts = {"settings": record.settings, "machine": record.machine, **_software(record.model_dump())}
+        else:
+            raise InputError(folder, "holds no artefact", "pass a file of a result")
         models = inputs.get("models", {"model": inputs["model"]} if "model" in inputs else {})
         links = [self._found(of, "model", name) for name, of in models.items()]
         links += [self._found(of, "heatmap", name) for name, of in inputs.get("heatmaps", {}).items()]
         return Link(kind, folder.name, sha256, facts, made_from=tuple(links))
-
-    @staticmethod
-    def _tested_from(folder: Path) -> tuple[Mapping[str, Any], dict[str, Any], str, str]:
-        """Inputs, facts, kind and hash of a test, by its recipe or, of version 0.1, its record."""
-        if (folder / COMMIT).is_file() and (recipe := (commit := read_commit(folder)).recipe) is not None:
-            facts = {"settings": dict(recipe.settings), "device": commit.made_with.get("device")}
-            return (
-                recipe.inputs,
-                facts
-                | _software(commit.made_with if "software" in commit.made_with else {"software": commit.made_with}),
-                recipe.artefact,
-                content_hash(folder),
-            )
-        record = read_record(folder)
-        if record is None:
-            raise InputError(folder, "holds no artefact", "pass a file of a result")
-        facts = {"settings": record.settings, "machine": record.machine, **_software(record.model_dump())}
-        return record.inputs, facts, record.artefact, sha256_file(folder / PROVENANCE)
 
     def _found(self, sha256: str, kind: str, name: str, slide: Mapping[str, Any] | None = None) -> Link:
         """The link of an artefact with that hash, or what is known of it without."""
@@ -333,14 +306,6 @@ class _Chain:
             return self.of(place)
         known = () if slide is None else (self._slide(slide),)
         return Link(kind, name, sha256, missing=f"the {kind} is not here", made_from=known)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(path, f"cannot be read ({type(error).__name__})", "make it again") from None
-    return found
 
 
 def _software(record: Mapping[str, Any]) -> dict[str, Any]:

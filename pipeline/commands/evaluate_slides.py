@@ -26,7 +26,7 @@ def evaluate_slides(
     lesions: Annotated[
         str | None, typer.Option(help="Annotated classes that are lesions, commas between; default: the model's.")
     ] = None,
-    separation_um: Annotated[float, typer.Option(min=0, help="Detections are at least this far apart.")] = 150.0,
+    separation_um: Annotated[float, typer.Option(min=0, help="Min distance between detections.")] = 150.0,
     resamples: Annotated[int, typer.Option(min=0, max=100_000, help="Resamples of cases behind each interval.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Decides the resamples.")] = 0,
 ) -> None:

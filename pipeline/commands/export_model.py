@@ -35,4 +35,4 @@ def export_model(
     from inference.export_model import export_model as verb
 
     report = verb(load_model(folder), to, out, overwrite=overwrite)
-    console.say(f"{report.file}, at most {report.difference:.1e} from torch")
+    console.say(f"{report.file}, max difference from torch {report.difference:.1e}")

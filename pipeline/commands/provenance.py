@@ -21,8 +21,7 @@ def provenance(
     """The chain from a result back to its slide, its model and the data that was trained on, by their hashes.
 
     What it was made from is looked for in the study that it lies in, wherever that was moved. What is not there is
-    named by its hash. A file that was changed after it was made is refused, and so is one that nothing vouches for, as
-    nothing does for the pictures of a training.
+    named by its hash. A file that was changed after it was made is refused, and so is one that nothing vouches for.
 
     Examples:
 
@@ -30,11 +29,11 @@ def provenance(
 
     `specslide provenance slide_1/heatmap.geojson --search results`
     """
-    from pipeline.provenance import told, trace
+    from pipeline.provenance import lines_of, trace
 
     chain = trace(artefact, search or ())
     if as_json:
         console.say(json.dumps(chain.record(), indent=1, ensure_ascii=False))
         return
-    for line in told(chain):
+    for line in lines_of(chain):
         console.say(line)

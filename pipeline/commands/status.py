@@ -28,11 +28,11 @@ def status(
     rows = [(stage, *counts.values()) for stage, counts in found.counts()]
     state = "a process is at work on it" if found.running else "nobody is at work on it"
     console.show_table(f"{folder}: {state}", columns, rows)
-    for progress, most in (("failed", None), ("running", None), ("left", _SHOWN)):
+    for progress, limit in (("failed", None), ("running", None), ("left", _SHOWN)):
         items = [(item.name, item.why) for item in found.items if item.progress == progress]
         if items:
-            more = f", {most} of {len(items)}" if most is not None and len(items) > most else ""
-            console.show_table(f"{progress}{more}", ("artefact", "reason"), items[:most])
+            more = f", {limit} of {len(items)}" if limit is not None and len(items) > limit else ""
+            console.show_table(f"{progress}{more}", ("artefact", "reason"), items[:limit])
     if found.last is not None:
         took = "" if found.last.seconds is None else f" after {found.last.seconds:,.0f} s"
         reason = f": {found.last.reason}" if found.last.reason else ""

@@ -30,8 +30,7 @@ def stress(
 ) -> None:
     """How well models stand what another scanner or laboratory changes: a metric against the strength of each shift.
 
-    DIR gets stress.json, stress.csv and stress.png: curves with intervals over cases, and the area under each; and
-    provenance.json.
+    DIR gets stress.json, stress.csv and stress.png: curves with intervals over cases, and the area under each.
 
     Examples:
 

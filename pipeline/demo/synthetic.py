@@ -66,7 +66,7 @@ def make_cohort(
 
     The folder holds `slides/*.tif`, `annotations/*.geojson`, `manifest.csv` (slide_path and annotation relative to
     the folder, slide_id, case_id, label, split, site, scanner) and `commit.json`; it appears when it
-    is complete. An intact cohort made with the same settings is kept as it is; an older or damaged one is made anew.
+    is complete. An intact cohort made with the same settings is kept; an older or damaged one is made anew.
     `size_px` is (width, height), `mpp` micrometres per pixel. Raises ConfigError for fewer than 6 slides, and
     OutputError if the folder cannot be written or holds anything else.
     """

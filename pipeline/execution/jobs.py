@@ -183,7 +183,7 @@ def predict_all(
 ) -> list[Outcome[HeatmapJob, HeatmapReport]]:
     """Make heatmaps with one model or several: in this process, on all GPUs of this machine, or on a cluster.
 
-    On a CPU, and with one GPU, the slides follow each other in this process: torch has all cores there as it is, and
+    On a CPU, and with one GPU, the slides follow each other in this process: torch uses all cores there already, and
     more processes would only share them. With several GPUs each has a process of its own. `models` are a model that is
     loaded, for this process alone, or the folders of models, which each process loads for itself. `device` is auto, cpu
     or cuda. Raises as `pipeline.execution.pool.run_slides` does, and ConfigError for a loaded model on a cluster.

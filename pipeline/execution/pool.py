@@ -15,7 +15,6 @@ import signal
 import threading
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -25,7 +24,7 @@ from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 from rich.progress import Progress, TaskID
 
@@ -45,7 +44,6 @@ Task = Callable[[Job, TileProgress], Result]
 
 DIED = "its worker process died (killed, or out of memory)"
 _POLL_S = 0.2
-_WINDOW = 600  # samples behind the rate, at most one a second: what was done in the last ten minutes
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ def run_slides(
     """
     weights = [max(1, size) for size in sizes] if sizes is not None else [1] * len(jobs)
     order = sorted(range(len(jobs)), key=lambda number: -weights[number])  # stable
-    with listening((signal.SIGINT, *STOPPING)) as stop, progress_bar(time_left=False) as bar:
+    with listening((signal.SIGINT, *STOPPING)) as stop, progress_bar() as bar:
         watch: Watch[Job, Result] = Watch(jobs, weights, title, bar, stop)
         if cluster is not None:
             from pipeline.execution.dask import run_on_cluster  # Dask is an extra, and takes a second to load
@@ -107,26 +105,6 @@ def bytes_of(path: Path) -> int:
         return 0
 
 
-class Sample(NamedTuple):
-    """How far a run was at a time."""
-
-    time_s: float
-    slides: int
-    work: float
-    """In the unit of the slides' sizes."""
-
-
-def pace(samples: Sequence[Sample], all_work: float) -> tuple[float, float] | None:
-    """Slides a minute and seconds left, by what was done between the first and the last sample; None: too early."""
-    if not samples:
-        return None
-    first, last = samples[0], samples[-1]
-    seconds, work = last.time_s - first.time_s, last.work - first.work
-    if seconds <= 0 or work <= 0:
-        return None
-    return 60 * (last.slides - first.slides) / seconds, seconds * (all_work - last.work) / work
-
-
 class Watch(Generic[Job, Result]):
     """A run as its engine reports it: outcomes, tiles done, and the wish to stop. What is known is shown."""
 
@@ -137,8 +115,7 @@ class Watch(Generic[Job, Result]):
         self.title = title
         self._weights, self._bar, self._stop = weights, bar, stop
         self._tiles: dict[int, tuple[int, int]] = {}
-        self._samples = deque([Sample(time.monotonic(), 0, 0.0)], _WINDOW)
-        self._shown: TaskID = bar.add_task(title, total=len(jobs), tiles="")
+        self._shown: TaskID = bar.add_task(title, total=sum(weights), done="")
 
     def finished(self, number: int, result: Result | None, error: str | None) -> None:
         """A job has its outcome."""
@@ -150,7 +127,7 @@ class Watch(Generic[Job, Result]):
 
     def look(self) -> None:
         """Show how far it is. Raises StoppedError if a signal has asked to stop."""
-        self._bar.update(self._shown, completed=len(self.outcomes), tiles=self._text())
+        self._bar.update(self._shown, completed=self._work(), done=self._text())
         if self._stop.signal is not None and len(self.outcomes) < len(self.jobs):
             done = f"with {len(self.outcomes)} of {len(self.jobs)} slides done"
             raise StoppedError(
@@ -158,17 +135,11 @@ class Watch(Generic[Job, Result]):
             )
 
     def _text(self) -> str:
-        now = time.monotonic()
-        if now - self._samples[-1].time_s >= 1:
-            self._samples.append(Sample(now, len(self.outcomes), self._work()))
-        tiles = sum(done for done, _ in self._tiles.values())
-        parts = [f"{tiles:,} tiles"] if tiles else []
-        found = pace(self._samples, sum(self._weights))
-        if found is not None and len(self.outcomes) < len(self.jobs):
-            a_minute, left_s = found
-            hours, minutes = divmod(int(left_s) // 60, 60)
-            parts += [f"{a_minute:.3g} slides/min"] if a_minute else []
-            parts += [f"{hours}:{minutes:02}:{int(left_s) % 60:02} left"]
+        parts = [f"{len(self.outcomes)}/{len(self.jobs)} slides"]
+        if tiles := sum(done for done, _ in self._tiles.values()):
+            parts.append(f"{tiles:,} tiles")
+        if speed := self._bar.tasks[self._shown].speed:  # in the unit of the weights
+            parts.append(f"{60 * speed * len(self.jobs) / sum(self._weights):.3g} slides/min")
         return ", ".join(parts)
 
     def _work(self) -> float:
@@ -319,7 +290,7 @@ def _start_worker(counters: Array[c_int64], free_devices: SimpleQueue[str] | Non
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent has died: it would hold its slide's claim against the run that comes next."""
+    """End this process when its parent has died: it would hold its slide's lock against the run that comes next."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -12,9 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.progress import Progress
 
-from pipeline.execution.pool import Outcome, Sample, TileProgress, bytes_of, default_workers, pace, run_slides
+from pipeline.execution.pool import Outcome, TileProgress, Watch, bytes_of, default_workers, run_slides
 from tiling.core.errors import SlideError, StoppedError
+from tiling.core.signals import listening
 
 DIED = "its worker process died"
 
@@ -223,19 +225,20 @@ def test_each_process_gets_a_gpu_of_its_own() -> None:
     assert "5" in found
 
 
-@pytest.mark.parametrize(
-    ("samples", "expected"),
-    [
-        ([], None),
-        ([Sample(0, 0, 0)], None),
-        ([Sample(0, 0, 0), Sample(10, 0, 0)], None),
-        ([Sample(0, 0, 0), Sample(60, 2, 25)], (2.0, 180.0)),  # a quarter in a minute: three minutes for the rest
-        ([Sample(30, 4, 40), Sample(60, 5, 60), Sample(90, 6, 100)], (2.0, 0.0)),
-        ([Sample(0, 0, 0), Sample(30, 0, 20)], (0.0, 120.0)),  # the first slide is not done, but its tiles are
-    ],
-)
-def test_the_pace(samples: list[Sample], expected: tuple[float, float] | None) -> None:
-    assert pace(samples, all_work=100) == expected
+def test_the_time_left_goes_by_the_sizes_of_the_slides() -> None:
+    """A quarter in a minute: two minutes for the second half. A slide that is under way counts by its tiles."""
+    clock = [0.0]
+    with Progress(get_time=lambda: clock[0], disable=True, speed_estimate_period=600) as bar, listening([]) as stop:
+        watch: Watch[str, int] = Watch(["a", "b", "c"], [50, 25, 25], "test", bar, stop)
+        watch.at(0, 10, 20)
+        for clock[0] in (60.0, 120.0):
+            watch.look()
+            watch.at(0, 20, 20)
+        assert bar.tasks[0].completed == 50
+        assert bar.tasks[0].time_remaining == 120
+        watch.finished(0, 1, None)
+        watch.look()
+        assert bar.tasks[0].fields["done"] == "1/3 slides, 20 tiles, 0.75 slides/min"
 
 
 def test_sizes_of_slides(tmp_path: Path) -> None:
