@@ -168,7 +168,7 @@ def test_a_lost_preview_is_made_again(small_slide: Path, tmp_path: Path, file_ha
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"codec": "lossless"}, "codec was "jpeg:80", is "lossless""),
+        ({"codec": "lossless"}, 'codec was "jpeg:80", is "lossless"'),
         ({"tile_px": 32}, "tile_px was 64, is 32"),
         ({"overlap": 0.5}, "overlap was 0.0, is 0.5"),
         ({"mpp": 1.0, "min_tissue": 0.1}, "min_tissue was 0.5, is 0.1, mpp was 0.5, is 1.0"),
