@@ -1,24 +1,19 @@
 """Filter expressions over the columns of a store: `focus > 20 and pen < 0.05` -> which tiles. Pure.
 
-    either     := both ("or" both)*
-    both       := negation ("and" negation)*
-    negation   := "not" negation | comparison
-    comparison := sum (("<" | "<=" | ">" | ">=" | "==" | "!=") sum)*      chains as in Python: 0.1 < pen < 0.5
-    sum        := product (("+" | "-") product)*
-    product    := signed (("*" | "/") signed)*
-    signed     := ("-" | "+") signed | number | column | "(" either ")"
-
-A column is a name, or any text in backticks or quotes. The text is parsed by this module, never evaluated as Python.
+Comparisons (chains too: `0.1 < pen < 0.5`) of numbers, columns and `+ - * /` of them, joined by `and`, `or` and `not`,
+as in Python. A column is a name, or any text in backticks or quotes. The text is parsed by `ast`, and only the nodes
+listed here are let through; nothing is ever evaluated as Python.
 """
 
 from __future__ import annotations
 
+import ast
 import difflib
 import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,22 +29,17 @@ Columns = Mapping[str, NDArray[Any]]
 """Columns (N,) by name; those of annotation classes as `annotation/<class>`."""
 
 _ANNOTATION: Final = "annotation/"
-_LONGEST: Final = 2000  # characters
-_DEEPEST: Final = 50  # parentheses and signs inside each other
-_TOKEN = re.compile(
-    r"""\s*(?:(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)
-          |(?P<name>[^\W\d]\w*)
-          |`(?P<backticked>[^`]*)` | "(?P<quoted>[^"]*)" | '(?P<single>[^']*)'
-          |(?P<sign><=|>=|==|!=|[<>+\-*/()]))""",
-    re.VERBOSE,
-)
-_COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
-    "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq, "!=": operator.ne,
-}  # fmt: skip
-_ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
-    "+": np.add, "-": np.subtract, "*": np.multiply, "/": np.divide,
-}  # fmt: skip
+_MAX_LENGTH: Final = 2000  # characters
+_MAX_DEPTH: Final = 50  # parentheses and signs inside each other
+_QUOTED = re.compile(r"`([^`]*)`|\"([^\"]*)\"|'([^']*)'")
+_FOREIGN = re.compile(r"[^\w\s.<>=!+\-*/()]|(?<![<>=!])=(?!=)|!(?!=)|(?<![\d])\.(?!\d)")
 _HINTS = {"=": "write == for equality", "&": "write and", "|": "write or", "!": "write not", "~": "write not"}
+_OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
+    ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge, ast.Eq: operator.eq,
+    ast.NotEq: operator.ne, ast.Add: np.add, ast.Sub: np.subtract, ast.Mult: np.multiply, ast.Div: np.divide,
+    ast.And: np.logical_and, ast.Or: np.logical_or, ast.Not: np.logical_not, ast.USub: operator.neg,
+    ast.UAdd: operator.pos,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,7 +47,9 @@ class Where:
     """A parsed filter expression."""
 
     text: str
-    _truth: Callable[[Columns], Any]
+    _tree: ast.expr
+    _quoted: Mapping[int, str]
+    """Columns in backticks or quotes, by where they stand."""
 
     def mask(self, columns: Columns, count: int) -> NDArray[np.bool_]:
         """Which of the `count` rows fulfil it, bool (count,).
@@ -68,14 +60,69 @@ class Where:
         Raises ConfigError for a column that there is not.
         """
         with np.errstate(all="ignore"):
-            return np.array(np.broadcast_to(self._truth(columns), count), dtype=np.bool_)
+            return np.array(np.broadcast_to(self._value(self._tree, columns), count), dtype=np.bool_)
+
+    def _value(self, node: ast.expr, columns: Columns) -> Any:
+        """What a checked node gives for columns. Python floats stay such: they do not widen a float32 column."""
+        if isinstance(node, ast.Constant):
+            return _number(node)
+        if isinstance(node, ast.Name):
+            return self._column(node, columns)
+        if isinstance(node, ast.Compare):
+            values = [self._value(part, columns) for part in (node.left, *node.comparators)]
+            links = [_OPERATORS[type(op)](*values[i : i + 2]) for i, op in enumerate(node.ops)]
+            return np.logical_and.reduce(np.broadcast_arrays(*links)) if len(links) > 1 else links[0]
+        values = [self._value(part, columns) for part in _parts(node)]
+        result = values[0]
+        operate = _OPERATORS[type(node.op)]  # type: ignore[attr-defined]
+        for value in values[1:]:
+            result = operate(result, value)
+        result = operate(result) if isinstance(node, ast.UnaryOp) else result
+        return float(result) if all(isinstance(value, float) for value in values) else result
+
+    def _column(self, node: ast.Name, columns: Columns) -> NDArray[Any]:
+        text = self._quoted.get(node.col_offset)
+        name = self.text[node.col_offset : node.end_col_offset] if text is None else text
+        names = (name, f"{_ANNOTATION}{name}")
+        for known in names if text is None else names[::-1]:
+            if known in columns:
+                return columns[known]
+        near = difflib.get_close_matches(name, [known.removeprefix(_ANNOTATION) for known in columns], 1)
+        meant = f"did you mean {near[0]}? " if near else ""
+        fix = f"{meant}the columns are {', '.join(_spelled(known) for known in columns)}"
+        raise _error(self.text, node.col_offset - (text is not None), f"there is no column {name!r}", fix)
 
 
 def parse_where(text: str) -> Where:
     """The expression of a text. Raises ConfigError, naming the position (characters, from 1)."""
-    if len(text) > _LONGEST:
-        raise ConfigError("where", f"the expression has {len(text)} characters", f"use at most {_LONGEST}")
-    return Where(text, _Parser(text).whole())
+    if len(text) > _MAX_LENGTH:
+        raise ConfigError("where", f"the expression has {len(text)} characters", f"use at most {_MAX_LENGTH}")
+    quoted: dict[int, str] = {}
+
+    def as_name(match: re.Match[str]) -> str:
+        content = match[match.lastindex or 1]
+        quoted[match.start() + 1] = content
+        return f" {'q' * len(content)} "  # as long as it was, so that positions stay
+
+    plain = re.sub(r"\s", " ", _QUOTED.sub(as_name, text))
+    if foreign := _FOREIGN.search(plain):
+        what = "this quote is not closed" if foreign[0] in "`\"'" else f"{foreign[0]!r} has no meaning here"
+        raise _error(text, foreign.start(), what, _HINTS.get(foreign[0], ""))
+    if empty := [at for at, name in quoted.items() if not name]:
+        raise _error(text, empty[0] - 1, "this quote names no column")
+    # ast counts in bytes, and knows letters of other alphabets by other names: the columns' own are read from the text.
+    plain = re.sub(r"[^\x00-\x7f]", "q", plain)
+    try:
+        tree = ast.parse(plain.lstrip(), mode="eval").body
+    except (SyntaxError, RecursionError, MemoryError) as error:
+        at = len(plain) - len(plain.lstrip()) + (getattr(error, "offset", None) or 1) - 1
+        raise _error(text, min(at, len(text)), "this is no expression of comparisons") from None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.expr):
+            node.col_offset += len(plain) - len(plain.lstrip())
+            node.end_col_offset = (node.end_col_offset or 0) + len(plain) - len(plain.lstrip())
+    _require(tree, text, truth=True)
+    return Where(text, tree, quoted)
 
 
 def rows_where(store: TileStore, text: str | None) -> NDArray[np.bool_]:
@@ -103,148 +150,33 @@ def column_summary(store: TileStore, kept: NDArray[np.bool_]) -> list[tuple[str,
     return rows
 
 
-class _Token(NamedTuple):
-    kind: str  # number, name, quoted, sign, end
-    text: str
-    start: int
-
-
-class _Part(NamedTuple):
-    """A piece of the expression: what it gives for given columns, and whether that is truth or a number."""
-
-    truth: bool
-    start: int
-    value: Callable[[Columns], Any]
-
-
-class _Parser:
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._tokens = _tokens(text)
-        self._at = 0
-        self._depth = 0
-
-    def whole(self) -> Callable[[Columns], Any]:
-        part = self._either()
-        token = self._tokens[self._at]
-        if token.kind != "end":
-            raise _error(self._text, token.start, f"{token.text!r} is not expected here")
-        return self._needed(part, truth=True).value
-
-    def _either(self) -> _Part:
-        return self._joined("or", self._both, np.logical_or)
-
-    def _both(self) -> _Part:
-        return self._joined("and", self._negation, np.logical_and)
-
-    def _joined(self, word: str, inner: Callable[[], _Part], join: Callable[[Any, Any], Any]) -> _Part:
-        left = inner()
-        while self._take("name", word):
-            right = self._needed(inner(), truth=True)
-            left = _joined(join, self._needed(left, truth=True), right, truth=True)
-        return left
-
-    def _negation(self) -> _Part:
-        start = self._tokens[self._at].start
-        if not self._take("name", "not"):
-            return self._comparison()
-        inner = self._needed(self._nested(self._negation), truth=True)
-        return _Part(True, start, lambda columns: np.logical_not(inner.value(columns)))
-
-    def _comparison(self) -> _Part:
-        left = self._sum()
-        chain: _Part | None = None
-        while sign := self._take("sign", *_COMPARISONS):
-            left, right = self._needed(left, truth=False), self._needed(self._sum(), truth=False)
-            link = _joined(_COMPARISONS[sign], left, right, truth=True)
-            chain = link if chain is None else _joined(np.logical_and, chain, link, truth=True)
-            left = right
-        return left if chain is None else chain
-
-    def _sum(self) -> _Part:
-        return self._calculated(("+", "-"), self._product)
-
-    def _product(self) -> _Part:
-        return self._calculated(("*", "/"), self._signed)
-
-    def _calculated(self, signs: tuple[str, ...], inner: Callable[[], _Part]) -> _Part:
-        left = inner()
-        while sign := self._take("sign", *signs):
-            right = self._needed(inner(), truth=False)
-            left = _joined(_calculation(_ARITHMETIC[sign]), self._needed(left, truth=False), right, truth=False)
-        return left
-
-    def _signed(self) -> _Part:
-        start = self._tokens[self._at].start
-        if sign := self._take("sign", "-", "+"):
-            inner = self._needed(self._nested(self._signed), truth=False)
-            return inner if sign == "+" else _Part(False, start, lambda columns: -inner.value(columns))
-        return self._atom()
-
-    def _atom(self) -> _Part:
-        token = self._tokens[self._at]
-        self._at += 1
-        match token:
-            case ("number", text, start):
-                number = float(text)
-                return _Part(False, start, lambda columns: number)
-            case ("quoted", _, start) | ("name", _, start) if token.text not in ("and", "or", "not"):
-                return _Part(False, start, lambda columns: _column(self._text, token, columns))
-            case ("sign", "(", start):
-                inner = self._nested(self._either)
-                if not self._take("sign", ")"):
-                    raise _error(self._text, start, "this parenthesis is not closed")
-                return inner
-            case ("end", _, start):
-                raise _error(self._text, start, "the expression ends here, a number or a column should follow")
-        raise _error(self._text, token.start, f"{token.text!r} stands where a number or a column should")
-
-    def _nested(self, inner: Callable[[], _Part]) -> _Part:
-        self._depth += 1
-        if self._depth > _DEEPEST:
-            raise _error(self._text, self._tokens[self._at].start, f"is nested more than {_DEEPEST} deep")
-        part = inner()
-        self._depth -= 1
-        return part
-
-    def _take(self, kind: str, *texts: str) -> str | None:
-        """The next token's text, and step over it, if it is one of those."""
-        token = self._tokens[self._at]
-        if token.kind != kind or token.text not in texts:
-            return None
-        self._at += 1
-        return token.text
-
-    def _needed(self, part: _Part, *, truth: bool) -> _Part:
-        if part.truth == truth:
-            return part
+def _require(node: ast.expr, text: str, *, truth: bool, depth: int = 0) -> None:
+    """Raise ConfigError unless the node, and all in it, is what the language knows, and a truth or a number."""
+    if depth > _MAX_DEPTH:
+        raise _error(text, node.col_offset, f"is nested more than {_MAX_DEPTH} deep")
+    joins = isinstance(node, ast.BoolOp) or (isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not))
+    compares = isinstance(node, ast.Compare) and all(type(op) in _OPERATORS for op in node.ops)
+    calculates = isinstance(node, ast.BinOp | ast.UnaryOp) and not joins and type(node.op) in _OPERATORS
+    single = isinstance(node, ast.Name) or (isinstance(node, ast.Constant) and type(node.value) in (int, float))
+    if not (joins or compares or calculates or single):
+        raise _error(text, node.col_offset, "this is no number, column or comparison")
+    if truth != (joins or compares):
         what = "a comparison is needed here, not a number" if truth else "a number is needed here, not a comparison"
-        raise _error(self._text, part.start, what)
+        raise _error(text, node.col_offset, what)
+    for part in _parts(node):
+        _require(part, text, truth=joins, depth=depth + 1)
 
 
-def _joined(join: Callable[[Any, Any], Any], left: _Part, right: _Part, *, truth: bool) -> _Part:
-    return _Part(truth, left.start, lambda columns: join(left.value(columns), right.value(columns)))
+def _parts(node: ast.expr) -> list[ast.expr]:
+    """The expressions that an expression is made of."""
+    return [part for part in ast.iter_child_nodes(node) if isinstance(part, ast.expr)]
 
 
-def _calculation(calculate: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """The same with Python floats staying Python floats, which do not widen a float32 column."""
-
-    def of(left: Any, right: Any) -> Any:
-        result = calculate(left, right)
-        return float(result) if isinstance(left, float) and isinstance(right, float) else result
-
-    return of
-
-
-def _column(text: str, token: _Token, columns: Columns) -> NDArray[Any]:
-    names = (token.text, f"{_ANNOTATION}{token.text}")
-    for name in names if token.kind == "name" else names[::-1]:
-        if name in columns:
-            return columns[name]
-    known = ", ".join(_spelled(name) for name in columns)
-    near = difflib.get_close_matches(token.text, [name.removeprefix(_ANNOTATION) for name in columns], 1)
-    meant = f"did you mean {near[0]}? " if near else ""
-    raise _error(text, token.start, f"there is no column {token.text!r}", f"{meant}the columns are {known}")
+def _number(node: ast.Constant) -> float:
+    try:
+        return float(node.value)  # type: ignore[arg-type]
+    except OverflowError:
+        return float("inf")
 
 
 def _spelled(name: str) -> str:
@@ -253,22 +185,6 @@ def _spelled(name: str) -> str:
         return name
     quote = '"' if "`" in name else "`"
     return f"{quote}{name.removeprefix(_ANNOTATION)}{quote}"
-
-
-def _tokens(text: str) -> list[_Token]:
-    found, at = [], 0
-    end = len(text.rstrip())
-    while at < end:
-        match = _TOKEN.match(text, at)
-        if match is None:
-            at += len(text[at:]) - len(text[at:].lstrip())
-            what = "this quote is not closed" if text[at] in "`\"'" else f"{text[at]!r} has no meaning here"
-            raise _error(text, at, what, _HINTS.get(text[at], ""))
-        kind = str(match.lastgroup)
-        plain = kind if kind in ("number", "name", "sign") else "quoted"
-        found.append(_Token(plain, match[kind], match.start(kind) - (plain == "quoted")))
-        at = match.end()
-    return [*found, _Token("end", "", end)]
 
 
 def _error(text: str, start: int, what: str, fix: str = "") -> ConfigError:
