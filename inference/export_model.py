@@ -278,19 +278,13 @@ def _scripted(network: nn.Module, example: Tensor) -> bytes:
 
 
 def _facts(model: TileModel, to: ExportFormat, name: str, difference: float) -> dict[str, Any]:
-    info = model.info
     return {
         "format": "specslide-export",
         "version": 1,
         "to": to,
         "file": name,
-        "backbone": info.backbone,
-        "classes": info.classes,
-        "positive_class": info.positive_class,
-        "threshold": info.threshold,
-        "temperature_folded_in": info.temperature,
-        "tile_px": info.tile_px,
-        "mpp": info.mpp,
+        **model.info.model_dump(include={"backbone", "classes", "positive_class", "threshold", "tile_px", "mpp"}),
+        "temperature_folded_in": model.info.temperature,
         "largest_difference_from_torch": difference,
         "model_sha256": model.sha256,
         "software": software_versions("torch", "timm", "onnx", "onnxruntime"),

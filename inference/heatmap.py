@@ -182,7 +182,7 @@ def _summary(prediction: Prediction, model: TileModel | Ensemble) -> HeatmapSumm
         positive_class=prediction.positive_class,
         threshold=threshold,
         scores=slide_scores(values, threshold, areas),
-        out_of_distribution=None if known is None else OutOfDistribution(**known.record()),
+        out_of_distribution=None if known is None else OutOfDistribution.model_validate(known),
         made_from=json.loads(json.dumps(prediction.provenance)),
         device=device_name(members(model)[0].device),
         software=software_versions("torch", "timm", "numpy", "openslide-bin"),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -63,10 +62,6 @@ class Outside:
             f"{self.tiles / self.total:.0%} of the analysed tiles lie outside what the model has seen. Its heatmap and "
             "scores mean little there, and may not be comparable with those of other slides."
         )
-
-    def record(self) -> dict[str, Any]:
-        """For `slide.json`."""
-        return {"tiles": self.tiles, "share": self.share, "quantile": self.quantile, "warning": self.warning}
 
 
 def outside(columns: Mapping[str, Float32Array], quantile: float | None) -> Outside | None:

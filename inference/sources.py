@@ -25,7 +25,7 @@ from tiling.annotations.rasterize import area_fractions, read_polygons
 from tiling.core.arrays import BoolArray, Float32Array, UInt8Array
 from tiling.core.errors import ConfigError, InputError, ModelError, SlideError
 from tiling.grid import Raster, Tiles
-from tiling.quality import METRICS, Measure, measurer
+from tiling.quality import METRICS, measurer
 from tiling.stores.query import parse_where, rows_where, tile_columns
 from tiling.stores.store import SlideFacts
 from tiling.tile import Plan, plan_tiles, read_tiles, slide_facts
@@ -100,9 +100,7 @@ def slide_source(
         "undecodable": 0,
     }
     handles = _Handles(slide, opened)
-    keeps = (
-        None if config.where is None else _Filter(config.where, plan, measurer(tiling.quality, plan.thumbnail.values))
-    )
+    keeps = None if config.where is None else _filter(config.where, plan, tiling)
     filtered = np.zeros(len(plan.tiles), np.bool_)
 
     def read(rows: Rows) -> Batch:
@@ -129,19 +127,18 @@ def slide_source(
     )
 
 
-@dataclass(frozen=True)
-class _Filter:
-    """Which tiles of a slide an expression keeps: their columns are measured as those of a store are."""
+def _filter(where: str, plan: Plan, tiling: TilingConfig) -> Callable[[Rows, UInt8Array], BoolArray]:
+    """Which tiles of a slide an expression keeps, bool (n,), by their rows and pixels (n, T, T, 3), n at least 1; their
+    columns are measured as those of a store are.
+    """
+    parsed, measure = parse_where(where), measurer(tiling.quality, plan.thumbnail.values)
 
-    where: str
-    plan: Plan
-    measure: Measure
-
-    def __call__(self, rows: Rows, pixels: UInt8Array) -> BoolArray:
-        """Bool (n,) of the tiles of those rows, with those pixels (n, T, T, 3), n at least 1."""
-        tiles, measured = self.plan.tiles.only(rows), [self.measure(tile) for tile in pixels]
+    def keeps(rows: Rows, pixels: UInt8Array) -> BoolArray:
+        measured = [measure(tile) for tile in pixels]
         quality = {name: np.array([row[name] for row in measured], np.float32) for name in measured[0]}
-        return parse_where(self.where).mask(tile_columns(tiles) | quality, len(rows))
+        return parsed.mask(tile_columns(plan.tiles.only(rows)) | quality, len(rows))
+
+    return keeps
 
 
 def require_columns_of_slides(where: str) -> None:

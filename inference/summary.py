@@ -23,7 +23,7 @@ VERSION = 3
 class OutOfDistribution(BaseModel):
     """How much of a slide lies outside what the model has seen."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", from_attributes=True)
 
     tiles: int = 0
     share: float | None

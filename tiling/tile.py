@@ -15,7 +15,7 @@ import numpy as np
 from tiling.annotations.rasterize import annotation_fractions, annotation_hash, annotation_mask
 from tiling.config import TilingConfig
 from tiling.core.arrays import AnyArray, Float32Array, UInt8Array
-from tiling.core.artefact import atomic_folder, locked_folder, require_own
+from tiling.core.artefact import DONE, Recipe, atomic_folder, locked_folder, require_own, state
 from tiling.core.errors import ConfigError, OutputError, SlideError, StoreError
 from tiling.core.files import sha256_json
 from tiling.core.versions import software_versions
@@ -32,7 +32,6 @@ from tiling.stores.store import (
     StoreAttributes,
     TileStore,
     store_recipe,
-    verify_store,
 )
 from tiling.stores.write import write_columns, write_tiles
 from tiling.tissue import sized, tissue_mask
@@ -102,16 +101,17 @@ def tile_slide(
     with Slide(slide_path, mpp=slide_mpp) as slide, locked_folder(store_path):
         facts = slide_facts(slide, slide_id)
         inputs = tiling_inputs(config, slide_mpp, annotation, tissue_file)
-        standing = _standing(store_path, facts, inputs, overwrite)
-        if standing is None:
+        recipe = store_recipe(facts.sha256, inputs)
+        kept = _kept(store_path, recipe, overwrite)
+        if kept is None:
             plan = plan_tiles(slide, config, tissue_file)
-            with atomic_folder(store_path, store_recipe(facts.sha256, inputs)) as folder:
+            with atomic_folder(store_path, recipe) as folder:
                 _write(folder, slide, plan, config, facts, inputs, annotation, progress)
                 preview_path.unlink(missing_ok=True)  # of the store that is about to be replaced
-        store = TileStore(store_path) if standing is None else standing
+        store = kept or TileStore(store_path)
         if not preview_path.exists():
             write_preview(store, preview_path)
-    return TileReport(slide_id, store_path, len(store), standing is not None, store.attributes.bad_tiles)
+    return TileReport(slide_id, store_path, len(store), kept is not None, store.attributes.bad_tiles)
 
 
 def tiling_inputs(
@@ -333,14 +333,20 @@ class _Measured:
         return {name: np.array([row[name] for row in self._rows], np.float32) for name in self.names}
 
 
-def _standing(path: Path, facts: SlideFacts, inputs: dict[str, object], overwrite: bool) -> TileStore | None:
-    """The store that is there already and can stay; with `overwrite`, any other is replaced instead of refused."""
+def _kept(path: Path, recipe: Recipe, overwrite: bool) -> TileStore | None:
+    """The store that is there already and was made by that recipe; with `overwrite`, another is replaced, not refused.
+
+    Of its bytes only the metadata are checked, with `overwrite` all.
+    """
     if not path.exists():
         return None
     try:
-        store = reusable_store(path, facts.sha256, inputs)
-        if overwrite and (faults := verify_store(path)):
-            raise StoreError(path, f"is damaged: {faults[0]}")
+        store = TileStore(path)
+        before = store_recipe(store.slide.sha256, store.attributes.config)
+        found = state(path, recipe, before=before, only=None if overwrite else ())
+        if found != DONE:
+            what = found.why if found.why.startswith("is damaged") else f"was made otherwise: {found.why}"
+            raise StoreError(path, what, "choose another --out, or pass --overwrite")
     except StoreError as error:
         if not overwrite:
             raise
@@ -348,20 +354,4 @@ def _standing(path: Path, facts: SlideFacts, inputs: dict[str, object], overwrit
         log.warning("%s: it is replaced", error)
         return None
     log.info("%s: complete already", path)
-    return store
-
-
-def reusable_store(path: Path, slide_sha256: str, inputs: dict[str, object]) -> TileStore:
-    """The store at `path`, made from that slide with these `tiling_inputs`. Raises StoreError naming the difference.
-
-    Of its bytes only the metadata are checked.
-    """
-    store = TileStore(path)
-    fix = "choose another --out, or pass --overwrite"
-    if store.slide.sha256 != slide_sha256:
-        raise StoreError(path, "was made from another slide", fix)
-    if store.attributes.config_sha256 != sha256_json(inputs):
-        before = store.attributes.config
-        changed = [f"{k} {before.get(k)} instead of {inputs.get(k)}" for k in inputs if before.get(k) != inputs.get(k)]
-        raise StoreError(path, f"was made with {', '.join(changed) or 'other settings'}", fix)
     return store

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from tiling.core.settings import checked, read_settings
+from tiling.core.settings import load_settings
 from tiling.stores.query import parse_where
 
 
@@ -191,7 +191,4 @@ def load_train_config(path: Path | None = None, overrides: Mapping[str, object] 
 
     Overrides that are None are ignored, as options nobody passed. Raises ConfigError naming the file and the key.
     """
-    given = {key: value for key, value in (overrides or {}).items() if value is not None}
-    values = read_settings(path) if path else {}
-    checked(TrainConfig, values, path)
-    return checked(TrainConfig, values | given, "training configuration")
+    return load_settings(TrainConfig, path, overrides, "training configuration")

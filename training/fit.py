@@ -21,6 +21,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.loggers.logger import Logger
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
@@ -37,7 +38,7 @@ from training.data.loaders import TrainBatches, eval_loader, train_loader
 from training.data.samples import Split
 from training.devices import from_first, gathered, total
 from training.evaluation.metrics import auroc, fit_temperature, log_loss, softmax
-from training.logs import Logger, write_history
+from training.logs import write_history
 from training.losses import SpectralDecouplingLoss, balanced_weights
 from training.models.classifier import TileClassifier
 from training.optim import clip_gradients, parameter_groups, rate_at, update_ema

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from lightning.fabric.loggers.logger import Logger
 from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
 
 from tiling.core.errors import ConfigError
 from tiling.core.files import write_file
 from training.config import TrainConfig
-
-
-class Logger(Protocol):
-    """What Lightning's loggers can do."""
-
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Take the numbers of a step."""
-
-    def finalize(self, status: str) -> None:
-        """Write what is left: "success" or "failed"."""
+from training.evaluation.tables import csv_text
 
 
 def require_loggers(config: TrainConfig) -> None:
@@ -55,11 +45,7 @@ def open_loggers(config: TrainConfig, out: Path) -> Iterator[list[Logger]]:
 
 def write_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
     """The record of each epoch as CSV, a row an epoch. Raises OutputError."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(history[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    write_file(path, text.getvalue())
+    write_file(path, csv_text(list(history[0]), [list(record.values()) for record in history]))
 
 
 def _tensorboard(folder: Path) -> Logger:

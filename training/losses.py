@@ -86,33 +86,11 @@ def cross_entropy(
     return (of_sample.new_tensor(class_weights)[labels] * of_sample).mean()
 
 
-def loss_terms(
-    logits: Tensor,
-    labels: Tensor,
-    sd_lambda: float,
-    reduction: Reduction = "sum",
-    *,
-    gamma: Sequence[float] | None = None,
-    class_weights: Sequence[float] | None = None,
-    label_smoothing: float = 0.0,
-) -> LossTerms:
-    """Cross-entropy plus spectral decoupling, averaged over the batch.
-
-    For shapes and settings see `cross_entropy` and `spectral_decoupling`. Raises ValueError if B differs.
-    """
-    if len(logits) != len(labels):
-        raise ValueError(f"{len(logits)} logits but {len(labels)} labels")
-    ce = cross_entropy(logits, labels, class_weights, label_smoothing)
-    sd = spectral_decoupling(logits, sd_lambda, reduction, gamma)
-    return LossTerms(ce + sd, ce, sd)
-
-
 class SpectralDecouplingLoss(nn.Module):
-    """`loss_terms` as a module: called with logits and labels it returns the total loss, a scalar tensor.
+    """Cross-entropy plus spectral decoupling: called with logits and labels it returns the total loss, a scalar tensor.
 
-    `sd_lambda` >= 0 weighs the penalty (0 is plain cross-entropy); `reduction` is "sum" or "mean", as the module's
-    docstring defines them; the rest is as in `loss_terms`. `terms` gives the parts. Raises ValueError for any other
-    setting.
+    `sd_lambda` >= 0 weighs the penalty (0 is plain cross-entropy); `reduction` is "sum" or "mean", as above. For the
+    rest see `cross_entropy` and `spectral_decoupling`. Raises ValueError for any other setting.
     """
 
     def __init__(
@@ -140,14 +118,15 @@ class SpectralDecouplingLoss(nn.Module):
         self.gamma, self.class_weights, self.label_smoothing = gamma, class_weights, label_smoothing
 
     def terms(self, logits: Tensor, labels: Tensor) -> LossTerms:
-        """The loss and its two terms; see `loss_terms`."""
-        return loss_terms(
-            logits, labels, self.sd_lambda, self.reduction,
-            gamma=self.gamma, class_weights=self.class_weights, label_smoothing=self.label_smoothing,
-        )  # fmt: skip
+        """The loss and its two terms, averaged over the batch. Raises ValueError if B differs."""
+        if len(logits) != len(labels):
+            raise ValueError(f"{len(logits)} logits but {len(labels)} labels")
+        ce = cross_entropy(logits, labels, self.class_weights, self.label_smoothing)
+        sd = spectral_decoupling(logits, self.sd_lambda, self.reduction, self.gamma)
+        return LossTerms(ce + sd, ce, sd)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The total loss; see `loss_terms`."""
+        """The total loss."""
         return self.terms(logits, labels).total
 
     def extra_repr(self) -> str:

@@ -13,13 +13,14 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from lightning.fabric import Fabric
+from lightning.fabric.loggers.logger import Logger
 from numpy.typing import NDArray
 
 from tiling.core.artefact import COMMIT, PROVENANCE, Recipe, locked_folder, require_own, seal
@@ -39,7 +40,7 @@ from training.evaluation.metrics import balanced_threshold, ece, fit_temperature
 from training.evaluation.predictions import Predictions, prediction_table, predictions_of
 from training.evaluation.results import measure
 from training.fit import Training
-from training.logs import LOGS, Logger, open_loggers, require_loggers
+from training.logs import LOGS, open_loggers, require_loggers
 from training.models.backbones import load_weights
 from training.models.card import model_card
 from training.models.classifier import Features, TileClassifier, make_classifier
@@ -99,8 +100,10 @@ def train(samples: Samples, out: Path, config: TrainConfig | None = None) -> Tra
         checkpoints = Checkpoints(out / "checkpoints", {**recipe.settings, **recipe.inputs})
         require_loggers(config)
         fabric.launch()
-        logging_to = open_loggers if fabric.is_global_zero else _no_loggers
-        with _locked_run(out, checkpoints, fabric), _code_for_launchers(), logging_to(config, out) as logs:
+        logs_of: AbstractContextManager[list[Logger]] = nullcontext([])
+        if fabric.is_global_zero:
+            logs_of = open_loggers(config, out)
+        with _locked_run(out, checkpoints, fabric), _code_for_launchers(), logs_of as logs:
             training = Training(network, splits["train"], splits["val"], batches, config, fabric, checkpoints, stop)
             progress = training.fit(logs, out / "log" / "metrics.csv")
             tested = {name: split for name, split in splits.items() if name != "train" and len(split)}
@@ -177,11 +180,6 @@ def _seal(out: Path, hashes: Mapping[str, str]) -> None:
         if path.is_file()
     ]
     seal(out, Recipe("training", dict(hashes)), names)
-
-
-@contextmanager
-def _no_loggers(config: TrainConfig, out: Path) -> Iterator[list[Logger]]:
-    yield []
 
 
 def _start(split: Split, config: TrainConfig, fabric: Fabric) -> tuple[TileClassifier, str]:

@@ -7,7 +7,7 @@ out/slides.png      ROC of the slides, FROC of the lesions
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,13 +107,16 @@ def evaluate_slides(
     require_own(out, RECORD, "an evaluation of slides")
     found = [_result(results, row, manifest) for row in _of_split(rows, split, manifest)]
     chosen_on = [] if sensitivity is None else [_result(results, r, manifest) for r in _of_split(rows, "val", manifest)]
-    made_from = _one_maker([*found, *chosen_on]) if one_model else _makers([*found, *chosen_on])
+    made_from = _made_from([*found, *chosen_on], one_model)
     slides = _slides_of(found, manifest)
     if score not in slides.scores:
         raise ConfigError("--score", f"{score!r} is no score of these results", f"use {', '.join(slides.scores)}")
     _require_both(slides, f"{manifest}, split {split}" if split != "all" else manifest, found[0])
     drawing = {"resamples": resamples, "seed": seed}
     hits, notes = _hits(found, lesion_classes, separation_um)
+    if empty := [result.row.slide_id for result in found if not result.summary.tiles]:
+        what = f"Of {len(empty)} slides nothing was analysed, {empty[0]} among them: they count with the score 0."
+        notes = [what, *notes]
     cases = np.array([result.row.case_id for result in found])
     cases_of_hits = cases[[place for place, _ in hits]] if hits else cases[:0]
     froc = measure_froc([hit for _, hit in hits], cases_of_hits, separation_um, **drawing)
@@ -130,7 +133,7 @@ def evaluate_slides(
         },
         at_threshold=_at_threshold(slides, _slides_of(chosen_on, manifest), score, sensitivity, manifest, **drawing),
         froc=froc,
-        notes=(*_without_tiles(found), *notes),
+        notes=tuple(notes),
         slides=_listed(slides),
         made_from=made_from,
     )
@@ -201,26 +204,18 @@ def _result(results: Path, row: ManifestRow, manifest: Path) -> _Result:
     return _Result(row, folder, read_summary(folder))
 
 
-def _one_maker(found: Sequence[_Result]) -> dict[str, Any]:
-    """Model and settings that all results share. Raises InputError naming two that differ."""
-    first = found[0]
-    for other in found[1:]:
-        if differing := _differing(_maker(first), _maker(other)):
+def _made_from(found: Sequence[_Result], one_model: bool) -> dict[str, Any]:
+    """Model and settings of the results, each once. Raises InputError naming two that differ, if one model is asked."""
+    makers = [_maker(result) for result in found]
+    if not one_model:
+        made = {canonical_json(maker): maker for maker in makers}
+        return {"models": [made[text] for text in sorted(made)]}
+    flat = [{k: v for k, v in maker.items() if k != "settings"} | maker["settings"] for maker in makers]
+    for result, other in zip(found, flat, strict=True):
+        if differing := sorted(k for k in flat[0].keys() | other.keys() if flat[0].get(k) != other.get(k)):
             what = f"were made by different models or settings: {', '.join(differing)}"
-            raise InputError(f"{first.folder} and {other.folder}", what, "make them alike: specslide heatmap")
-    return _maker(first)
-
-
-def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """The names under which two makers differ."""
-    a, b = ({k: v for k, v in made.items() if k != "settings"} | made["settings"] for made in (one, other))
-    return sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))
-
-
-def _makers(found: Sequence[_Result]) -> dict[str, Any]:
-    """Model and settings of each result: one list, each maker once."""
-    made = {canonical_json(_maker(result)): _maker(result) for result in found}
-    return {"models": [made[text] for text in sorted(made)]}
+            raise InputError(f"{found[0].folder} and {result.folder}", what, "make them alike: specslide heatmap")
+    return makers[0]
 
 
 def _maker(result: _Result) -> dict[str, Any]:
@@ -331,13 +326,6 @@ def _slide_hits(result: _Result, lesions: Lesions | None, separation_um: float) 
         raise InputError(result.folder / TABLE, "cannot be read", "make the heatmap again with --overwrite") from error
     tiles = Tiles(result.summary.grid, x0, y0)
     return hits_of(detect(p, tiles, separation_um=separation_um), lesions)
-
-
-def _without_tiles(found: Sequence[_Result]) -> list[str]:
-    empty = [result.row.slide_id for result in found if not result.summary.tiles]
-    if not empty:
-        return []
-    return [f"Of {len(empty)} slides nothing was analysed, {empty[0]} among them: they count with the score 0."]
 
 
 def _listed(slides: Slides) -> tuple[dict[str, Any], ...]:

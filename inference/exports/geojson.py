@@ -6,7 +6,7 @@ Features are written one after the other, so that a large slide needs no memory 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
@@ -51,17 +51,9 @@ def tile_features(prediction: Prediction) -> Iterator[dict[str, Any]]:
     measured = np.column_stack([prediction.probabilities, *prediction.columns.values()])
     for x, y, values, c in _rows(prediction.tiles.x0, prediction.tiles.y0, measured, called):
         corners = [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
-        yield {
-            "type": "Feature",
-            "id": str(uuid5(namespace, f"{x},{y},{side}")),
-            "geometry": {"type": "Polygon", "coordinates": [corners]},
-            "properties": {
-                "objectType": "tile",
-                "classification": {"name": prediction.classes[c], "color": list(class_colour(c))},
-                "measurements": {name: round(value, 6) for name, value in zip(names, values, strict=True)},
-                "isLocked": True,
-            },
-        }
+        geometry = {"type": "Polygon", "coordinates": [corners]}
+        measurements = {name: round(value, 6) for name, value in zip(names, values, strict=True)}
+        yield _feature(uuid5(namespace, f"{x},{y},{side}"), geometry, "tile", prediction.classes[c], c, measurements)
 
 
 def region_features(prediction: Prediction, regions: Iterable[Region]) -> Iterator[dict[str, Any]]:
@@ -70,21 +62,28 @@ def region_features(prediction: Prediction, regions: Iterable[Region]) -> Iterat
     name = prediction.classes[positive]
     for region in regions:
         known = {f"mean_prob_{name}": region.mean, f"max_prob_{name}": region.highest}
-        yield {
-            "type": "Feature",
-            "id": str(uuid5(namespace, region.outline.wkt)),
-            "geometry": shapely.geometry.mapping(region.outline),
-            "properties": {
-                "objectType": "annotation",
-                "classification": {"name": name, "color": list(class_colour(positive))},
-                "measurements": {
-                    "area_um2": round(region.area_um2, 3),
-                    "tiles": region.tiles,
-                    **{key: round(value, 6) for key, value in known.items() if value is not None},
-                },
-                "isLocked": True,
-            },
+        measurements = {"area_um2": round(region.area_um2, 3), "tiles": region.tiles} | {
+            key: round(value, 6) for key, value in known.items() if value is not None
         }
+        geometry = shapely.geometry.mapping(region.outline)
+        yield _feature(uuid5(namespace, region.outline.wkt), geometry, "annotation", name, positive, measurements)
+
+
+def _feature(
+    number: UUID, geometry: Mapping[str, Any], kind: str, name: str, colour: int, measurements: Mapping[str, float]
+) -> dict[str, Any]:
+    """As QuPath reads it: an object of a kind, in the class `name`."""
+    return {
+        "type": "Feature",
+        "id": str(number),
+        "geometry": geometry,
+        "properties": {
+            "objectType": kind,
+            "classification": {"name": name, "color": list(class_colour(colour))},
+            "measurements": measurements,
+            "isLocked": True,
+        },
+    }
 
 
 def _namespace(prediction: Prediction) -> UUID:

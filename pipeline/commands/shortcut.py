@@ -10,8 +10,9 @@ import typer
 from pipeline import console
 from pipeline.commands.options import TileData
 from pipeline.commands.settings import Settings, given_of, options_of, settings_of
+from tiling.core.settings import load_settings
 from training.config import TrainConfig
-from training.shortcut.config import TESTS, ShortcutConfig, load_shortcut_config
+from training.shortcut.config import TESTS, ShortcutConfig
 
 
 @options_of(
@@ -41,7 +42,7 @@ def shortcut(
 
     `specslide study shortcut --stores stores --manifest slides.csv --methods weight_decay,sd --seeds 5 --out study`
     """
-    wanted = load_shortcut_config(config, given_of(ShortcutConfig, settings))
+    wanted = load_settings(ShortcutConfig, config, given_of(ShortcutConfig, settings), "study settings")
     data = settings_of(TileData, settings, "study options")
     data.require()
     from pipeline.execution.pool import default_workers

@@ -343,7 +343,7 @@ def test_tiling_again_keeps_the_store(run_cli: RunCli, svs: Path, real_store: Pa
     assert done.returncode == 0, said(done)
     assert "kept" in done.stdout
     other = run_cli("tile", svs, "--out", real_store.parent, *same, "--overlap", 0.5)
-    failed_slide(other, "CMU-1-Small-Region", "overlap 0.0 instead of 0.5", "--overwrite")
+    failed_slide(other, "CMU-1-Small-Region", "overlap was 0.0, is 0.5", "--overwrite")
     assert {p: p.stat().st_mtime_ns for p in real_store.rglob("*")} == before
 
 

@@ -17,7 +17,6 @@ from training.losses import (
     balanced_weights,
     convert_lambda,
     cross_entropy,
-    loss_terms,
     spectral_decoupling,
 )
 
@@ -55,7 +54,7 @@ def test_separable_sample_settles_at_the_closed_form(sd_lambda: float, saturatio
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_value_and_gradient_are_the_closed_form(classes: int, reduction: Reduction) -> None:
     logits, labels = random_batch(classes)
-    terms = loss_terms(logits, labels, 0.3, reduction)
+    terms = SpectralDecouplingLoss(0.3, reduction).terms(logits, labels)
     torch.autograd.backward(terms.total)
 
     z = logits.detach()
@@ -73,7 +72,7 @@ def test_value_and_gradient_are_the_closed_form(classes: int, reduction: Reducti
 def test_single_logit_is_binary_cross_entropy(shape: tuple[int, ...], reduction: Reduction, weight: float) -> None:
     z = torch.tensor([-2.0, -0.5, 0.0, 1.0, 3.0], requires_grad=True)
     targets = torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0])
-    terms = loss_terms(z.reshape(shape), targets.reshape(shape), 0.2, reduction)
+    terms = SpectralDecouplingLoss(0.2, reduction).terms(z.reshape(shape), targets.reshape(shape))
     torch.autograd.backward(terms.total)
     torch.testing.assert_close(terms.ce, functional.binary_cross_entropy_with_logits(z, targets))
     torch.testing.assert_close(terms.sd, weight * z.square().mean())
@@ -110,7 +109,7 @@ def test_bad_reduction_and_lengths_are_refused() -> None:
     with pytest.raises(ValueError, match="'max'"):
         SpectralDecouplingLoss(0.1, "max")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="3 logits but 2 labels"):
-        loss_terms(torch.zeros(3, 2), torch.zeros(2, dtype=torch.int64), 0.1)
+        SpectralDecouplingLoss(0.1)(torch.zeros(3, 2), torch.zeros(2, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -119,7 +118,8 @@ def test_bad_reduction_and_lengths_are_refused() -> None:
 def test_gamma_weights_and_smoothing_are_the_closed_form(classes: int, reduction: Reduction, smoothing: float) -> None:
     logits, labels = random_batch(classes)
     gamma, weights = (0.44, 2.5, -1.0)[:classes], (0.5, 2.0, 1.25)[:classes]
-    terms = loss_terms(logits, labels, 0.3, reduction, gamma=gamma, class_weights=weights, label_smoothing=smoothing)
+    loss = SpectralDecouplingLoss(0.3, reduction, gamma=gamma, class_weights=weights, label_smoothing=smoothing)
+    terms = loss.terms(logits, labels)
     torch.autograd.backward(terms.total)
 
     z, w = logits.detach(), torch.tensor(weights)[labels, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -46,6 +47,18 @@ def read_settings(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(path, "is not a list of settings", "write one 'key: value' a line")
     return {str(key): value for key, value in values.items()}
+
+
+def load_settings(
+    model: type[Model], path: Path | None, overrides: Mapping[str, object] | None, where: object
+) -> Model:
+    """The settings of a YAML file (None: the defaults), with the overrides that are not None in their place.
+
+    Raises ConfigError naming the file, or `where` for the overrides, and the key.
+    """
+    values = read_settings(path) if path else {}
+    checked(model, values, path)
+    return checked(model, values | {k: v for k, v in (overrides or {}).items() if v is not None}, where)
 
 
 def _section(model: type[BaseModel], place: tuple[int | str, ...]) -> type[BaseModel]:

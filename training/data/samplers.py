@@ -57,24 +57,18 @@ class Shuffled:
         self._levels = [np.unique(values, return_inverse=True)[1] for values in nested]
         self.count, self.seed, self.epoch = count, seed, 0
         self._draws = count if draws is None else draws
-        self.start = 0
-        """Position in the epoch at which iteration begins: how many draws an interrupted epoch has used already. It
-        stays until it is set again."""
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, from 0."""
         self.epoch = epoch
 
-    def order(self) -> Ints:
-        """The whole order of the epoch, int64 (len,), from its beginning."""
-        return epoch_order(self.count, seed=self.seed, epoch=self.epoch, draws=self._draws, levels=self._levels)
-
     def __len__(self) -> int:
-        """Draws of a whole epoch, wherever iteration begins."""
+        """Draws of an epoch."""
         return self._draws
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self.order()[self.start :].tolist())
+        order = epoch_order(self.count, seed=self.seed, epoch=self.epoch, draws=self._draws, levels=self._levels)
+        return iter(order.tolist())
 
 
 def global_batches(order: Ints, batch_size: int, rank: int = 0, world: int = 1, *, start: int = 0) -> list[Ints]:

@@ -146,7 +146,11 @@ def evaluate_models(
     recipe = evaluation_recipe(hashes, split, by=by, resamples=resamples, seed=seed)
     with locked_folder(out):
         require_own(out, "evaluation.json", "an evaluation")
-        predicted = _predict(by_name, split, batch_size, progress)
+        report = counter(progress, len(models) * len(split))
+        predicted = {
+            name: predict_views(model, split, [lambda tiles: tiles], batch_size=batch_size, report=report)[0]
+            for name, model in by_name.items()
+        }
         results = tuple(
             ModelResult(
                 name=name,
@@ -319,17 +323,6 @@ def _require_column(split: Split, column: str) -> None:
         raise InputError(f"--by {column}", f"no tile's {column} is known", f"fill the column {column} of the table")
     if without := int((values == "").sum()):
         log.warning("the %s of %d of %d tiles is unknown", column, without, len(values))
-
-
-def _predict(
-    models: Mapping[str, TileModel], split: Split, batch_size: int, progress: Progress | None
-) -> dict[str, Predictions]:
-    """What each model says of the tiles."""
-    report = counter(progress, len(models) * len(split))
-    return {
-        name: predict_views(model, split, [lambda tiles: tiles], batch_size=batch_size, report=report)[0]
-        for name, model in models.items()
-    }
 
 
 def counter(progress: Progress | None, total: int) -> Callable[[int], None]:

@@ -15,6 +15,12 @@ def model_card(info: ModelInfo) -> str:
     """The card of a model, Markdown."""
     scale = "at an unknown scale" if info.mpp is None else f"at {info.mpp:.4g} µm/px"
     settings = "\n".join(f"- {name}: {value}" for name, value in info.training.items())
+    by_site, two = info.training.get("group") == "site", len(info.classes) == 2
+    decision = f"{info.positive_class} from a probability of {info.threshold:.4g} on" if two else "the likeliest class"
+    averages = f"those of {info.positive_class}" if two else "the mean over the classes of one against the rest"
+    tested = "cases from where the training cases came from"
+    if by_site:
+        tested = "sites it was not trained on, which are few"
     software = ", ".join(f"{name} {version}" for name, version in info.software.items())
     return f"""# Tile classifier: {", ".join(info.classes)}
 
@@ -28,15 +34,15 @@ reduction "{info.training["sd_reduction"]}"; Pohjonen et al., iScience 2022).
 
 {_data_table(info)}
 
-Splits are made of whole cases: no case is in two of them.{_site_split(info)}
+Splits are made of whole cases: no case is in two of them.{" Nor is any site." if by_site else ""}
 
 ## Performance
 
 {_metric_table(info)}
 
 In brackets the 95% bootstrap interval over cases; that of ECE lies high, since noise only adds to it.
-{_averages(info)}
-Balanced accuracy {_decision(info)}.
+AUROC and average precision are {averages}.
+Balanced accuracy calls {decision}.
 Epoch, temperature and threshold were chosen on the validation split, so its figures are optimistic; the test split was
 used for nothing but these figures.
 
@@ -60,7 +66,7 @@ Software: {software}.
 
 - It knows the classes above and nothing else: on other organs, stains, species or artefacts its output means nothing.
 - {_novelty(info)}
-- {_tested(info)} Other scanners, laboratories and hospitals can lower
+- It was tested on {tested}. Other scanners, laboratories and hospitals can lower
   its performance without any sign of it in the probabilities; test it on cases of your own first, with
   `specslide evaluate`.
 - It classifies single tiles. A slide's or a patient's diagnosis does not follow from them.
@@ -78,28 +84,6 @@ def _novelty(info: ModelInfo) -> str:
         f"al., NeurIPS 2018;\n  {known.train_tiles:,} training and {known.val_tiles:,} validation tiles). A flag says "
         "that the model has seen nothing like it,\n  not that it is wrong; no flag does not say that it is right."
     )
-
-
-def _site_split(info: ModelInfo) -> str:
-    return " Nor is any site." if info.training.get("group") == "site" else ""
-
-
-def _tested(info: ModelInfo) -> str:
-    if info.training.get("group") == "site":
-        return "It was tested on sites it was not trained on, which are few."
-    return "It was tested on cases from where the training cases came from."
-
-
-def _decision(info: ModelInfo) -> str:
-    if len(info.classes) > 2:
-        return "calls the likeliest class"
-    return f"calls {info.positive_class} from a probability of {info.threshold:.4g} on"
-
-
-def _averages(info: ModelInfo) -> str:
-    if len(info.classes) > 2:
-        return "AUROC and average precision are the mean over the classes of one against the rest."
-    return f"AUROC and average precision are those of {info.positive_class}."
 
 
 def _data_table(info: ModelInfo) -> str:

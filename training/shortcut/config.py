@@ -5,13 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
-
-from tiling.core.settings import checked, read_settings
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -126,17 +123,6 @@ class RunRecord(BaseModel):
 
 Grid = Mapping[str, Mapping[Setting, Sequence[RunRecord]]]
 """By method and setting: a record a seed, in their order."""
-
-
-def load_shortcut_config(path: Path | None = None, overrides: Mapping[str, object] | None = None) -> ShortcutConfig:
-    """The settings of a YAML file (None: the defaults), with the overrides that are not None in their place.
-
-    Raises ConfigError naming the file and the key.
-    """
-    given = {key: value for key, value in (overrides or {}).items() if value is not None}
-    values = read_settings(path) if path else {}
-    checked(ShortcutConfig, values, path)
-    return checked(ShortcutConfig, values | given, "study settings")
 
 
 def candidates(method: str, config: ShortcutConfig) -> list[Setting]:

@@ -122,17 +122,6 @@ def test_a_budget_draws_no_tile_twice_before_all_are_drawn() -> None:
     assert len(drawn) == 50, "each epoch has tiles of its own"
 
 
-@pytest.mark.parametrize("start", [0, 1, 17, 50])
-def test_an_epoch_begins_where_it_was_interrupted(start: int) -> None:
-    sampler = Shuffled(50, seed=3, levels={"class": np.arange(50) % 3})
-    sampler.set_epoch(2)
-    whole = list(sampler)
-    sampler.start = start
-    assert list(sampler) == whole[start:]
-    assert sampler.order().tolist() == whole
-    assert len(sampler) == 50
-
-
 @settings(max_examples=200, deadline=None)
 @given(count=st.integers(1, 60), per_rank=st.integers(1, 8), world=st.integers(1, 4), skipped=st.integers(0, 3))
 def test_ranks_share_the_batches_that_one_process_would_read(

@@ -16,6 +16,7 @@ from scipy import stats
 
 from tiling.core.artefact import folder_faults, read_commit
 from tiling.core.errors import ConfigError, InputError, ModelError, OutputError
+from tiling.core.settings import load_settings
 from training import TrainConfig, samples_from_images
 from training.data.samples import Samples
 from training.shortcut import experiment as study
@@ -30,7 +31,6 @@ from training.shortcut.config import (
     as_grid,
     candidates,
     choose,
-    load_shortcut_config,
     planned,
     run_of,
 )
@@ -57,6 +57,10 @@ def table(tmp_path: Path, write_table: Callable[[Sequence[Sequence[object]]], Pa
 @pytest.fixture
 def samples(table: Path) -> Samples:
     return samples_from_images(table, TrainConfig())
+
+
+def load(path: Path | None, overrides: Mapping[str, object] | None) -> ShortcutConfig:
+    return load_settings(ShortcutConfig, path, overrides, "study settings")
 
 
 def figures(out: Path) -> dict[str, bytes]:
@@ -206,19 +210,19 @@ def test_what_cannot_be_studied_is_refused(samples: Samples, tmp_path: Path, mon
 )  # fmt: skip
 def test_bad_settings_are_named(key: str, value: object) -> None:
     with pytest.raises(ConfigError, match=key):
-        load_shortcut_config(None, {key: value})
+        load(None, {key: value})
 
 
 def test_settings_come_from_a_file_and_options(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text("strength: 0.95\nsd_lambdas: [1, 20]\nepochs: 4\n")
-    config = load_shortcut_config(path, {"epochs": "5", "methods": ["sd", "strong"], "seeds": None})
+    config = load(path, {"epochs": "5", "methods": ["sd", "strong"], "seeds": None})
     assert config == ShortcutConfig(strength=0.95, sd_lambdas=(1, 20), epochs=5, methods=("sd", "strong"))
     with pytest.raises(ConfigError, match=r"0\.2 to 20"):
-        load_shortcut_config(None, {"amount": 99})
+        load(None, {"amount": 99})
     path.write_text("strenth: 0.95\n")
     with pytest.raises(ConfigError, match="strenth"):
-        load_shortcut_config(path)
+        load(path, None)
     with pytest.raises(ValidationError):
         config.strength = 1.0  # type: ignore[misc]
 
