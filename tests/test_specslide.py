@@ -69,12 +69,20 @@ def test_another_package_imported_before_is_named(place: Path) -> None:
     assert "import specslide before it" in done.stderr
 
 
-@pytest.mark.parametrize("way", ["script", "module"])
-def test_the_command_and_its_workers_are_not_broken(way: str, place: Path, script: Path, small_slide: Path) -> None:
-    command = [script] if way == "script" else ["-m", "specslide"]
-    assert succeeds(place, *command, "--version") == f"specslide {version('specslide')}\n"
-    assert "1 tiles" not in succeeds(place, *command, "tile", small_slide, "--out", "stores", "--workers", 2)
+def test_the_command_and_its_workers_are_not_broken(place: Path, script: Path, small_slide: Path) -> None:
+    assert succeeds(place, script, "--version") == f"specslide {version('specslide')}\n"
+    assert "1 tiles" not in succeeds(place, "-m", "specslide", "tile", small_slide, "--out", "stores", "--workers", 2)
     assert (place / "stores" / "small.zarr" / "commit.json").exists()
+
+
+def test_what_the_command_starts_is_not_broken(place: Path, script: Path) -> None:
+    """As Lightning starts more processes of a training; the real ones are started nightly."""
+    child = "import inference, pipeline, tiling, training; print('found')"
+    script.write_text(
+        "import subprocess, sys\nfrom specslide import main\ntry:\n    main()\n"
+        f"finally:\n    subprocess.run([sys.executable, '-c', {child!r}], check=True)\n"
+    )
+    assert "found" in succeeds(place, script, "--version")
 
 
 def test_workers_of_dask_are_not_broken(place: Path, script: Path, small_slide: Path) -> None:
@@ -95,6 +103,7 @@ def test_a_users_script_and_its_workers_are_not_broken(place: Path, small_slide:
     assert succeeds(place, "mine.py") == "None\n"
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("start", ["fabric", "torchrun"])
 def test_shared_training_is_not_broken(start: str, place: Path, script: Path) -> None:
     import cv2

@@ -40,6 +40,10 @@ WINGS: dict[str, tuple[str, ...]] = {  # what the modules of a wing may import o
     "tiling/annotations": ("core", "grid"),
     # Annotations become columns of a store; importing HistoPrep's folders is a verb beside tiling.tile, and reports so.
     "tiling/stores": ("core", "grid", "annotations", "manifest", "tile"),
+    "training/data": ("config", "models"),  # of models, how large a picture a backbone sees
+    "training/models": ("evaluation",),  # of which those below
+    "training/evaluation": ("config", "data", "devices", "models"),
+    "training/shortcut": ("augment", "data", "evaluation", "losses", "models", "optim"),
     "inference/maps": ("prediction", "text"),
     "inference/exports": ("maps", "prediction", "text", "colours", "config"),
     "inference/report": ("maps", "exports", "prediction", "text", "colours", "ood", "summary", "sources"),
@@ -55,15 +59,23 @@ def test_wings_import_only_what_they_are_built_on(wing: str) -> None:
     assert {m.name: found for m in modules if (found := rooms_imported(m, package) - allowed)} == {}
 
 
-def rooms_imported(module: Path, package: str) -> set[str]:
-    """The wings and modules of a package that a module imports anywhere in it."""
+def test_models_know_of_evaluation_nothing_but_figures_and_tables() -> None:
+    """A model records intervals and its card tables of metrics; what predicts or draws is not its business."""
+    modules = sorted((ROOT / "training" / "models").rglob("*.py"))
+    used = set[str]().union(*(rooms_imported(module, "training", "evaluation") for module in modules))
+    assert used == {"bootstrap", "metrics", "tables"}
+
+
+def rooms_imported(module: Path, package: str, wing: str = "") -> set[str]:
+    """The wings and modules of a package, or of one wing of it, that a module imports anywhere in it."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return {name.split(".")[1] for name in names if name.startswith(f"{package}.")}
+    within = f"{package}.{wing}." if wing else f"{package}."
+    return {name.removeprefix(within).split(".")[0] for name in names if name.startswith(within)}
 
 
 @pytest.mark.parametrize(

@@ -10,33 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import run
-from pipeline.demo.synthetic import make_cohort
 from pipeline.provenance import Link, lines_of, read_record, trace
-from pipeline.study.config import EvaluateConfig, HeatmapConfig, RepeatsConfig, StressConfig, StudyConfig
 from pipeline.study.run import StudyReport
 from tests.pipeline.conftest import RunCli
-from tiling import TileStore, TilingConfig
+from tiling import TileStore
 from tiling.core.artefact import content_hash
 from tiling.core.errors import InputError
 from tiling.core.files import sha256_file
-from training import TrainConfig
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> StudyReport:
-    """A finished study of two seeds in `.../here/results`, beside the cohort's folder; read only unless copied."""
-    folder = tmp_path_factory.mktemp("provenance") / "here"
-    train = TrainConfig(
-        backbone="test_resnet", weights="none", input_px=32, epochs=1, batch_size=16, bootstrap_resamples=5, threads=1
-    )
-    config = StudyConfig(
-        manifest=make_cohort(folder / "cohort", n_slides=6, seed=5, size_px=(1024, 1024)), out=folder / "results",
-        tile=TilingConfig(mpp=1.0, tile_px=64), train=train, repeats=RepeatsConfig(seeds=(0, 1)),
-        evaluate=EvaluateConfig(resamples=5), stress=StressConfig(shifts=("hue",), strengths=1, resamples=5),
-        heatmap=HeatmapConfig(), workers=1,
-    )  # fmt: skip
-    return run(config)
 
 
 @pytest.fixture

@@ -19,10 +19,7 @@ from training.models.backbones import input_side
 
 
 class TrainBatches(Sampler[list[int]]):
-    """The share of each global batch that the process `rank` of `world` trains on; `at` chooses epoch and first batch.
-
-    A last batch that is not full is left out, unless it is the only one: a batch of one would upset batch norms.
-    """
+    """The share of each global batch (`global_batches`) that process `rank` of `world` trains on."""
 
     def __init__(self, order: Shuffled, batch_size: int, world: int = 1) -> None:
         self.order, self.world, self.rank = order, world, 0

@@ -61,11 +61,7 @@ class Resampled(NamedTuple):
 def bootstrap_interval(
     metric: Metric, case_ids: NDArray[np.str_], *, resamples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> Interval:
-    """The metric on all samples, and its percentile interval under resampling of cases with replacement.
-
-    Whole cases are drawn, since a patient's tiles are not independent. `case_ids` is (N,); the same seed and cases give
-    the same resamples, so that intervals of several metrics or models are paired.
-    """
+    """The metric on all samples, and its percentile interval over resamples of the cases; `case_ids` is (N,)."""
     return interval(*resampled({"": metric}, case_ids, resamples=resamples, seed=seed)[""], level=level)
 
 

@@ -26,7 +26,7 @@ from training.evaluation.evaluate import Progress, counter, leaks, made_with, re
 from training.evaluation.figures import ShiftPanel, shift_curves
 from training.evaluation.metrics import METRIC_NAMES, Floats
 from training.evaluation.perturbations import SHIFTS
-from training.evaluation.predictions import View, predict_views
+from training.evaluation.predictions import predict_views
 from training.evaluation.tables import csv_text
 from training.models.classifier import TileModel
 
@@ -161,7 +161,7 @@ def stress(
         require_own(out, "stress.json", "a stress test")
         found: dict[str, dict[Place, Resampled]] = {}
         for name, model in models.items():
-            views = [_view(place) for place in places]
+            views = [partial(SHIFTS[shift], strength=s) if s else lambda tiles: tiles for shift, s in places]
             predicted = predict_views(model, split, views, batch_size=batch_size, report=report)
             metrics = {str(place): of.metrics()[metric] for place, of in zip(places, predicted, strict=True)}
             drawn = resampled(metrics, split.case_id, resamples=resamples, seed=seed)
@@ -218,12 +218,6 @@ def _require_known(models: Mapping[str, TileModel], metric: str, shifts: Sequenc
         raise ConfigError("--shifts", "a shift is named twice", "name each once")
     if steps < 1:
         raise ConfigError("--strengths", f"{steps} leaves no shift", "pass 1 or more")
-
-
-def _view(place: Place) -> View:
-    """What is done to tiles at a place."""
-    shift, strength = place
-    return partial(SHIFTS[shift], strength=strength) if shift else lambda tiles: tiles
 
 
 def _curve(shift: str, steps: int, found: Mapping[Place, Resampled]) -> Curve:

@@ -2,8 +2,8 @@
 
 A confounder is either there or not: a tile *carries* it or does not change. Its strength in [0, 1] is the probability
 that a tile carries it exactly if its label is positive (`carriers`): at 1 the confounder gives the label away, at 0.5
-it says nothing, at 0 it is reversed. `carrier_weights` gives the same distribution without drawing, as the weight of
-the changed and the unchanged version of each tile. Knows nothing of models, files or splits.
+it says nothing, at 0 it is reversed. `carrier_weights` is the same distribution without a draw. Knows nothing of
+models, files or splits.
 """
 
 from __future__ import annotations

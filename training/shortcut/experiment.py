@@ -8,9 +8,8 @@ training tiles carry the confounder, the first weights and the order of the batc
 paired. Classes are drawn equally often, so the likelier one is called, without a threshold. Lambda and weight decay are
 chosen on the confounded validation, by two rules (`training.shortcut.config.choose`), and shown beside the whole grid.
 
-The training loop is a dozen lines of its own: hundreds of short runs on tiles that lie in memory need none of the
-loaders, logs, checkpoints and model folders of `train`, and would pay for them many times over. Network, loss, groups
-and schedule of the optimiser, sampler, augmentations and metrics are the trainer's.
+The training loop is its own: hundreds of short runs on tiles in memory would pay many times over for the loaders, logs,
+checkpoints and model folders of `train`. Network, loss, optimiser, sampler, augmentation and metrics are the trainer's.
 
 out/runs/<key>.json   a finished run each, from which an interrupted study goes on     out/study.csv   every figure
 out/study.md          the tables                         out/study.png   the figure    out/examples.png   tiles

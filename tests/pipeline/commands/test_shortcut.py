@@ -34,7 +34,7 @@ def test_a_study_from_the_command_line(index: Path, tmp_path: Path, run_cli: Run
     for word in ("unconfounded", "reversed", "weight_decay", "sd", "gain over weight decay"):
         assert word in done.stdout
     assert {path.name for path in out.iterdir() if not path.name.startswith(".")} == {
-        "runs", "study.csv", "study.md", "study.png", "examples.png",
+        "commit.json", "runs", "study.csv", "study.md", "study.png", "examples.png",
     }  # fmt: skip
     assert len(list((out / "runs").iterdir())) == 2
 

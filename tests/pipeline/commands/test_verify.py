@@ -14,12 +14,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from inference.export_model import export_model
-from pipeline import run
 from pipeline.cli import app
-from pipeline.demo.synthetic import make_cohort
 from pipeline.provenance import artefacts_in
-from pipeline.study.config import EvaluateConfig, HeatmapConfig, StressConfig, StudyConfig
-from tiling import TilingConfig
+from pipeline.study.run import StudyReport
 from tiling.core.artefact import read_commit
 from training import TrainConfig, load_model, samples_from_images
 from training.shortcut.config import ShortcutConfig
@@ -35,15 +32,12 @@ KINDS = {
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(study: StudyReport, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an artefact of each kind; read only unless copied."""
     folder = tmp_path_factory.mktemp("made")
-    config = StudyConfig(
-        manifest=make_cohort(folder / "cohort", n_slides=6, seed=5, size_px=(1024, 1024)), out=folder / "results",
-        tile=TilingConfig(mpp=1.0, tile_px=64), train=TINY, evaluate=EvaluateConfig(resamples=5),
-        heatmap=HeatmapConfig(), stress=StressConfig(shifts=("hue",), strengths=1, resamples=5), workers=1,
-    )  # fmt: skip
-    export_model(load_model(run(config).model), "torchscript", folder / "exported")
+    for name in ("results", "cohort"):
+        shutil.copytree(study.out.parent / name, folder / name)
+    export_model(load_model(study.model), "torchscript", folder / "exported")
     random, lines = np.random.default_rng(0), ["path,case_id,label"]
     for number in range(24):
         cv2.imwrite(str(folder / f"{number}.png"), random.integers(0, 255, (32, 32, 3)).astype(np.uint8))
@@ -100,7 +94,7 @@ def test_an_artefact_without_its_list_is_not_passed_over(
     made: Path, tmp_path: Path, harm: Callable[[Path], None]
 ) -> None:
     copy = Path(shutil.copytree(made / "results", tmp_path / "results"))
-    places = [copy / name for name in ("stores/synthetic-00.zarr", "heatmaps/synthetic-04", "evaluation/tiles")]
+    places = [copy / name for name in ("stores/synthetic-00.zarr", "heatmaps/synthetic-04", "evaluation/tiles/seed-0")]
     for place in places:
         harm(place / "commit.json")
     done = verify(copy)
