@@ -19,8 +19,8 @@ from tiling.core.files import sha256_file, sha256_json
 from tiling.grid import Tiles
 
 UNCLASSIFIED = "unclassified"
-_FARTHEST_PX = 1e9
-_LONGEST_NAME = 200  # bytes; a column is a folder
+_MAX_PX0 = 1e9
+_MAX_NAME_BYTES = 200  # a column is a folder
 _CAMELYON16 = {"_0", "_1", "_2"}
 """Groups of CAMELYON16's files: _0 and _1 are tumour, _2 is what is not, cut out of the others."""
 _EXCLUSIONS = {"exclude", "exclusion", "hole", "holes"}
@@ -150,7 +150,7 @@ class _AsapShapes:
         name = UNCLASSIFIED if name in ("", "None") else name
         require_column(self._where(), name)
         points = np.array(self._points)
-        if not (np.abs(points) <= _FARTHEST_PX).all():
+        if not (np.abs(points) <= _MAX_PX0).all():
             raise InputError(self._where(), "has coordinates that lie on no slide", "draw it again in ASAP")
         self._shapes.append((name, shapely.make_valid(shapely.Polygon(points))))
 
@@ -230,15 +230,8 @@ def _geometry(where: str, feature: Any) -> shapely.Geometry | None:
     try:
         with np.errstate(invalid="ignore"):  # NaN is refused below
             geometry = shapely.geometry.shape(feature["geometry"])
-        usable = bool((np.abs(shapely.get_coordinates(geometry)) <= _FARTHEST_PX).all())  # False for NaN too
-    except (
-        KeyError,
-        TypeError,
-        AttributeError,
-        ValueError,
-        IndexError,
-        shapely.errors.ShapelyError,
-    ) as error:
+        usable = bool((np.abs(shapely.get_coordinates(geometry)) <= _MAX_PX0).all())  # False for NaN too
+    except (LookupError, TypeError, AttributeError, ValueError, shapely.errors.ShapelyError) as error:
         raise InputError(where, "has no valid geometry", "draw it again in QuPath") from error
     if not usable:
         raise InputError(where, "has coordinates that lie on no slide", "draw it again in QuPath")
@@ -259,13 +252,8 @@ def _class_name(where: str, feature: dict[str, Any]) -> str:
 
 
 def require_column(where: str, name: str) -> str:
-    """The name itself, if an array can be called so. Raises InputError, naming `where` it stands."""
-    if not _names_column(name):
+    """The name itself, if zarr can keep an array of that name beside others, in a folder. Raises InputError, naming `where` it stands."""
+    taken = "/" in name or name.strip(".") == "" or name.startswith("__") or name == "zarr.json"
+    if taken or not name.isprintable() or len(name.encode()) > _MAX_NAME_BYTES:
         raise InputError(where, f"has the class {name!r}, which cannot name a column", "rename the class")
     return name
-
-
-def _names_column(name: str) -> bool:
-    """Whether zarr can keep an array of that name beside others, in a folder."""
-    taken = "/" in name or name.strip(".") == "" or name.startswith("__") or name == "zarr.json"
-    return not taken and name.isprintable() and len(name.encode()) <= _LONGEST_NAME
