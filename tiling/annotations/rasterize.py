@@ -252,7 +252,7 @@ def _class_name(where: str, feature: dict[str, Any]) -> str:
 
 
 def require_column(where: str, name: str) -> str:
-    """The name itself, if zarr can keep an array of that name beside others, in a folder. Raises InputError, naming `where` it stands."""
+    """The name, if zarr can keep an array of that name in a folder. Raises InputError, naming `where` it stands."""
     taken = "/" in name or name.strip(".") == "" or name.startswith("__") or name == "zarr.json"
     if taken or not name.isprintable() or len(name.encode()) > _MAX_NAME_BYTES:
         raise InputError(where, f"has the class {name!r}, which cannot name a column", "rename the class")
