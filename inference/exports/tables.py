@@ -1,6 +1,6 @@
 """Predictions as tables: `slide_id, minx, miny, width, height, prob_<class>...`, level-0 pixels, CSV and Parquet.
 
-Then what else is known of a tile: `entropy`, `spread`; see `inference.predict.Prediction`.
+Then what else is known of a tile: `entropy`, `spread`; see `inference.prediction.Prediction`.
 """
 
 from __future__ import annotations

@@ -226,7 +226,7 @@ def _covered(prediction: Prediction) -> dict[str, Any]:
 
 
 def _unlike(prediction: Prediction) -> dict[str, Any]:
-    """Where the tiles out of distribution are; where tiles overlap, most of a place's must be."""
+    """Where the tiles out of distribution are; where tiles overlap, more than half of a place's weight must be."""
     picture = overview(prediction, LONGEST_PX // 2)
     unlike = np.nan_to_num(assembled(prediction.columns[FLAG], prediction, picture)) > 0.5
     return _image(greyed(picture.values, unlike))

@@ -116,8 +116,8 @@ class Case:
 
 
 CASES = {
-    "as it is": Case((508, 411), 0.5, 32, 0.0, 32, 32),
-    "as it is, half overlapping, two levels": Case((1101, 203), 0.5, 32, 0.5, 32, 16),
+    "unresampled": Case((508, 411), 0.5, 32, 0.0, 32, 32),
+    "unresampled, half overlapping, two levels": Case((1101, 203), 0.5, 32, 0.5, 32, 16),
     "half as large": Case((636, 572), 0.25, 32, 0.0, 64, 64),
     "half as large, half overlapping": Case((636, 572), 0.25, 32, 0.5, 64, 32),
     "half as large, a quarter overlapping": Case((636, 572), 0.25, 32, 0.25, 64, 48),
@@ -203,7 +203,9 @@ def test_tile_objects_are_the_tiles(made: Made) -> None:
     np.testing.assert_allclose(measured, made.case.probabilities().ravel(), atol=CLOSE)
 
 
-@pytest.mark.parametrize("name", ["as it is", "half as large, half overlapping", "at no whole scale, half overlapping"])
+@pytest.mark.parametrize(
+    "name", ["unresampled", "half as large, half overlapping", "at no whole scale, half overlapping"]
+)
 def test_a_store_says_the_same_of_the_same_places(tmp_path: Path, name: str) -> None:
     case = CASES[name]
     path, model = write_painted(tmp_path, case), paint_model(case.tile_px)
@@ -218,8 +220,8 @@ def test_a_store_says_the_same_of_the_same_places(tmp_path: Path, name: str) -> 
 
 
 def test_a_store_of_the_slides_own_tiles_says_the_same(tmp_path: Path) -> None:
-    """JPEG tiles copied as they are: those that lie wholly on the slide."""
-    case = CASES["as it is"]
+    """JPEG tiles copied without encoding them again: those that lie wholly on the slide."""
+    case = CASES["unresampled"]
     path, model = tmp_path / "painted.tif", paint_model(case.tile_px)
     write_pyramid(path, case.painted(), mpp=case.slide_mpp, tile_px=case.tile_px, quality=95, subsampling=(1, 1))
     tiling = TilingConfig(mpp=MODEL_MPP, tile_px=case.tile_px, min_tissue=0, codec="source")

@@ -289,7 +289,7 @@ class SickOf(TileModel):
 
 @pytest.fixture
 def given(monkeypatch: pytest.MonkeyPatch) -> Callable[[TileModel], None]:
-    """Makes the command use that model, whatever folder it is told."""
+    """Makes the command use that model, whatever folder it gets."""
 
     def give(model: TileModel) -> None:
         monkeypatch.setattr("pipeline.execution.jobs._loaded", lambda *args: model)

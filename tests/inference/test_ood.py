@@ -1,4 +1,4 @@
-"""Tiles unlike those a model was trained on: the same flags from slide, store and ONNX, and what a person is told."""
+"""Tiles unlike those a model was trained on: the same flags from slide, store and ONNX, and what a person reads."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def test_a_distance_that_is_no_number_names_the_tile(slide: Path, knowing: TileM
         predict_slide(slide, broken)
 
 
-# -------------------------------------------------------------------------------------------- what a person is told
+# -------------------------------------------------------------------------------------------- what a person reads
 
 
 def test_a_slide_like_those_it_knows_has_few_flags_and_no_warning(

@@ -276,7 +276,7 @@ def test_a_store_damaged_in_a_later_batch_is_a_store_error(store: Path, model: T
 
 
 @pytest.mark.parametrize(
-    ("asked", "least", "said"),
+    ("asked", "min_tissue", "said"),
     [
         (0.05, 0.1, "less than 0.1 of tissue: pass the slide itself, or tile it with --min-tissue 0.05"),
         (0.1, 0.1, ""),
@@ -284,12 +284,12 @@ def test_a_store_damaged_in_a_later_batch_is_a_store_error(store: Path, model: T
     ],
 )
 def test_a_store_brings_its_least_tissue(
-    store: Path, model: TileModel, caplog: pytest.LogCaptureFixture, asked: float, least: float, said: str
+    store: Path, model: TileModel, caplog: pytest.LogCaptureFixture, asked: float, min_tissue: float, said: str
 ) -> None:
     found = predict_slide(store, model, PredictConfig(min_tissue=asked))
-    assert found.provenance["settings"]["min_tissue"] == least
+    assert found.provenance["settings"]["min_tissue"] == min_tissue
     opened = TileStore(store)
-    assert len(found.tiles.x0) == int((opened.tiles.columns["tissue"] >= least).sum())
+    assert len(found.tiles.x0) == int((opened.tiles.columns["tissue"] >= min_tissue).sum())
     warned = [record.getMessage() for record in caplog.records]
     assert warned == ([f"{store}: holds no tile with {said}"] if said else [])
 

@@ -156,9 +156,9 @@ def test_no_file_tells_what_the_slide_tells_of_people(svs: Path, make_model: Mak
     made = make_heatmap(svs, model, tmp_path / "out", slide_id="case", outputs=OutputConfig(formats=formats()))
     assert {path.name for path in made.folder.iterdir()} > FILES
     with openslide.OpenSlide(svs) as slide:
-        told = {name.removeprefix("aperio."): value for name, value in slide.properties.items()}
-    secrets = [told[name] for name in ("User", "Date", "Time", "Filename", "ImageID", "ScanScope ID")]
-    secrets += [told["tiff.ImageDescription"], svs.stem, str(tmp_path), str(svs.parent)]
+        properties = {name.removeprefix("aperio."): value for name, value in slide.properties.items()}
+    secrets = [properties[name] for name in ("User", "Date", "Time", "Filename", "ImageID", "ScanScope ID")]
+    secrets += [properties["tiff.ImageDescription"], svs.stem, str(tmp_path), str(svs.parent)]
     assert_silent(made.folder, [secret for secret in secrets if len(secret) > 4])
 
 

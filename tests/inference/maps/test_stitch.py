@@ -148,14 +148,14 @@ def test_tiles_begin_on_pixels_and_the_map_stays_small(tile: int, overlap: float
 @given(st.integers(16, 2048), st.floats(0, 0.95), st.integers(1, 400), st.floats(0, 1), st.sampled_from([10**4, 10**6]))
 @settings(max_examples=200, deadline=None)
 def test_a_tile_begins_where_it_was_read_and_ends_within_half_a_pixel(
-    tile: int, overlap: float, columns: int, place: float, most: int
+    tile: int, overlap: float, columns: int, place: float, max_pixels: int
 ) -> None:
-    """One tile on a map of at most about `most` pixels, none of which spans several strides."""
+    """One tile on a map of at most about `max_pixels` pixels, none of which spans several strides."""
     stride = max(1, round(tile * (1 - overlap)))
     width = (columns - 1) * stride + tile
     slide = Grid(width0=width, height0=tile, slide_mpp=0.25, tile_px=64, tile_px0=tile, stride_px0=stride)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(heatmap, "_MAX_PIXELS", most)
+        patch.setattr(heatmap, "_MAX_PIXELS", max_pixels)
         px0, x0 = map_downsample(slide), round(place * (columns - 1)) * stride
         tile_at = Tiles(slide, np.array([x0], np.int32), np.zeros(1, np.int32))
         covered = np.flatnonzero(np.isfinite(slide_map(np.ones(1, np.float32), tile_at).values).any(0))
