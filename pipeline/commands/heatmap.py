@@ -104,4 +104,4 @@ def heatmap(
     )  # fmt: skip
     row_of = {row.slide_id: row for row in rows}
     reasons = [(name, "", reason_for_user(reason, row_of[name], manifest)) for name, reason in failed.items()]
-    show_outcomes(f"heatmaps in {out}", [*map(heatmap_outcome, reports), *reasons], set(failed))
+    show_outcomes(f"heatmaps in {out}", [*map(heatmap_outcome, reports), *reasons])

@@ -33,12 +33,11 @@ def histoprep(
             raise InputError("the folders given", f"two have the name {name!r}: {both}", "give each once")
         folder_of[name] = folder
     require_folder(out)
-    rows, failed = [], set()
+    rows = []
     for name, folder in folder_of.items():
         try:
             report = import_histoprep(folder, out, mpp=mpp, overwrite=overwrite)
             rows.append((name, f"{report.tiles} tiles", "kept" if report.reused else "made"))
         except SpecslideError as error:
             rows.append((name, "", str(error)))
-            failed.add(name)
-    show_outcomes(f"stores in {out}", rows, failed)
+    show_outcomes(f"stores in {out}", rows)

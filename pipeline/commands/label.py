@@ -28,7 +28,7 @@ def label(
 
     if len(stores) > 1 and not annotations.is_dir():
         raise InputError(annotations, f"is one annotation for {len(stores)} stores", "pass a folder of them")
-    rows, failed = [], set()
+    rows = []
     for store in stores:
         slide_id = store.name.removesuffix(".zarr")
         found = find_annotation(annotations, slide_id) if annotations.is_dir() else annotations
@@ -39,5 +39,4 @@ def label(
             rows.append((slide_id, ", ".join(report.classes) or "none", "kept" if report.reused else "labelled"))
         except SpecslideError as error:
             rows.append((slide_id, "", str(error)))
-            failed.add(slide_id)
-    show_outcomes(f"classes of {len(stores)} stores", rows, failed)
+    show_outcomes(f"classes of {len(stores)} stores", rows)

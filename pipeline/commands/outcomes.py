@@ -20,12 +20,12 @@ if TYPE_CHECKING:  # commands that need no torch must not wait for it
     from pipeline.study.run import StudyReport
 
 
-def show_outcomes(title: str, rows: list[tuple[str, str, str]], failed: set[str], *, of: str = "slides") -> None:
-    """Print the summary table; exit with code 1 if any of them failed."""
+def show_outcomes(title: str, rows: Sequence[tuple[str, str, str]], *, of: str = "slides") -> None:
+    """Print the summary table of (name, result, note); exit with code 1 if any has no result, that is, failed."""
     shown = [(name, what or "FAILED", note) for name, what, note in rows]
     console.show_table(title, ("slide", "result", "note"), shown)
-    if failed:
-        console.show_error(f"{len(failed)} of {len(rows)} {of} failed; the reasons are in the table")
+    if failed := sum(not what for _, what, _ in rows):
+        console.show_error(f"{failed} of {len(rows)} {of} failed; the reasons are in the table")
         raise typer.Exit(1)
 
 
@@ -62,7 +62,7 @@ def show_study(report: StudyReport) -> None:
         console.say(f"left out: {name}, {reason}")
     console.say(f"page: {report.out / 'index.html'}")
     everything = [*rows, *((name, "", reason) for name, reason in report.failed.items())]
-    show_outcomes(f"heatmaps in {report.out / 'heatmaps'}", everything, set(report.failed), of="artefacts")
+    show_outcomes(f"heatmaps in {report.out / 'heatmaps'}", everything, of="artefacts")
 
 
 def _scores_text(scores: SlideScores) -> str:

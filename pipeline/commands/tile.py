@@ -94,19 +94,13 @@ def tile(
         found = [find_annotation(annotations, row.slide_id) or row.annotation for row in rows]
         rows = [row.model_copy(update={"annotation": file}) for row, file in zip(rows, found, strict=True)]
     outcomes = tile_all(
-        (part or Part()).of(rows),
-        out,
-        config,
-        workers=workers or default_workers(),
-        overwrite=overwrite,
-        tissue_files=masks,
-        cluster=machines,
-    )
+        (part or Part()).of(rows), out, config, workers=workers or default_workers(), overwrite=overwrite,
+        tissue_files=masks, cluster=machines,
+    )  # fmt: skip
     show_outcomes(
         f"stores in {out}",
         [(o.job.slide_id, _tiles_made(o.result), "kept" if o.result.reused else "made") if o.result
          else (o.job.slide_id, "", reason_for_user(o.error or "", o.job.row, manifest)) for o in outcomes],
-        {o.job.slide_id for o in outcomes if o.error is not None},
     )  # fmt: skip
 
 
