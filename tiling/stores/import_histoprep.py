@@ -24,7 +24,7 @@ import pyarrow.csv
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from tiling.annotations.rasterize import require_column
+from tiling.annotations.classes import require_column
 from tiling.core.arrays import UInt8Array
 from tiling.core.artefact import atomic_folder, locked_folder, require_own
 from tiling.core.errors import InputError, StoreError
