@@ -32,6 +32,7 @@ _ANNOTATION: Final = "annotation/"
 _MAX_LENGTH: Final = 2000  # characters
 _MAX_DEPTH: Final = 50  # parentheses and signs inside each other
 _QUOTED = re.compile(r"`([^`]*)`|\"([^\"]*)\"|'([^']*)'")
+_NAME = re.compile(r"(?<![\w.])(?!(?:and|or|not)\b)[^\W\d]\w*")
 _FOREIGN = re.compile(r"[^\w\s.<>=!+\-*/()]|(?<![<>=!])=(?!=)|!(?!=)|(?<![\d])\.(?!\d)")
 _HINTS = {"=": "write == for equality", "&": "write and", "|": "write or", "!": "write not", "~": "write not"}
 _OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
@@ -110,8 +111,8 @@ def parse_where(text: str) -> Where:
         raise _error(text, foreign.start(), what, _HINTS.get(foreign[0], ""))
     if empty := [at for at, name in quoted.items() if not name]:
         raise _error(text, empty[0] - 1, "this quote names no column")
-    # ast counts in bytes, and knows letters of other alphabets by other names: the columns' own are read from the text.
-    plain = re.sub(r"[^\x00-\x7f]", "q", plain)
+    # ast counts in bytes, and has keywords, and other names for some letters: the columns' own are read from the text.
+    plain = _NAME.sub(lambda name: "q" * len(name[0]), plain)
     try:
         tree = ast.parse(plain.lstrip(), mode="eval").body
     except (SyntaxError, RecursionError, MemoryError) as error:

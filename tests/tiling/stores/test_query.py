@@ -25,6 +25,7 @@ COLUMNS = {
     "annotation/In situ: A": np.array([1, 0, 0, 0, 0, 0], np.float32),
     "annotation/pen": np.ones(COUNT, np.float32),
     "annotation/a`b": np.zeros(COUNT, np.float32),
+    "annotation/in": np.array([0, 1, 0, 0, 0, 0], np.float32),
 }
 
 
@@ -65,6 +66,7 @@ def kept(text: str) -> list[int]:
         ("x >= 8e9", [4, 5]),
         ("x * 2 > 17e9", [5]),
         ("tumour > 0.4", [3, 4, 5]),
+        ("in > 0.4e0", [1]),
         ("`tumour` > 0.4 and 'tumour' < 1", [3]),
         ('"In situ: A" == 1', [0]),
         ("`annotation/In situ: A` == 1", [0]),
@@ -152,9 +154,9 @@ def test_any_expression_means_what_it_means_in_python(text: str, seed: int) -> N
         ("é > 1 and foc > 1", 1, "there is no column 'é'"),
         ("focus`pen` > 1", None, "no expression"),
         ("__import__('os') > 1", None, "no number, column or comparison"),
-        ("True > 1", 1, "no number, column or comparison"),
+        ("True > 1", 1, "there is no column 'True'"),
         ("1j > 1", 1, "no number, column or comparison"),
-        ("focus is pen", 1, "no number, column or comparison"),
+        ("focus is pen", 7, "no expression"),
         ("focus.real > 1", 6, "'.' has no meaning here"),
         ("focus[0] > 1", 6, "'[' has no meaning here"),
         ("lambda: 0", 7, "':' has no meaning here"),
