@@ -81,18 +81,10 @@ from tiling.core.lazy import make_lazy  # noqa: E402 - found by what is set up a
 
 make_lazy(
     __name__,
-    {
-        "Grid": "tiling",
-        "Slide": "tiling",
-        "SpectralDecouplingLoss": "training",
-        "TileStore": "tiling",
-        "load_model": "inference",
-        "make_heatmap": "inference",
-        "predict_slide": "inference",
-        "run": "pipeline",
-        "tile_slide": "tiling",
-        "train": "training",
-    },
+    dict.fromkeys(("Grid", "Slide", "TileStore", "tile_slide"), "tiling")
+    | dict.fromkeys(("SpectralDecouplingLoss", "train"), "training")
+    | dict.fromkeys(("load_model", "make_heatmap", "predict_slide"), "inference")
+    | {"run": "pipeline"},
 )
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ from tiling.core.arrays import UInt8Array
 from tiling.core.files import write_file
 from tiling.stores.store import TileStore
 
-_OUTLINE = (0, 114, 178)  # Okabe-Ito blue and vermillion: told apart by colour-blind readers
+_OUTLINE = (0, 114, 178)  # Okabe-Ito blue and vermillion: distinct also for colour-blind readers
 _TILES = (213, 94, 0)
-_LONGEST_SIDE_PX = (700, 3000)  # least and most
+_LONGEST_SIDE_PX = (700, 3000)  # min and max
 
 
 def write_preview(store: TileStore, path: Path, kept: NDArray[np.bool_] | None = None) -> None:

@@ -43,7 +43,7 @@ Progress = Callable[[int, int], None]
 """Called with (tiles done, tiles in all)."""
 
 _THUMBNAIL_PX = 2048  # about the longest side of the stored thumbnail, where the mask is coarser
-_LARGEST_MASK_PX = 1 << 28  # at 8 micrometres a pixel, 13 cm squared
+_MAX_MASK_PX = 1 << 28  # at 8 micrometres a pixel, 13 cm squared
 _STORE_SUFFIX = ".zarr"
 
 
@@ -135,8 +135,8 @@ def plan_tiles(slide: Slide, config: TilingConfig, tissue_file: Path | None = No
     grid = _fitted(slide, config)
     mask_px0 = max(1.0, config.tissue.mask_mpp / slide.mpp)
     width, height = math.ceil(slide.width / mask_px0), math.ceil(slide.height / mask_px0)
-    if width * height > _LARGEST_MASK_PX:
-        what = f"claims {slide.width} x {slide.height} px at {slide.mpp:g} micrometres, more than any glass slide holds"
+    if width * height > _MAX_MASK_PX:
+        what = f"has {slide.width} x {slide.height} px at {slide.mpp:g} micrometres, more than any glass slide holds"
         raise SlideError(slide.path, what, "check its scale and pass --slide-mpp, or copy the slide again")
     # The thumbnail is a whole number of times finer than the mask, so that one read of the slide serves both.
     size0 = (round(width * mask_px0), round(height * mask_px0))
@@ -295,15 +295,7 @@ def _write(
     write_columns(folder, tiles, plan.mask, plan.thumbnail, attributes)
 
 
-_MAKERS = (
-    "numpy",
-    "opencv-python-headless",
-    "opencv-python",
-    "openslide-bin",
-    "simplejpeg",
-    "tifffile",
-    "zarr",
-)
+_MAKERS = ("numpy", "opencv-python-headless", "opencv-python", "openslide-bin", "simplejpeg", "tifffile", "zarr")
 
 
 class _Measured:

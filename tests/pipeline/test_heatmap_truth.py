@@ -21,7 +21,8 @@ from pipeline.demo.synthetic import make_cohort
 from pipeline.study.config import HeatmapConfig, StudyConfig
 from pipeline.study.run import run
 from tiling import TilingConfig
-from tiling.annotations.rasterize import rasterised, read_geojson
+from tiling.annotations.geojson import read_geojson
+from tiling.annotations.rasterize import rasterised
 from tiling.manifest import ManifestRow, read_manifest
 from training import TileModel
 

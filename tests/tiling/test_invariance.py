@@ -34,7 +34,7 @@ SCALES = st.floats(0.2, 0.6)
 def test_kept_tiles_hold_every_tissue_pixel_once(
     width: int, height: int, slide_mpp: float, times: float, tile_px: int, data: st.DataObject
 ) -> None:
-    """At overlap 0 and the least threshold, each level-0 pixel of tissue lies in one kept tile, no more, no less."""
+    """At overlap 0 and the minimal threshold, each level-0 pixel of tissue lies in one kept tile, no more, no less."""
     grid = fit_grid((width, height), slide_mpp, (1.0,), mpp=slide_mpp * times, tile_px=tile_px)
     mask_px0 = 8 / slide_mpp
     shape = (int(np.ceil(height / mask_px0)), int(np.ceil(width / mask_px0)))

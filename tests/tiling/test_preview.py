@@ -51,7 +51,7 @@ def test_extreme_slides_have_a_preview(tmp_path: Path, size: tuple[int, int]) ->
     write_pyramid(tmp_path / "thin.tif", np.full((*size, 3), (220, 140, 180), np.uint8), mpp=0.5, tile_px=16)
     report = tile_slide(tmp_path / "thin.tif", tmp_path, TilingConfig(tile_px=16))
     assert cv2.imread(str(tmp_path / "thin.png")) is not None
-    assert report.tiles == 0, "smaller than the least piece of tissue"
+    assert report.tiles == 0, "smaller than the minimal piece of tissue"
 
 
 def test_the_scale_bar_has_its_length(small_slide: Path, tmp_path: Path) -> None:

@@ -112,13 +112,13 @@ def test_stains_are_not_pen(stain: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("vector", "most"),
+    ("vector", "maximum"),
     [((0.65, 0.70, 0.29), 2.0), ((0.07, 0.99, 0.11), 1.6), ((0.27, 0.57, 0.78), 2.0)],
     ids=["haematoxylin", "eosin", "dab"],
 )
-def test_no_amount_of_a_stain_is_pen(vector: tuple[float, ...], most: float) -> None:
+def test_no_amount_of_a_stain_is_pen(vector: tuple[float, ...], maximum: float) -> None:
     """Ruifrok and Johnston's vectors (2001), from nothing to a dense section's mean over 8 um."""
-    amounts = np.linspace(0, most, 60)[:, None]
+    amounts = np.linspace(0, maximum, 60)[:, None]
     colours = (np.exp(-amounts * np.array(vector)) * 245).astype(np.uint8)
     assert not pen_mask(colours[None]).any()
 

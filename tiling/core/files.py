@@ -88,7 +88,7 @@ def locked(final: Path, *, wait: bool = False) -> Iterator[None]:
 
 
 def is_locked(final: Path) -> bool:
-    """Whether a living process holds the lock of `final`; false where that cannot be told."""
+    """Whether a living process holds the lock of `final`; false where that cannot be known."""
     try:
         fd = os.open(_lock_of(final), os.O_RDONLY)
     except OSError:

@@ -24,7 +24,7 @@ import pyarrow.csv
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from tiling.annotations.rasterize import require_column
+from tiling.annotations.classes import require_column
 from tiling.core.arrays import UInt8Array
 from tiling.core.artefact import atomic_folder, locked_folder, require_own
 from tiling.core.errors import InputError, StoreError
@@ -43,7 +43,7 @@ _PLACE: Final = ("x", "y", "w", "h")
 _PATHS: Final = ("path", "mask_path")
 _THUMBNAIL_PX: Final = 1024
 _MAX_MASK_PX: Final = 400_000_000
-_FARTHEST_PX: Final = 2**31 - 1
+_MAX_PX0: Final = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ def _read_folder(folder: Path) -> _Folder:
 
 
 def _require_places(path: Path, x: NDArray[np.int64], y: NDArray[np.int64], side0: int, stride: int) -> None:
-    if min(x.min(), y.min()) < 0 or max(x.max(), y.max()) + side0 > _FARTHEST_PX:
+    if min(x.min(), y.min()) < 0 or max(x.max(), y.max()) + side0 > _MAX_PX0:
         raise InputError(path, "has tiles that lie on no slide", "save the slide's tiles again")
     if (x.max() / stride + 2) * (y.max() / stride + 2) > _MAX_MASK_PX:
         raise InputError(path, "has tiles too far from each other", "save the slide's tiles again")

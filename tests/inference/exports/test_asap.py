@@ -12,7 +12,7 @@ from inference.exports.asap import write_asap
 from inference.maps.regions import measured
 from inference.prediction import Prediction
 from tests.inference.conftest import MakePrediction
-from tiling.annotations.rasterize import read_asap
+from tiling.annotations.asap import read_asap
 
 NESTED = shapely.box(0, 0, 100, 100) - shapely.box(20, 20, 80, 80)  # with an island in its hole
 

@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tiling.squares import squares
+from tiling.annotations.asap import read_asap
+from tiling.annotations.geojson import read_geojson
 from tiling.annotations.rasterize import (
     annotation_fractions,
     annotation_mask,
     area_fractions,
     rasterised,
-    read_asap,
-    read_geojson,
 )
 from tiling.core.errors import InputError
 

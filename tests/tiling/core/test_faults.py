@@ -35,7 +35,7 @@ NEEDS_NO_SPACE = {"unlink", "remove", "rmdir", "flock"}
 
 @pytest.fixture(scope="module")
 def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """300 x 300 px at 1 mpp, a pink disc on glass: the least that has tissue."""
+    """300 x 300 px at 1 mpp, a pink disc on glass: the minimum that has tissue."""
     picture = np.full((300, 300, 3), 244, np.uint8)
     cv2.circle(picture, (150, 150), 140, (222, 140, 180), -1)
     path = tmp_path_factory.mktemp("slides") / "small.tif"

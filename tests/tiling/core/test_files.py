@@ -144,7 +144,7 @@ def test_a_lock_that_fails_for_another_reason_is_an_error(tmp_path: Path, monkey
     assert names(tmp_path) == PUBLISHED
 
 
-# ---------------------------------------------------------------------------------------------------------- claims
+# ---------------------------------------------------------------------------------------------------------- locks
 
 
 def test_the_second_of_two_jobs_is_refused(tmp_path: Path) -> None:
