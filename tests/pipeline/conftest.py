@@ -55,7 +55,13 @@ def run_cli(tmp_path_factory: pytest.TempPathFactory) -> RunCli:
     It is forked from one that has imported what commands import, which takes them seconds each.
     """
     forked = multiprocessing.get_context("forkserver")
-    forked.set_forkserver_preload([__name__, "inference", "pipeline.study.run", "training.train"])
+    heavy = (
+        "inference.heatmap",
+        "inference.evaluation.evaluate_slides",
+        "training.train",
+        "training.evaluation.robustness",
+    )
+    forked.set_forkserver_preload([__name__, *heavy, "pipeline.study.stages", "pipeline.execution.jobs", "tiling.tile"])
     terminal = {"COLUMNS": "500", "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "TERM": "dumb", "PYTHONWARNINGS": ""}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (terminal | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}).items():

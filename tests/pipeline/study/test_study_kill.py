@@ -25,7 +25,8 @@ ROOT = Path(__file__).resolve().parents[3]
 _SERVER = """
 import os, signal, sys
 from pathlib import Path
-import pipeline.study.run
+import inference.evaluation.evaluate_slides, inference.heatmap, pipeline.execution.jobs, pipeline.execution.pool
+import pipeline.study.run, pipeline.study.stages, training.evaluation.robustness, training.train
 from pipeline.study.config import EvaluateConfig, RepeatsConfig, StressConfig, StudyConfig
 from tiling import TilingConfig
 from tiling.core.versions import code_commit
