@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tiling.core.arrays import UInt8Array
 from tiling.core.files import write_file
+from tiling.core.images import length_text, nice_length
 from tiling.stores.store import TileStore
 
 _OUTLINE = (0, 114, 178)  # Okabe-Ito blue and vermillion: distinct also for colour-blind readers
@@ -50,14 +51,3 @@ def _scale_bar(picture: UInt8Array, mpp: float) -> None:
     text = length_text(length_um).replace("µ", "u")  # OpenCV's letters have no µ
     cv2.rectangle(picture, (14, height - 22), (14 + width_px, height - 16), (0, 0, 0), -1)
     cv2.putText(picture, text, (14, height - 30), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (0, 0, 0), 1, cv2.LINE_AA)
-
-
-def nice_length(about: float) -> float:
-    """The largest of 1, 2, 5 times a power of ten that is not longer than `about`."""
-    power = 10.0 ** np.floor(np.log10(about))
-    return float(max(m * power for m in (1, 2, 5) if m * power <= about * (1 + 1e-9)))
-
-
-def length_text(um: float) -> str:
-    """A length of so many micrometres, for a scale bar: "200 µm", from 1000 on "2 mm"."""
-    return f"{um / 1000:g} mm" if um >= 1000 else f"{um:g} µm"

@@ -334,8 +334,7 @@ def _kept(path: Path, recipe: Recipe, overwrite: bool) -> TileStore | None:
         return None
     try:
         store = TileStore(path)
-        before = store_recipe(store.slide.sha256, store.attributes.config)
-        found = state(path, recipe, before=before, only=None if overwrite else ())
+        found = state(path, recipe, before=store.recipe, only=None if overwrite else ())
         if found != DONE:
             what = found.why if found.why.startswith("is damaged") else f"was made otherwise: {found.why}"
             raise StoreError(path, what, "choose another --out, or pass --overwrite")

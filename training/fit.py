@@ -1,8 +1,8 @@
 """The training loop, over Lightning Fabric: from the first weights, or a saved state, to the best ones.
 
-The batch is the global one, whatever the number of processes and of parts each computes its share in: every term of
-the loss is a mean over samples, parts count by their size, and gradients are summed up before the one step. What a
-process draws (order, augmentation, dropout) is a function of seed, step and part, so that a run that goes on from a
+The batch is the global one, whatever the number of processes and of parts (gradient accumulation) each computes its
+share in: every term of the loss is a mean over samples, parts count by their size, and gradients are summed up before
+the one step. What a process draws (order, augmentation, dropout) is a function of seed, step and part, so that a run that goes on from a
 saved state ends with the very weights it would have had. Two things differ with the number of processes: batch norms
 see their process's share (frozen ones do not), and each part augments by draws of its own.
 """
@@ -135,6 +135,7 @@ class Training:
         return np.asarray(shares.transpose(0, 1).flatten(0, 1)[:count].cpu().numpy())
 
     def _done(self) -> bool:
+        """Whether all epochs are done, or early stopping ends them: `patience` epochs without a better one."""
         config, progress = self.config, self.progress
         stale = progress.epoch - progress.best_epoch
         return progress.epoch >= config.epochs or (config.patience is not None and stale >= config.patience)

@@ -24,8 +24,8 @@ from inference.maps.slide_map import probability_map, threshold_rings
 from inference.maps.stitch import assemble
 from inference.prediction import Prediction
 from inference.text import printable
+from tiling.core.images import length_text, nice_length
 from tiling.core.versions import RESEARCH_USE
-from tiling.preview import length_text, nice_length
 
 _HEIGHT_IN = 7.0
 _WIDTHS_IN = (3.2, 28.0)  # min, max: a strip of a slide must not make a giant of a picture

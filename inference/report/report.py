@@ -32,8 +32,8 @@ from inference.report.pictures import (
     svg_path,
 )
 from tiling.core.arrays import Float32Array, UInt8Array
+from tiling.core.images import length_text, nice_length
 from tiling.grid import Raster
-from tiling.preview import length_text, nice_length
 
 _TILE_PX, _BINS = 160, 20
 

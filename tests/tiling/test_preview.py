@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from pipeline.demo.synthetic import write_pyramid
 from tiling import TileStore, TilingConfig, tile_slide
 from tiling.core.errors import OutputError
-from tiling.preview import _OUTLINE, _TILES, draw_preview, length_text, nice_length, write_preview
+from tiling.core.images import length_text, nice_length
+from tiling.preview import _OUTLINE, _TILES, draw_preview, write_preview
 
 
 def count(picture: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], colour: tuple[int, int, int]) -> int:

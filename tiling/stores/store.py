@@ -126,6 +126,11 @@ class TileStore:
         """Where its tiles lie."""
         return self.attributes.grid
 
+    @property
+    def recipe(self) -> Recipe:
+        """What it was made from, by its attributes: a store of commit version 1 has it too."""
+        return store_recipe(self.slide.sha256, self.attributes.config)
+
     @cached_property
     def sha256(self) -> str:
         """One hash of everything in the store."""

@@ -41,14 +41,13 @@ def store_state(row: ManifestRow, study: Study) -> State:
 
 def _look(row: ManifestRow, study: Study) -> State:
     from tiling.core.artefact import state
-    from tiling.stores.store import TileStore, store_recipe
+    from tiling.stores.store import TileStore
 
     path = study.out / name_of(row)
     if not is_published(path):
         return TO_DO
     store = TileStore(path)
-    before = store_recipe(store.slide.sha256, store.attributes.config)
-    found = state(path, _recipe(row, study, store.slide.sha256), before=before, only=())
+    found = state(path, _recipe(row, study, store.slide.sha256), before=store.recipe, only=())
     if found == DONE and not path.with_suffix(".png").exists():
         return State("to do", "its preview is missing")
     return found
@@ -86,14 +85,14 @@ def _make(study: Study, artefacts: Sequence[Artefact]) -> None:
 
 def _relabel(row: ManifestRow, study: Study) -> None:
     from tiling.stores.label import label_store
-    from tiling.stores.store import TileStore, store_recipe
+    from tiling.stores.store import TileStore
 
     path = study.out / name_of(row)
     if row.annotation is None or not is_published(path):
         return
     try:
         store = TileStore(path)
-        before = store_recipe(store.slide.sha256, store.attributes.config)
+        before = store.recipe
         now = _recipe(row, study, store.slide.sha256)
         others = [{**recipe.inputs, "annotation": None} for recipe in (before, now)]
         if before.inputs != now.inputs and others[0] == others[1] and before.settings == now.settings:
