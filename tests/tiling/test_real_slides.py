@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -105,7 +106,22 @@ def test_nothing_else_lies_there(svs: Path) -> None:
     """A slide that is added to the data needs a test here."""
     assert sorted(p.name for p in svs.parent.iterdir()) == [
         "CMU-1-Small-Region-dicom", "CMU-1-Small-Region.svs", "carcinoma-crop.ome.tif", "fluorescence-dapi.ndpi",
+        "her2st_B4.tif", "her2st_C2.tif",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["her2st_B4", "her2st_C2"])
+def test_a_section_on_tinted_glass(data_dir: Callable[[str], Path], tmp_path: Path, name: str) -> None:
+    """Breast carcinoma, haematoxylin of another laboratory: tiles of a coarse level are OpenSlide's of that level."""
+    path = data_dir(f"slides/{name}.tif")
+    config = TilingConfig(mpp=2.744, tile_px=128, codec="lossless", quality=("specslide",))
+    store = TileStore(tile_slide(path, tmp_path, config, slide_mpp=0.686).store)
+    assert len(store) > 50
+    rows = np.linspace(0, len(store) - 1, 12).astype(int)
+    with openslide.OpenSlide(path) as slide:
+        for (x, y), tile in zip(np.array(store.tiles.places())[rows].tolist(), store.read(rows), strict=True):
+            level = np.asarray(slide.read_region((x, y), 2, (128, 128)))[..., :3].astype(int)
+            assert np.abs(level - tile).mean() < 4
 
 
 def assert_equal_to_openslide(store: TileStore, path: Path, rows: slice) -> None:

@@ -524,7 +524,7 @@ def test_a_scale_too_fine_names_the_slide(small_slide: Path, tmp_path: Path) -> 
 def test_a_slide_larger_than_glass_is_refused(
     small_slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tiling.tile._LARGEST_MASK_PX", 10)
+    monkeypatch.setattr("tiling.tile._MAX_MASK_PX", 10)
     with pytest.raises(SlideError, match="more than any glass slide holds"):
         tile_slide(small_slide, tmp_path, FAST)
 

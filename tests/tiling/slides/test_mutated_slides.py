@@ -93,7 +93,7 @@ def work(path, out, max_bad_tiles):
         return {"error": str(error)}
     if store.grid.tile_px0 != store.grid.tile_px:
         return {"tiles": len(store), "compared": 0, "wrong": []}
-    size, corners = store.grid.tile_px, list(zip(store.x.tolist(), store.y.tolist()))
+    size, corners = store.grid.tile_px, list(zip(store.tiles.x0.tolist(), store.tiles.y0.tolist()))
     oracle = tifffile_tiles if openslide.OpenSlide.detect_format(str(path)) is None else openslide_tiles
     pairs = zip(corners, store.read(slice(None)), oracle(path, corners, size))
     wrong = [c for c, tile, expected in pairs if expected is None or not np.array_equal(tile, expected)]
