@@ -112,16 +112,12 @@ def test_nothing_else_lies_there(svs: Path) -> None:
 
 @pytest.mark.parametrize("name", ["her2st_B4", "her2st_C2"])
 def test_a_section_on_tinted_glass(data_dir: Callable[[str], Path], tmp_path: Path, name: str) -> None:
-    """Breast carcinoma, haematoxylin of another laboratory: tiles of a coarse level are OpenSlide's of that level."""
+    """Breast carcinoma, haematoxylin of another laboratory."""
     path = data_dir(f"slides/{name}.tif")
-    config = TilingConfig(mpp=2.744, tile_px=128, codec="lossless", quality=("specslide",))
+    config = TilingConfig(mpp=0.686, tile_px=512, min_tissue=0.9, codec="lossless")
     store = TileStore(tile_slide(path, tmp_path, config, slide_mpp=0.686).store)
-    assert len(store) > 50
-    rows = np.linspace(0, len(store) - 1, 12).astype(int)
-    with openslide.OpenSlide(path) as slide:
-        for (x, y), tile in zip(np.array(store.tiles.places())[rows].tolist(), store.read(rows), strict=True):
-            level = np.asarray(slide.read_region((x, y), 2, (128, 128)))[..., :3].astype(int)
-            assert np.abs(level - tile).mean() < 4
+    assert len(store) > 20
+    assert_equal_to_openslide(store, path, slice(None, None, 8))
 
 
 def assert_equal_to_openslide(store: TileStore, path: Path, rows: slice) -> None:
