@@ -100,7 +100,7 @@ class HeatmapConfig(PredictTilesConfig):
     """Which slides get one: those of the test split, or all."""
     model: Literal["ensemble", "best"] = "ensemble"
     """Where several models are trained: their mean, or the one with the lowest log loss on its validation split. In a
-    cross-validation each slide is judged by the model that has not seen its case."""
+    cross-validation each slide is predicted by the model that has not seen its case."""
     outputs: OutputConfig = OutputConfig()
     """Further files of each heatmap."""
 

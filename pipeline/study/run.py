@@ -74,7 +74,7 @@ class StudyReport:
 def run(study: StudyConfig | Path | str, *, announce: Announce | None = None) -> StudyReport:
     """Bring a study up to date: tile, train, evaluate, stress, heatmaps, reports. What is there and unchanged is kept.
 
-    `announce` is told the plan before anything is done; None: what will be remade goes to the log. A slide that fails
+    `announce` gets the plan before anything is done; None: what will be remade goes to the log. A slide that fails
     is reported with its reason and never stops the others. SIGTERM, SIGUSR1 and Ctrl-C raise StoppedError, and the same
     call goes on; so it does after a kill, to the very same artefacts. Raises SpecslideError where nothing can go on: a
     wrong configuration or manifest, a folder that another process is running, a disk that is full, or no model to be

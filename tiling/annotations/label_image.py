@@ -77,14 +77,14 @@ def class_masks(path: Path, size0: tuple[int, int]) -> dict[str, BoolArray]:
     return dict(sorted(masks.items()))
 
 
-def sampled(mask: BoolArray, size0: tuple[int, int], px0: float, shape: tuple[int, int]) -> BoolArray:
+def sampled(mask: BoolArray, size0: tuple[int, int], downsample: float, shape: tuple[int, int]) -> BoolArray:
     """A mask over a slide of `size0` (width, height) at other pixels, bool of `shape` (h, w): each as its centre is.
 
-    A pixel spans `px0` level-0 pixels, from the slide's corner; beyond the slide nothing is marked.
+    A pixel spans `downsample` level-0 pixels, from the slide's corner; beyond the slide nothing is marked.
     """
     out = np.zeros(shape, np.bool_)
     rows, columns = (
-        ((np.arange(n) + 0.5) * px0 * m / s0).astype(int)
+        ((np.arange(n) + 0.5) * downsample * m / s0).astype(int)
         for n, m, s0 in zip(shape, mask.shape, size0[::-1], strict=True)
     )
     rows, columns = rows[rows < mask.shape[0]], columns[columns < mask.shape[1]]

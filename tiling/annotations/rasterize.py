@@ -39,26 +39,26 @@ def annotation_hash(path: Path) -> str:
         raise InputError(path, f"cannot be read ({error.strerror})", "check the annotation's path") from error
 
 
-def annotation_mask(path: Path, size0: tuple[int, int], px0: float, shape: tuple[int, int]) -> BoolArray:
-    """Where an annotation file marks anything, bool of `shape` (h, w); a pixel spans `px0` level-0 pixels.
+def annotation_mask(path: Path, size0: tuple[int, int], downsample: float, shape: tuple[int, int]) -> BoolArray:
+    """Where an annotation file marks anything, bool of `shape` (h, w); a pixel spans `downsample` level-0 pixels.
 
     A pixel is marked if its centre is. Raises InputError.
     """
     if path.suffix.lower() not in label_image.SUFFIXES:
-        return rasterised(shapely.union_all(list(read_polygons(path).values())), px0, shape)
-    return label_image.sampled(label_image.read_label_image(path, size0) != 0, size0, px0, shape)
+        return rasterised(shapely.union_all(list(read_polygons(path).values())), downsample, shape)
+    return label_image.sampled(label_image.read_label_image(path, size0) != 0, size0, downsample, shape)
 
 
-def class_masks(path: Path, size0: tuple[int, int], px0: float, shape: tuple[int, int]) -> dict[str, BoolArray]:
-    """Where an annotation file marks each class, bool of `shape` (h, w) by name; a pixel spans `px0` level-0 pixels.
+def class_masks(path: Path, size0: tuple[int, int], downsample: float, shape: tuple[int, int]) -> dict[str, BoolArray]:
+    """Where an annotation file marks each class, bool of `shape` (h, w) by name.
 
-    A pixel is marked if its centre is. Classes that a label image names and shows nowhere are left out, as are those of
-    which no polygon is drawn. Raises InputError.
+    A pixel spans `downsample` level-0 pixels, and is marked if its centre is. Classes that a label image
+    names and shows nowhere are left out, as are those of which no polygon is drawn. Raises InputError.
     """
     if path.suffix.lower() not in label_image.SUFFIXES:
-        return {name: rasterised(geometry, px0, shape) for name, geometry in read_polygons(path).items()}
+        return {name: rasterised(geometry, downsample, shape) for name, geometry in read_polygons(path).items()}
     shown = {name: mask for name, mask in label_image.class_masks(path, size0).items() if mask.any()}
-    return {name: label_image.sampled(mask, size0, px0, shape) for name, mask in shown.items()}
+    return {name: label_image.sampled(mask, size0, downsample, shape) for name, mask in shown.items()}
 
 
 def read_polygons(path: Path) -> Geometries:
@@ -69,15 +69,15 @@ def read_polygons(path: Path) -> Geometries:
     return read_asap(path) if path.suffix.lower() == ".xml" else read_geojson(path)
 
 
-def rasterised(geometry: shapely.Geometry, px0: float, shape: tuple[int, int]) -> BoolArray:
+def rasterised(geometry: shapely.Geometry, downsample: float, shape: tuple[int, int]) -> BoolArray:
     """The pixels whose centre lies in a valid polygon or multipolygon, bool of `shape` (h, w).
 
-    A pixel spans `px0` level-0 pixels. Even-odd: every edge flips, in each row it crosses, all pixels right of it.
+    A pixel spans `downsample` level-0 pixels. Even-odd: an edge flips, in each row it crosses, all pixels to its right.
     """
     height, width = shape
     flips = np.zeros((height, width + 1), np.int32)
     for ring in _rings(geometry):
-        x, y = (shapely.get_coordinates(ring) / px0 - 0.5).T  # pixel centres are whole numbers
+        x, y = (shapely.get_coordinates(ring) / downsample - 0.5).T  # pixel centres are whole numbers
         first, last = np.sort(np.ceil(np.stack([y[:-1], y[1:]]).clip(0, height)).astype(int), axis=0)
         count = last - first  # of the rows that each edge crosses: from its upper end on, without its lower end
         edge = np.repeat(np.arange(len(count)), count)
