@@ -70,13 +70,13 @@ def _make(study: Study, artefacts: Sequence[Artefact]) -> None:
 
 
 def page_sections(study: Study) -> list[Section]:
-    """What the study's page shows: the heatmaps, what failed and what was left out, the other stages, the last first."""
+    """What the study's page shows: the heatmaps, what failed or was left out, then the other stages, last first."""
     from inference.report.pages import Section
     from pipeline.study.stages import STAGES
 
     notes = {"Not analysed": (("slide", "reason"), study.failed), "Left out": (("part", "reason"), study.skipped)}
-    stages = sorted(reversed(STAGES), key=lambda stage: stage.name != "heatmap")
-    shown = [section for stage in stages for section in stage.sections(study)]
+    heatmaps, others = [[s for s in reversed(STAGES) if (s.name == "heatmap") == first] for first in (True, False)]
+    shown = [section for stage in (*heatmaps, *others) for section in stage.sections(study)]
     noted = [Section(name, columns=head, rows=tuple(of.items())) for name, (head, of) in notes.items() if of]
     return [*shown[:1], *noted, *shown[1:]]
 
