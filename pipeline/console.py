@@ -54,6 +54,11 @@ def say(message: str) -> None:
     results.print(message, soft_wrap=True)
 
 
+def note(message: str) -> None:
+    """Print a line beside the results, on standard error."""
+    errors.print(message, soft_wrap=True)
+
+
 def show_error(message: str) -> None:
     """Print a message that ends the command."""
     errors.print(Text.assemble(("error:", "bold red"), f" {message}"), soft_wrap=True)

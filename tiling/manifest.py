@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow
 import pyarrow.parquet
 from pydantic import BaseModel, ConfigDict, PositiveFloat, ValidationError, field_validator
 
 from tiling.core.errors import ConfigError, InputError
+from tiling.core.files import require_regular
 from tiling.slides.slide import slide_name
 
 ALIASES = {
@@ -23,6 +26,9 @@ ALIASES = {
     "filename": "slide_path",
 }
 _FORBIDDEN = set('/\\:*?"<>|')
+_FORBIDDEN_FIRST = ".~- =+@"  # hidden files, options, and what a spreadsheet takes for a formula
+_OWN = {"index.html", "not_analysed.json"}  # of a folder of heatmaps
+_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}  # of Windows
 
 
 class ManifestRow(BaseModel):
@@ -46,9 +52,22 @@ class ManifestRow(BaseModel):
         return checked_slide_id(slide_id)
 
 
+class SlideList(NamedTuple):
+    """The slides that were asked for."""
+
+    rows: list[ManifestRow]
+    refused: dict[str, str]
+    """Why a slide has no id that could name its results, by what it is called where it is asked for: its path, or the
+    row of a manifest."""
+
+
 def checked_slide_id(slide_id: str) -> str:
-    """The id itself, if it can name a folder; raises ValueError otherwise."""
-    refused = not slide_id or slide_id[0] in ".~- " or _FORBIDDEN & set(slide_id) or not slide_id.isprintable()
+    """The id itself, if it can name a folder on any file system; raises ValueError otherwise."""
+    name = slide_id.casefold()
+    if name in _OWN or name.split(".")[0] in _DEVICES:
+        raise ValueError(f"slide_id {slide_id!r} is the name of a file of its own: use another")
+    refused = not slide_id or slide_id[0] in _FORBIDDEN_FIRST or slide_id[-1] in ". "
+    refused = refused or bool(_FORBIDDEN & set(slide_id)) or not slide_id.isprintable()
     if refused or len(slide_id.encode()) > 200:
         raise ValueError(f"slide_id {slide_id!r} cannot name a folder: use letters, digits, '_', '-' and '.'")
     return slide_id
@@ -71,10 +90,41 @@ def slide_row(path: Path) -> ManifestRow:
         raise ConfigError(path, _reason(error), "rename the file, or give a manifest with slide_id") from None
 
 
+def slides_of_paths(paths: Iterable[Path]) -> SlideList:
+    """The slides given by their paths alone; one whose name cannot be an id is refused, and the others go on.
+
+    Raises InputError if two share one id.
+    """
+    slides, path_of = SlideList([], {}), dict[str, Path]()
+    for path in paths:
+        try:
+            row = slide_row(path)
+        except ConfigError as error:
+            slides.refused[_printable(path)] = f"{error.what}; {error.fix}"
+            continue
+        first = path_of.setdefault(_key(row.slide_id), path)
+        if first is not path:
+            fix = "give each once, or a manifest with a slide_id for each"
+            raise InputError("the slides given", f"two have the id {row.slide_id!r}: {first} and {path}", fix)
+        slides.rows.append(row)
+    return slides
+
+
 def read_manifest(path: Path) -> list[ManifestRow]:
-    """The slides of a manifest, in its order. Raises InputError naming the row, also for two slides with one id."""
-    rows, number_of = [], dict[str, int]()
-    for number, raw in enumerate(read_table(path), start=2):  # line 1 of a CSV holds the names
+    """The slides of a manifest, in its order.
+
+    Raises InputError naming the row, also for an id that cannot name a folder, and for two slides with one id.
+    """
+    slides = slides_of_manifest(path)
+    for row, reason in slides.refused.items():
+        raise InputError(f"{path}, {row}", reason, "correct the manifest")
+    return slides.rows
+
+
+def slides_of_manifest(path: Path) -> SlideList:
+    """As `read_manifest`, but a slide whose id cannot name a folder is refused, and the others go on."""
+    slides, number_of = SlideList([], {}), dict[str, int]()
+    for number, raw in read_table(path).items():
         values = {name: text for name, text in raw.items() if text != ""}
         if "slide_path" not in values:
             raise InputError(f"{path}, row {number}", "has no slide_path", f"known columns: {', '.join(raw)}")
@@ -85,36 +135,40 @@ def read_manifest(path: Path) -> list[ManifestRow]:
         if "annotation" in values:
             values["annotation"] = str(path.parent / values["annotation"])
         try:
-            rows.append(ManifestRow.model_validate(values))
+            row = ManifestRow.model_validate(values)
         except ValidationError as error:
-            raise InputError(f"{path}, row {number}", _reason(error), "correct the manifest") from None
-        first = number_of.setdefault(rows[-1].slide_id, number)
+            if {place["loc"] for place in error.errors()} != {("slide_id",)}:
+                raise InputError(f"{path}, row {number}", _reason(error), "correct the manifest") from None
+            slides.refused[f"row {number}"] = _reason(error)
+            continue
+        first = number_of.setdefault(_key(row.slide_id), number)
         if first != number:  # their results would share one name
-            what = f"has the slide_id {rows[-1].slide_id!r} of row {first}"
+            what = f"has the slide_id {row.slide_id!r} of row {first}"
             raise InputError(f"{path}, row {number}", what, "give each slide an id of its own")
-    return rows
+        slides.rows.append(row)
+    return slides
 
 
-def slide_rows(paths: Sequence[Path]) -> list[ManifestRow]:
-    """The rows of slides given by their paths alone. Raises as `slide_row`, and InputError if two share one id."""
-    path_of: dict[str, Path] = {}
-    for path in paths:
-        name = slide_name(path)
-        if name in path_of:
-            both = f"{path_of[name]} and {path}"
-            raise InputError("the slides given", f"two have the id {name!r}: {both}", "give each once")
-        path_of[name] = path
-    return [slide_row(path) for path in paths]
+def _key(slide_id: str) -> str:
+    """What two ids share that are one file on some file systems."""
+    return unicodedata.normalize("NFC", slide_id).casefold()
 
 
-def read_table(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV (comma, with a header) or Parquet table as text; column names in lower case, aliases resolved.
+def _printable(path: Path) -> str:
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(path))
 
-    Raises InputError if it cannot be read, is empty, or names one column twice.
+
+def read_table(path: Path) -> dict[int, dict[str, str]]:
+    """Rows of a CSV (comma, with a header) or Parquet table as text, by the number of their line in the file, or of the
+    row; column names in lower case, aliases resolved.
+
+    A field stands on one line: a quote that is not closed there would swallow the rows that follow. Raises InputError
+    naming the row for one that cannot be read, and if the table cannot be read, is empty, or names one column twice.
     """
     try:
+        require_regular(path)
         rows = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
-    except (OSError, UnicodeDecodeError, csv.Error, pyarrow.ArrowException) as error:
+    except (OSError, ValueError, pyarrow.ArrowException) as error:  # ValueError: no UTF-8, or a name with a NUL in it
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise InputError(path, f"cannot be read ({reason})", "pass a CSV or Parquet table") from error
     if not rows:
@@ -122,22 +176,36 @@ def read_table(path: Path) -> list[dict[str, str]]:
     return rows
 
 
-def _read_csv(path: Path) -> list[dict[str, str]]:
+def _read_csv(path: Path) -> dict[int, dict[str, str]]:
     with path.open(newline="", encoding="utf-8-sig") as f:
-        lines = csv.reader(f)
-        names = _column_names(next(lines, []), path)
-        rows = [line for line in lines if line]
-    for number, line in enumerate(rows, start=2):
-        if len(line) != len(names):
-            raise InputError(f"{path}, row {number}", f"has {len(line)} fields instead of {len(names)}", "correct it")
-    return [dict(zip(names, (field.strip() for field in line), strict=True)) for line in rows]
+        lines = ((number, _fields(line, f"{path}, row {number}")) for number, line in enumerate(f, start=1))
+        names = _column_names(next(lines, (0, []))[1], path)
+        rows = {number: fields for number, fields in lines if fields}
+    for number, fields in rows.items():
+        if len(fields) != len(names):
+            raise InputError(f"{path}, row {number}", f"has {len(fields)} fields instead of {len(names)}", "correct it")
+    return {number: dict(zip(names, fields, strict=True)) for number, fields in rows.items()}
 
 
-def _read_parquet(path: Path) -> list[dict[str, str]]:
+def _fields(line: str, where: str) -> list[str]:
+    """The fields of one line of a CSV, [] of an empty one. Raises InputError."""
+    try:
+        fields = [field.strip() for field in next(csv.reader([line], strict=True))]
+    except csv.Error as error:
+        if "unexpected end" in str(error):
+            raise InputError(where, "has a quote that is not closed on its line", "close or remove it") from None
+        raise InputError(where, f"cannot be read ({error})", "correct it") from None
+    if "\0" in line:
+        raise InputError(where, "holds a NUL character", "write the table as UTF-8 text")
+    return fields
+
+
+def _read_parquet(path: Path) -> dict[int, dict[str, str]]:
     table = pyarrow.parquet.read_table(path)
     names = _column_names(table.column_names, path)
     columns = [["" if v is None else str(v) for v in column.to_pylist()] for column in table.columns]
-    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+    rows = enumerate(zip(*columns, strict=True), start=1)
+    return {number: dict(zip(names, values, strict=True)) for number, values in rows}
 
 
 def _column_names(raw: list[str], path: Path) -> list[str]:

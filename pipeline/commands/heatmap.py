@@ -20,9 +20,9 @@ from pipeline.commands.options import (
     cluster_of,
     require_any,
     require_models,
-    rows_of,
+    slides_of,
 )
-from pipeline.commands.outcomes import heatmap_outcome, reason_for_user, show_outcomes
+from pipeline.commands.outcomes import heatmap_outcome, reason_for_user, refused_outcomes, show_outcomes
 from pipeline.commands.settings import Settings, options_of, settings_of
 from pipeline.execution.partition import Part
 from training.config import load_train_config
@@ -85,7 +85,7 @@ def heatmap(
     """
     config = settings_of(PredictConfig, settings | {"batch_size": batch_size}, "heatmap options")
     outputs = settings_of(OutputConfig, settings, "heatmap options")
-    rows = rows_of(slides, manifest, slide_mpp)
+    rows, refused = slides_of(slides, manifest, slide_mpp)
     workers = cluster_of(cluster, cluster_config, memory=worker_memory)
     place = load_train_config(None, {"device": "cpu" if config.backend == "onnx" else device}).device
     if check:
@@ -98,10 +98,12 @@ def heatmap(
     asked = load_models(model, place if workers is None else "cpu")  # what does not fit is refused before any slide
     if workers is None:
         require_machine(asked, config)
+    share = part or Part()
     reports, failed = heatmap_all(
-        rows, model, out, config, roi=roi, outputs=outputs, part=part or Part(), overwrite=overwrite, device=place,
+        rows, model, out, config, roi=roi, outputs=outputs, part=share, overwrite=overwrite, device=place,
         cluster=workers,
     )  # fmt: skip
     row_of = {row.slide_id: row for row in rows}
     reasons = [(name, "", reason_for_user(reason, row_of[name], manifest)) for name, reason in failed.items()]
-    show_outcomes(f"heatmaps in {out}", [*map(heatmap_outcome, reports), *reasons])
+    made = map(heatmap_outcome, reports)
+    show_outcomes(f"heatmaps in {out}", [*made, *reasons, *refused_outcomes(refused, share)])

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline import console
 from pipeline.execution.dask_config import ClusterConfig
 from pipeline.execution.partition import Part, parse_part
 from tiling.core.errors import ConfigError, InputError, ModelError
 from tiling.core.settings import checked, read_settings
 
 if TYPE_CHECKING:
-    from tiling.manifest import ManifestRow
+    from tiling.manifest import SlideList
     from training import ModelInfo, Samples, TrainConfig
     from training.data.samples import Split
 
@@ -126,22 +127,25 @@ def require_models(folders: Sequence[Path]) -> None:
             raise ModelError(folder, "is not a model folder", "pass the folder `model` of a training run")
 
 
-def rows_of(slides: list[Path] | None, manifest: Path | None, slide_mpp: float | None) -> list[ManifestRow]:
-    """The slides to work on, from the command line or a manifest; `slide_mpp` comes before a manifest's.
+def slides_of(slides: list[Path] | None, manifest: Path | None, slide_mpp: float | None) -> SlideList:
+    """The slides to work on, from the command line or a manifest, and how many they are is said; `slide_mpp` comes
+    before a manifest's.
 
     Raises ConfigError for both or none, and InputError for a wrong manifest or two slides of one name.
     """
-    from tiling.manifest import read_manifest, slide_rows
+    from tiling.manifest import slides_of_manifest, slides_of_paths
 
     if manifest is not None and not slides:
-        rows = read_manifest(manifest)
+        found = slides_of_manifest(manifest)
+        count = len(found.rows) + len(found.refused)
+        console.note(f"{manifest}: {count} rows, {len(found.rows)} slides")
     elif slides and manifest is None:
-        rows = slide_rows(slides)
+        found = slides_of_paths(slides)
     else:
         raise ConfigError(
             "the arguments", "name no slides, or name them twice", "pass slides or --manifest, one of them"
         )
-    return [row.model_copy(update={"mpp": slide_mpp or row.mpp}) for row in rows]
+    return found._replace(rows=[row.model_copy(update={"mpp": slide_mpp or row.mpp}) for row in found.rows])
 
 
 def cluster_of(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from pipeline import console
+from pipeline.execution.partition import Part
 from pipeline.redaction import files_of, redact_names
 from pipeline.study.ledger import Step
 from tiling.manifest import ManifestRow
@@ -27,6 +28,11 @@ def show_outcomes(title: str, rows: Sequence[tuple[str, str, str]], *, of: str =
     if failed := sum(not what for _, what, _ in rows):
         console.show_error(f"{failed} of {len(rows)} {of} failed; the reasons are in the table")
         raise typer.Exit(1)
+
+
+def refused_outcomes(refused: Mapping[str, str], part: Part) -> list[tuple[str, str, str]]:
+    """The lines of slides that have no usable id, this job's share of them, in the summary table."""
+    return [(name, "", reason) for name, reason in part.of(list(refused.items()))]
 
 
 def reason_for_user(reason: str, row: ManifestRow, manifest: Path | None) -> str:

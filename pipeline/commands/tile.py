@@ -18,9 +18,9 @@ from pipeline.commands.options import (
     WorkerMemory,
     cluster_of,
     require_any,
-    rows_of,
+    slides_of,
 )
-from pipeline.commands.outcomes import reason_for_user, show_outcomes
+from pipeline.commands.outcomes import reason_for_user, refused_outcomes, show_outcomes
 from pipeline.commands.settings import Settings, options_of, settings_of
 from pipeline.execution.partition import Part
 from tiling.config import TilingConfig
@@ -79,7 +79,7 @@ def tile(
     """
     settings.setdefault("tissue", {})["method"] = tissue_method(tissue)
     config = settings_of(TilingConfig, settings, "tile options")
-    rows = rows_of(slides, manifest, slide_mpp)
+    rows, refused = slides_of(slides, manifest, slide_mpp)
     machines = cluster_of(cluster, cluster_config, memory=worker_memory, workers=workers)
     if annotations is not None and not annotations.is_dir():
         raise InputError(annotations, "is not a folder", "pass the folder of the GeoJSON files")
@@ -93,14 +93,16 @@ def tile(
     if annotations is not None:
         found = [find_annotation(annotations, row.slide_id) or row.annotation for row in rows]
         rows = [row.model_copy(update={"annotation": file}) for row, file in zip(rows, found, strict=True)]
+    share = part or Part()
     outcomes = tile_all(
-        (part or Part()).of(rows), out, config, workers=workers or default_workers(), overwrite=overwrite,
+        share.of(rows), out, config, workers=workers or default_workers(), overwrite=overwrite,
         tissue_files=masks, cluster=machines,
     )  # fmt: skip
     show_outcomes(
         f"stores in {out}",
-        [(o.job.slide_id, _tiles_made(o.result), "kept" if o.result.reused else "made") if o.result
-         else (o.job.slide_id, "", reason_for_user(o.error or "", o.job.row, manifest)) for o in outcomes],
+        [*((o.job.slide_id, _tiles_made(o.result), "kept" if o.result.reused else "made") if o.result
+           else (o.job.slide_id, "", reason_for_user(o.error or "", o.job.row, manifest)) for o in outcomes),
+         *refused_outcomes(refused, share)],
     )  # fmt: skip
 
 

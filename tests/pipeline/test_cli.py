@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -13,7 +14,7 @@ import zarr
 
 from inference import HeatmapReport
 from inference.maps.scores import slide_scores
-from pipeline.commands.options import rows_of
+from pipeline.commands.options import slides_of
 from pipeline.commands.outcomes import heatmap_outcome
 from pipeline.demo.synthetic import write_pyramid
 from tests.inference.conftest import write_model
@@ -169,7 +170,31 @@ def test_twin_heatmaps_are_refused(small_slide: Path, tmp_path: Path) -> None:
     store = tmp_path / "small.zarr"
     for other in (twin, store):
         with pytest.raises(InputError, match=f"'small': {small_slide} and {other}"):
-            rows_of([small_slide, other], None, None)
+            slides_of([small_slide, other], None, None)
+
+
+def test_a_name_that_cannot_be_an_id_costs_that_slide(run_cli: RunCli, small_slide: Path, tmp_path: Path) -> None:
+    shutil.copy(small_slide, tmp_path / "-x.tif")
+    (tmp_path / "m.csv").write_text(f"slide_path,slide_id\n{small_slide},index.html\n{small_slide},good\n")
+    for given, name in (([tmp_path / "-x.tif", small_slide], "small"), (["--manifest", tmp_path / "m.csv"], "good")):
+        done = run_cli("tile", *given, "--out", tmp_path / name, "--tile-px", 128, "--workers", 1)
+        assert done.returncode == 1, said(done)
+        refused(done, "1 of 2 slides failed")
+        assert {p.name for p in (tmp_path / name).iterdir()} == {f"{name}.zarr", f"{name}.png"}
+    assert f"{tmp_path / 'm.csv'}: 2 rows, 1 slides" in done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if "FAILED" in line]
+    assert "row 2" in line
+    assert "'index.html'" in line
+
+
+def test_a_pipe_or_device_is_no_slide_and_no_manifest(run_cli: RunCli, small_slide: Path, tmp_path: Path) -> None:
+    """Opening a pipe waits for ever; a device has no end."""
+    os.mkfifo(tmp_path / "fifo.svs")
+    refused(run_cli("info", tmp_path / "fifo.svs"), "fifo.svs", "a pipe or device")
+    refused(run_cli("tile", "--manifest", "/dev/zero", "--out", tmp_path / "o"), "/dev/zero", "a pipe or device")
+    done = run_cli("tile", tmp_path / "fifo.svs", small_slide, "--out", tmp_path / "o", "--workers", 1)
+    failed_slide(done, "fifo", "a pipe or device")
+    assert (tmp_path / "o" / "small.zarr").is_dir()
 
 
 def test_an_output_that_is_a_file_is_refused(run_cli: RunCli, small_slide: Path, out: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pyarrow
@@ -9,7 +10,14 @@ import pyarrow.parquet
 import pytest
 
 from tiling.core.errors import ConfigError, InputError
-from tiling.manifest import checked_slide_id, read_manifest, read_table, slide_row
+from tiling.manifest import (
+    checked_slide_id,
+    read_manifest,
+    read_table,
+    slide_row,
+    slides_of_manifest,
+    slides_of_paths,
+)
 
 
 def csv(folder: Path, text: str, encoding: str = "utf-8") -> Path:
@@ -94,6 +102,15 @@ def test_parquet_equals_csv(tmp_path: Path) -> None:
         ("slide_path,slide_id\na.svs,x\nb.svs,x\n", r"m\.csv, row 3: has the slide_id 'x' of row 2"),
         ("slide_path\n1/a.svs\n2/a.svs\n", "row 3: has the slide_id 'a' of row 2"),
         ("x" * 200_000 + "\n", "cannot be read"),
+        ('slide_path,scanner\na.svs,A\nb.svs,"B\nc.svs,C\nd.svs,D\n', r"row 3: has a quote that is not closed"),
+        ('slide_path,scanner\na.svs,A\nb.svs,"B\nc.svs,"C\nd.svs,D\n', r"row 3: has a quote that is not closed"),
+        ('slide_path,scanner\na.svs,"B\nC"\n', r"row 2: has a quote that is not closed"),
+        ('slide_path,"scanner\na.svs,A\n', r"row 1: has a quote that is not closed"),
+        ('slide_path,scanner\na.svs,"A" B\n', r"row 2: cannot be read"),
+        ("slide_path,scanner\n\na.svs,A\n\nb.svs\n", r"row 5: has 1 fields instead of 2"),
+        ("slide_path\na\0.svs\n", r"row 2: holds a NUL"),
+        ("slide_path,slide_id\na.svs,x\nb.svs,X\n", r"row 3: has the slide_id 'X' of row 2"),
+        ("slide_path,slide_id\na.svs,\u00e9\nb.svs,e\u0301\n", r"row 3: has the slide_id .* of row 2"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(tmp_path: Path, text: str, reason: str) -> None:
@@ -106,7 +123,8 @@ def test_what_cannot_be_meant_is_refused(tmp_path: Path, text: str, reason: str)
 
 BAD_IDS = [
     "../evil", "/etc/x", "a/b", "a\\b", ".", "..", ".hidden", "~root", "-rf", " a", "a:b", "a*", "a?", 'a"', "a<b",
-    "a>b", "a|b", "a\0b", "a\nb", "a\tb", "\x1b[2J", "x" * 201, "µ" * 101, "", "\ud800",
+    "a>b", "a|b", "a\0b", "a\nb", "a\tb", "\x1b[2J", "x" * 201, "µ" * 101, "", "\ud800", "a.", "a ",
+    "=1+1", "+1", "@SUM(1)",
 ]  # fmt: skip
 
 
@@ -116,7 +134,15 @@ def test_bad_ids(slide_id: str) -> None:
         checked_slide_id(slide_id)
 
 
-@pytest.mark.parametrize("slide_id", ["a", "TCGA-1.2_3", "Fall 7", "Größe", "a..b", "x" * 200])
+@pytest.mark.parametrize("slide_id", ["index.html", "Index.HTML", "not_analysed.json", "CON", "nul.1", "com7"])
+def test_ids_that_are_the_names_of_files_of_their_own(slide_id: str) -> None:
+    with pytest.raises(ValueError, match="the name of a file"):
+        checked_slide_id(slide_id)
+
+
+@pytest.mark.parametrize(
+    "slide_id", ["console", "com10", "index", "a", "TCGA-1.2_3", "Fall 7", "Größe", "a..b", "x" * 200]
+)
 def test_good_ids(slide_id: str) -> None:
     assert checked_slide_id(slide_id) == slide_id
 
@@ -124,6 +150,21 @@ def test_good_ids(slide_id: str) -> None:
 def test_a_bad_id_in_a_manifest_names_its_row(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"m\.csv, row 3: slide_id: .*'\.\./evil' cannot name a folder"):
         read_manifest(csv(tmp_path, "slide_path,slide_id\na.svs,good\nb.svs,../evil\n"))
+
+
+def test_a_bad_id_costs_its_slide_and_no_other(tmp_path: Path) -> None:
+    """Where slides are worked on; any other fault of a table is the table's."""
+    found = slides_of_manifest(csv(tmp_path, "slide_path,mpp\na.svs,1\n-b.svs,1\nc.svs,\n"))
+    assert [row.slide_id for row in found.rows] == ["a", "c"]
+    assert list(found.refused) == ["row 3"]
+    assert "'-b' cannot name a folder" in found.refused["row 3"]
+    with pytest.raises(InputError, match="row 2: "):
+        slides_of_manifest(csv(tmp_path, "slide_path,mpp\n-b.svs,0\n"))
+    paths = slides_of_paths([Path("x/a.svs"), Path("x/-\x1b.svs")])
+    assert [row.slide_id for row in paths.rows] == ["a"]
+    assert list(paths.refused) == ["x/-\\x1b.svs"]
+    with pytest.raises(InputError, match="two have the id"):
+        slides_of_paths([Path("x/a.svs"), Path("y/A.tif")])
 
 
 def missing(folder: Path) -> Path:
@@ -138,12 +179,21 @@ def latin1(folder: Path) -> Path:
     return csv(folder, "slide_path\nGröße.svs\n", "latin-1")
 
 
+def named_with_nul(folder: Path) -> Path:
+    return folder / "m\0.csv"
+
+
+def pipe(folder: Path) -> Path:
+    os.mkfifo(folder / "m.csv")
+    return folder / "m.csv"
+
+
 def not_parquet(folder: Path) -> Path:
     (folder / "m.parquet").write_bytes(b"PAR1 no")
     return folder / "m.parquet"
 
 
-@pytest.mark.parametrize("make", [missing, directory, latin1, not_parquet])
+@pytest.mark.parametrize("make", [missing, directory, latin1, not_parquet, named_with_nul, pipe])
 def test_unreadable_tables(tmp_path: Path, make: object) -> None:
     path: Path = make(tmp_path)  # type: ignore[operator]
     with pytest.raises(InputError, match=r"cannot be read \(.+\); pass a CSV or Parquet table") as caught:

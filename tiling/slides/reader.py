@@ -10,6 +10,7 @@ from typing import Protocol
 
 from tiling.core.arrays import UInt8Array
 from tiling.core.errors import SlideError
+from tiling.core.files import require_regular
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def entry_file(path: Path) -> Path:
     """The file to open: of a folder, its first DICOM instance. Raises SlideError."""
     try:
         if not path.is_dir():
-            path.stat()
+            require_regular(path)
             return path
         instances = sorted(p for p in path.iterdir() if p.suffix.lower() == ".dcm")
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL in it

@@ -36,7 +36,7 @@ def samples_from_images(
     """
     if config.where is not None:
         raise ConfigError("where", "chooses by the columns of tile stores, images have none", "leave it out")
-    rows = [_image_row(number, raw, index) for number, raw in enumerate(read_table(index), start=2)]
+    rows = [_image_row(number, raw, index) for number, raw in read_table(index).items()]
     if not any(row.case_id for row in rows):
         log.warning("%s: has no case_id, so each image counts as a case of its own", index)
         rows = [replace(row, case_id=str(row.path)) for row in rows]

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from inference import PredictConfig, load_model
 from pipeline import cli
-from pipeline.commands.options import rows_of
+from pipeline.commands.options import slides_of
 from pipeline.execution.jobs import heatmap_all
 from pipeline.execution.partition import Part
 from pipeline.execution.slurm import SlurmConfig, job_script, seconds_of, submit_script
@@ -378,7 +378,7 @@ def test_tile_does_its_part_only(run_cli: RunCli, small_slide: Path, tmp_path: P
 def test_heatmap_does_its_part_only(small_slide: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / f"{name}.tif").symlink_to(small_slide)
-    slides = rows_of(sorted(tmp_path.glob("*.tif")), None, None)
+    slides = slides_of(sorted(tmp_path.glob("*.tif")), None, None).rows
     model = load_model(write_model(tmp_path / "model", tile_px=128))
     reports, failed = heatmap_all(slides, model, tmp_path / "out", PredictConfig(), part=Part(2, 2))
     assert ([report.slide_id for report in reports], failed) == (["b"], {})
