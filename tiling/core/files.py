@@ -16,6 +16,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from tiling.core.errors import OutputError
 
@@ -42,6 +43,20 @@ def require_regular(path: Path) -> None:
 def canonical_json(value: object) -> str:
     """JSON with one spelling per value (sorted keys, no NaN), so that equal values have equal hashes."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+
+
+def read_json(path: Path) -> Any:
+    """What a file says in JSON.
+
+    Raises OSError, and ValueError for what is no JSON or has no canonical spelling: infinity, NaN, half a character,
+    lists without end.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+        sha256_json(value)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return value
 
 
 def sha256_json(value: object) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -31,10 +32,46 @@ log = logging.getLogger(__name__)
 
 PACKAGED_BACKBONE = "tf_efficientnet_lite0"
 HUB = "hf-hub:"
+MAX_INPUT_PX = 4096
 MIN_INPUT_PX = 96
 """Smaller tiles are enlarged to this: a stride of 32 leaves too little of them."""
 
+BACKBONE_ARGS: Mapping[str, int] = {
+    # pictures and patches, pixels
+    "img_size": 4096, "patch_size": 256, "window_size": 256, "dynamic_img_size": 1, "dynamic_img_pad": 1,
+    "strict_img_size": 1,
+    # the layers' sizes and numbers
+    "depth": 256, "depths": 256, "layers": 256, "dims": 16_384, "embed_dim": 16_384, "num_heads": 256, "mlp_ratio": 64,
+    "reg_tokens": 256, "class_token": 1, "no_embed_class": 1,
+    # what the layers are
+    "act_layer": 1, "norm_layer": 1, "global_pool": 1, "qkv_bias": 1, "qk_norm": 1, "pre_norm": 1, "final_norm": 1,
+    "fc_norm": 1,
+    # how they start and are trained
+    "init_values": 1, "ls_init_value": 1, "drop_rate": 1, "proj_drop_rate": 1, "attn_drop_rate": 1, "drop_path_rate": 1,
+}  # fmt: skip
+"""What may be said of a backbone beside its name, by a hub's configuration or a model folder, and the largest number
+for it. timm takes more, among it files to read and code to run."""
+_WORD = re.compile(r"\w{0,32}")
+
 State = dict[str, Tensor]
+
+
+def refused_args(args: Mapping[str, Any]) -> str:
+    """Why a backbone may not be made with these arguments, naming the first of them; "" if it may."""
+    for name, value in args.items():
+        if name not in BACKBONE_ARGS:
+            return f"{name!a} is no argument of a backbone that is known to be safe"
+        parts = value if isinstance(value, list | tuple) and 0 < len(value) <= 16 else (value,)
+        if not all(_is_plain(part, BACKBONE_ARGS[name]) for part in parts):
+            return f"{name} may be a word or a number from 0 to {BACKBONE_ARGS[name]}, or a few of them"
+    return ""
+
+
+def _is_plain(value: object, largest: int) -> bool:
+    """Whether this is a word, a truth value, nothing, or a number of that size."""
+    if isinstance(value, str):
+        return _WORD.fullmatch(value) is not None
+    return value is None or (isinstance(value, int | float) and 0 <= value <= largest)  # NaN is not
 
 
 @dataclass(frozen=True)
@@ -56,7 +93,10 @@ def find_architecture(backbone: str) -> Architecture:
     """
     if backbone.startswith(HUB):
         return find_hub_architecture(backbone)
-    known: Any = timm.is_model(backbone) and timm.get_pretrained_cfg(backbone)
+    try:
+        known: Any = timm.is_model(backbone) and timm.get_pretrained_cfg(backbone)
+    except RuntimeError:  # a model of timm's, and no such tag of it
+        known = None
     if not known:
         close = timm.list_models(f"*{backbone.split('_')[0].rstrip('0123456789')}*")[:3]
         hint = f"such as {', '.join(close)}" if close else "see timm.list_models()"
@@ -71,8 +111,17 @@ def find_hub_architecture(backbone: str) -> Architecture:
         found, name, args = timm.models.load_model_config_from_hf(backbone.removeprefix(HUB))
     except _HUB_ERRORS as error:
         raise _out_of_reach("backbone", backbone, error) from None
+    args = {key: value for key, value in args.items() if key not in _OURS}
+    if why := refused_args(args):
+        raise ConfigError("backbone", f"{backbone}: {why}", "use another, or pass timm's name as backbone")
+    if name.startswith(HUB):
+        raise ConfigError("backbone", f"{backbone}: its configuration names {name}, no architecture", "use another")
     own = find_architecture(name)
-    return Architecture(name, dict(args), {**own.settings, **found})
+    return Architecture(name, args, {**own.settings, **found})
+
+
+_OURS = {"num_classes", "in_chans"}
+"""What a hub's configuration says of its own head and pictures."""
 
 
 def _hub_weights(weights: str) -> State:
@@ -109,7 +158,7 @@ def make_backbone(own: Architecture, classes: int, side: int) -> nn.Module:
     sized: dict[str, Any] = {"img_size": side} if own.settings["fixed_input_size"] else {}
     try:
         network: nn.Module = timm.create_model(own.name, pretrained=False, num_classes=classes, **{**own.args, **sized})
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+    except (TypeError, ValueError, RuntimeError, AssertionError, LookupError) as error:
         raise wrong_side(own.name, side, error) from None
     return network
 

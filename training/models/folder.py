@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tiling.core.artefact import Recipe, atomic_folder, content_hash, folder_faults, locked_folder
 from tiling.core.errors import ConfigError, ModelError, OutputError, SpecslideError
-from tiling.core.files import canonical_json, sha256_file
+from tiling.core.files import canonical_json, read_json, sha256_file
 from training.models.backbones import Architecture, find_architecture, make_backbone
 from training.models.classifier import TileClassifier, TileModel
 from training.models.info import ModelInfo
@@ -82,9 +82,8 @@ def load_model(folder: Path | str, device: str | torch.device = "cpu") -> TileMo
     if info.stain_norm is not None and (fix := missing_package()) is not None:
         raise ModelError(folder, "it normalises stains with the package torchstain, which is missing", fix)
     try:
-        network = TileClassifier(
-            make_backbone(_architecture_of(info), len(info.classes), info.input_px), info.input_px, info.mean, info.std
-        )
+        _check_shapes(folder / WEIGHTS, info)
+        network = TileClassifier(_make_backbone(info), info.input_px, info.mean, info.std)
         network.backbone.load_state_dict(load_file(folder / WEIGHTS))
     except (ConfigError, RuntimeError, OSError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
@@ -101,10 +100,16 @@ def read_info(folder: Path) -> ModelInfo:
     """What `model.json` says; the folder's hashes are not checked. Raises ModelError."""
     path = folder / INFO
     try:
-        return ModelInfo.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        reason = getattr(error, "strerror", None) or "it does not describe a specslide model of version 1"
-        raise ModelError(path, f"cannot be used ({reason})", "train again with this version of specslide") from None
+        return ModelInfo.model_validate(read_json(path))
+    except OSError as error:
+        raise ModelError(path, f"cannot be read ({error.strerror})", "make it readable, or train again") from None
+    except ValueError as error:
+        reason = str(error)
+        if isinstance(error, ValidationError):
+            first = error.errors(include_input=False)[0]
+            reason = ".".join(map(str, first["loc"])) + ": " + first["msg"].removeprefix("Value error, ")
+        what = f"does not describe a model that this version of specslide can use ({reason})"
+        raise ModelError(path, what, "train again with this version of specslide") from None
 
 
 def verify_model(folder: Path) -> list[str]:
@@ -151,7 +156,18 @@ def _novelty_tensors(novelty: Novelty) -> dict[str, Tensor]:
     }
 
 
-def _architecture_of(info: ModelInfo) -> Architecture:
-    """The architecture of a saved model, for which no hub is asked."""
+def _check_shapes(weights: Path, info: ModelInfo) -> None:
+    """Raise RuntimeError unless the file holds what the backbone needs, before any memory is taken for either."""
+    with torch.device("meta"):
+        needed = {name: list(tensor.shape) for name, tensor in _make_backbone(info).state_dict().items()}
+    with safe_open(weights, framework="pt") as file:
+        held = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - it is no dict
+    for name in sorted(needed.keys() | held.keys()):
+        if needed.get(name) != held.get(name):
+            raise RuntimeError(f"{name!a} is {held.get(name)} and should be {needed.get(name)}")
+
+
+def _make_backbone(info: ModelInfo) -> nn.Module:
+    """The untrained network of a saved model, for which no hub is asked."""
     own = find_architecture(info.backbone)
-    return Architecture(own.name, info.backbone_args, own.settings)
+    return make_backbone(Architecture(own.name, info.backbone_args, own.settings), len(info.classes), info.input_px)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from training.evaluation.bootstrap import Interval
+from training.models.backbones import MAX_INPUT_PX, refused_args
 from training.models.stain import StainTarget
+
+Level = Annotated[float, Field(ge=0, le=1)]
+Spread = Annotated[float, Field(gt=0, le=100)]
 
 
 class SplitSummary(BaseModel):
@@ -54,31 +58,31 @@ class NoveltySummary(BaseModel):
 class ModelInfo(BaseModel):
     """Everything but the weights: what is needed to use a model, and how it came to be."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     format: Literal["specslide-model"] = "specslide-model"
     version: Literal[1] = 1
-    backbone: str
-    """timm name."""
+    backbone: str = Field(pattern=r"^[A-Za-z0-9_.]{1,128}$")
+    """timm name; no hub's, and no path."""
     backbone_args: dict[str, Any] = {}
-    """What else timm needs to make it."""
-    classes: tuple[str, ...] = Field(min_length=2)
+    """What else timm needs to make it; of BACKBONE_ARGS alone."""
+    classes: tuple[str, ...] = Field(min_length=2, max_length=1000)
     """Names of the outputs, in order."""
     positive_class: str
     """The class that `threshold` is for."""
-    input_px: int = Field(gt=0)
+    input_px: int = Field(gt=0, le=MAX_INPUT_PX)
     """Side of the picture the backbone sees, pixels."""
-    mean: tuple[float, float, float]
+    mean: tuple[Level, Level, Level]
     """Per channel, for pixels in [0, 1]."""
-    std: tuple[float, float, float]
+    std: tuple[Spread, Spread, Spread]
     """Per channel, for pixels in [0, 1]."""
     stain_norm: StainTarget | None = None
     """The staining that each tile is given first; None: its own."""
-    mpp: float | None = Field(gt=0)
+    mpp: float | None = Field(gt=0, le=1000)
     """Micrometres per pixel of the tiles it was trained on; None if unknown."""
-    tile_px: int = Field(gt=0)
+    tile_px: int = Field(gt=0, le=65_536)
     """Side of the tiles it was trained on, pixels."""
-    temperature: float = Field(gt=0)
+    temperature: float = Field(ge=1e-3, le=1e3)
     """What logits are divided by before the softmax."""
     threshold: float = Field(ge=0, le=1)
     """The positive class is called from this probability on, after the temperature."""
@@ -107,6 +111,19 @@ class ModelInfo(BaseModel):
         if len(set(classes)) < len(classes):
             raise ValueError(f"the classes {', '.join(classes)} do not all differ")
         return classes
+
+    @field_validator("backbone_args")
+    @classmethod
+    def _safe(cls, args: dict[str, Any]) -> dict[str, Any]:
+        if why := refused_args(args):
+            raise ValueError(why)
+        return args
+
+    @model_validator(mode="after")
+    def _knows_its_positive_class(self) -> Self:
+        if self.positive_class not in self.classes:
+            raise ValueError(f"positive_class {self.positive_class!a} is none of the classes")
+        return self
 
     @property
     def positive(self) -> int:

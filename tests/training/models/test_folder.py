@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import resource
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from sklearn.datasets import load_sample_images
 from timm.data.imagenet_info import ImageNetInfo
 from torch.nn import functional
 
+from tests.forged import change_json
 from tiling.core.errors import ConfigError, ModelError
 from training.evaluation.bootstrap import Interval
 from training.models.backbones import (
@@ -369,3 +371,74 @@ def test_a_hub_out_of_reach_is_one_sentence(hub: Path) -> None:
     (hub / "config.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"^backbone: hf-hub:lab/tiny cannot be fetched \(KeyError"):
         make_classifier("hf-hub:lab/tiny", 2, None, 64)
+
+
+INFO_CHANGES: list[tuple[dict[str, Any], str]] = [
+    ({"backbone": "hf-hub:lab/tiny"}, "backbone"),
+    ({"backbone": "local-dir:/tmp"}, "backbone"),
+    ({"backbone": "../test_resnet"}, "backbone"),
+    ({"backbone": "test_resnet.no_such_tag"}, "test_resnet.no_such_tag"),
+    ({"backbone_args": {"checkpoint_path": "extra.pth"}}, "checkpoint_path"),
+    ({"backbone_args": {"pretrained": True}}, "pretrained"),
+    ({"backbone_args": {"pretrained_cfg": {"file": "extra.pth"}}}, "pretrained_cfg"),
+    ({"backbone_args": {"cache_dir": "/tmp"}}, "cache_dir"),
+    ({"backbone_args": {"depth": 1e9}}, "depth"),
+    ({"backbone_args": {"embed_dim": [1] * 17}}, "embed_dim"),
+    ({"backbone_args": {"act_layer": "__import__('os')"}}, "act_layer"),
+    ({"backbone_args": {"mlp_ratio": float("nan")}}, "NaN|nan"),
+    ({"temperature": float("inf")}, "model.json"),
+    ({"temperature": -1.0}, "temperature"),
+    ({"temperature": 1e300}, "temperature"),
+    ({"threshold": 2.0}, "threshold"),
+    ({"threshold": -0.1}, "threshold"),
+    ({"input_px": 10**9}, "input_px"),
+    ({"tile_px": 10**9}, "tile_px"),
+    ({"mpp": 1e300}, "mpp"),
+    ({"mean": [1e30, 0, 0]}, "mean"),
+    ({"std": [0, 1, 1]}, "std"),
+    ({"positive_class": "neither"}, "positive_class"),
+    ({"software": {"torch": "\ud800"}}, "model.json"),
+    ({"classes": ["one", "two", "three"], "positive_class": "three"}, "do not fit its backbone"),
+]
+
+
+@pytest.mark.parametrize(("changes", "named"), INFO_CHANGES)
+def test_a_signed_folder_that_says_something_else_is_refused(folder: Path, changes: dict[str, Any], named: str) -> None:
+    change_json(folder / "model.json", changes)
+    with pytest.raises(ModelError, match=named) as caught:
+        load_model(folder)
+    assert str(folder) in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+def test_a_network_larger_than_its_weights_takes_no_memory(folder: Path) -> None:
+    """A network that asks for 400 GB is refused by the shapes of the weights that are there."""
+    args = {"depth": 256, "embed_dim": 16_384, "num_heads": 256}
+    change_json(folder / "model.json", {"backbone": "vit_giant_patch14_224", "backbone_args": args, "input_px": 224})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ModelError, match="do not fit its backbone"):
+        load_model(folder)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB
+
+
+@pytest.mark.parametrize("args", [{"checkpoint_path": "x.pth"}, {"pretrained_cfg": {}}, {"depth": 10**6}])
+def test_a_hub_may_say_no_more_of_a_backbone_than_a_model(hub: Path, args: dict[str, Any]) -> None:
+    record = json.loads((hub / "config.json").read_bytes())
+    (hub / "config.json").write_text(json.dumps(record | {"model_args": args}))
+    with pytest.raises(ConfigError, match=rf"^backbone: hf-hub:lab/tiny: .*{next(iter(args))}"):
+        find_architecture("hf-hub:lab/tiny")
+
+
+def test_a_hub_that_names_itself_is_refused(hub: Path) -> None:
+    record = json.loads((hub / "config.json").read_bytes())
+    (hub / "config.json").write_text(json.dumps(record | {"architecture": "hf-hub:lab/tiny"}))
+    with pytest.raises(ConfigError, match=r"^backbone: hf-hub:lab/tiny"):
+        find_architecture("hf-hub:lab/tiny")
+
+
+def test_a_hub_s_own_head_is_left_to_it(hub: Path) -> None:
+    record = json.loads((hub / "config.json").read_bytes())
+    args = {"init_values": 0.5, "num_classes": 0, "in_chans": 3}
+    (hub / "config.json").write_text(json.dumps(record | {"model_args": args}))
+    assert find_architecture("hf-hub:lab/tiny").args == {"init_values": 0.5}
+    assert make_classifier("hf-hub:lab/tiny", 2, None, 64).backbone.get_classifier().out_features == 2  # type: ignore[operator]
