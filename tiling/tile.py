@@ -210,7 +210,7 @@ def _inside(plan: Plan) -> Plan:
 
 def _own_tiles_level(slide: Slide, grid: Grid) -> int:
     """The level whose native tiles are the grid's. Raises ConfigError."""
-    native = [(i, slide.exact_downsample(i), slide.native_tile_px(i)) for i in range(len(slide.levels))]
+    native = [(i, level.downsample, slide.native_tile_px(i)) for i, level in enumerate(slide.levels)]
     square = [(i, down, size[0]) for i, down, size in native if size is not None and size[0] == size[1]]
     for level, down, side in square:
         if (grid.tile_px, grid.tile_px0, grid.stride_px0) == (side, side * down, side * down):

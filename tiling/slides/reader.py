@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +20,7 @@ class Level:
     width: int
     height: int
     downsample: float
+    """Of a reader, as it counts; of a `Slide`, exact: see `exact_downsamples`."""
 
 
 class SlideReader(Protocol):
@@ -48,6 +49,33 @@ Opener = Callable[[Path, Path], SlideReader | None]
 
 Raises SlideError for a damaged slide of its format, OSError.
 """
+
+
+def exact_downsamples(levels: Sequence[Level]) -> tuple[tuple[float, float], ...]:
+    """Level-0 pixels per pixel of each level, across and down.
+
+    Files tell the sizes of levels, rounded to whole pixels, and readers divide them: over a slide of 20,000 px such a
+    ratio leads several pixels of the level astray. So a whole number that is the downsample of both sides, but for
+    rounding, is taken for what is meant: the reader's own, a power of two, or the nearest. Without one, a downsample
+    that does not come of the sizes is the file's own statement; else each axis has its ratio.
+    """
+    return tuple(_exact(levels[0], level) for level in levels)
+
+
+def _exact(first: Level, level: Level) -> tuple[float, float]:
+    ratios = first.width / level.width, first.height / level.height
+    # Rounding, up or down, changes the size of a level by less than one pixel.
+    min_whole = max(first.width / (level.width + 1), first.height / (level.height + 1))
+    max_whole = min(
+        n / (m - 1) if m > 1 else math.inf for n, m in ((first.width, level.width), (first.height, level.height))
+    )
+    stated, power = level.downsample, 2.0 ** math.ceil(math.log2(min_whole)) if min_whole > 1 else 1.0
+    nearest = float(round(ratios[first.width < first.height]))  # the longer side's, which rounding changes less
+    for whole in (stated, power, nearest):
+        if whole.is_integer() and min_whole < whole < max_whole:
+            return whole, whole
+    derived = min(ratios) * (1 - 1e-6) <= stated <= max(ratios) * (1 + 1e-6)
+    return ratios if derived else (stated, stated)
 
 
 def entry_file(path: Path) -> Path:

@@ -7,7 +7,7 @@ dates and free text are never read. Coordinates are level-0 pixels, (x, y), top-
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Self
@@ -20,7 +20,7 @@ from tiling.core.arrays import BoolArray, UInt8Array
 from tiling.core.errors import SlideError
 from tiling.core.files import sha256_file, sha256_json
 from tiling.slides.jpeg_stream import ScaleDenom
-from tiling.slides.reader import Level, SlideReader, entry_file, unreadable
+from tiling.slides.reader import SlideReader, entry_file, exact_downsamples, unreadable
 from tiling.slides.readers import open_reader
 from tiling.slides.tifffile_reader import DAMAGE
 from tiling.slides.tiled_tiff import TiledLevels, open_tiled_levels
@@ -48,11 +48,14 @@ class Slide:
             raise SlideError(self.path, f"cannot have pixels of the given {mpp:g} micrometres", fix)
         self._reader = open_reader(self.path)
         self.vendor = self._reader.vendor
-        self.levels = self._reader.levels
+        self._downsamples = exact_downsamples(self._reader.levels)
+        self.levels = tuple(
+            replace(level, downsample=(across + down) / 2)
+            for level, (across, down) in zip(self._reader.levels, self._downsamples, strict=True)
+        )
         self.objective_power = self._reader.objective_power
         self.width, self.height = self.levels[0].width, self.levels[0].height
         self._given_mpp = mpp
-        self._downsamples = tuple(_exact_downsample(self.levels[0], level) for level in self.levels)
         self._fast = _open_fast(self.path, self._reader)
 
     def __enter__(self) -> Self:
@@ -93,11 +96,11 @@ class Slide:
         White where the slide has no pixels; OpenSlide's pixels, whichever reader gives them. Raises SlideError if they
         cannot be decoded.
         """
-        down = self.levels[level].downsample
-        x, y = round(x0 / down), round(y0 / down)
-        if self._fast is not None and (x * down, y * down) == (x0, y0):  # between pixels OpenSlide interpolates
+        across, down = self._downsamples[level]
+        x, y = round(x0 / across), round(y0 / down)
+        if self._fast is not None and (x * across, y * down) == (x0, y0):  # between pixels OpenSlide interpolates
             return self._fast.read(level, x, y, width, height)
-        return self._reader.read(x0, y0, level, width, height)
+        return self._read(x0, y0, level, width, height)
 
     def read_scaled(self, x0: int, y0: int, size0: tuple[int, int], size: tuple[int, int]) -> UInt8Array:
         """The level-0 rectangle at (x0, y0) of `size0` (width, height), area-resampled to `size`, uint8 (h, w, 3).
@@ -144,10 +147,6 @@ class Slide:
         self._reader.close()
         self._reader = open_reader(self.path)
 
-    def exact_downsample(self, level: int) -> float:
-        """Level-0 pixels per pixel of the level; whole where rounding of the level's size is all that hides it."""
-        return self._downsamples[level]
-
     def native_tile_px(self, level: int) -> tuple[int, int] | None:
         """Width and height of the level's own JPEG tiles, its pixels; None if it has none that can be copied."""
         return None if self._fast is None else self._fast.jpeg_tile_px(level)
@@ -159,7 +158,7 @@ class Slide:
         return self._fast.stream(level, column, row)
 
     def _level_for(self, size0: tuple[int, int], size: tuple[int, int]) -> int:
-        return max(i for i, lv in enumerate(self.levels) if i == 0 or _covers(lv, size0, size))
+        return max(i for i, down in enumerate(self._downsamples) if i == 0 or _covers(down, size0, size))
 
     def _parts(self, level: int, size0: tuple[int, int], size: tuple[int, int]) -> Iterator[_Part]:
         """The rectangle in parts that are read one at a time."""
@@ -170,17 +169,23 @@ class Slide:
                 yield _Part.of(x, y, min(x + step, size[0]), min(y + step, size[1]), size0, size)
 
     def _read_part(self, level: int, x0: int, y0: int, size0: tuple[int, int], size: tuple[int, int]) -> UInt8Array:
-        down = self._downsamples[level]
-        width, height = max(1, round(size0[0] / down)), max(1, round(size0[1] / down))
+        across, down = self._downsamples[level]
+        width, height = max(1, round(size0[0] / across)), max(1, round(size0[1] / down))
         if self._fast is None:
-            pixels = self._reader.read(x0, y0, level, width, height)
+            pixels = self._read(x0, y0, level, width, height)
         else:
-            x, y = round(x0 / down), round(y0 / down)
+            x, y = round(x0 / across), round(y0 / down)
             denom: ScaleDenom = next(d for d in _DENOMS if _reduces((x, y, width, height), d, size))
             pixels = self._fast.read(level, x, y, width, height, denom)
         if pixels.shape[1::-1] == size:
             return pixels
         return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+    def _read(self, x0: int, y0: int, level: int, width: int, height: int) -> UInt8Array:
+        """Pixels of the general reader, whose own downsample of the level need not be the exact one."""
+        own = self._reader.levels[level].downsample
+        x0, y0 = (round(at / exact * own) for at, exact in zip((x0, y0), self._downsamples[level], strict=True))
+        return self._reader.read(x0, y0, level, width, height)
 
     def sha256(self) -> str:
         """SHA-256 of the slide as stored: of its file, or of all files of a slide that has several.
@@ -293,13 +298,6 @@ def _reduces(box: tuple[int, int, int, int], denom: int, size: tuple[int, int]) 
     return denom == 1 or (fine and not any(v % denom for v in box))
 
 
-def _exact_downsample(first: Level, level: Level) -> float:
-    """The level's downsample; the whole number it means, where rounding the level's size is all that hides it."""
-    whole = round(level.downsample)
-    meant = abs(first.width - whole * level.width) < whole and abs(first.height - whole * level.height) < whole
-    return float(whole) if meant else level.downsample
-
-
 def _open_fast(path: Path, reader: SlideReader) -> TiledLevels | None:
     """The fast reader, if it understands the slide and a look at some tiles shows the general reader's pixels."""
     entry = entry_file(path)
@@ -322,5 +320,5 @@ def _open_fast(path: Path, reader: SlideReader) -> TiledLevels | None:
     return None
 
 
-def _covers(level: Level, size0: tuple[int, int], size: tuple[int, int]) -> bool:
-    return round(size0[0] / level.downsample) >= size[0] and round(size0[1] / level.downsample) >= size[1]
+def _covers(downsamples: tuple[float, float], size0: tuple[int, int], size: tuple[int, int]) -> bool:
+    return all(round(n / down) >= m for n, down, m in zip(size0, downsamples, size, strict=True))

@@ -56,7 +56,8 @@ class TifffileReader:
         try:
             self._pages = _rgb_pages(path, self._tiff)
             self.vendor = "ome-tiff" if self._tiff.is_ome else "tiff"
-            self.mpp_xy = _ome_mpp(self._tiff.ome_metadata) if self._tiff.is_ome else _tiff_mpp(self._pages[0])
+            first = self._pages[0]
+            self.mpp_xy = _ome_mpp(self._tiff.ome_metadata, first.index) if self._tiff.is_ome else _tiff_mpp(first)
         except DAMAGE as error:
             self.close()
             raise SlideError(
@@ -65,7 +66,6 @@ class TifffileReader:
         except SlideError:
             self.close()
             raise
-        first = self._pages[0]
         self.levels = tuple(Level(p.imagewidth, p.imagelength, first.imagewidth / p.imagewidth) for p in self._pages)
         self._decoded: OrderedDict[tuple[int, int], UInt8Array] = OrderedDict()
 
@@ -136,12 +136,13 @@ def _rgb_pages(path: Path, tiff: tifffile.TiffFile) -> list[Any]:
     return pages
 
 
-def _ome_mpp(xml: str | None) -> tuple[float, float] | None:
-    """PhysicalSizeX and Y of the first image in micrometres; units are those of the OME schema."""
+def _ome_mpp(xml: str | None, ifd: int) -> tuple[float, float] | None:
+    """PhysicalSizeX and Y, in micrometres, of the image with the TIFF directory `ifd`; units of the OME schema."""
     if not xml:
         return None
     per_um = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
-    pixels = next((e for e in ElementTree.fromstring(xml).iter() if e.tag.endswith("}Pixels")), None)
+    images = [element for element in ElementTree.fromstring(xml).iter() if element.tag.endswith("}Pixels")]
+    pixels = images[0] if len(images) == 1 else next((image for image in images if _holds(image, ifd)), None)
     if pixels is None:
         return None
     sizes = []
@@ -151,6 +152,17 @@ def _ome_mpp(xml: str | None) -> tuple[float, float] | None:
             return None
         sizes.append(size * per_um[unit])
     return sizes[0], sizes[1]
+
+
+def _holds(pixels: ElementTree.Element, ifd: int) -> bool:
+    """Whether an image's Pixels name the TIFF directory `ifd` as theirs. Raises ValueError for what is no number."""
+    for data in (element for element in pixels if element.tag.endswith("}TiffData")):
+        first, planes = int(data.get("IFD", 0)), data.get("PlaneCount", data.get("NumPlanes"))
+        if planes is None and data.get("IFD") is None:  # then all directories are meant
+            return True
+        if first <= ifd < first + int(planes or 1):
+            return True
+    return False
 
 
 def _tiff_mpp(page: Any) -> tuple[float, float] | None:

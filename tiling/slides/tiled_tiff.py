@@ -1,5 +1,5 @@
-"""The tiles of tiled TIFFs (SVS, plain and BigTIFF, OME-TIFF): JPEG through libjpeg-turbo alone, LZW, deflate and
-uncompressed ones through imagecodecs.
+"""The tiles of tiled TIFFs (SVS, plain and BigTIFF, OME-TIFF): JPEG through libjpeg-turbo alone, LZW, deflate,
+zstd and uncompressed ones through imagecodecs.
 
 Several times as fast as OpenSlide, with the same pixels bit for bit; JPEG 2000, which is hardly faster this way, stays
 with it. What is not fully understood is refused when the file is opened (`open_tiled_levels` gives None) and stays with
@@ -57,6 +57,7 @@ _UNPACK: dict[int, Unpack] = {
     tifffile.COMPRESSION.NONE: lambda data, size: data,
     tifffile.COMPRESSION.LZW: lambda data, size: bytes(_imagecodecs.lzw_decode(data, out=size)),
     tifffile.COMPRESSION.ADOBE_DEFLATE: lambda data, size: bytes(_imagecodecs.zlib_decode(data, out=size)),
+    tifffile.COMPRESSION.ZSTD: lambda data, size: bytes(_imagecodecs.zstd_decode(data, out=size)),
     tifffile.COMPRESSION.DEFLATE: lambda data, size: bytes(_imagecodecs.zlib_decode(data, out=size)),
 }
 # What tifffile raises for damaged files.

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from pipeline.demo.synthetic import write_pyramid
 from tiling.core.errors import SlideError
 from tiling.slides.jpeg_stream import ScaleDenom
+from tiling.slides.readers import open_reader
 from tiling.slides.slide import Slide
 from tiling.slides.tiled_tiff import BadTileError, TiledLevels, open_tiled_levels
 
@@ -392,6 +393,7 @@ LOSSLESS: dict[str, dict[str, Any]] = {
     "LZW": {"compression": "lzw"},
     "LZW, differences": {"compression": "lzw", "predictor": True},
     "deflate": {"compression": "zlib"},
+    "zstd": {"compression": "zstd"},
     "deflate, differences": {"compression": "zlib", "predictor": True},
 }
 
@@ -533,16 +535,18 @@ def test_pixels_that_differ_are_noticed(tmp_path: Path, caplog: pytest.LogCaptur
 
 
 def test_levels_that_openslide_interpolates_are_still_compared(tmp_path: Path) -> None:
-    """At a downsample of 2.003 the middle of level 1 lies between level-0 pixels."""
+    """At its own downsample of 2.003 the middle of level 1 lies between level-0 pixels."""
     path = write_slide(tmp_path / "a.tif", picture(1401, 1203), levels=2, tile=240)
-    assert sizes(path)[1].downsample % 1
-    with opened(path) as fast, Slide(path) as slide:
+    general = open_reader(path)
+    assert general.levels[1].downsample % 1
 
-        def shifted(x0: int, y0: int, level: int, width: int, height: int) -> U8:
-            return slide.read_region(x0 + 12 * min(x0, 1), y0, level, width, height)
+    def shifted(x0: int, y0: int, level: int, width: int, height: int) -> U8:
+        return general.read(x0 + 12 * min(x0, 1), y0, level, width, height)
 
-        assert fast.agrees_with(slide.read_region, slide.levels)
-        assert not fast.agrees_with(shifted, slide.levels)
+    with opened(path) as fast:
+        assert fast.agrees_with(general.read, general.levels)
+        assert not fast.agrees_with(shifted, general.levels)
+    general.close()
 
 
 def test_jfif_streams_called_rgb_are_left_to_openslide(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
