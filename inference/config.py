@@ -25,7 +25,7 @@ class PredictTilesConfig(BaseModel):
     min_tissue: float = Field(0.5, ge=0, le=1)
     """Minimum fraction of a tile that must be tissue."""
     where: str | None = None
-    """Which tiles, by the columns of a store, which are measured of a slide: `focus > 20 and pen < 0.05`; see
+    """Which tiles, by the columns of a store, which are measured of a slide: `blur < 1.2 and black < 0.1`; see
     tiling.stores.query."""
     tta: bool = False
     """Test-time augmentation: the mean over all eight orientations of each tile, at eight times the cost."""

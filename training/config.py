@@ -115,7 +115,7 @@ class TrainConfig(BaseModel):
     tiles_per_epoch: int | None = Field(None, ge=1, le=1_000_000_000)
     """Training tiles drawn an epoch. None: as many as there are."""
     where: str | None = None
-    """Which tiles of the stores, by their columns: `focus > 20 and pen < 0.05`; see tiling.stores.query. None: all."""
+    """Which tiles of the stores, by their columns: `blur < 1.2 and black < 0.1`; see tiling.stores.query. None: all."""
 
     # the machine
     workers: int | None = Field(None, ge=0, le=256)

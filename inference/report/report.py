@@ -34,6 +34,7 @@ from inference.report.pictures import (
 from tiling.core.arrays import Float32Array, UInt8Array
 from tiling.core.images import length_text, nice_length
 from tiling.grid import Raster
+from tiling.quality import METRICS
 
 _TILE_PX, _BINS = 160, 20
 
@@ -57,14 +58,7 @@ _COLUMNS = {
     "spread": "standard deviation over models and orientations",
     RATIO: "distance to the training tiles: above 1 is outside what the model has seen",
     FLAG: "1 where that is above 1, else 0",
-    "focus": "sharpness, the variance of the Laplacian of the grey levels: low is blurred",
-    "white": "share of nearly white pixels: glass",
-    "black": "share of nearly black pixels",
-    "pen": "share of pixels of an ink's colour",
-    "saturation": "mean saturation of the colours: 0 is grey, 1 is pure colour",
-    "haematoxylin": "mean amount of the stain, as optical density: 0 is none",
-    "eosin": "mean amount of the stain, as optical density: 0 is none",
-    "dab": "mean amount of the stain, as optical density: 0 is none",
+    **METRICS,
 }
 
 

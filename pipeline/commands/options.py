@@ -27,7 +27,7 @@ SlideMpp = Annotated[
 ]
 ManifestOption = Annotated[Path | None, typer.Option(help="Table of slides (CSV or Parquet) instead of SLIDES.")]
 WhereOption = Annotated[
-    str | None, typer.Option(help="Which tiles of the stores, by their columns: `focus > 20 and pen < 0.05`.")
+    str | None, typer.Option(help="Which tiles of the stores, by their columns: `blur < 1.2 and black < 0.1`.")
 ]
 CheckOption = Annotated[bool, typer.Option("--check", hidden=True, help="Check options and settings; do nothing.")]
 PartOption = Annotated[
@@ -84,7 +84,7 @@ class DataOptions(TileData):
     split: str = "test"
     """train, val, test, or all for data that no model saw."""
     where: str | None = None
-    """Which tiles of the stores, by their columns: `focus > 20 and pen < 0.05`."""
+    """Which tiles of the stores, by their columns: `blur < 1.2 and black < 0.1`."""
     resamples: int = Field(1000, ge=0, le=100_000)
     """Resamples of cases behind each interval."""
     seed: int = Field(0, ge=0)

@@ -18,7 +18,7 @@ def tiles(
 ) -> None:
     """Count the tiles of a store, list its columns, and draw which tiles an expression keeps.
 
-    Example: `specslide tiles stores/a.zarr --where "focus > 20 and pen < 0.05" --preview kept.png`
+    Example: `specslide tiles stores/a.zarr --where "blur < 1.2 and black < 0.1" --preview kept.png`
     """
     from tiling import TileStore
     from tiling.preview import write_preview

@@ -65,11 +65,19 @@ def test_a_store_has_the_pixels_and_columns_that_tiling_gives_today(golden: Path
     assert len(today) == len(store) > 20
     assert today.grid == store.grid
     assert today.tiles.places() == store.tiles.places()
-    assert today.tiles.columns.keys() == store.tiles.columns.keys() > {"tissue", "focus", "annotation/tumour"}
+    assert today.tiles.columns.keys() - store.tiles.columns.keys() == {"blur"}, "which came later"
+    assert today.tiles.columns.keys() > store.tiles.columns.keys() > {"tissue", "focus", "annotation/tumour"}
     for name, values in store.tiles.columns.items():
         np.testing.assert_allclose(today.tiles.columns[name], values, rtol=1e-5, atol=1e-6)
     rows = np.arange(len(store))
     np.testing.assert_array_equal(today.read(rows), store.read(rows))
+
+
+def test_a_filter_by_a_column_that_came_later_is_refused(golden: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = specslide(golden, monkeypatch, "tiles", STORE, "--where", "blur < 1.2")
+    said = " ".join(f"{done.output} {done.exception}".replace("│", " ").split())
+    assert done.exit_code == 1
+    assert all(part in said for part in ("golden-5.zarr", "no column 'blur'", "--overwrite")), said
 
 
 def test_a_model_predicts_of_the_store_what_the_heatmap_says(golden: Path, model: TileModel) -> None:

@@ -148,7 +148,7 @@ def test_filtered_tiles_are_not_taken_for_damaged_ones(tmp_path: Path) -> None:
 def test_unknown_columns_of_a_slide_are_refused_before_it_is_opened(where: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"there is no column .*for annotation classes, tile the slide") as caught:
         predict_slide(tmp_path / "lost.svs", MODEL, PredictConfig(where=where))
-    assert "the columns are focus, white, black" in str(caught.value)
+    assert "the columns are focus, blur, white, black" in str(caught.value)
 
 
 def test_progress_ends_at_all_however_many_are_filtered(slide: Path) -> None:

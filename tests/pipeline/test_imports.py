@@ -38,8 +38,8 @@ WINGS: dict[str, tuple[str, ...]] = {  # what the modules of a wing may import o
     "tiling/core": (),
     "tiling/slides": ("core",),
     "tiling/annotations": ("core", "grid"),
-    # Annotations become columns of a store; importing HistoPrep's folders is a verb beside tiling.tile, and reports so.
-    "tiling/stores": ("core", "grid", "annotations", "manifest", "tile"),
+    # Annotations and metrics are columns of a store; importing HistoPrep's folders is a verb beside tiling.tile.
+    "tiling/stores": ("core", "grid", "annotations", "manifest", "quality", "tile"),
     "training/data": ("config", "models"),  # of models, how large a picture a backbone sees
     "training/models": ("evaluation",),  # of which those below
     "training/evaluation": ("config", "data", "devices", "models"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from math import erf
 from pathlib import Path
 from types import ModuleType
 
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 
 from tiling import TileStore, TilingConfig, tile_slide
 from tiling.core.errors import ConfigError
-from tiling.quality import METRICS, measurer, quality, stain_amounts
+from tiling.quality import MAX_BLUR_PX, METRICS, blur_px, measurer, quality, stain_amounts
 
 SIDE = 64
 U8 = NDArray[np.uint8]
@@ -49,7 +51,7 @@ WHITE, BLACK, PINK, GREEN = (250, 250, 250), (0, 0, 0), (220, 140, 180), (30, 15
 )
 def test_known_tiles(tile: U8, expected: dict[str, float]) -> None:
     found = quality(tile)
-    assert tuple(found) == METRICS
+    assert tuple(found) == tuple(METRICS)
     for name, value in expected.items():
         assert found[name] == pytest.approx(value, abs=2e-3)
 
@@ -68,6 +70,92 @@ def test_blur_lowers_the_focus() -> None:
     values = [quality(tile)["focus"] for tile in (sharp, *blurred)]
     assert values == sorted(values, reverse=True)
     assert values[0] > 100 * values[-1]
+
+
+# ------------------------------------------------------------------------------------------------------------- blur
+
+
+def edges(sigma_px: float, low: int, high: int) -> U8:
+    """Grey levels (256, 256) that rise and fall between upright edges 32 pixels apart, each blurred, in closed form."""
+    across = (np.arange(256) + 0.5) % 64 - 32  # -32 to 32, over and over
+    far = np.abs(across) - 16
+    rise = [(1 - erf(x / max(sigma_px, 1e-9) / 2**0.5)) / 2 for x in far]
+    return np.tile(np.rint(low + (high - low) * np.array(rise)), (256, 1)).astype(np.uint8)
+
+
+def spots(seed: int, count: int, side: int = 256) -> U8:
+    """Sharp dark discs, as nuclei are, on a light ground."""
+    rng, picture = np.random.default_rng(seed), np.full((side, side), 225, np.uint8)
+    for x, y, radius, level in rng.integers((0, 0, 4, 60), (side, side, 12, 160), (count, 4)).tolist():
+        cv2.circle(picture, (x, y), radius, level, -1)
+    return picture
+
+
+def blurred(picture: U8, sigma_px: float) -> U8:
+    return np.asarray(cv2.GaussianBlur(picture, (0, 0), sigma_px), np.uint8) if sigma_px else picture
+
+
+def noisy(picture: U8, sigma: float) -> U8:
+    noise = np.random.default_rng(1).normal(0, sigma, picture.shape)
+    return np.clip(np.rint(picture + noise), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("sigma_px", "low", "high"),
+    [
+        (0, 0, 0.41),
+        (0.5, 0.48, 0.55),
+        (0.8, 0.77, 0.86),
+        (1, 0.97, 1.04),
+        (1.5, 1.45, 1.57),
+        (2, 1.95, 2.1),
+        (3, 3, 3.7),
+    ],
+)
+def test_blur_is_the_sigma_of_an_edge(sigma_px: float, low: float, high: float) -> None:
+    """Whichever way it runs and whatever its height; a pixel is as soft as about a third of one."""
+    for picture in (edges(sigma_px, 10, 245), edges(sigma_px, 10, 245).T, edges(sigma_px, 150, 200)):
+        assert low <= blur_px(picture) <= high
+
+
+@pytest.mark.parametrize("count", [5, 40, 300])
+@pytest.mark.parametrize("after", [lambda p: p, lambda p: noisy(p, 3), lambda p: decoded(p, 60)])
+def test_blur_depends_on_neither_content_nor_noise(count: int, after: Callable[[U8], U8]) -> None:
+    """Sparse and dense, clean, noisy or compressed: one threshold tells sharp from blurred by 2 px."""
+    picture = spots(0, count)
+    found = [blur_px(after(blurred(picture, sigma_px))) for sigma_px in (0, 1, 2, 3, 4)]
+    assert found == sorted(found)
+    assert found[0] < 0.5 < 1.2 < found[2]
+    assert found[2] == pytest.approx(2, rel=0.3)
+
+
+def decoded(picture: U8, jpeg_quality: int) -> U8:
+    data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality])[1]
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_GRAYSCALE), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        np.full((SIDE, SIDE), 240, np.uint8),
+        np.tile(np.linspace(220, 240, SIDE), (SIDE, 1)).astype(np.uint8),  # a lamp's gradient
+        noisy(np.full((256, 256), 240, np.uint8), 0.5),
+        np.random.default_rng(0).integers(0, 256, (4, 256), np.uint8),
+        np.random.default_rng(0).integers(0, 256, (256, 1), np.uint8),
+    ],
+)
+def test_without_structure_the_blur_is_the_most(picture: U8) -> None:
+    """Plain glass, and what is too small to tell."""
+    assert blur_px(picture) == MAX_BLUR_PX
+
+
+def test_texture_as_fine_as_a_pixel_is_sharp() -> None:
+    """Nuclei at a coarse scale: grey levels 4 pixels apart differ no more than those 2 pixels apart."""
+    coarse = cv2.resize(spots(0, 4000, 2048), (128, 128), interpolation=cv2.INTER_AREA)
+    assert blur_px(np.asarray(coarse, np.uint8)) == 0
+
+
+# ----------------------------------------------------------------------------------------------------------- stains
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Filter expressions over the columns of a store: `focus > 20 and pen < 0.05` -> which tiles. Pure.
+"""Filter expressions over the columns of a store: `blur < 1.2 and black < 0.1` -> which tiles. Pure.
 
 Comparisons (chains too: `0.1 < pen < 0.5`) of numbers, columns and `+ - * /` of them, joined by `and`, `or` and `not`,
 as in Python. A column is a name, or any text in backticks or quotes. The text is parsed by `ast`, and only the nodes
@@ -88,9 +88,13 @@ class Where:
         for known in names if text is None else names[::-1]:
             if known in columns:
                 return columns[known]
+        from tiling.quality import METRICS  # with OpenCV, which few expressions need
+
         near = difflib.get_close_matches(name, [known.removeprefix(_ANNOTATION) for known in columns], 1)
         meant = f"did you mean {near[0]}? " if near else ""
         fix = f"{meant}the columns are {', '.join(_spelled(known) for known in columns)}"
+        if name in METRICS:
+            fix = f"tile the slide again, with --overwrite and not as `source`, to have it measured; {fix}"
         raise _error(self.text, node.col_offset - (text is not None), f"there is no column {name!r}", fix)
 
 
@@ -130,11 +134,15 @@ def rows_where(store: TileStore, text: str | None) -> NDArray[np.bool_]:
     """Which tiles of a store an expression keeps, bool (N,); all of them if it is None.
 
     The columns are x, y (level-0 pixels), tissue, the quality metrics and the annotation classes. Raises ConfigError
-    naming the known columns, StoreError.
+    naming the store and its columns, StoreError.
     """
     if text is None:
         return np.ones(len(store), np.bool_)
-    return parse_where(text).mask(tile_columns(store.tiles), len(store))
+    where = parse_where(text)
+    try:
+        return where.mask(tile_columns(store.tiles), len(store))
+    except ConfigError as error:
+        raise ConfigError(f"{store.path}: {error.where}", error.what, error.fix) from None
 
 
 def tile_columns(tiles: Tiles) -> dict[str, AnyArray]:
