@@ -7,13 +7,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tiling.core.arrays import Float32Array, UInt8Array
 from tiling.core.errors import ModelError
 from tiling.core.files import sha256_json
-from training import TileModel
+
+if TYPE_CHECKING:
+    from training import TileModel
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,13 @@ class Ensemble:
 
     @cached_property
     def sha256(self) -> str:
-        """One hash of all models, whatever their order, and of the scale of their tiles, the first one's."""
-        return sha256_json([self.models[0].info.mpp, sorted(model.sha256 for model in self.models)])
+        """One hash of all models; see `models_hash`."""
+        return models_hash(self.models[0].info.mpp, [model.sha256 for model in self.models])
+
+
+def models_hash(mpp: float | None, hashes: Sequence[str]) -> str:
+    """The hash of an ensemble: of its models, whatever their order, and of the first one's scale. Of one, its own."""
+    return hashes[0] if len(hashes) == 1 else sha256_json([mpp, sorted(hashes)])
 
 
 def make_ensemble(models: Sequence[TileModel]) -> TileModel | Ensemble:

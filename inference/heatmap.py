@@ -7,7 +7,6 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import shapely
 
 from inference.backends import uses_bf16
@@ -17,20 +16,18 @@ from inference.exports import write_exports
 from inference.exports.content import Content
 from inference.maps.scores import SlideScores, areas_mm2, slide_scores
 from inference.ood import outside
-from inference.predict import Progress, predict_slide, prediction_settings
+from inference.predict import Progress, predict_slide
 from inference.prediction import Prediction
+from inference.recipes import heatmap_recipe, is_store
 from inference.report.evidence import gather_evidence
 from inference.report.report import report_html
-from inference.sources import is_store
-from inference.summary import SUMMARY, VERSION, HeatmapSummary, OutOfDistribution, read_summary
-from tiling import Slide, TileStore
-from tiling.core.artefact import Recipe, atomic_folder, locked_folder, require_own, state
+from inference.summary import SUMMARY, HeatmapSummary, OutOfDistribution, read_summary
+from tiling import TileStore
+from tiling.core.artefact import atomic_folder, locked_folder, require_own, state
 from tiling.core.errors import OutputError
-from tiling.core.files import sha256_json, sha256_text
 from tiling.core.versions import software_versions
 from tiling.manifest import require_slide_id
 from tiling.slides.slide import slide_name
-from tiling.stores.query import rows_where
 from training import TileModel
 from training.devices import device_name
 
@@ -92,7 +89,10 @@ def make_heatmap(
         SpecslideError: As `predict_slide`.
     """
     path = Path(source)
-    recipe = heatmap_recipe(path, model, config, slide_mpp=slide_mpp, roi=roi, truth=truth, outputs=outputs)
+    bf16 = any(uses_bf16(one.device, config.precision) for one in members(model))
+    recipe = heatmap_recipe(
+        path, model.sha256, config, bf16=bf16, slide_mpp=slide_mpp, roi=roi, truth=truth, outputs=outputs
+    )
     slide_id = slide_id or (TileStore(path).slide.slide_id if is_store(path) else slide_name(path))
     require_slide_id(slide_id, path)  # it names the folder; a store may say anything
     folder = Path(out_dir) / slide_id
@@ -118,45 +118,6 @@ def make_heatmap(
             (partial / REPORT).write_text(page, encoding="utf-8")
             summary.write(partial)
     return _reported(folder, summary, reused=False)
-
-
-def heatmap_recipe(
-    source: Path,
-    model: TileModel | Ensemble,
-    config: PredictConfig,
-    *,
-    slide_mpp: float | None = None,
-    roi: Path | None = None,
-    truth: shapely.Geometry | None = None,
-    outputs: OutputConfig = OutputConfig(),  # noqa: B008 - frozen
-) -> Recipe:
-    """The recipe of the heatmap that `make_heatmap` would make of these; raises as it does for the source.
-
-    A store counts by its pixels, so that other labels in it change nothing, but for the tiles that `config.where`
-    chooses by them.
-    """
-    inputs: dict[str, object] = {"models": model.sha256}
-    settings = prediction_settings(source, config, roi)
-    if is_store(source):
-        store = TileStore(source)
-        inputs["store"] = store.pixels_sha256
-        if config.where is not None:  # it may ask for annotations, which are none of the pixels
-            inputs["chosen tiles"] = sha256_json(np.flatnonzero(rows_where(store, config.where)).tolist())
-    else:
-        with Slide(source, mpp=slide_mpp) as slide:
-            inputs["slide"], settings["slide_mpp"] = slide.sha256(), slide.mpp
-    if roi is not None:
-        inputs["region of interest"] = settings.pop("roi_sha256")
-    if truth is not None:
-        inputs["truth"] = sha256_text(truth.wkt)
-    # What "auto" computes in is left to the device.
-    bf16 = config.precision == "bf16" or any(uses_bf16(m.device, config.precision) for m in members(model))
-    settings |= {
-        "version": VERSION,
-        "bf16": bf16,
-        "outputs": outputs.model_dump(mode="json") if outputs.formats else {},
-    }
-    return Recipe("heatmap", inputs, settings)
 
 
 def read_heatmap(folder: Path) -> HeatmapReport:

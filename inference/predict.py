@@ -14,10 +14,10 @@ from inference.ensemble import Ensemble, entropy
 from inference.ood import ood_columns
 from inference.prediction import Prediction
 from inference.predictor import Predictor
+from inference.recipes import is_store, prediction_settings
 from inference.sources import (
     Rows,
     Source,
-    is_store,
     min_tissue_of,
     read_region_of_interest,
     require_columns_of_slides,
@@ -25,7 +25,6 @@ from inference.sources import (
     store_source,
 )
 from tiling import Slide, TileStore
-from tiling.annotations.rasterize import annotation_hash
 from tiling.core.arrays import Float32Array
 from tiling.core.errors import ModelError
 from tiling.slides.slide import slide_name
@@ -98,17 +97,6 @@ def predict_slide(
 def require_machine(model: TileModel | Ensemble, config: PredictConfig) -> None:
     """Raise ConfigError or ModelError if this machine cannot compute as configured, before any slide is opened."""
     Predictor.of(model, config)
-
-
-def prediction_settings(source: Path, config: PredictConfig, roi: Path | None = None) -> dict[str, Any]:
-    """The settings that decide the prediction of that source; a store brings some of them.
-
-    Raises InputError if the file `roi` cannot be read.
-    """
-    of_slides = set() if is_store(source) else {"overlap", "mpp_tolerance", "max_bad_tiles"}
-    settings = config.model_dump(include={"min_tissue", "where"} | of_slides, exclude_none=True)
-    settings |= config.model_dump(include={"tta", "backend", "precision"}, exclude_defaults=True)
-    return settings | ({} if roi is None else {"roi_sha256": annotation_hash(roi)})
 
 
 def _predict(

@@ -38,14 +38,6 @@ Rows = NDArray[np.intp]
 _BATCHES_AHEAD = 2  # beside those that the readers are at
 
 
-def is_store(path: Path) -> bool:
-    """Whether a path is meant as a tile store rather than a slide."""
-    try:
-        return path.name.endswith(".zarr") or (path / "zarr.json").exists()
-    except OSError:  # a folder that may not be read: whoever opens it says so
-        return False
-
-
 def read_region_of_interest(path: Path) -> shapely.Geometry:
     """The union of all polygons of a GeoJSON or ASAP XML file, level-0 pixels. Raises InputError if it has no area."""
     region = shapely.union_all(list(read_polygons(path).values()))

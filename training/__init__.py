@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from training.models.classifier import TileModel
     from training.models.folder import load_model
     from training.models.info import ModelInfo
-    from training.train import TrainResult, model_recipe, train
+    from training.recipes import model_recipe
+    from training.train import TrainResult, train
 
 __all__ = [
     "ModelInfo",
@@ -49,7 +50,7 @@ make_lazy(
         "labelled_tiles": "training.evaluation.evaluate",
         "load_model": "training.models.folder",
         "load_train_config": "training.config",
-        "model_recipe": "training.train",
+        "model_recipe": "training.recipes",
         "samples_from_images": "training.data.from_images",
         "samples_from_stores": "training.data.from_stores",
         "train": "training.train",

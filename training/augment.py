@@ -6,7 +6,6 @@ from the generator, which must be of the pixels' device. Knows nothing of data o
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import wraps
 
 import numpy as np
@@ -15,8 +14,7 @@ from torch import Generator, Tensor
 
 from tiling.quality import HED
 from training.augment_ops import DENSEST, STRONG, Operation
-
-Augmentation = Callable[[Tensor, Generator], Tensor]
+from training.augmentations import Augmentation
 
 BRIGHTNESS = 0.10  # largest shift of all channels together
 TINT = 0.05  # largest shift of one channel by itself: a mild change of stain
@@ -147,7 +145,3 @@ def _window(pixels: Tensor, side: int, generator: Generator) -> Tensor:
     shift = torch.randint(-limit, limit + 1, (len(pixels), 1), generator=generator, device=pixels.device)
     place = (torch.arange(side, device=pixels.device) + shift).abs()
     return (side - 1) - ((side - 1) - place).abs()
-
-
-AUGMENTATIONS: dict[str, Augmentation] = {"none": unchanged, "light": light, "stain": stain, "strong": strong}
-"""What the setting `augment` chooses from. A new one is a function and a row."""

@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from tiling.core.settings import load_settings
 from tiling.stores.query import parse_where
+from training.augmentations import AUGMENTATIONS
 
 
 class TrainConfig(BaseModel):
@@ -67,7 +68,7 @@ class TrainConfig(BaseModel):
     augment: str = "light"
     """What is done to each training tile: "none"; "light": flips, right angles, small crops, mild changes of colour;
     "stain": those, and more or less of each stain; "strong": 2 to 4 operations of StrongAugment; or another row of
-    training.augment.AUGMENTATIONS."""
+    training.augmentations.AUGMENTATIONS."""
     stain_norm: Literal["none", "macenko", "reinhard"] = "none"
     """Make each tile's staining that of the typical training tile, in training and in prediction; needs the extra
     specslide[stain]. See training.models.stain."""
@@ -150,8 +151,6 @@ class TrainConfig(BaseModel):
     @field_validator("augment")
     @classmethod
     def _known_augmentation(cls, augment: str) -> str:
-        from training.augment import AUGMENTATIONS  # with torch, which the settings else do without
-
         if augment not in AUGMENTATIONS:
             raise ValueError(f"use one of {', '.join(AUGMENTATIONS)}")
         return augment

@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader
 
 from tiling.core.errors import ModelError, StoppedError
 from tiling.core.signals import Stop
-from training.augment import AUGMENTATIONS
+from training.augmentations import AUGMENTATIONS
 from training.checkpoints import Checkpoints, State
 from training.config import TrainConfig
 from training.data.dataset import Batch

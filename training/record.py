@@ -16,11 +16,8 @@ from training.evaluation.tables import csv_text
 from training.models.backbones import find_architecture
 from training.models.classifier import TileClassifier
 from training.models.info import GroupSummary, ModelInfo, NoveltySummary, SplitSummary
+from training.recipes import MACHINE_SETTINGS
 
-MACHINE_SETTINGS = frozenset(
-    {"workers", "threads", "devices", "nodes", "checkpoint_minutes", "checkpoint_steps", "loggers"}
-)
-"""Settings of how fast a model comes to be and what is said of it, not of which it is."""
 _SOFTWARE = ("torch", "timm", "lightning", "numpy", "opencv-python-headless", "scipy")
 
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from tiling.core.artefact import COMMIT, PROVENANCE, Recipe, locked_folder, require_own, seal
 from tiling.core.errors import ConfigError, StoppedError
-from tiling.core.files import canonical_json, output_error, sha256_file, sha256_text, write_file
+from tiling.core.files import canonical_json, output_error, sha256_text, write_file
 from tiling.core.signals import listening
 from training.checkpoints import Checkpoints
 from training.config import TrainConfig
@@ -44,11 +44,13 @@ from training.logs import LOGS, open_loggers, require_loggers
 from training.models.backbones import load_weights
 from training.models.card import model_card
 from training.models.classifier import Features, TileClassifier, make_classifier
-from training.models.folder import INFO, save_model
-from training.models.info import NoveltySummary
+from training.models.folder import save_model
+from training.models.info import INFO, NoveltySummary
 from training.models.ood import MAX_TILES, QUANTILE, Novelty, fit_novelty
-from training.models.stain import StainTarget, stain_target
-from training.record import MACHINE_SETTINGS, Calibration, describe, metric_record, provenance_record, split_table
+from training.models.stain import stain_target
+from training.models.stain_targets import StainTarget
+from training.recipes import model_recipe
+from training.record import Calibration, describe, metric_record, provenance_record, split_table
 
 log = logging.getLogger(__name__)
 
@@ -143,16 +145,6 @@ def train(samples: Samples, out: Path, config: TrainConfig | None = None) -> Tra
     return TrainResult(
         out / "model", metrics, progress.best_epoch, calibration.temperature, calibration.threshold, fabric.global_rank
     )
-
-
-def model_recipe(samples: Samples, config: TrainConfig) -> Recipe:
-    """All that decides the model: the tiles with labels and splits, a local weights file's content, each setting."""
-    settings = config.model_dump(mode="json", exclude=set(MACHINE_SETTINGS))
-    inputs = {"tiles": samples.identity()}
-    if (weights := Path(config.weights)).is_file():  # its content decides, not where it lies
-        inputs["weights"] = sha256_file(weights)
-        settings["weights"] = "file"
-    return Recipe("model", inputs, settings)
 
 
 def _write_figures(

@@ -29,18 +29,17 @@ from inference.evaluation.results import (
     measure_froc,
 )
 from inference.exports import TABLE
+from inference.recipes import slides_recipe
 from inference.summary import SUMMARY, HeatmapSummary, read_summary
-from tiling.annotations.rasterize import annotation_hash, class_masks
+from tiling.annotations.rasterize import class_masks
 from tiling.core.artefact import (
-    Recipe,
     atomic_folder,
-    content_hash,
     folder_faults,
     locked_folder,
     require_own,
 )
 from tiling.core.errors import ConfigError, InputError
-from tiling.core.files import canonical_json, sha256_json
+from tiling.core.files import canonical_json
 from tiling.core.versions import software_versions
 from tiling.grid import Raster, Tiles
 from tiling.manifest import ManifestRow, read_manifest
@@ -151,34 +150,6 @@ def evaluate_slides(
             (partial / "slides.md").write_text(evaluation.page(), encoding="utf-8")
             (partial / RECORD).write_text(canonical_json(evaluation.record()), encoding="utf-8")
     return evaluation
-
-
-def slides_recipe(
-    results: Path,
-    rows: Sequence[ManifestRow],
-    *,
-    split: str,
-    score: str = SCORE,
-    sensitivity: float | None = None,
-    lesion_classes: Sequence[str] = (),
-    separation_um: float = SEPARATION_UM,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> Recipe:
-    """The recipe of what `evaluate_slides` would make of those slides: the tested ones, and those of val where a
-    threshold is chosen on them. Raises SpecslideError for a heatmap or annotation that is not there.
-    """
-    truth = {
-        row.slide_id: [row.case_id, row.label, row.split, row.site, row.scanner]
-        + ([] if row.annotation is None else [annotation_hash(row.annotation)])
-        for row in rows
-    }
-    heatmaps = {row.slide_id: content_hash(results / row.slide_id) for row in rows}
-    settings = {
-        "split": split, "score": score, "sensitivity": sensitivity, "lesion_classes": list(lesion_classes),
-        "separation_um": separation_um, "resamples": resamples, "seed": seed,
-    }  # fmt: skip
-    return Recipe("slides", {"heatmaps": heatmaps, "slides": sha256_json(truth)}, settings)
 
 
 def _of_split(rows: Sequence[ManifestRow], split: str, manifest: Path) -> list[ManifestRow]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.prediction import Prediction
-from inference.sources import is_store
+from inference.recipes import is_store
 from tiling import Slide, TileStore
 from tiling.core.arrays import Float32Array, UInt8Array
 from tiling.tile import read_tiles

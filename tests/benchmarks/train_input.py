@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 
 from tests.benchmarks.read_store import SLIDE
 from tiling import Slide, TileStore, TilingConfig, tile_slide
-from training.augment import AUGMENTATIONS
+from training.augmentations import AUGMENTATIONS
 from training.data.dataset import Batch, TileDataset, loader_workers
 from training.data.dataset import whole_batch as whole_batch
 from training.data.samplers import Shuffled

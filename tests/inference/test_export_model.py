@@ -23,7 +23,7 @@ from tests.inference.conftest import MakeModel
 from tiling.core.artefact import folder_faults
 from tiling.core.errors import ModelError, OutputError
 from training import TileModel, load_model
-from training.models.stain import ReinhardTarget
+from training.models.stain_targets import ReinhardTarget
 
 FILES = {
     "onnx": {"model.onnx"},

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from inference.config import OutputConfig, PredictConfig
-from inference.heatmap import HeatmapReport, heatmap_recipe, make_heatmap
+from inference.heatmap import HeatmapReport, make_heatmap
+from inference.recipes import heatmap_recipe
 from pipeline.demo.synthetic import write_pyramid
 from tests.inference.conftest import MakeModel, picture
 from tiling import Slide, TilingConfig, tile_slide
@@ -115,7 +116,7 @@ def test_labels_make_no_other_heatmap_unless_asked_for(
     store = tile_slide(slide, tmp_path / "stores", TilingConfig(mpp=0.5, tile_px=32)).store
     made = make_heatmap(store, model, out)
     asked = [PredictConfig(where=where) for where in ("focus > 0", "tumour > 0.5")]
-    before = content_hash(store), stamps(made.folder), heatmap_recipe(store, model, asked[0])
+    before = content_hash(store), stamps(made.folder), heatmap_recipe(store, model.sha256, asked[0])
     annotation, found = tmp_path / "a.geojson", []
     for end in (300, 400):
         corners = [[200, 200], [end, 200], [end, end], [200, end], [200, 200]]
@@ -125,8 +126,8 @@ def test_labels_make_no_other_heatmap_unless_asked_for(
         label_store(store, annotation)
         assert content_hash(store) != before[0]
         assert make_heatmap(store, model, out).reused
-        found.append(heatmap_recipe(store, model, asked[1]))
-    assert (stamps(made.folder), heatmap_recipe(store, model, asked[0])) == before[1:]
+        found.append(heatmap_recipe(store, model.sha256, asked[1]))
+    assert (stamps(made.folder), heatmap_recipe(store, model.sha256, asked[0])) == before[1:]
     assert found[0] != found[1]
 
 
@@ -205,17 +206,17 @@ def test_a_result_of_another_version_or_precision_is_refused(
     made: HeatmapReport, slide: Path, model: TileModel, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What "auto" computes in depends on the device: as here a GPU with bf16."""
-    for name, value in (("VERSION", 1), ("uses_bf16", lambda device, precision: precision == "auto")):
+    in_bf16 = "inference.heatmap.uses_bf16"
+    for name, value in (("inference.recipes.VERSION", 1), (in_bf16, lambda device, precision: precision == "auto")):
         with monkeypatch.context() as patch:
-            patch.setattr(f"inference.heatmap.{name}", value)
+            patch.setattr(name, value)
             with pytest.raises(OutputError, match="holds another result"):
                 make_heatmap(slide, model, out)
-    monkeypatch.setattr("inference.heatmap.uses_bf16", lambda device, precision: precision == "auto")
+    monkeypatch.setattr(in_bf16, lambda device, precision: precision == "auto")
     plain = PredictConfig(precision="32")
-    assert heatmap_recipe(slide, model, plain) != heatmap_recipe(slide, model, PredictConfig(precision="bf16"))
-    assert heatmap_recipe(slide, model, plain) == heatmap_recipe(
-        slide, model, PredictConfig(precision="32", batch_size=3)
-    )
+    recipe = heatmap_recipe(slide, model.sha256, plain)
+    assert recipe != heatmap_recipe(slide, model.sha256, PredictConfig(precision="bf16"))
+    assert recipe == heatmap_recipe(slide, model.sha256, PredictConfig(precision="32", batch_size=3))
     assert make_heatmap(slide, model, out.parent / "plain", plain).tiles == made.tiles
 
 

@@ -18,7 +18,7 @@ import tiling.slides.slide
 from inference.config import PredictConfig
 from inference.predict import predict_slide
 from inference.prediction import Prediction
-from inference.sources import is_store
+from inference.recipes import is_store
 from pipeline.demo.synthetic import write_pyramid
 from tests.inference.conftest import MakeModel, picture
 from tiling import Slide, TilingConfig, tile_slide

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from inference import Ensemble, make_ensemble
 from inference.config import PredictConfig
-from inference.predict import predict_slide, prediction_settings
+from inference.predict import predict_slide
+from inference.recipes import prediction_settings
 from pipeline.demo.synthetic import write_pyramid
 from tests.inference.conftest import MakeModel, picture, write_model
 from tiling import Slide, TileStore, TilingConfig, tile_slide

@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from inference.config import PredictConfig
-from inference.predict import predict_slide, prediction_settings
+from inference.predict import predict_slide
 from inference.prediction import Prediction
+from inference.recipes import prediction_settings
 from pipeline.demo.synthetic import write_pyramid
 from tests.inference.test_predict_ways import damaged
 from tiling import TileStore, TilingConfig, tile_slide

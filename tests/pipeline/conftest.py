@@ -17,10 +17,7 @@ import pytest
 from pipeline import cli, run
 from pipeline.demo.synthetic import make_cohort
 from pipeline.execution.dask_config import ClusterConfig
-from pipeline.study.config import EvaluateConfig, HeatmapConfig, RepeatsConfig, StressConfig, StudyConfig
 from pipeline.study.run import StudyReport
-from tiling import TilingConfig
-from training import TrainConfig
 
 Finished = subprocess.CompletedProcess[str]
 RunCli = Callable[..., Finished]
@@ -96,18 +93,21 @@ def _command(words: list[str], cwd: Path, folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> StudyReport:
-    """A finished study of two seeds in `.../here/results`, beside the cohort's folder; read only unless copied."""
+    """A finished study of two seeds in `.../here/results`, beside its cohort and study.yaml; read only."""
     folder = tmp_path_factory.mktemp("study") / "here"
-    train = TrainConfig(
-        backbone="test_resnet", weights="none", input_px=32, epochs=1, batch_size=16, bootstrap_resamples=5, threads=1
-    )
-    config = StudyConfig(
-        manifest=make_cohort(folder / "cohort", n_slides=6, seed=5, size_px=(1024, 1024)), out=folder / "results",
-        tile=TilingConfig(mpp=1.0, tile_px=64), train=train, repeats=RepeatsConfig(seeds=(0, 1)),
-        evaluate=EvaluateConfig(resamples=5), stress=StressConfig(shifts=("hue",), strengths=1, resamples=5),
-        heatmap=HeatmapConfig(), workers=1,
-    )  # fmt: skip
-    return run(config)
+    make_cohort(folder / "cohort", n_slides=6, seed=5, size_px=(1024, 1024))
+    (folder / "study.yaml").write_text("""
+manifest: cohort/manifest.csv
+out: results
+tile: {mpp: 1.0, tile_px: 64}
+train: {backbone: test_resnet, weights: none, input_px: 32, epochs: 1, batch_size: 16, augment: stain, threads: 1,
+        bootstrap_resamples: 5}
+repeats: {seeds: [0, 1]}
+evaluate: {resamples: 5}
+stress: {shifts: [hue], strengths: 1, resamples: 5}
+workers: 1
+""")
+    return run(folder / "study.yaml")
 
 
 @pytest.fixture(scope="module")

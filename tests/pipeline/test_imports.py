@@ -9,6 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from pipeline.study.run import StudyReport
+from pipeline.study.stages.heatmap import has_gpu_driver
 
 ROOT = Path(__file__).resolve().parents[2]
 ORDER = ("tiling", "training", "inference", "pipeline")  # each may import those before it
@@ -42,12 +46,16 @@ WINGS: dict[str, tuple[str, ...]] = {  # what the modules of a wing may import o
     "tiling/stores": ("core", "grid", "annotations", "manifest", "quality", "tile"),
     "training/data": ("config", "models"),  # of models, how large a picture a backbone sees
     "training/models": ("evaluation",),  # of which those below
-    "training/evaluation": ("config", "data", "devices", "models"),
-    "training/shortcut": ("augment", "data", "evaluation", "losses", "models", "optim"),
+    "training/evaluation": ("config", "data", "devices", "models", "recipes"),
+    "training/shortcut": ("augmentations", "data", "evaluation", "losses", "models", "optim"),
     "inference/maps": ("prediction", "text"),
     "inference/exports": ("maps", "prediction", "text", "colours", "config"),
-    "inference/report": ("maps", "exports", "prediction", "text", "colours", "ood", "summary", "sources"),
-    "inference/evaluation": ("maps", "exports", "config", "summary"),  # neither models nor backends
+    "inference/report": ("maps", "exports", "prediction", "text", "colours", "ood", "recipes", "summary"),
+    "inference/evaluation": ("maps", "exports", "config", "recipes", "summary"),  # neither models nor backends
+    "pipeline/execution": ("console", "redaction", "study"),  # of which the ledger alone
+    "pipeline/study": ("console", "execution", "redaction"),
+    "pipeline/demo": ("study",),
+    "pipeline/commands": ("console", "demo", "execution", "provenance", "redaction", "study"),
 }
 
 
@@ -64,6 +72,12 @@ def test_models_know_of_evaluation_nothing_but_figures_and_tables() -> None:
     modules = sorted((ROOT / "training" / "models").rglob("*.py"))
     used = set[str]().union(*(rooms_imported(module, "training", "evaluation") for module in modules))
     assert used == {"bootstrap", "metrics", "tables"}
+
+
+def test_execution_knows_of_a_study_nothing_but_its_ledger() -> None:
+    """A job says in it when it begins and ends; stages and settings are not its business."""
+    modules = sorted((ROOT / "pipeline" / "execution").rglob("*.py"))
+    assert set[str]().union(*(rooms_imported(module, "pipeline", "study") for module in modules)) == {"ledger"}
 
 
 def rooms_imported(module: Path, package: str, wing: str = "") -> set[str]:
@@ -103,11 +117,16 @@ def test_thin_edges_are_touched_by_one_module(library: str, home: set[str]) -> N
 
 def loads(code: str, library: str) -> bool:
     """Whether a fresh Python that runs the code has the library loaded."""
+    return said(code, library)[-1] == "True"
+
+
+def said(code: str, library: str) -> list[str]:
+    """What a fresh Python that runs the code prints, and then whether it has the library loaded."""
     done = subprocess.run(
-        [sys.executable, "-c", f"{code}; import sys; print({library!r} in sys.modules)"],
+        [sys.executable, "-c", f"{code}\nimport sys; print({library!r} in sys.modules)"],
         capture_output=True, text=True, cwd=ROOT, timeout=120, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    return done.stdout.splitlines()[-1] == "True"
+    return done.stdout.splitlines()
 
 
 @pytest.mark.parametrize(
@@ -160,6 +179,24 @@ for words in {SOON_ANSWERED!r}:
         main()
     except SystemExit:
         pass
-    assert "torch" not in sys.modules, words
-end = True"""
+    assert "torch" not in sys.modules, words"""
     assert not loads(code, "torch")
+
+
+def test_a_finished_study_is_planned_without_torch(study: StudyReport) -> None:
+    """Whether models, their tests and heatmaps are up to date is told by recipes; no model is loaded for it."""
+    code = f"""
+import sys
+sys.argv = ["specslide", "run", {str(study.out.parent / "study.yaml")!r}, "--dry-run"]
+from pipeline.cli import main
+from pipeline.study.stages import heatmap
+heatmap.has_gpu_driver = lambda: False  # where there is a GPU, torch is asked what it computes in
+try:
+    main()
+except SystemExit:
+    pass"""
+    assert said(code, "torch")[-2:] == ["plan: 16 done", "False"]
+
+
+def test_where_there_is_no_gpu_driver_torch_finds_no_gpu() -> None:
+    assert has_gpu_driver() or not torch.cuda.is_available()

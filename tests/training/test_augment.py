@@ -8,8 +8,9 @@ import torch
 
 from tiling.quality import HED
 from training import augment
-from training.augment import AUGMENTATIONS, crop, jitter, light, several, stain_jitter, turn, unchanged
+from training.augment import crop, jitter, light, several, stain_jitter, turn, unchanged
 from training.augment_ops import STRONG, Operation
+from training.augmentations import AUGMENTATIONS
 
 
 def random_state(seed: int = 0) -> torch.Generator:

@@ -26,7 +26,7 @@ from torch import Generator, Tensor, nn
 from tiling.core.errors import ConfigError, ModelError, StoppedError
 from training import TrainConfig, samples_from_images, train
 from training import fit as fit_module
-from training.augment import AUGMENTATIONS
+from training.augmentations import AUGMENTATIONS
 from training.data.loaders import TrainBatches
 from training.data.samplers import Shuffled
 from training.fit import Training

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tiling.core.errors import ConfigError, ModelError, StoppedError
 from training import TrainConfig, samples_from_images, train
-from training.augment import AUGMENTATIONS
+from training.augmentations import AUGMENTATIONS
 from training.data.dataset import Batch
 from training.fit import Training
 

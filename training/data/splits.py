@@ -10,8 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from tiling.core.errors import InputError
 
@@ -33,6 +31,9 @@ def joined(unit: Texts, *ties: NDArray[np.generic]) -> Texts:
     the same picture are one case.
     """
     names, unit_of = np.unique(unit, return_inverse=True)
+    from scipy.sparse import coo_array  # slow to load, and rarely used
+    from scipy.sparse.csgraph import connected_components
+
     nodes, edges = len(names), []
     for tie in ties:
         values, value_of = np.unique(tie, return_inverse=True)

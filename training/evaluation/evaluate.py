@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tiling.core.artefact import Recipe, atomic_folder, locked_folder, require_own
+from tiling.core.artefact import atomic_folder, locked_folder, require_own
 from tiling.core.errors import ConfigError, InputError, ModelError
-from tiling.core.files import canonical_json, sha256_json, write_file
+from tiling.core.files import canonical_json, write_file
 from tiling.core.settings import checked
 from tiling.core.versions import software_versions
 from training.config import TrainConfig
@@ -35,6 +35,7 @@ from training.evaluation.predictions import Predictions, predict_views, predicti
 from training.evaluation.results import COLUMNS, Evaluation, ModelResult, compare, measure, measure_groups
 from training.models.classifier import TileModel
 from training.models.info import GroupSummary, ModelInfo
+from training.recipes import evaluation_recipe
 
 log = logging.getLogger(__name__)
 
@@ -89,15 +90,6 @@ def choose_tiles(samples: Samples, split: str, where: Path) -> Split:
     if not len(chosen):
         raise InputError(where, f"has no tile of the split {split}", f"use {', '.join(SPLITS)} or all")
     return chosen
-
-
-def evaluation_recipe(
-    models: Mapping[str, str], split: Split, *, by: Sequence[str] = (), resamples: int = 1000, seed: int = 0
-) -> Recipe:
-    """What an evaluation is made from: models (name -> sha256), tiles with their groups, and settings."""
-    groups = {name: split.column(name).tolist() for name in dict.fromkeys((*by, "scanner", "site"))}
-    inputs = {"models": dict(models), "tiles": split.samples.identity(), "groups": sha256_json(groups)}
-    return Recipe("evaluation", inputs, {"split": split.name, "by": list(by), "resamples": resamples, "seed": seed})
 
 
 def evaluate_models(

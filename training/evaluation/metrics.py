@@ -15,8 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
-from scipy.optimize import minimize_scalar
-from sklearn.linear_model import LogisticRegression
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -188,6 +186,8 @@ def fit_temperature(logits: NDArray[np.floating[Any]], labels: Ints) -> float:
     The loss is convex in 1/temperature, so its minimum on a line is the minimum. 1 if every label has the largest
     logit: the loss then falls for ever with the temperature, and says nothing of how sure one may be.
     """
+    from scipy.optimize import minimize_scalar  # slow to load, as the next is, and rarely used
+
     others = np.where(np.eye(logits.shape[1], dtype=bool)[labels], -np.inf, logits).max(axis=1)
     if (logits[np.arange(len(labels)), labels] > others).all():
         return 1.0
@@ -206,6 +206,8 @@ def balanced_threshold(scores: Floats, positive: NDArray[np.bool_]) -> float:
     positives for calibrated probabilities, the middle of the gap where the classes are apart. A search for the best
     threshold on these very samples follows their chance. 0.5 with one class only, or if positives do not score higher.
     """
+    from sklearn.linear_model import LogisticRegression
+
     if positive.all() or not positive.any():
         return 0.5
     odds = special.logit(np.clip(scores, _MIN_PROBABILITY, 1 - _MIN_PROBABILITY))

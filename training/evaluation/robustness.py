@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tiling.core.artefact import Recipe, atomic_folder, locked_folder, require_own
+from tiling.core.artefact import atomic_folder, locked_folder, require_own
 from tiling.core.errors import ConfigError
 from tiling.core.files import canonical_json, write_file
 from tiling.core.versions import RESEARCH_USE
@@ -29,6 +29,7 @@ from training.evaluation.perturbations import SHIFTS
 from training.evaluation.predictions import predict_views
 from training.evaluation.tables import csv_text
 from training.models.classifier import TileModel
+from training.recipes import stress_recipe
 
 log = logging.getLogger(__name__)
 
@@ -89,24 +90,6 @@ class StressTest:
             for point in curve.points
         ]
         return csv_text(["model", "shift", "strength", "amount", self.metric, "low", "high", "area"], rows)
-
-
-def stress_recipe(
-    models: Mapping[str, str],
-    split: Split,
-    *,
-    metric: str = "balanced_accuracy",
-    shifts: Sequence[str] = tuple(SHIFTS),
-    steps: int = 4,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> Recipe:
-    """What a stress test is made from: models (name -> sha256), tiles, and settings."""
-    settings = {
-        "split": split.name, "metric": metric, "shifts": list(shifts), "strengths": steps, "resamples": resamples,
-        "seed": seed,
-    }  # fmt: skip
-    return Recipe("stress", {"models": dict(models), "tiles": split.samples.identity()}, settings)
 
 
 def stress(

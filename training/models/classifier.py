@@ -19,7 +19,8 @@ from tiling.core.errors import ConfigError
 from training.models.backbones import find_architecture, head_names, input_side, make_backbone, wrong_side
 from training.models.info import ModelInfo
 from training.models.ood import APPEARANCE, Novelty, appearance
-from training.models.stain import StainTarget, normalise
+from training.models.stain import normalise
+from training.models.stain_targets import StainTarget
 
 
 class TileClassifier(nn.Module):

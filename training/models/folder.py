@@ -9,21 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tiling.core.artefact import Recipe, atomic_folder, content_hash, folder_faults, locked_folder
 from tiling.core.errors import ConfigError, ModelError, OutputError, SpecslideError
-from tiling.core.files import canonical_json, read_json, sha256_file
+from tiling.core.files import canonical_json, sha256_file
 from training.models.backbones import Architecture, find_architecture, make_backbone
 from training.models.classifier import TileClassifier, TileModel
-from training.models.info import ModelInfo
+from training.models.info import INFO, ModelInfo, read_info
 from training.models.ood import APPEARANCE, Gaussians, Novelty
 from training.models.stain import missing_package
 
-WEIGHTS, NOVELTY, INFO, CARD = "weights.safetensors", "novelty.safetensors", "model.json", "README.md"
+WEIGHTS, NOVELTY, CARD = "weights.safetensors", "novelty.safetensors", "README.md"
 
 
 def save_model(
@@ -94,22 +93,6 @@ def load_model(folder: Path | str, device: str | torch.device = "cpu") -> TileMo
     return TileModel(
         network.eval().to(place), info, content_hash(folder), place, None if novelty is None else novelty.to(place)
     )
-
-
-def read_info(folder: Path) -> ModelInfo:
-    """What `model.json` says; the folder's hashes are not checked. Raises ModelError."""
-    path = folder / INFO
-    try:
-        return ModelInfo.model_validate(read_json(path))
-    except OSError as error:
-        raise ModelError(path, f"cannot be read ({error.strerror})", "make it readable, or train again") from None
-    except ValueError as error:
-        reason = str(error)
-        if isinstance(error, ValidationError):
-            first = error.errors(include_input=False)[0]
-            reason = ".".join(map(str, first["loc"])) + ": " + first["msg"].removeprefix("Value error, ")
-        what = f"does not describe a model that this version of specslide can use ({reason})"
-        raise ModelError(path, what, "train again with this version of specslide") from None
 
 
 def verify_model(folder: Path) -> list[str]:

@@ -1,14 +1,19 @@
-"""`ModelInfo`, which model.json holds: what is needed to use a model, and how it came to be."""
+"""`ModelInfo`, which model.json holds: what is needed to use a model, and how it came to be. Knows nothing of torch."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from tiling.core.errors import ModelError
+from tiling.core.files import read_json
 from training.evaluation.bootstrap import Interval
-from training.models.backbones import MAX_INPUT_PX, refused_args
-from training.models.stain import StainTarget
+from training.models.backbone_args import MAX_INPUT_PX, refused_args
+from training.models.stain_targets import StainTarget
+
+INFO = "model.json"
 
 Level = Annotated[float, Field(ge=0, le=1)]
 Spread = Annotated[float, Field(gt=0, le=100)]
@@ -129,3 +134,19 @@ class ModelInfo(BaseModel):
     def positive(self) -> int:
         """Index of the positive class."""
         return self.classes.index(self.positive_class)
+
+
+def read_info(folder: Path) -> ModelInfo:
+    """What `model.json` says; the folder's hashes are not checked. Raises ModelError."""
+    path = folder / INFO
+    try:
+        return ModelInfo.model_validate(read_json(path))
+    except OSError as error:
+        raise ModelError(path, f"cannot be read ({error.strerror})", "make it readable, or train again") from None
+    except ValueError as error:
+        reason = str(error)
+        if isinstance(error, ValidationError):
+            first = error.errors(include_input=False)[0]
+            reason = ".".join(map(str, first["loc"])) + ": " + first["msg"].removeprefix("Value error, ")
+        what = f"does not describe a model that this version of specslide can use ({reason})"
+        raise ModelError(path, what, "train again with this version of specslide") from None

@@ -10,13 +10,13 @@ Tiles are uint8 (B, T, T, 3). A tile with too little stain to measure is not cha
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from tiling.core.errors import ConfigError
+from training.models.stain_targets import MacenkoTarget, Method, ReinhardTarget, StainTarget
 
 WHITE = 240.0
 """Grey level of the lamp's light, as torchstain takes it."""
@@ -28,38 +28,6 @@ MIN_ANGLE = 0.05
 """Sine of the angle between a tile's two stains (3 degrees) below which they cannot be separated."""
 MIN_SPREAD = 0.5
 """Standard deviation of a tile's L*, a* and b* below which there is nothing to scale."""
-
-Three = tuple[float, float, float]
-Method = Literal["macenko", "reinhard"]
-
-
-class MacenkoTarget(BaseModel):
-    """What Macenko's method makes of each tile; M. Macenko et al., ISBI 2009."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    method: Literal["macenko"] = "macenko"
-    haematoxylin: Three
-    """Natural optical density of red, green and blue, of length 1."""
-    eosin: Three
-    """Likewise."""
-    amounts: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
-    """99th percentile of each stain's amount over a tile's pixels."""
-
-
-class ReinhardTarget(BaseModel):
-    """What Reinhard's method makes of each tile; E. Reinhard et al., IEEE CG&A 2001, in CIE L*a*b*."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    method: Literal["reinhard"] = "reinhard"
-    mean: Three
-    """Mean of L*, a* and b* over a tile's pixels."""
-    std: Three
-    """Their standard deviations."""
-
-
-StainTarget = Annotated[MacenkoTarget | ReinhardTarget, Field(discriminator="method")]
 
 
 def missing_package() -> str | None:

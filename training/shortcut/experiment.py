@@ -38,7 +38,7 @@ from tiling.core.artefact import COMMIT, Recipe, locked_folder, seal
 from tiling.core.errors import ConfigError, InputError, ModelError
 from tiling.core.files import canonical_json, output_error, sha256_json, write_file
 from tiling.core.versions import software_versions
-from training.augment import AUGMENTATIONS
+from training.augmentations import AUGMENTATIONS
 from training.data.dataset import TileDataset
 from training.data.samplers import epoch_order, global_batches
 from training.data.samples import Samples, Split
@@ -46,7 +46,8 @@ from training.data.splits import SPLITS, joined, split_units
 from training.evaluation.metrics import auroc, balanced_accuracy, fit_temperature, log_loss, softmax
 from training.losses import SpectralDecouplingLoss
 from training.models.classifier import TileClassifier, make_classifier
-from training.models.stain import StainTarget, missing_package, normalise, stain_target
+from training.models.stain import missing_package, normalise, stain_target
+from training.models.stain_targets import StainTarget
 from training.optim import parameter_groups, rate_at
 from training.shortcut.config import TESTS, VALIDATION, Run, RunRecord, ShortcutConfig, as_grid, planned
 from training.shortcut.confound import amount_of, carrier_weights, carriers, changed, confounded

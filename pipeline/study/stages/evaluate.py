@@ -24,7 +24,7 @@ def _artefacts(study: Study) -> list[Artefact]:
 
 
 def _artefact(one: Trained, study: Study) -> Artefact:
-    from training.evaluation.evaluate import evaluation_recipe
+    from training.recipes import evaluation_recipe
 
     name, tested, resamples = within(TILES, one.training.name), one.training.tested(), study.config.evaluate.resamples
     if not len(tested):

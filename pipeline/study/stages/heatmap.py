@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -107,16 +108,34 @@ def truth_of(row: ManifestRow, info: ModelInfo) -> shapely.Geometry | None:
 
 
 def _look(row: ManifestRow, study: Study) -> State:
-    from inference.heatmap import heatmap_recipe
+    from inference.ensemble import models_hash
+    from inference.recipes import heatmap_recipe
     from tiling.core.artefact import state
 
     if not is_published(study.out / name_of(row)):
         return TO_DO
+    models = models_of(row, study)
     recipe = heatmap_recipe(
-        study.out / store_of(row), loaded(models_of(row, study), study), predict_settings(study),
-        truth=truth_of(row, study.trained[0].info), outputs=study.config.heatmap.outputs,
+        study.out / store_of(row), models_hash(models[0].info.mpp, [one.sha256 for one in models]),
+        predict_settings(study), bf16=_uses_bf16(study), truth=truth_of(row, models[0].info),
+        outputs=study.config.heatmap.outputs,
     )  # fmt: skip
     return state(study.out / name_of(row), recipe)
+
+
+def _uses_bf16(study: Study) -> bool:
+    """Whether heatmaps are computed in bf16. Torch, which takes seconds to load, is asked only where a GPU may be."""
+    precision = study.config.heatmap.precision
+    if precision == "32" or (precision == "auto" and (study.device == "cpu" or not has_gpu_driver())):
+        return False
+    from inference.backends import uses_bf16
+
+    return uses_bf16(study.place(), precision)
+
+
+def has_gpu_driver() -> bool:
+    """Whether a GPU may be there: without one of the drivers' files (NVIDIA's, WSL's, AMD's) torch finds none."""
+    return any(map(os.path.exists, ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")))
 
 
 def _make(study: Study, artefacts: Sequence[Artefact]) -> None:

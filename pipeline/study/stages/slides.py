@@ -61,7 +61,7 @@ def _settings(study: Study) -> dict[str, Any]:
 
 
 def _recipe(rows: Sequence[ManifestRow], study: Study) -> Recipe:
-    from inference.evaluation.evaluate_slides import slides_recipe
+    from inference.recipes import slides_recipe
 
     return slides_recipe(study.out / "heatmaps", rows, **_settings(study))
 

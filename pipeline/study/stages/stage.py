@@ -160,7 +160,7 @@ class Study:
     def trained(self) -> list[Trained]:
         """The trainings with their models. Raises SpecslideError for a model that is not there."""
         from tiling.core.artefact import content_hash
-        from training.models.folder import read_info
+        from training.models.info import read_info
 
         folders = [(training, self.out / within(TRAINING, training.name) / "model") for training in self.trainings]
         return [Trained(training, folder, read_info(folder), content_hash(folder)) for training, folder in folders]

@@ -34,7 +34,7 @@ def _artefacts(study: Study) -> list[Artefact]:
 
 
 def _artefact(name: str, models: Sequence[Trained], study: Study) -> Artefact:
-    from training.evaluation.robustness import stress_recipe
+    from training.recipes import stress_recipe
 
     tested, settings = models[0].training.tested(), study.config.stress
     if not len(tested):

@@ -48,7 +48,7 @@ def model_state(training: Training, study: Study) -> State:
 
 def _recipe_of_0_1(folder: Path, training: Training, now: Recipe) -> Recipe:
     """The recipe of a model of version 0.1, whose folder has none, by its model.json; newer settings count as now."""
-    from training.models.folder import read_info
+    from training.models.info import read_info
 
     info = read_info(folder)
     settings = {n: info.training.get(n, value) if n != "weights" else value for n, value in now.settings.items()}

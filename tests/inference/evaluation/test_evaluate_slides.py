@@ -13,8 +13,9 @@ import pytest
 import sklearn.metrics
 from PIL import Image
 
-from inference.evaluation.evaluate_slides import OUTPUTS, evaluate_slides, slides_recipe
+from inference.evaluation.evaluate_slides import OUTPUTS, evaluate_slides
 from inference.evaluation.froc import detect, froc_curve, froc_score, hits_of
+from inference.recipes import slides_recipe
 from tests.inference.evaluation.test_froc import lesions_of
 from tiling.annotations.rasterize import read_polygons
 from tiling.core.artefact import atomic_folder, content_hash, state

@@ -14,8 +14,8 @@ import training
 from pipeline import cli
 from tiling.core.errors import ConfigError
 from training import TrainConfig, labelled_tiles
-from training.augment import AUGMENTATIONS
-from training.models.folder import read_info
+from training.augmentations import AUGMENTATIONS
+from training.models.info import read_info
 
 
 class Reached(Exception):  # noqa: N818 - no error: it carries the settings out

@@ -42,7 +42,7 @@ from tiling import TileStore, TilingConfig
 from tiling.core.artefact import Recipe, atomic_folder, content_hash, folder_faults, locked_folder, state
 from tiling.core.errors import ConfigError, InputError, OutputError, StoppedError
 from training import TrainConfig, evaluate_models
-from training.models.folder import read_info
+from training.models.info import read_info
 
 TINY = TrainConfig(
     backbone="test_resnet", weights="none", input_px=32, epochs=1, batch_size=16, bootstrap_resamples=20, threads=1

@@ -26,7 +26,6 @@ from training.data.samples import Split
 from training.evaluation.evaluate import (
     choose_tiles,
     evaluate_models,
-    evaluation_recipe,
     group_summaries,
     labelled_tiles,
 )
@@ -35,6 +34,7 @@ from training.evaluation.predictions import Predictions, predictions_of
 from training.evaluation.results import compare, measure_groups
 from training.models.classifier import TileModel, make_classifier
 from training.models.info import ModelInfo
+from training.recipes import evaluation_recipe
 
 ImageTable = Callable[..., Path]
 EXACT = 1e-9

@@ -14,8 +14,8 @@ from training.evaluation.metrics import METRIC_NAMES
 from training.evaluation.tables import markdown_table
 from training.models.card import model_card
 from training.models.classifier import make_classifier
-from training.models.folder import load_model, read_info, save_model
-from training.models.info import GroupSummary, ModelInfo
+from training.models.folder import load_model, save_model
+from training.models.info import GroupSummary, ModelInfo, read_info
 
 VALUE = Interval(value=0.8765, low=0.7654, high=0.9876)
 ALL = dict.fromkeys(METRIC_NAMES, VALUE)

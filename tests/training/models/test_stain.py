@@ -16,8 +16,9 @@ from tests.training.test_augment_ops import tissue
 from tiling.core.errors import ConfigError, ModelError
 from training import TrainConfig, load_model, samples_from_images, train
 from training.data.dataset import read_image
-from training.models.folder import read_info
-from training.models.stain import MacenkoTarget, Method, ReinhardTarget, StainTarget, normalise, stain_target
+from training.models.info import read_info
+from training.models.stain import normalise, stain_target
+from training.models.stain_targets import MacenkoTarget, Method, ReinhardTarget, StainTarget
 
 METHODS: list[Method] = ["macenko", "reinhard"]
 

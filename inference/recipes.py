@@ -1,0 +1,116 @@
+"""Recipes of heatmaps and their tests: what each is made from, to say if it is up to date. Knows nothing of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+
+from inference.config import SCORE, SEPARATION_UM, OutputConfig, PredictTilesConfig
+from inference.summary import VERSION
+from tiling import Slide, TileStore
+from tiling.annotations.rasterize import annotation_hash
+from tiling.core.artefact import Recipe, content_hash
+from tiling.core.files import sha256_json, sha256_text
+from tiling.manifest import ManifestRow
+from tiling.stores.query import rows_where
+
+
+def is_store(path: Path) -> bool:
+    """Whether a path is meant as a tile store rather than a slide."""
+    try:
+        return path.name.endswith(".zarr") or (path / "zarr.json").exists()
+    except OSError:  # a folder that may not be read: whoever opens it says so
+        return False
+
+
+def prediction_settings(source: Path, config: PredictTilesConfig, roi: Path | None = None) -> dict[str, Any]:
+    """The settings that decide the prediction of that source; a store brings some of them.
+
+    Raises InputError if the file `roi` cannot be read.
+    """
+    of_slides = set() if is_store(source) else {"overlap", "mpp_tolerance", "max_bad_tiles"}
+    settings = config.model_dump(include={"min_tissue", "where"} | of_slides, exclude_none=True)
+    settings |= config.model_dump(include={"tta", "backend", "precision"}, exclude_defaults=True)
+    return settings | ({} if roi is None else {"roi_sha256": annotation_hash(roi)})
+
+
+def heatmap_recipe(
+    source: Path,
+    models_sha256: str,
+    config: PredictTilesConfig,
+    *,
+    bf16: bool = False,
+    slide_mpp: float | None = None,
+    roi: Path | None = None,
+    truth: shapely.Geometry | None = None,
+    outputs: OutputConfig = OutputConfig(),  # noqa: B008 - frozen
+) -> Recipe:
+    """The recipe of the heatmap that `make_heatmap` would make of these.
+
+    A store counts by its pixels, so that other labels in it change nothing, but for the tiles that `config.where`
+    chooses by them.
+
+    Args:
+        source: A slide, or a tile store.
+        models_sha256: The hash of the model or ensemble.
+        config: How the tiles are predicted.
+        bf16: Whether the device computes in bf16 under `config.precision`.
+        slide_mpp: Micrometres per level-0 pixel, where the slide's file does not say.
+        roi: The region of interest.
+        truth: What is outlined.
+        outputs: Which further files are written.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        SlideError, StoreError, InputError: If the source or `roi` cannot be read.
+    """
+    inputs: dict[str, object] = {"models": models_sha256}
+    settings = prediction_settings(source, config, roi)
+    if is_store(source):
+        store = TileStore(source)
+        inputs["store"] = store.pixels_sha256
+        if config.where is not None:  # it may ask for annotations, which are none of the pixels
+            inputs["chosen tiles"] = sha256_json(np.flatnonzero(rows_where(store, config.where)).tolist())
+    else:
+        with Slide(source, mpp=slide_mpp) as slide:
+            inputs["slide"], settings["slide_mpp"] = slide.sha256(), slide.mpp
+    if roi is not None:
+        inputs["region of interest"] = settings.pop("roi_sha256")
+    if truth is not None:
+        inputs["truth"] = sha256_text(truth.wkt)
+    shown = outputs.model_dump(mode="json") if outputs.formats else {}
+    return Recipe("heatmap", inputs, settings | {"version": VERSION, "bf16": bf16, "outputs": shown})
+
+
+def slides_recipe(
+    results: Path,
+    rows: Sequence[ManifestRow],
+    *,
+    split: str,
+    score: str = SCORE,
+    sensitivity: float | None = None,
+    lesion_classes: Sequence[str] = (),
+    separation_um: float = SEPARATION_UM,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Recipe:
+    """The recipe of what `evaluate_slides` would make of those slides: the tested ones, and those of val where a
+    threshold is chosen on them. Raises SpecslideError for a heatmap or annotation that is not there.
+    """
+    truth = {
+        row.slide_id: [row.case_id, row.label, row.split, row.site, row.scanner]
+        + ([] if row.annotation is None else [annotation_hash(row.annotation)])
+        for row in rows
+    }
+    heatmaps = {row.slide_id: content_hash(results / row.slide_id) for row in rows}
+    settings = {
+        "split": split, "score": score, "sensitivity": sensitivity, "lesion_classes": list(lesion_classes),
+        "separation_um": separation_um, "resamples": resamples, "seed": seed,
+    }  # fmt: skip
+    return Recipe("slides", {"heatmaps": heatmaps, "slides": sha256_json(truth)}, settings)

@@ -1,0 +1,53 @@
+"""Recipes of models and their tests: what each is made from, to say if it is up to date. Knows nothing of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tiling.core.artefact import Recipe
+from tiling.core.files import sha256_file, sha256_json
+from training.config import TrainConfig
+from training.data.samples import Samples, Split
+
+MACHINE_SETTINGS = frozenset(
+    {"workers", "threads", "devices", "nodes", "checkpoint_minutes", "checkpoint_steps", "loggers"}
+)
+"""Settings of how fast a model comes to be and what is said of it, not of which it is."""
+
+
+def model_recipe(samples: Samples, config: TrainConfig) -> Recipe:
+    """All that decides the model: the tiles with labels and splits, a local weights file's content, each setting."""
+    settings = config.model_dump(mode="json", exclude=set(MACHINE_SETTINGS))
+    inputs = {"tiles": samples.identity()}
+    if (weights := Path(config.weights)).is_file():  # its content decides, not where it lies
+        inputs["weights"] = sha256_file(weights)
+        settings["weights"] = "file"
+    return Recipe("model", inputs, settings)
+
+
+def evaluation_recipe(
+    models: Mapping[str, str], split: Split, *, by: Sequence[str] = (), resamples: int = 1000, seed: int = 0
+) -> Recipe:
+    """What an evaluation is made from: models (name -> sha256), tiles with their groups, and settings."""
+    groups = {name: split.column(name).tolist() for name in dict.fromkeys((*by, "scanner", "site"))}
+    inputs = {"models": dict(models), "tiles": split.samples.identity(), "groups": sha256_json(groups)}
+    return Recipe("evaluation", inputs, {"split": split.name, "by": list(by), "resamples": resamples, "seed": seed})
+
+
+def stress_recipe(
+    models: Mapping[str, str],
+    split: Split,
+    *,
+    metric: str = "balanced_accuracy",
+    shifts: Sequence[str],
+    steps: int = 4,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Recipe:
+    """What a stress test is made from: models (name -> sha256), tiles, and settings."""
+    settings = {
+        "split": split.name, "metric": metric, "shifts": list(shifts), "strengths": steps, "resamples": resamples,
+        "seed": seed,
+    }  # fmt: skip
+    return Recipe("stress", {"models": dict(models), "tiles": split.samples.identity()}, settings)
