@@ -58,7 +58,7 @@ class PredictConfig(PredictTilesConfig):
     overlap: float = Field(0.0, ge=0, lt=1)
     """Fraction of a tile that its neighbour shares, in [0, 1); a store brings its own."""
     mpp_tolerance: float = Field(0.02, ge=0, lt=0.5)
-    """How far a scale may be from the model's without being resampled, a fraction."""
+    """How far a slide's scale may be from the model's without being resampled, a fraction."""
     max_bad_tiles: float = Field(0.01, ge=0, le=1)
     """Fraction of a slide's tiles that may be passed over because they cannot be decoded."""
 

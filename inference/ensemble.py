@@ -14,6 +14,7 @@ import numpy as np
 from tiling.core.arrays import Float32Array, UInt8Array
 from tiling.core.errors import ModelError
 from tiling.core.files import sha256_json
+from tiling.grid import same_scale
 
 if TYPE_CHECKING:
     from training import TileModel
@@ -40,7 +41,8 @@ def make_ensemble(models: Sequence[TileModel]) -> TileModel | Ensemble:
     """One model as itself, several as an ensemble. Raises ModelError for models that cannot be averaged.
 
     They must name the same classes in the same order, call the same one positive, and be of tiles of the same side and
-    scale (within 2%). The first one's tiles are the ensemble's, and the mean of their thresholds its threshold.
+    scale (`tiling.grid.same_scale`). The first one's tiles are the ensemble's, and the mean of their thresholds its
+    threshold.
     """
     first, *others = models
     for number, model in enumerate(others, start=2):
@@ -95,7 +97,7 @@ def entropy(probabilities: Float32Array) -> Float32Array:
 
 
 def _close(mpp: float | None, other: float | None) -> bool:
-    return mpp == other or (mpp is not None and other is not None and abs(mpp / other - 1) <= 0.02)
+    return mpp == other or (mpp is not None and other is not None and same_scale(mpp, other))
 
 
 def _misfit(number: int, model: TileModel, what: str) -> ModelError:

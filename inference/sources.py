@@ -24,7 +24,7 @@ from tiling import Slide, TileStore, TilingConfig
 from tiling.annotations.rasterize import area_fractions, read_polygons
 from tiling.core.arrays import BoolArray, Float32Array, UInt8Array
 from tiling.core.errors import ConfigError, InputError, ModelError, SlideError
-from tiling.grid import Raster, Tiles
+from tiling.grid import Raster, Tiles, same_scale
 from tiling.quality import METRICS, measurer
 from tiling.stores.query import parse_where, rows_where, tile_columns
 from tiling.stores.store import SlideFacts
@@ -162,8 +162,7 @@ def store_source(
     """The tiles of a store. Raises ModelError where they do not fit the model, StoreError."""
     model = predictor.models[0]
     mpp, tile_px = model_mpp(model), model.info.tile_px
-    fits = abs(store.grid.mpp / mpp - 1) <= config.mpp_tolerance and store.grid.tile_px == tile_px
-    if not fits:
+    if not same_scale(store.grid.mpp, mpp) or store.grid.tile_px != tile_px:
         what = (
             f"has tiles of {store.grid.tile_px} px at {store.grid.mpp:g} micrometres a pixel, not {tile_px} at {mpp:g}"
         )

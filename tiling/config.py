@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
 
 MetricSet = Literal["specslide", "histoprep"]
 
@@ -39,8 +49,10 @@ class TilingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    mpp: Annotated[PositiveFloat, Field(le=1000)] = 0.5
-    """Micrometres per pixel of the tiles."""
+    mpp: Annotated[PositiveFloat, Field(le=1000)] | Literal["native"] = 0.5
+    """Micrometres per pixel of the tiles. `native`: each slide's own scale."""
+    coarser_ok: bool = False
+    """Tile a slide that is coarser than `mpp` at its own scale; without it the slide fails, for nothing is enlarged."""
     tile_px: Annotated[PositiveInt, Field(le=8192)] = 256
     """Side of a tile, pixels."""
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -56,6 +68,27 @@ class TilingConfig(BaseModel):
     tissue: TissueConfig = TissueConfig()
     quality: Annotated[tuple[MetricSet, ...], Field(min_length=1)] = ("specslide",)
     """Which sets of quality columns: `specslide`, and `histoprep` from the extra; see tiling.quality."""
+
+    def mpp_of(self, slide_mpp: float) -> float:
+        """Micrometres per pixel that the tiles of a slide of that scale are to have."""
+        if self.mpp == "native":
+            return slide_mpp
+        return max(self.mpp, slide_mpp) if self.coarser_ok else self.mpp
+
+    def for_slide(self, slide_mpp: float) -> Self:
+        """The settings as they count for a slide of that scale: with `coarser_ok` only where it is needed, so that the
+        stores of the other slides are the same with and without it.
+        """
+        needed = self.coarser_ok and self.mpp != "native" and self.mpp / slide_mpp < 1 - self.mpp_tolerance
+        return self if needed == self.coarser_ok else self.model_copy(update={"coarser_ok": needed})
+
+    @field_validator("mpp", mode="wrap")
+    @classmethod
+    def _scale(cls, value: object, check: ValidatorFunctionWrapHandler) -> object:
+        try:
+            return check(value)
+        except ValidationError:  # of each kind that it might have been
+            raise ValueError("it is micrometres per pixel, above 0 and up to 1000, or native") from None
 
     @field_validator("codec")
     @classmethod

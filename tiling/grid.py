@@ -17,6 +17,15 @@ from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 from tiling.core.arrays import AnyArray, Float32Array, Float64Array, Int32Array
 from tiling.core.errors import ConfigError
 
+SCALE_TOLERANCE = 0.05
+"""How far two scales may be apart and still be one: a level within 2% of the scale asked for is taken as it is, so that
+tiles asked for at one scale may be 4% apart."""
+
+
+def same_scale(mpp: float, other: float) -> bool:
+    """Whether tiles of two scales may be put together, in training, in testing, and for one model."""
+    return max(mpp, other) <= min(mpp, other) * (1 + SCALE_TOLERANCE)
+
 
 class Grid(BaseModel):
     """Square tiles over a slide, in reading order (y, then x); together they cover it to its last pixel.

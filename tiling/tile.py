@@ -56,6 +56,8 @@ class TileReport:
     tiles: int
     reused: bool
     """Whether the store was there already, complete and made the same way."""
+    mpp: float
+    """Micrometres per pixel of its tiles."""
     bad: tuple[tuple[int, int], ...] = ()
     """Corners (x0, y0), level-0 pixels, of the tiles left out because they cannot be decoded."""
 
@@ -99,7 +101,7 @@ def tile_slide(
     if preview_path.resolve() in {path.resolve() for path in (annotation, tissue_file) if path is not None}:
         raise OutputError(preview_path, "is read for the store, whose preview would replace it", "choose another --out")
     with Slide(slide_path, mpp=slide_mpp) as slide, locked_folder(store_path):
-        facts = slide_facts(slide, slide_id)
+        facts, config = slide_facts(slide, slide_id), config.for_slide(slide.mpp)
         inputs = tiling_inputs(config, slide_mpp, annotation, tissue_file)
         recipe = store_recipe(facts.sha256, inputs)
         kept = _kept(store_path, recipe, overwrite)
@@ -111,16 +113,21 @@ def tile_slide(
         store = kept or TileStore(store_path)
         if not preview_path.exists():
             write_preview(store, preview_path)
-    return TileReport(slide_id, store_path, len(store), kept is not None, store.attributes.bad_tiles)
+    return TileReport(
+        slide_id, store_path, len(store), kept is not None, store.attributes.mpp, store.attributes.bad_tiles
+    )
 
 
 def tiling_inputs(
     config: TilingConfig, slide_mpp: float | None, annotation: Path | None, tissue_file: Path | None = None
 ) -> dict[str, object]:
-    """All that decides a store beside its slide: what its attributes say as `config`. Raises InputError for a file
-    that cannot be read.
+    """All that decides a store beside its slide: what its attributes say as `config`, by `TilingConfig.for_slide`.
+
+    A setting that version 0.1 had not is named only where it is not as it was then. Raises InputError for a file that
+    cannot be read.
     """
-    return config.model_dump(mode="json") | {
+    unchanged = set() if config.coarser_ok else {"coarser_ok"}
+    return config.model_dump(mode="json", exclude=unchanged) | {
         "slide_mpp": slide_mpp,
         "annotation_sha256": None if annotation is None else annotation_hash(annotation),
         "tissue_sha256": None if tissue_file is None else annotation_hash(tissue_file),
@@ -164,13 +171,14 @@ def _fitted(slide: Slide, config: TilingConfig) -> Grid:
             (slide.width, slide.height),
             slide.mpp,
             tuple(level.downsample for level in slide.levels),
-            mpp=config.mpp,
+            mpp=config.mpp_of(slide.mpp),
             tile_px=config.tile_px,
             overlap=config.overlap,
             mpp_tolerance=config.mpp_tolerance,
         )
     except ConfigError as error:
-        raise ConfigError(f"{slide.path}: {error.where}", error.what, error.fix) from None
+        fix = f"{error.fix}, --mpp native for each slide's own scale, or --coarser-ok for that of coarser ones"
+        raise ConfigError(f"{slide.path}: {error.where}", error.what, fix) from None
 
 
 def read_tiles(slide: Slide, tiles: Tiles, max_bad: float) -> Iterator[tuple[int, UInt8Array]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from pipeline import console
 from pipeline.commands.options import (
     CheckOption,
     ClusterConfigFile,
@@ -25,6 +27,7 @@ from pipeline.commands.settings import Settings, options_of, settings_of
 from pipeline.execution.partition import Part
 from tiling.config import TilingConfig
 from tiling.core.errors import ConfigError, InputError
+from tiling.grid import same_scale
 
 # readable=False: a slide that may not be read is a bad slide like any other, and must not stop the rest.
 Slides = Annotated[
@@ -34,7 +37,17 @@ Slides = Annotated[
 
 @options_of(
     TilingConfig,
-    common=("mpp", "tile_px", "overlap", "min_tissue", "mpp_tolerance", "codec", "quality", "max_bad_tiles"),
+    common=(
+        "mpp",
+        "coarser_ok",
+        "tile_px",
+        "overlap",
+        "min_tissue",
+        "mpp_tolerance",
+        "codec",
+        "quality",
+        "max_bad_tiles",
+    ),
     names={"tissue_method": "tissue"},
 )
 def tile(
@@ -68,6 +81,8 @@ def tile(
 
     `specslide tile slide.svs --out stores --mpp 0.5`
 
+    `specslide tile slide.svs --out stores --mpp native`, each slide at its own scale
+
     `specslide tile --manifest slides.csv --annotations geojson --out stores --workers 8`
 
     `specslide tile --manifest slides.csv --out stores --cluster local:4 --worker-memory 8GB`
@@ -98,9 +113,11 @@ def tile(
         share.of(rows), out, config, workers=workers or default_workers(), overwrite=overwrite,
         tissue_files=masks, cluster=machines,
     )  # fmt: skip
+    if scales := _scales([o.result.mpp for o in outcomes if o.result]):
+        console.note(scales)
     show_outcomes(
         f"stores in {out}",
-        [*((o.job.slide_id, _tiles_made(o.result), "kept" if o.result.reused else "made") if o.result
+        [*((o.job.slide_id, _tiles_made(o.result), _note(o.result, config)) if o.result
            else (o.job.slide_id, "", reason_for_user(o.error or "", o.job.row, manifest)) for o in outcomes),
          *refused_outcomes(refused, share)],
     )  # fmt: skip
@@ -131,6 +148,24 @@ def tissue_files(path: Path, rows: list[Any]) -> dict[str, Path]:
     if len(rows) > 1:
         raise InputError(path, f"is one mask for {len(rows)} slides", "pass a folder of masks named by slide_id")
     return {rows[0].slide_id: path}
+
+
+def _note(report: Any, config: TilingConfig) -> str:
+    """What became of a slide, and its tiles' scale where it is not the one asked for."""
+    done = "kept" if report.reused else "made"
+    if config.mpp == "native":
+        return f"{done} at {report.mpp:.4g} µm/px"
+    coarser = config.for_slide(report.mpp).coarser_ok
+    return f"{done} at {report.mpp:.4g} µm/px, its own, coarser than {config.mpp:g}" if coarser else done
+
+
+def _scales(mpps: list[float]) -> str:
+    """A word where stores are of several scales, which no model takes together; "" where they are of one."""
+    if not mpps or same_scale(min(mpps), max(mpps)):
+        return ""
+    counts = Counter(f"{mpp:.3g}" for mpp in sorted(mpps))
+    each = ", ".join(f"{count} at {mpp}" for mpp, count in counts.items())
+    return f"these stores are of several scales ({each} µm/px): models are trained on, and predict, those of one"
 
 
 def _tiles_made(report: Any) -> str:

@@ -187,6 +187,21 @@ def test_a_name_that_cannot_be_an_id_costs_that_slide(run_cli: RunCli, small_sli
     assert "'index.html'" in line
 
 
+def test_a_slide_too_coarse_is_tiled_at_its_own_scale_if_asked(
+    run_cli: RunCli, small_slide: Path, tmp_path: Path
+) -> None:
+    """And the summary says which, and that the stores do not go together; the other's store is kept."""
+    (tmp_path / "coarse.csv").write_text(f"slide_path,slide_id,mpp\n{small_slide},fine,\n{small_slide},coarse,0.686\n")
+    asked = ("tile", "--manifest", tmp_path / "coarse.csv", "--out", tmp_path / "o", "--tile-px", 128, "--workers", 1)
+    failed_slide(run_cli(*asked), "coarse", "0.5 is finer than the slide's own 0.686", "--mpp native", "--coarser-ok")
+    done = run_cli(*asked, "--coarser-ok")
+    assert done.returncode == 0, said(done)
+    notes = {name: line for line in done.stdout.splitlines() for name in ("fine", "coarse") if f"│ {name} " in line}
+    assert notes["fine"].split("│")[3].strip() == "kept"
+    assert "made at 0.686 µm/px, its own, coarser than 0.5" in notes["coarse"]
+    assert "several scales (1 at 0.5, 1 at 0.686 µm/px)" in done.stderr
+
+
 def test_a_pipe_or_device_is_no_slide_and_no_manifest(run_cli: RunCli, small_slide: Path, tmp_path: Path) -> None:
     """Opening a pipe waits for ever; a device has no end."""
     os.mkfifo(tmp_path / "fifo.svs")

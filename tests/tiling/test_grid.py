@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from tests.tiling.squares import squares
 from tiling.core.errors import ConfigError
-from tiling.grid import Grid, Raster, Tiles, box_mean, fit_grid
+from tiling.grid import Grid, Raster, Tiles, box_mean, fit_grid, same_scale
 
 sides = st.integers(1, 90)
 
@@ -104,6 +104,14 @@ def test_the_nearest_of_two_levels_within_tolerance_is_taken() -> None:
 def test_pixels_are_never_invented(mpp: float) -> None:
     with pytest.raises(ConfigError, match=r"^mpp: .* is finer than the slide's own 0\.5; pass --mpp 0\.5 or coarser$"):
         fit_grid((100, 100), 0.5, (1.0,), mpp=mpp, tile_px=16)
+
+
+@pytest.mark.parametrize(("mpp", "same"), [(0.49, True), (0.525, True), (0.53, False), (0.25, False), (0.51, True)])
+def test_scales_that_may_be_put_together(mpp: float, same: bool) -> None:
+    """What was asked for as 0.5 with the tolerance of 2% to both sides, and hardly more; whichever is named first."""
+    assert same_scale(0.5, mpp) == same_scale(mpp, 0.5) == same
+    assert same_scale(0.49, 0.51)
+    assert not same_scale(0.476, 0.524)
 
 
 @pytest.mark.parametrize("field", ["width0", "height0", "slide_mpp", "tile_px", "tile_px0", "stride_px0"])

@@ -24,6 +24,7 @@ from pipeline.demo.synthetic import make_slide, write_pyramid
 from tiling import Slide, TileStore, TilingConfig, TissueConfig, tile_slide
 from tiling.core.artefact import difference, read_commit
 from tiling.core.errors import ConfigError, InputError, OutputError, SlideError, StoreError
+from tiling.core.settings import checked
 from tiling.stores.label import label_store
 from tiling.stores.store import verify_store
 from tiling.tile import plan_tiles
@@ -424,14 +425,14 @@ def test_mask_method_and_mask_file_belong_together(small_slide: Path, tmp_path: 
 # ------------------------------------------------------------------------------------- bad tiles and copied streams
 
 
-def stained_slide(path: Path, side: int = 2048) -> Path:
-    """A slide that is tissue all over, of 256 px JPEG tiles at 0.5 mpp."""
+def stained_slide(path: Path, side: int = 2048, mpp: float = 0.5) -> Path:
+    """A slide that is tissue all over, of 256 px JPEG tiles."""
     random = np.random.default_rng(3)
     picture = np.empty((side, side, 3), np.uint8)
     picture[:] = (200, 120, 170)
     picture[::7] = (140, 80, 150)
     picture += random.integers(0, 12, picture.shape, dtype=np.uint8)
-    write_pyramid(path, picture, mpp=0.5, levels=1)
+    write_pyramid(path, picture, mpp=mpp, levels=1)
     return path
 
 
@@ -519,6 +520,47 @@ def test_a_scale_too_fine_names_the_slide(small_slide: Path, tmp_path: Path) -> 
     with pytest.raises(ConfigError, match=r"mpp: 0\.1 is finer than the slide's own") as caught:
         tile_slide(small_slide, tmp_path, FAST.model_copy(update={"mpp": 0.1}))
     assert str(small_slide) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "mpp", "recorded"),
+    [
+        ({"mpp": "native"}, 0.686, ("native", None)),
+        ({"mpp": "native", "coarser_ok": True}, 0.686, ("native", None)),
+        ({"mpp": 0.5, "coarser_ok": True}, 0.686, (0.5, True)),
+        ({"mpp": 0.674, "coarser_ok": True}, 0.686, (0.674, None)),  # within the tolerance: as without it
+        ({"mpp": 1.372, "coarser_ok": True}, 1.372, (1.372, None)),
+    ],
+)
+def test_a_coarser_slide_at_its_own_scale(
+    tmp_path: Path, settings: dict[str, Any], mpp: float, recorded: tuple[object, object]
+) -> None:
+    """Its own pixels, nothing enlarged; what was asked for stands in the store."""
+    path, config = stained_slide(tmp_path / "s.tif", side=512, mpp=0.686), {"tile_px": 128, "codec": "lossless"}
+    report = tile_slide(path, tmp_path / "out", TilingConfig.model_validate(config | settings))
+    store = TileStore(report.store)
+    assert report.mpp == store.attributes.mpp == pytest.approx(mpp)
+    assert (store.attributes.config["mpp"], store.attributes.config.get("coarser_ok")) == recorded
+    if mpp == 0.686:
+        whole = tifffile.imread(path)
+        for tile, (x, y) in zip(store.read(slice(None)), store.tiles.places(), strict=True):
+            np.testing.assert_array_equal(tile, whole[y : y + 128, x : x + 128])
+    assert len(store) > 0
+
+
+def test_coarser_ok_is_of_no_account_where_it_is_not_needed(small_slide: Path, tmp_path: Path) -> None:
+    """So that after one coarse slide has failed, the stores of the others are kept."""
+    tile_slide(small_slide, tmp_path, FAST)
+    assert tile_slide(small_slide, tmp_path, FAST.model_copy(update={"coarser_ok": True})).reused
+    with pytest.raises(StoreError, match=r'mpp was 0\.5, is "native"'):
+        tile_slide(small_slide, tmp_path, FAST.model_copy(update={"mpp": "native"}))
+
+
+@pytest.mark.parametrize("mpp", [0, -1, "nan", "1001", "naive", None])
+def test_a_scale_is_a_number_or_native(mpp: object) -> None:
+    assert (TilingConfig(mpp="native").mpp, TilingConfig.model_validate({"mpp": "0.25"}).mpp) == ("native", 0.25)
+    with pytest.raises(ConfigError, match=r"^options: mpp: .* is refused, it is micrometres per pixel"):
+        checked(TilingConfig, {"mpp": mpp}, "options")
 
 
 def test_a_slide_larger_than_glass_is_refused(

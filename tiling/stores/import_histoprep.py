@@ -94,11 +94,11 @@ def import_histoprep(
             store = TileStore(path)
             if store.attributes.config != inputs:
                 raise StoreError(path, "was made otherwise", "choose another --out, or pass --overwrite")
-            return TileReport(slide_id, path, len(store), reused=True)
+            return TileReport(slide_id, path, len(store), True, store.attributes.mpp)
         require_own(path, MARK, "a tile store")
         with atomic_folder(path, store_recipe(tiles.sha256, inputs)) as partial:
             _write(partial, tiles, slide_id, mpp, inputs)
-    return TileReport(slide_id, path, len(tiles.x0), reused=False)
+    return TileReport(slide_id, path, len(tiles.x0), False, TileStore(path).attributes.mpp)
 
 
 def _write(partial: Path, tiles: _Folder, slide_id: str, mpp: float, inputs: dict[str, Any]) -> None:

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from tiling import TileStore
 from tiling.core.errors import ConfigError, InputError
+from tiling.grid import same_scale
 from tiling.manifest import ManifestRow, read_manifest
 from tiling.stores.query import rows_where
 from training.config import TrainConfig
 from training.data.preparation import capped, class_index, class_names, prepared
-from training.data.samples import MPP_TOLERANCE, TEXTS, Ints, Samples
+from training.data.samples import TEXTS, Ints, Samples
 
 log = logging.getLogger(__name__)
 
@@ -107,8 +108,7 @@ def _open_slides(stores: Path, rows: Iterable[ManifestRow], manifest: Path) -> l
         raise InputError(
             stores, f"holds no tile of any slide of {manifest}", "make the stores with specslide tile first"
         )
-    for slide in slides[1:]:
-        _refuse_unlike(slides[0], slide)
+    _refuse_unlike(slides)
     _refuse_same(slides, manifest)
     return slides
 
@@ -124,13 +124,16 @@ def _refuse_same(slides: Iterable[_StoredSlide], manifest: Path) -> None:
         named[sha256] = name
 
 
-def _refuse_unlike(first: _StoredSlide, other: _StoredSlide) -> None:
+def _refuse_unlike(slides: Sequence[_StoredSlide]) -> None:
+    """Stores of another tile size, or further apart in scale than one scale asked for leads to."""
+    first = min(slides, key=lambda slide: (slide.store.grid.tile_px, slide.store.grid.mpp))
+    other = max(slides, key=lambda slide: (slide.store.grid.tile_px, slide.store.grid.mpp))
     a, b = first.store.grid, other.store.grid
-    if a.tile_px != b.tile_px or abs(b.mpp / a.mpp - 1) > MPP_TOLERANCE:
+    if a.tile_px != b.tile_px or not same_scale(a.mpp, b.mpp):
         raise InputError(
             other.path,
             f"has tiles of {b.tile_px} px at {b.mpp:.3g} µm/px, {first.path.name} of {a.tile_px} px at {a.mpp:.3g}",
-            "tile all slides alike",
+            f"tile all slides alike, such as with --mpp {max(a.mpp, b.mpp):.4g}, or leave those out",
         )
 
 

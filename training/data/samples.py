@@ -21,8 +21,6 @@ Texts = NDArray[np.str_]
 
 TEXTS = ("case_id", "slide_id", "split", "site", "scanner")
 """The columns of `Samples` that come as texts from tables."""
-MPP_TOLERANCE = 0.05
-"""Stores whose scales differ by more than this fraction are not trained on together."""
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,13 @@ from tiling.core.errors import ConfigError, InputError, ModelError
 from tiling.core.files import canonical_json, write_file
 from tiling.core.settings import checked
 from tiling.core.versions import software_versions
+from tiling.grid import same_scale
 from training.config import TrainConfig
 from training.data.dataset import TileDataset
 from training.data.from_images import samples_from_images
 from training.data.from_stores import samples_from_stores
 from training.data.preparation import split_samples
-from training.data.samples import MPP_TOLERANCE, Samples, Split
+from training.data.samples import Samples, Split
 from training.data.splits import SPLITS
 from training.devices import device_name
 from training.evaluation.bootstrap import Interval
@@ -253,7 +254,7 @@ def _require_scale(samples: Samples, info: ModelInfo, where: Path) -> None:
     if info.mpp is None or samples.mpp is None:
         fix = "train it again and pass --mpp with the scale of its images"
         raise ModelError("the model", f"does not say at what scale it was trained, so {where} may be at another", fix)
-    if abs(samples.mpp / info.mpp - 1) > MPP_TOLERANCE or samples.tile_px != info.tile_px:
+    if not same_scale(samples.mpp, info.mpp) or samples.tile_px != info.tile_px:
         what = f"has tiles of {samples.tile_px} px at {samples.mpp:.4g} µm/px, the model's are {info.tile_px} px at "
         fix = f"make them with specslide tile --mpp {info.mpp:g} --tile-px {info.tile_px}"
         fix = fix if samples.kind == "stores" else "pass the images' true --mpp, or images of the model's scale"
@@ -284,7 +285,7 @@ def require_fit(info: ModelInfo, first: ModelInfo, samples: Samples, name: str =
     if set(info.classes) != set(first.classes) or info.positive_class != first.positive_class:
         a, b = (f"{', '.join(i.classes)} (positive {i.positive_class})" for i in (first, info))
         raise ModelError(name, f"has other classes: {b}, not {a}", "compare models of the same classes")
-    if info.mpp is not None and first.mpp is not None and abs(info.mpp / first.mpp - 1) > MPP_TOLERANCE:
+    if info.mpp is not None and first.mpp is not None and not same_scale(info.mpp, first.mpp):
         what = f"is for {info.mpp:.4g} µm/px, the first for {first.mpp:.4g}"
         raise ModelError(name, what, "compare models of the same scale")
     if samples.kind == "stores" and info.tile_px != samples.tile_px:

@@ -14,6 +14,7 @@ from tiling.core.errors import SpecslideError
 if TYPE_CHECKING:
     from inference.report.pages import Section
     from tiling.manifest import ManifestRow
+    from tiling.stores.store import SlideFacts
 
 
 def name_of(row: ManifestRow) -> str:
@@ -47,14 +48,14 @@ def _look(row: ManifestRow, study: Study) -> State:
     if not is_published(path):
         return TO_DO
     store = TileStore(path)
-    found = state(path, _recipe(row, study, store.slide.sha256), before=store.recipe, only=())
+    found = state(path, _recipe(row, study, store.slide), before=store.recipe, only=())
     if found == DONE and not path.with_suffix(".png").exists():
         return State("to do", "its preview is missing")
     return found
 
 
-def _recipe(row: ManifestRow, study: Study, known_sha256: str) -> Recipe:
-    """What the slide's store is to be made from; its hash is `known_sha256` if no file of it is younger."""
+def _recipe(row: ManifestRow, study: Study, known: SlideFacts) -> Recipe:
+    """What the slide's store is to be made from; its hash and scale are as `known` if no file of it is younger."""
     from tiling.slides.slide import Slide, slide_files
     from tiling.stores.store import store_recipe
     from tiling.tile import tiling_inputs
@@ -62,8 +63,9 @@ def _recipe(row: ManifestRow, study: Study, known_sha256: str) -> Recipe:
     youngest = max(path.stat().st_mtime_ns for path in slide_files(row.slide_path))
     if youngest > (study.out / name_of(row) / COMMIT).stat().st_mtime_ns:
         with Slide(row.slide_path, mpp=row.mpp) as slide:
-            known_sha256 = slide.sha256()
-    return store_recipe(known_sha256, tiling_inputs(study.config.tile, row.mpp, row.annotation))
+            known = known.model_copy(update={"sha256": slide.sha256(), "mpp": slide.mpp})
+    config = study.config.tile.for_slide(row.mpp or known.mpp)
+    return store_recipe(known.sha256, tiling_inputs(config, row.mpp, row.annotation))
 
 
 def _make(study: Study, artefacts: Sequence[Artefact]) -> None:
@@ -93,7 +95,7 @@ def _relabel(row: ManifestRow, study: Study) -> None:
     try:
         store = TileStore(path)
         before = store.recipe
-        now = _recipe(row, study, store.slide.sha256)
+        now = _recipe(row, study, store.slide)
         others = [{**recipe.inputs, "annotation": None} for recipe in (before, now)]
         if before.inputs != now.inputs and others[0] == others[1] and before.settings == now.settings:
             label_store(path, row.annotation)

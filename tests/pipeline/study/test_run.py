@@ -210,6 +210,7 @@ def other_slide(config: StudyConfig, folder: Path) -> StudyConfig:
 
 CHANGES: dict[str, tuple[Callable[[StudyConfig, Path], StudyConfig], set[str]]] = {
     "nothing": (of(""), set()),
+    "coarser slides, of which there is none": (of("tile", coarser_ok=True), REPORTS),
     "how many processes": (of("", workers=1), set()),
     "threads of torch": (of("train", threads=2), set()),
     "how many tiles at once": (of("heatmap", batch_size=7), set()),

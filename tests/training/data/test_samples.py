@@ -234,10 +234,14 @@ def test_stores_that_do_not_fit_together_are_refused(
 ) -> None:
     stores, manifest = cohort()
     make_store("s3", random_tiles(8, 3), {"tumour": [0.0] * 8}, mpp=0.25)
-    with pytest.raises(InputError, match="tile all slides alike"):
+    with pytest.raises(InputError, match=r"s\d\.zarr: .* at 0\.5 µm/px, s3\.zarr .* at 0\.25; tile all slides alike"):
         samples_from_stores(stores, manifest, tiny)
     without = samples_from_stores(stores, manifest, tiny, leave_out={"s3"})
     assert "s3" not in set(without.slide_id.tolist())
+    for name, mpp in (("s4", 0.48), ("s5", 0.52)):  # each is near those of 0.5, but not the one to the other
+        make_store(name, random_tiles(8, int(name[1])), {"tumour": [0.0] * 8}, mpp=mpp)
+    with pytest.raises(InputError, match=r"s5\.zarr: .* at 0\.52 µm/px, s4\.zarr .* at 0\.48"):
+        samples_from_stores(stores, manifest, tiny, leave_out={"s3"})
 
 
 def test_other_store_faults_are_refused(cohort: Cohort, write_table: WriteTable, tiny: TrainConfig) -> None:
