@@ -39,6 +39,10 @@ class SlideError(SpecslideError):
     """A slide cannot be opened, scaled or read."""
 
 
+class UnsupportedSlideError(SlideError):
+    """A slide is whole, as far as one can tell, and of a kind that cannot be read: convert it."""
+
+
 class StoreError(SpecslideError):
     """A tile store is missing, damaged, or made otherwise than asked for."""
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import openslide
+import tifffile
+from tifffile import PHOTOMETRIC
 
 from tiling.core.arrays import UInt8Array
-from tiling.core.errors import SlideError
-from tiling.slides.reader import Level, number_of
-from tiling.slides.tifffile_reader import is_ome
+from tiling.core.errors import SlideError, UnsupportedSlideError
+from tiling.slides.reader import Level, damaged, number_of
+from tiling.slides.tiff_picture import compression_name, not_rgb
+from tiling.slides.tiled_tiff import TIFF_DAMAGE
 
 _DICOM_COMPRESSION = {  # by transfer syntax, DICOM PS3.6
     "1.2.840.10008.1.2": "NONE", "1.2.840.10008.1.2.1": "NONE", "1.2.840.10008.1.2.4.50": "JPEG",
@@ -21,14 +25,25 @@ _DICOM_COMPRESSION = {  # by transfer syntax, DICOM PS3.6
 
 
 def open_with_openslide(path: Path, entry: Path) -> OpenSlideReader | None:
-    """The reader of what OpenSlide recognises; None for anything else, and for OME-TIFF.
-
-    OpenSlide takes a tiled OME-TIFF for a plain TIFF, and misses its scale and its pyramid.
-    """
+    """The reader of what OpenSlide recognises; None for anything else, and for plain TIFFs that it misreads."""
     container = openslide.OpenSlide.detect_format(str(entry))
-    if container is None or (container == "generic-tiff" and is_ome(entry)):
+    if container is None or (container == "generic-tiff" and _misread(entry)):
         return None
     return OpenSlideReader(path, entry)
+
+
+def _misread(entry: Path) -> bool:
+    """Is a tiled TIFF of a kind that OpenSlide takes for a plain one, or whose colours it makes up?
+
+    Of OME-TIFF and ImageJ it misses the scale, the pyramid and the planes. What is grey or CMYK it shows as RGB.
+    """
+    try:
+        with entry.open("rb") as f, tifffile.TiffFile(f) as tiff:
+            page = tiff.pages.first
+            exact = page.photometric == PHOTOMETRIC.PALETTE or not_rgb(page) is None
+            return bool(tiff.is_ome or tiff.is_imagej or not exact)
+    except TIFF_DAMAGE:
+        return False
 
 
 class OpenSlideReader:
@@ -39,7 +54,7 @@ class OpenSlideReader:
         try:
             self._slide = openslide.OpenSlide(str(entry))
         except openslide.OpenSlideError as error:
-            raise self._damaged(error) from error
+            raise _failed(path, error) from error
         known = self._slide.properties
         self.vendor = known.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
         self.objective_power = number_of(known.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER))
@@ -52,6 +67,7 @@ class OpenSlideReader:
             Level(width, height, float(down))
             for (width, height), down in zip(self._slide.level_dimensions, self._slide.level_downsamples, strict=True)
         )
+        self.plane: str | None = None
         self.compression = _DICOM_COMPRESSION.get(known.get("dicom.TransferSyntaxUID", ""))
         background = known.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "ffffff")
         self._background = tuple(int(background[i : i + 2], 16) for i in (0, 2, 4))
@@ -61,7 +77,7 @@ class OpenSlideReader:
         try:
             rgba = np.asarray(self._slide.read_region((x0, y0), level, (width, height)))
         except openslide.OpenSlideError as error:
-            raise self._damaged(error) from error
+            raise damaged(self._path, error) from error
         rgb = rgba[..., :3]
         if (rgba[..., 3] == 255).all():
             return np.ascontiguousarray(rgb)
@@ -73,7 +89,19 @@ class OpenSlideReader:
         """Release the file."""
         self._slide.close()
 
-    def _damaged(self, error: Exception) -> SlideError:
-        return SlideError(
-            self._path, f"is damaged or incomplete ({type(error).__name__})", "copy or scan the slide again"
-        )
+
+def _failed(path: Path, error: openslide.OpenSlideError) -> SlideError:
+    """What an error at opening means. Of its text, which may quote the file, only numbers are shown."""
+    text = str(error)
+    found = re.search(r"[Uu]nsupported (TIFF compression|transfer syntax):? ([0-9.]+)", text)
+    if found is None and not re.search(r"[Uu]nsupported|not support|annot handle|can not handle", text):
+        return damaged(path, error)
+    if found is None:
+        what = "of a flavour of its format"
+    elif found[1] == "transfer syntax":
+        what = f"in {_DICOM_COMPRESSION.get(found[2], 'the')} transfer syntax {found[2]}"
+    else:
+        what = f"in {compression_name(int(found[2]))} compression"
+    return UnsupportedSlideError(
+        path, f"is {what} that OpenSlide does not read", "convert it to a tiled RGB pyramid TIFF"
+    )

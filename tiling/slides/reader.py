@@ -33,6 +33,8 @@ class SlideReader(Protocol):
     objective_power: float | None
     compression: str | None
     """How level 0 is compressed; None: as its TIFF tags say."""
+    plane: str | None
+    """Which of several pictures, focal planes or time points in the file is read; None if there is one only."""
 
     def read(self, x0: int, y0: int, level: int, width: int, height: int) -> UInt8Array:
         """Pixels of one level, uint8 (height, width, 3): corner in level-0 pixels, size in the level's own.
@@ -47,7 +49,7 @@ class SlideReader(Protocol):
 Opener = Callable[[Path, Path], SlideReader | None]
 """Opens a slide (path given by the user, file to begin with), or gives None for what is not of its format.
 
-Raises SlideError for a damaged slide of its format, OSError.
+Raises OSError, UnsupportedSlideError for a slide of its format that it cannot read, SlideError for a damaged one.
 """
 
 
@@ -96,6 +98,11 @@ def unreadable(path: Path, error: OSError | ValueError) -> SlideError:
     """The SlideError that tells a person what an OSError at a slide's path means."""
     reason = getattr(error, "strerror", None) or error
     return SlideError(path, f"cannot be read ({reason})", "check the path and its permissions")
+
+
+def damaged(path: Path, error: Exception) -> SlideError:
+    """The SlideError for a slide that a library fails on. Its text is left out, for it may quote the file."""
+    return SlideError(path, f"is damaged or incomplete ({type(error).__name__})", "copy or scan the slide again")
 
 
 def number_of(text: str | None) -> float | None:

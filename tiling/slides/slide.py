@@ -46,7 +46,7 @@ class Slide:
         if mpp is not None and not PLAUSIBLE_MPP[0] <= mpp <= PLAUSIBLE_MPP[1]:
             fix = f"pass micrometres a pixel, from {PLAUSIBLE_MPP[0]:g} to {PLAUSIBLE_MPP[1]:g}"
             raise SlideError(self.path, f"cannot have pixels of the given {mpp:g} micrometres", fix)
-        self._reader = open_reader(self.path)
+        self._reader_name, self._reader = open_reader(self.path)
         self.vendor = self._reader.vendor
         self._downsamples = exact_downsamples(self._reader.levels)
         self.levels = tuple(
@@ -54,6 +54,7 @@ class Slide:
             for level, (across, down) in zip(self._reader.levels, self._downsamples, strict=True)
         )
         self.objective_power = self._reader.objective_power
+        self.plane = self._reader.plane
         self.width, self.height = self.levels[0].width, self.levels[0].height
         self._given_mpp = mpp
         self._fast = _open_fast(self.path, self._reader)
@@ -145,7 +146,7 @@ class Slide:
     def reopen(self) -> None:
         """Open the slide's file again: after one damaged tile OpenSlide refuses every further read."""
         self._reader.close()
-        self._reader = open_reader(self.path)
+        self._reader = open_reader(self.path)[1]
 
     def native_tile_px(self, level: int) -> tuple[int, int] | None:
         """Width and height of the level's own JPEG tiles, its pixels; None if it has none that can be copied."""
@@ -309,7 +310,7 @@ def _open_fast(path: Path, reader: SlideReader) -> TiledLevels | None:
         raise unreadable(path, error) from error
     if fast is None:
         return None
-    probe = open_reader(path)  # a handle of its own: what is damaged must not close the other
+    probe = open_reader(path)[1]  # a handle of its own: what is damaged must not close the other
     try:
         agrees = fast.agrees_with(probe.read, reader.levels)
     finally:

@@ -1,30 +1,39 @@
-"""8-bit RGB TIFFs that OpenSlide refuses, OME-TIFF among them, through tifffile."""
+"""TIFFs that OpenSlide refuses or misreads, OME-TIFF and ImageJ's among them, through tifffile and imagecodecs."""
 
 from __future__ import annotations
 
+import itertools
 import logging
-import math
-from collections import OrderedDict
+import os
 from pathlib import Path
 from typing import Any, BinaryIO
 from xml.etree import ElementTree
 
 import numpy as np
+import openslide
 import tifffile
+from tifffile import COMPRESSION, EXTRASAMPLE, FILLORDER, PLANARCONFIG
 
-from tiling.core.arrays import UInt8Array
+from tiling.core.arrays import AnyArray, UInt8Array
 from tiling.core.errors import SlideError
-from tiling.slides.reader import Level, number_of
-from tiling.slides.tiled_tiff import TIFF_DAMAGE
+from tiling.slides.reader import Level, damaged, unreadable
+from tiling.slides.tiff_picture import TiffLevel, compression_name, tiff_picture
+from tiling.slides.tile_cache import TileCache
+from tiling.slides.tiled_tiff import PLAIN_VENDORS, TIFF_DAMAGE
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)  # it quotes the free text of damaged files
 
 DAMAGE = (*TIFF_DAMAGE, RuntimeError, ElementTree.ParseError)  # RuntimeError: what imagecodecs raises
 """What tifffile and its codecs raise for damaged files."""
 
+_CACHE_BYTES = 256 << 20
+_KEPT_RAW_BYTES = 16 << 20  # larger uncompressed strips and tiles are read in part, each time anew
+
 
 def open_with_tifffile(path: Path, entry: Path) -> TifffileReader | None:
-    """The reader of a TIFF; None for what is no TIFF."""
+    """The reader of a TIFF; None for what is no TIFF, and for those that a vendor's own geometry puts together."""
+    if openslide.OpenSlide.detect_format(str(entry)) not in PLAIN_VENDORS:
+        return None
     file = entry.open("rb")
     try:
         tiff = tifffile.TiffFile(file)
@@ -34,56 +43,44 @@ def open_with_tifffile(path: Path, entry: Path) -> TifffileReader | None:
     return TifffileReader(path, file, tiff)
 
 
-def is_ome(entry: Path) -> bool:
-    """Whether a file is an OME-TIFF."""
-    try:
-        with entry.open("rb") as f, tifffile.TiffFile(f) as tiff:
-            return bool(tiff.is_ome)
-    except DAMAGE:
-        return False
-
-
 class TifffileReader:
-    """Reads 8-bit RGB TIFFs, tiled or in strips, with tifffile; keeps the last decoded segments."""
-
-    vendor = "tiff"
-    objective_power: float | None = None
-    compression: str | None = None  # as for any TIFF
-    _KEEP = 64
+    """Reads RGB TIFFs, tiled or in strips, interleaved or in planes; keeps the last decoded tiles and strips."""
 
     def __init__(self, path: Path, file: BinaryIO, tiff: tifffile.TiffFile) -> None:
         self._path, self._file, self._tiff = path, file, tiff
         try:
-            self._pages = _rgb_pages(path, self._tiff)
-            self.vendor = "ome-tiff" if self._tiff.is_ome else "tiff"
-            first = self._pages[0]
-            self.mpp_xy = _ome_mpp(self._tiff.ome_metadata, first.index) if self._tiff.is_ome else _tiff_mpp(first)
+            picture = tiff_picture(path, tiff)
         except DAMAGE as error:
             self.close()
-            raise SlideError(
-                path, f"is damaged or incomplete ({type(error).__name__})", "copy the slide again"
-            ) from error
+            raise damaged(path, error) from error
         except SlideError:
             self.close()
             raise
-        self.levels = tuple(Level(p.imagewidth, p.imagelength, first.imagewidth / p.imagewidth) for p in self._pages)
-        self._decoded: OrderedDict[tuple[int, int], UInt8Array] = OrderedDict()
+        self._levels, first = picture.levels, picture.levels[0]
+        self.vendor, self.mpp_xy, self.objective_power = picture.vendor, picture.mpp_xy, picture.objective_power
+        self.plane = picture.plane
+        self.compression: str | None = compression_name(first.page.compression)
+        self.levels = tuple(Level(level.width, level.height, first.width / level.width) for level in self._levels)
+        self._cache = TileCache(_CACHE_BYTES)
 
     def read(self, x0: int, y0: int, level: int, width: int, height: int) -> UInt8Array:
         """As `SlideReader.read`."""
-        page, down = self._pages[level], self.levels[level].downsample
+        shape, down = self._levels[level], self.levels[level].downsample
         left, top = round(x0 / down), round(y0 / down)
         out = np.full((height, width, 3), 255, np.uint8)
-        seg_h, seg_w = page.chunks[:2]
-        across = page.chunked[1]
-        x_end, y_end = min(left + width, page.imagewidth), min(top + height, page.imagelength)
-        for row in range(max(top, 0) // seg_h, math.ceil(y_end / seg_h)):
-            for column in range(max(left, 0) // seg_w, math.ceil(x_end / seg_w)):
-                segment = self._segment(level, row * across + column)
-                sy, sx = row * seg_h, column * seg_w
-                ya, yb = max(sy, top, 0), min(sy + segment.shape[0], y_end)
-                xa, xb = max(sx, left, 0), min(sx + segment.shape[1], x_end)
-                out[ya - top : yb - top, xa - left : xb - left] = segment[ya - sy : yb - sy, xa - sx : xb - sx]
+        xa, xb = max(left, 0), min(left + width, shape.width)
+        ya, yb = max(top, 0), min(top + height, shape.height)
+        if xa >= xb or ya >= yb:
+            return out
+        rows = range(ya // shape.segment_h, (yb - 1) // shape.segment_h + 1)
+        columns = range(xa // shape.segment_w, (xb - 1) // shape.segment_w + 1)
+        with self._cache.reading(_CACHE_BYTES):
+            for row, column in itertools.product(rows, columns):
+                sx, sy = column * shape.segment_w, row * shape.segment_h
+                x, y = max(sx, xa), max(sy, ya)
+                right, lower = min(sx + shape.segment_w, xb), min(sy + shape.segment_h, yb)
+                part = (slice(y - sy, lower - sy), slice(x - sx, right - sx))
+                out[y - top : lower - top, x - left : right - left] = self._part(level, column, row, part)
         return out
 
     def close(self) -> None:
@@ -91,85 +88,79 @@ class TifffileReader:
         self._tiff.close()
         self._file.close()
 
-    def _segment(self, level: int, index: int) -> UInt8Array:
-        """One decoded tile or strip, uint8 (h, w, 3); white if the file leaves it out."""
-        key = (level, index)
-        if key not in self._decoded:
-            self._decoded[key] = self._decode(self._pages[level], index)
-            if len(self._decoded) > self._KEEP:
-                self._decoded.popitem(last=False)
-        self._decoded.move_to_end(key)
-        return self._decoded[key]
-
-    def _decode(self, page: Any, index: int) -> UInt8Array:
+    def _part(self, level: int, column: int, row: int, part: tuple[slice, slice]) -> UInt8Array:
+        """A part (rows, columns) of one strip or tile, uint8 (h, w, 3). Raises SlideError if it cannot be decoded."""
+        shape, key = self._levels[level], (level, column, row, 1)
+        index = row * shape.across + column
         try:
-            size = page.databytecounts[index]
-            if size == 0:
-                return np.full((*page.chunks[:2], 3), 255, np.uint8)
-            handle = self._tiff.filehandle
-            handle.seek(page.dataoffsets[index])
-            data = handle.read(size)
-            if len(data) < size:
-                raise ValueError("the file ends too early")
-            segment, _, shape = page.decode(data, index, jpegtables=page.jpegtables)
-        except (OSError, *DAMAGE) as error:
-            raise SlideError(
-                self._path, f"is damaged or incomplete ({type(error).__name__})", "copy the slide again"
-            ) from error
-        return np.asarray(segment[0, : shape[1], : shape[2]], dtype=np.uint8)
+            if _read_in_part(shape):
+                raw = [self._raw(page, first + index, shape.segment_w, part) for page, first in shape.sources]
+                return _as_rgb(np.concatenate(raw, axis=2), shape.page)
+            segment = self._cache.get(key)
+            if segment is None:
+                inside = shape.inside(column, row)
+                samples = [self._decoded(page, first + index, inside) for page, first in shape.sources]
+                segment = _as_rgb(np.concatenate(samples, axis=2), shape.page)
+                self._cache.put(key, segment)
+            return segment[part]
+        except OSError as error:
+            raise unreadable(self._path, error) from error
+        except (MemoryError, *DAMAGE) as error:  # MemoryError: a stream may claim any size
+            raise damaged(self._path, error) from error
+
+    def _decoded(self, page: Any, index: int, inside: tuple[int, int]) -> AnyArray:
+        """One strip or tile of a page, (h, w, samples), at least as large as what of it lies `inside` (h, w) the level.
+
+        White if the file leaves it out. Raises OSError, MemoryError and DAMAGE.
+        """
+        size = page.databytecounts[index]
+        if size == 0:
+            samples = page.samplesperpixel if page.planarconfig == PLANARCONFIG.CONTIG else 1
+            return np.full((*inside, samples), np.iinfo(page.dtype).max, page.dtype)
+        data = _stored(self._file, page.dataoffsets[index], size)
+        segment = page.decode(data, index, jpegtables=page.jpegtables)[0][0]
+        if segment.shape[0] < inside[0] or segment.shape[1] < inside[1]:
+            raise ValueError("fewer pixels than the strip or tile has")
+        return np.asarray(segment)
+
+    def _raw(self, page: Any, index: int, segment_w: int, part: tuple[slice, slice]) -> AnyArray:
+        """A part (rows, columns) of an uncompressed strip or tile, (h, w, samples); the rest is not read. As above."""
+        rows, columns = part
+        samples = page.samplesperpixel if page.planarconfig == PLANARCONFIG.CONTIG else 1
+        dtype = np.dtype(f"{self._tiff.byteorder}u{page.bitspersample // 8}")
+        pixel, width = samples * dtype.itemsize, columns.stop - columns.start
+        out = np.full((rows.stop - rows.start, width, samples), np.iinfo(dtype).max, dtype)
+        offset, size = page.dataoffsets[index], page.databytecounts[index]
+        if size and (rows.stop * segment_w * pixel) > size:
+            raise ValueError("fewer bytes than the strip or tile has")
+        for i, row in enumerate(range(rows.start, rows.stop) if size else ()):
+            start = offset + (row * segment_w + columns.start) * pixel
+            out[i] = np.frombuffer(_stored(self._file, start, width * pixel), dtype).reshape(width, samples)
+        return out
 
 
-def _rgb_pages(path: Path, tiff: tifffile.TiffFile) -> list[Any]:
-    """The level pages of the largest image in the file, finest first."""
-    series = max(tiff.series, key=lambda s: math.prod(s.shape))
-    pages: list[Any] = [level.pages[0] for level in series.levels]
-    for page in pages:
-        contiguous_rgb = (
-            page is not None and page.axes == "YXS" and page.samplesperpixel == 3 and page.dtype == np.uint8
-        )
-        if not contiguous_rgb:
-            raise SlideError(path, "is not an 8-bit RGB picture", "convert it to an RGB pyramid TIFF")
-        if page.parent is not tiff:  # OME-XML may name other files: not hashed, and not this file's bytes
-            raise SlideError(path, "is one of several files of a picture", "convert it to a single pyramid TIFF")
-        if min(*page.shape, *page.chunks) < 1:
-            raise ValueError("an empty level")
-    return pages
+def _stored(file: BinaryIO, offset: int, size: int) -> bytes:
+    """Bytes of a file, wherever else it is read. Raises OSError, ValueError if they are not all there."""
+    data = os.pread(file.fileno(), size, offset)
+    if len(data) < size:
+        raise ValueError("the file ends too early")
+    return data
 
 
-def _ome_mpp(xml: str | None, ifd: int) -> tuple[float, float] | None:
-    """PhysicalSizeX and Y, in micrometres, of the image with the TIFF directory `ifd`; units of the OME schema."""
-    if not xml:
-        return None
-    per_um = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
-    images = [element for element in ElementTree.fromstring(xml).iter() if element.tag.endswith("}Pixels")]
-    pixels = images[0] if len(images) == 1 else next((image for image in images if _holds(image, ifd)), None)
-    if pixels is None:
-        return None
-    sizes = []
-    for axis in "XY":
-        size, unit = number_of(pixels.get(f"PhysicalSize{axis}")), pixels.get(f"PhysicalSize{axis}Unit", "µm")
-        if size is None or unit not in per_um:
-            return None
-        sizes.append(size * per_um[unit])
-    return sizes[0], sizes[1]
+def _read_in_part(level: TiffLevel) -> bool:
+    """Are the strips or tiles of a level so large, and stored so plainly, that parts of them are read?"""
+    page = level.page
+    plain = (page.compression, page.predictor, page.fillorder) == (COMPRESSION.NONE, 1, FILLORDER.MSB2LSB)
+    return plain and level.segment_w * level.segment_h * page.samplesperpixel > _KEPT_RAW_BYTES
 
 
-def _holds(pixels: ElementTree.Element, ifd: int) -> bool:
-    """Whether an image's Pixels name the TIFF directory `ifd` as theirs. Raises ValueError for what is no number."""
-    for data in (element for element in pixels if element.tag.endswith("}TiffData")):
-        first, planes = int(data.get("IFD", 0)), data.get("PlaneCount", data.get("NumPlanes"))
-        if planes is None and data.get("IFD") is None:  # then all directories are meant
-            return True
-        if first <= ifd < first + int(planes or 1):
-            return True
-    return False
-
-
-def _tiff_mpp(page: Any) -> tuple[float, float] | None:
-    """Micrometres per pixel from the TIFF resolution tags, if they have a physical unit."""
-    tags = page.tags
-    um_per_unit = {2: 25400.0, 3: 10000.0}.get(int(tags.valueof("ResolutionUnit", default=2)))
-    found = [tags.valueof(name) for name in ("XResolution", "YResolution")]
-    if um_per_unit is None or any(not r or not r[0] or not r[1] for r in found):
-        return None
-    return um_per_unit * found[0][1] / found[0][0], um_per_unit * found[1][1] / found[1][0]
+def _as_rgb(samples: AnyArray, page: Any) -> UInt8Array:
+    """Samples (h, w, 3 or 4) as uint8 (h, w, 3): 16 bits rounded to 8, as libtiff does, and alpha laid over white."""
+    if samples.dtype != np.uint8:
+        samples = ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if samples.shape[2] == 3:
+        return np.ascontiguousarray(samples)
+    rgb, alpha = samples[..., :3].astype(np.uint16), samples[..., 3:].astype(np.uint16)
+    if page.extrasamples[0] == EXTRASAMPLE.ASSOCALPHA:  # colour is stored times alpha
+        return np.asarray(np.minimum(rgb + (255 - alpha), 255), np.uint8)
+    return np.asarray((rgb * alpha + 255 * (255 - alpha) + 127) // 255, np.uint8)

@@ -45,7 +45,7 @@ _log = logging.getLogger(__name__)
 
 _WHITE = 255
 # OpenSlide shows these two as the TIFF stores them (None: it leaves the file to tifffile); it rearranges the others.
-_PLAIN_VENDORS = ("aperio", "generic-tiff", None)
+PLAIN_VENDORS = ("aperio", "generic-tiff", None)
 _DENOMS: tuple[ScaleDenom, ...] = get_args(ScaleDenom)
 # A stream may grow beyond the pixels it codes, but not like this: bounds what a damaged byte count makes us read.
 _LONGEST_STREAM = 4
@@ -135,7 +135,7 @@ def open_tiled_levels(path: Path, levels: Sequence[LevelSize], *, cache_bytes: i
     """
     try:
         vendor = openslide.OpenSlide.detect_format(str(path))
-        if vendor not in _PLAIN_VENDORS:
+        if vendor not in PLAIN_VENDORS:
             raise NotUnderstoodError(f"a {vendor} slide is put together in its own way")
         with path.open("rb") as f, tifffile.TiffFile(f) as tiff:
             found = tuple(_tiled_level(_page_of(tiff, level)) for level in levels)

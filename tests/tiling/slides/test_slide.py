@@ -256,24 +256,6 @@ def test_positions_on_levels_do_not_drift(tmp_path: Path, kind: str, monkeypatch
                     assert (off[:-1, :-1] if not exact else off).max() <= (0 if exact else 1), (x0, y0, number)
 
 
-@pytest.mark.parametrize(
-    ("picture", "options"),
-    [
-        (np.zeros((64, 64), np.uint8), {}),
-        (np.zeros((64, 64, 3), np.uint16), {"photometric": "rgb"}),
-        (np.zeros((64, 64, 4), np.uint8), {"photometric": "rgb", "extrasamples": ["unassalpha"]}),
-        (np.zeros((3, 64, 64), np.uint8), {"photometric": "rgb", "planarconfig": "separate"}),
-    ],
-    ids=["grey", "16 bits", "alpha", "planes"],
-)
-def test_other_pictures_are_refused(tmp_path: Path, picture: NDArray[Any], options: dict[str, Any]) -> None:
-    path = tmp_path / "other.tif"
-    tifffile.imwrite(path, picture, **options)
-    with pytest.raises(SlideError, match="is not an 8-bit RGB picture") as caught:
-        Slide(path)
-    assert_one_sentence(caught.value, path)
-
-
 def test_a_picture_spread_over_several_files_is_refused(tmp_path: Path) -> None:
     """Its other files are not in the hash, and their offsets mean nothing in this one."""
     uid = ["urn:uuid:00000000-0000-0000-0000-00000000000" + d for d in "12"]
