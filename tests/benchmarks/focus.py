@@ -56,7 +56,7 @@ def slide_tiles(path: Path, mpp: float | None, times: int, count: int) -> tuple[
         tile_px = 256 if times < 4 else 128
         config = TilingConfig(mpp=slide.mpp * times, tile_px=tile_px, tissue=tissue, min_tissue=0.02)
         tiles = plan_tiles(slide, config).tiles
-        return config.mpp, spread([tile for _, tile in read_tiles(slide, tiles, 0) if tile.std() > 3], count)
+        return slide.mpp * times, spread([tile for _, tile in read_tiles(slide, tiles, 0) if tile.std() > 3], count)
 
 
 def spread(tiles: list[U8], count: int) -> list[U8]:
