@@ -153,8 +153,8 @@ def plan_tiles(slide: Slide, config: TilingConfig, tissue_file: Path | None = No
     if tissue_file is None:
         mask = tissue_mask(np.asarray(small, np.uint8), mask_px0 * slide.mpp, config.tissue)
     else:
-        given = annotation_mask(tissue_file, (slide.width, slide.height), mask_px0, (height, width))
-        mask = sized(given, mask_px0 * slide.mpp, config.tissue)
+        given = annotation_mask(tissue_file, (slide.width, slide.height), Raster(small, mask_px0))
+        mask = sized(given.values, mask_px0 * slide.mpp, config.tissue)
     # Nobody knows what a damaged part holds: it counts as tissue, so that its tiles are tried, counted and named.
     if unreadable.any():
         mask |= unreadable.reshape(height, times, width, times).any(axis=(1, 3))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pyarrow.parquet
 
 from inference.config import SCORE, SEPARATION_UM
 from inference.evaluation.figures import slide_picture
-from inference.evaluation.froc import Hits, Lesions, detect, hits_of, lesions_in, mask_frame
+from inference.evaluation.froc import Hits, Lesions, blank_mask, detect, hits_of, lesions_in
 from inference.evaluation.operating_point import threshold_at_sensitivity
 from inference.evaluation.results import (
     AtThreshold,
@@ -41,7 +41,7 @@ from tiling.core.artefact import (
 from tiling.core.errors import ConfigError, InputError
 from tiling.core.files import canonical_json
 from tiling.core.versions import software_versions
-from tiling.grid import Raster, Tiles
+from tiling.grid import Tiles
 from tiling.manifest import ManifestRow, read_manifest
 from training.evaluation.results import grouped
 
@@ -276,16 +276,15 @@ def _hits(
 def _lesions(result: _Result, annotation: Path, lesion_classes: Sequence[str]) -> Lesions:
     """The lesions of the classes that are. Raises InputError for a positive slide on which none of them is drawn."""
     grid, name = result.summary.grid, result.summary.positive_class
-    downsample, shape = mask_frame(grid)
-    drawn = class_masks(annotation, grid.size0, downsample, shape)
+    blank = blank_mask(grid)
+    drawn = class_masks(annotation, grid.size0, blank)
     wanted = tuple(lesion_classes) or (name,)
-    masks = [drawn[wish] for wish in wanted if wish in drawn]
+    masks = [drawn[wish].values for wish in wanted if wish in drawn]
     if not masks and result.row.label == name:
         what = f"marks no {' or '.join(wanted)}, and the slide is {name}"
         fix = f"name its classes with --lesions: {', '.join(drawn)}" if drawn else "draw the lesions"
         raise InputError(annotation, what, fix)
-    whole = np.logical_or.reduce([np.zeros(shape, np.bool_), *masks])
-    return lesions_in(Raster(whole, downsample), grid.slide_mpp)
+    return lesions_in(replace(blank, values=np.logical_or.reduce([blank.values, *masks])), grid.slide_mpp)
 
 
 def _slide_hits(result: _Result, lesions: Lesions | None, separation_um: float) -> Hits:

@@ -77,10 +77,11 @@ class Curve:
     """NaN if there is no lesion."""
 
 
-def mask_frame(grid: Grid) -> tuple[float, tuple[int, int]]:
-    """The downsample of the lesion mask on the slide of a grid, and its shape (h, w)."""
+def blank_mask(grid: Grid) -> Raster:
+    """The lesion mask, bool (h, w), of the slide of a grid on which nothing is drawn."""
     downsample = max(1.0, MASK_MPP / grid.slide_mpp)
-    return downsample, (math.ceil(grid.height0 / downsample), math.ceil(grid.width0 / downsample))
+    shape = math.ceil(grid.height0 / downsample), math.ceil(grid.width0 / downsample)
+    return Raster(np.zeros(shape, np.bool_), downsample)
 
 
 def lesions_in(drawn: Raster, slide_mpp: float) -> Lesions:

@@ -21,8 +21,8 @@ from pipeline.demo.synthetic import make_cohort
 from pipeline.study.config import HeatmapConfig, StudyConfig
 from pipeline.study.run import run
 from tiling import TilingConfig
-from tiling.annotations.geojson import read_geojson
-from tiling.annotations.rasterize import rasterised
+from tiling.annotations.rasterize import rasterised, read_polygons
+from tiling.grid import Raster
 from tiling.manifest import ManifestRow, read_manifest
 from training import TileModel
 
@@ -45,7 +45,7 @@ def agreement(rows: Sequence[ManifestRow], model: TileModel, folder: Path) -> Ag
     heat, is_tumour, shared, covered = [], [], 0.0, 0.0
     for row in rows:
         assert row.annotation is not None
-        truth = read_geojson(row.annotation).get("tumour", shapely.Polygon())
+        truth = read_polygons(row.annotation).get("tumour", shapely.Polygon())
         config = PredictConfig(overlap=0.5)
         made = make_heatmap(row.slide_path, model, folder, config, slide_id=row.slide_id, outputs=outputs)
         features = json.loads((made.folder / "regions.geojson").read_text())["features"]
@@ -56,7 +56,7 @@ def agreement(rows: Sequence[ManifestRow], model: TileModel, folder: Path) -> Ag
         size_um = ome_types.from_tiff(made.folder / "heatmap.ome.tif").images[0].pixels.physical_size_x
         assert size_um is not None
         heat.append(values.ravel())
-        is_tumour.append(rasterised(truth, size_um / _MPP, values.shape).ravel())
+        is_tumour.append(rasterised(truth, Raster(values, size_um / _MPP)).values.ravel())
     p, t = np.concatenate(heat), np.concatenate(is_tumour)
     seen, called = np.isfinite(p), p >= model.info.threshold
     return Agreement(

@@ -11,9 +11,10 @@ import PIL.Image
 import tifffile
 from numpy.typing import NDArray
 
+from tiling.annotations.classes import column_name
 from tiling.core.arrays import BoolArray, Float32Array
 from tiling.core.errors import InputError
-from tiling.grid import Tiles, box_sums
+from tiling.grid import Raster, Tiles, box_sums
 
 Labels = NDArray[np.integer]
 
@@ -77,19 +78,18 @@ def class_masks(path: Path, size0: tuple[int, int]) -> dict[str, BoolArray]:
     return dict(sorted(masks.items()))
 
 
-def sampled(mask: BoolArray, size0: tuple[int, int], downsample: float, shape: tuple[int, int]) -> BoolArray:
-    """A mask over a slide of `size0` (width, height) at other pixels, bool of `shape` (h, w): each as its centre is.
+def sampled(mask: BoolArray, size0: tuple[int, int], over: Raster) -> Raster:
+    """A mask over a slide of `size0` (width, height) on the pixels of another picture of it: each as its centre is.
 
-    A pixel spans `downsample` level-0 pixels, from the slide's corner; beyond the slide nothing is marked.
+    Beyond the slide nothing is marked.
     """
-    out = np.zeros(shape, np.bool_)
-    rows, columns = (
-        ((np.arange(n) + 0.5) * downsample * m / s0).astype(int)
-        for n, m, s0 in zip(shape, mask.shape, size0[::-1], strict=True)
-    )
+    height, width = over.values.shape[:2]
+    out = np.zeros((height, width), np.bool_)
+    lengths = (size0[1], mask.shape[0], height), (size0[0], mask.shape[1], width)
+    rows, columns = (((np.arange(n) + 0.5) * over.downsample * m / s0).astype(int) for s0, m, n in lengths)
     rows, columns = rows[rows < mask.shape[0]], columns[columns < mask.shape[1]]
     out[: len(rows), : len(columns)] = mask[np.ix_(rows, columns)]
-    return out
+    return Raster(out, over.downsample)
 
 
 def _class_names(path: Path, labels: Labels) -> dict[int, str]:
@@ -98,7 +98,7 @@ def _class_names(path: Path, labels: Labels) -> dict[int, str]:
     given = _given_names(path.with_suffix(NAMES))
     if len(values) > _MAX_CLASSES:
         raise InputError(path, f"holds {len(values)} values", "save one class a value, without interpolation")
-    return {value: given.get(value, str(value)) for value in sorted({*values, *given})}
+    return {value: column_name(given.get(value, str(value))) for value in sorted({*values, *given})}
 
 
 def _given_names(path: Path) -> dict[int, str]:

@@ -1,90 +1,116 @@
-"""QuPath GeoJSON, ASAP XML, label images -> area fractions of tiles by class, or a mask. Level-0 pixels throughout."""
+"""Annotation files -> area fractions of tiles by class, or masks over a slide. Level-0 pixels throughout."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
 import shapely
 
 from tiling.annotations import label_image
-from tiling.annotations.asap import read_asap
-from tiling.annotations.classes import Geometries, require_column
-from tiling.annotations.geojson import read_geojson
-from tiling.core.arrays import BoolArray, Float32Array
+from tiling.annotations.classes import ClassRules
+from tiling.annotations.drawing import Geometries
+from tiling.annotations.readers import read_drawing
+from tiling.core.arrays import Float32Array
 from tiling.core.errors import InputError
 from tiling.core.files import sha256_file, sha256_json
-from tiling.grid import Tiles
+from tiling.grid import Raster, Tiles
+
+log = logging.getLogger(__name__)
+
+_DEFAULT = ClassRules()
 
 
-def annotation_fractions(path: Path, tiles: Tiles) -> dict[str, Float32Array]:
-    """Fraction of each tile under each class of an annotation file, float32 (N,). Raises InputError."""
-    if path.suffix.lower() in label_image.SUFFIXES:
-        fractions = label_image.label_fractions(path, tiles)
-    else:
-        fractions = {name: area_fractions(shape, tiles) for name, shape in read_polygons(path).items()}
-    for name in fractions:
-        require_column(str(path), name)
-    return fractions
+def annotation_fractions(path: Path, tiles: Tiles, rules: ClassRules = _DEFAULT) -> dict[str, Float32Array]:
+    """Fraction of each tile under each class of an annotation file, float32 (N,).
+
+    What has no area or lies off the slide is left out, and the log says how much. Raises InputError.
+    """
+    if _is_picture(path):
+        fractions = label_image.label_fractions(path, tiles)  # of whose classes no two overlap
+        return {name: values for name, values in fractions.items() if name not in (rules.cut_out or ())}
+    drawing = read_drawing(path)
+    areas, off = drawing.areas(rules, tiles.grid.size0)
+    if off:
+        width, height = tiles.grid.size0
+        what = "they were drawn on another slide, level or frame" if off == len(drawing.outlines) else "see where"
+        log.warning(
+            "%s: %d of %d outlines lie off the slide, which is %d x %d px: %s",
+            path, off, len(drawing.outlines), width, height, what,
+        )  # fmt: skip
+    elif not areas:
+        log.warning("%s: marks no area (%d points or lines)", path, drawing.without_area)
+    return {name: area_fractions(area, tiles) for name, area in areas.items()}
 
 
 def annotation_hash(path: Path) -> str:
-    """SHA-256 of an annotation file, and of the class names that come with a label image. Raises InputError."""
+    """What tells whether an annotation file would give the same columns: SHA-256 of it and of what counts beside it.
+
+    That are the names of a label image's classes, and what version 0.1.0 did not know of: where that read the file
+    otherwise, a store of it is not the one that would be made now. Raises InputError.
+    """
     try:
-        own = sha256_file(path)
-        names = path.with_suffix(label_image.NAMES)
-        named = path.suffix.lower() in label_image.SUFFIXES and names.exists()
-        return sha256_json([own, sha256_file(names)]) if named else own
-    except OSError as error:
-        raise InputError(path, f"cannot be read ({error.strerror})", "check the annotation's path") from error
+        own, names = sha256_file(path), path.with_suffix(label_image.NAMES)
+        if _is_picture(path):
+            return sha256_json([own, sha256_file(names)]) if names.exists() else own
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL in it
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(path, f"cannot be read ({reason})", "check the annotation's path") from error
+    notes = read_drawing(path).notes
+    return sha256_json([own, *notes]) if notes else own
 
 
-def annotation_mask(path: Path, size0: tuple[int, int], downsample: float, shape: tuple[int, int]) -> BoolArray:
-    """Where an annotation file marks anything, bool of `shape` (h, w); a pixel spans `downsample` level-0 pixels.
+def annotation_mask(path: Path, size0: tuple[int, int], over: Raster) -> Raster:
+    """Where an annotation file marks anything, bool (h, w) on the pixels of `over`, a picture of a slide of `size0`.
 
     A pixel is marked if its centre is. Raises InputError.
     """
-    if path.suffix.lower() not in label_image.SUFFIXES:
-        return rasterised(shapely.union_all(list(read_polygons(path).values())), downsample, shape)
-    return label_image.sampled(label_image.read_label_image(path, size0) != 0, size0, downsample, shape)
+    if not _is_picture(path):
+        return rasterised(shapely.union_all(list(read_polygons(path).values())), over)
+    return label_image.sampled(label_image.read_label_image(path, size0) != 0, size0, over)
 
 
-def class_masks(path: Path, size0: tuple[int, int], downsample: float, shape: tuple[int, int]) -> dict[str, BoolArray]:
-    """Where an annotation file marks each class, bool of `shape` (h, w) by name.
+def class_masks(path: Path, size0: tuple[int, int], over: Raster, rules: ClassRules = _DEFAULT) -> dict[str, Raster]:
+    """Where an annotation file marks each class, by name, as `annotation_mask`.
 
-    A pixel spans `downsample` level-0 pixels, and is marked if its centre is. Classes that a label image
-    names and shows nowhere are left out, as are those of which no polygon is drawn. Raises InputError.
+    Classes that a label image names and shows nowhere are left out, as are those of which no polygon is drawn.
     """
-    if path.suffix.lower() not in label_image.SUFFIXES:
-        return {name: rasterised(geometry, downsample, shape) for name, geometry in read_polygons(path).items()}
-    shown = {name: mask for name, mask in label_image.class_masks(path, size0).items() if mask.any()}
-    return {name: label_image.sampled(mask, size0, downsample, shape) for name, mask in shown.items()}
+    if not _is_picture(path):
+        return {name: rasterised(area, over) for name, area in read_polygons(path, rules).items()}
+    masks = label_image.class_masks(path, size0).items()
+    shown = {name: mask for name, mask in masks if mask.any() and name not in (rules.cut_out or ())}
+    return {name: label_image.sampled(mask, size0, over) for name, mask in shown.items()}
 
 
-def read_polygons(path: Path) -> Geometries:
-    """The union of the polygons of each class of a GeoJSON or ASAP XML file. Raises InputError."""
-    if path.suffix.lower() in label_image.SUFFIXES:
-        fix = "draw them in QuPath (GeoJSON) or ASAP (XML)"
+def read_polygons(path: Path, rules: ClassRules = _DEFAULT) -> Geometries:
+    """The area of each class of a file of polygons. Raises InputError."""
+    if _is_picture(path):
+        fix = "draw them in QuPath (GeoJSON), ASAP (XML), ImageScope or HALO"
         raise InputError(path, "is a picture, and polygons are needed here", fix)
-    return read_asap(path) if path.suffix.lower() == ".xml" else read_geojson(path)
+    return read_drawing(path).areas(rules)[0]
 
 
-def rasterised(geometry: shapely.Geometry, downsample: float, shape: tuple[int, int]) -> BoolArray:
-    """The pixels whose centre lies in a valid polygon or multipolygon, bool of `shape` (h, w).
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in label_image.SUFFIXES
 
-    A pixel spans `downsample` level-0 pixels. Even-odd: an edge flips, in each row it crosses, all pixels to its right.
+
+def rasterised(geometry: shapely.Geometry, over: Raster) -> Raster:
+    """The pixels of a picture whose centre lies in a valid polygon or multipolygon, bool (h, w).
+
+    Even-odd: an edge flips, in each row it crosses, all pixels to its right.
     """
-    height, width = shape
+    height, width = over.values.shape[:2]
     flips = np.zeros((height, width + 1), np.int32)
     for ring in _rings(geometry):
-        x, y = (shapely.get_coordinates(ring) / downsample - 0.5).T  # pixel centres are whole numbers
+        x, y = (shapely.get_coordinates(ring) / over.downsample - 0.5).T  # pixel centres are whole numbers
         first, last = np.sort(np.ceil(np.stack([y[:-1], y[1:]]).clip(0, height)).astype(int), axis=0)
         count = last - first  # of the rows that each edge crosses: from its upper end on, without its lower end
         edge = np.repeat(np.arange(len(count)), count)
         row = np.arange(len(edge)) - np.repeat(np.cumsum(count) - count - first, count)
         across = x[edge] + (row - y[edge]) * (x[edge + 1] - x[edge]) / (y[edge + 1] - y[edge])
         np.add.at(flips, (row, np.ceil(across).clip(0, width).astype(int)), 1)
-    return np.asarray(flips.cumsum(1)[:, :width] % 2 == 1)
+    return Raster(np.asarray(flips.cumsum(1)[:, :width] % 2 == 1), over.downsample)
 
 
 def _rings(geometry: shapely.Geometry) -> list[shapely.Geometry]:

@@ -24,7 +24,7 @@ import pyarrow.csv
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from tiling.annotations.classes import require_column
+from tiling.annotations.classes import column_name
 from tiling.core.arrays import UInt8Array
 from tiling.core.artefact import atomic_folder, locked_folder, require_own
 from tiling.core.errors import InputError, StoreError
@@ -212,7 +212,7 @@ def _read_folder(folder: Path) -> _Folder:
     _require_places(path, x, y, side0, stride)
     images = tuple(_image(folder / "tiles", a, b, side0) for a, b in zip(x.tolist(), y.tolist(), strict=True))
     names = [name for name in table.column_names if name not in (*_PLACE, *_PATHS)]
-    metrics = {require_column(str(path), name): _metric(table, name) for name in names if _is_number(table, name)}
+    metrics = {column_name(name): _metric(table, name) for name in names if _is_number(table, name)}
     return _Folder(
         x0=x.astype(np.int32),
         y0=y.astype(np.int32),

@@ -19,6 +19,7 @@ from inference.evaluation.froc import (
     Detections,
     Hits,
     Lesions,
+    blank_mask,
     challenge_score,
     detect,
     froc_curve,
@@ -26,7 +27,6 @@ from inference.evaluation.froc import (
     hits_of,
     lesions_in,
     major_axis,
-    mask_frame,
     resampled_sensitivities,
     sensitivities,
 )
@@ -40,8 +40,7 @@ MPP = 0.5
 def lesions_of(geometry: shapely.Geometry, size0: tuple[int, int], mpp: float) -> Lesions:
     """The lesions that polygons (level-0 pixels) draw on a slide of `size0` (width, height) and `mpp`."""
     grid = Grid(width0=size0[0], height0=size0[1], slide_mpp=mpp, tile_px=64, tile_px0=64, stride_px0=64)
-    downsample, shape = mask_frame(grid)
-    return lesions_in(Raster(rasterised(geometry, downsample, shape), downsample), mpp)
+    return lesions_in(rasterised(geometry, blank_mask(grid)), mpp)
 
 
 def tiles_at(x0: Int32Array, y0: Int32Array, side: int = 64, mpp: float = MPP) -> Tiles:

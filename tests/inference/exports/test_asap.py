@@ -12,7 +12,7 @@ from inference.exports.asap import write_asap
 from inference.maps.regions import measured
 from inference.prediction import Prediction
 from tests.inference.conftest import MakePrediction
-from tiling.annotations.asap import read_asap
+from tiling.annotations.rasterize import read_polygons
 
 NESTED = shapely.box(0, 0, 100, 100) - shapely.box(20, 20, 80, 80)  # with an island in its hole
 
@@ -36,7 +36,7 @@ def test_the_area_comes_back_with_its_holes(
     make_prediction: MakePrediction, tmp_path: Path, shapes: list[shapely.Polygon]
 ) -> None:
     write(make_prediction([], []), shapes, tmp_path / "regions.xml")
-    read = read_asap(tmp_path / "regions.xml")
+    read = read_polygons(tmp_path / "regions.xml")
     assert set(read) == ({"tumour"} if shapes else set())
     if shapes:
         wanted = shapely.union_all(shapes)
@@ -47,7 +47,7 @@ def test_the_area_comes_back_with_its_holes(
 def test_any_class_name_survives(make_prediction: MakePrediction, tmp_path: Path, name: str) -> None:
     path = tmp_path / "regions.xml"
     write(make_prediction([], [], classes=("benign", name)), [shapely.box(0, 0, 9, 9)], path)
-    assert set(read_asap(path)) == {name}
+    assert set(read_polygons(path)) == {name}
     root = ElementTree.parse(path).getroot()
     assert root.tag == "ASAP_Annotations"
     assert [group.get("Name") for group in root.iterfind("AnnotationGroups/Group")] == [name]

@@ -11,6 +11,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from tests.tiling.squares import squares
+from tiling.annotations.classes import ClassRules
 from tiling.annotations.label_image import label_fractions, read_label_image
 from tiling.annotations.rasterize import annotation_fractions
 from tiling.core.errors import InputError
@@ -107,8 +108,8 @@ def test_bad_names_are_refused(tmp_path: Path, names: str) -> None:
         label_fractions(path, TILES)
 
 
-def test_names_must_be_able_to_name_a_column(tmp_path: Path) -> None:
+def test_a_name_that_is_no_folder_s_is_percent_encoded_and_may_be_cut_out(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", labels())
     (tmp_path / "a.classes.json").write_text('{"1": "a/b"}')
-    with pytest.raises(InputError, match="cannot name a column"):
-        annotation_fractions(path, TILES)
+    assert list(annotation_fractions(path, TILES)) == ["2", "3", "a%2Fb"]
+    assert list(annotation_fractions(path, TILES, ClassRules(cut_out=("a/b", "2")))) == ["3"]

@@ -131,7 +131,6 @@ def rewritten(folder: Path, **columns: object) -> None:
         ({"x": [1, 0, 384, 0]}, "off a grid of 384 px"),
         ({"x": [0, 0, 0, 0], "y": [0, 0, 384, 768]}, "two tiles at one place"),
         ({"x": [1152, 0, 384, 0]}, r"x1152_y0_w512_h512\.jpeg: does not exist"),
-        ({"a/b": [1, 2, 3, 4]}, "cannot name a column"),
         ({name: [] for name in COLUMNS}, "of whole numbers"),
         (dict.fromkeys(COLUMNS, pyarrow.array([], pyarrow.int64())), "has no tiles"),
     ],
@@ -142,6 +141,13 @@ def test_hostile_metadata_is_refused(tmp_path: Path, columns: dict[str, object],
     with pytest.raises(InputError, match=reason):
         import_histoprep(folder, tmp_path / "stores", mpp=4.0)
     assert not (tmp_path / "stores").exists()
+
+
+def test_a_metric_whose_name_is_no_folder_s_is_percent_encoded(tmp_path: Path) -> None:
+    folder = output(tmp_path / "slide_1")
+    rewritten(folder, **{"a/b": [1, 2, 3, 4]})
+    store = TileStore(import_histoprep(folder, tmp_path / "stores", mpp=4.0).store)
+    assert sorted(store.quality["a%2Fb"].tolist()) == [1, 2, 3, 4]
 
 
 def test_broken_folders_are_refused_and_nothing_is_left(tmp_path: Path) -> None:

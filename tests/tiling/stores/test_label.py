@@ -128,7 +128,7 @@ def test_what_cannot_be_labelled_is_refused(copied: Path, tmp_path: Path, file_h
     with pytest.raises(InputError, match="cannot be read"):
         label_store(copied, tmp_path / "missing.geojson")
     (tmp_path / "bad.xml").write_text("<svg/>")
-    with pytest.raises(InputError, match="is not ASAP's"):
+    with pytest.raises(InputError, match="is no annotation"):
         label_store(copied, tmp_path / "bad.xml")
     with pytest.raises(StoreError, match="is not a finished tile store"):
         label_store(tmp_path / "missing.zarr", tmp_path / "bad.xml")

@@ -1,0 +1,44 @@
+"""Files of polygons by the program that wrote them: `ANNOTATIONS`. What a file is, its content says, not its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from tiling.annotations.asap import is_asap, read_asap
+from tiling.annotations.drawing import Drawing
+from tiling.annotations.geojson import is_geojson, read_geojson
+from tiling.annotations.layers import is_layers, read_layers
+from tiling.core.errors import InputError
+
+
+class AnnotationReader(NamedTuple):
+    """One format."""
+
+    name: str
+    """As people call it."""
+    knows: Callable[[bytes], bool]
+    """Whether a file of that content is of the format."""
+    read: Callable[[Path, bytes], Drawing]
+    """Reads it; the path is for errors. Raises InputError."""
+
+
+ANNOTATIONS: tuple[AnnotationReader, ...] = (
+    AnnotationReader("QuPath GeoJSON", is_geojson, read_geojson),
+    AnnotationReader("ASAP XML", is_asap, read_asap),
+    AnnotationReader("ImageScope XML or HALO annotations", is_layers, read_layers),
+)
+
+
+def read_drawing(path: Path) -> Drawing:
+    """The outlines of an annotation file, by whichever reader knows its content. Raises InputError."""
+    try:
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL in it
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(path, f"cannot be read ({reason})", "check the annotation's path") from error
+    for reader in ANNOTATIONS:
+        if reader.knows(data):
+            return reader.read(path, data)
+    raise InputError(path, "is no annotation that can be read", f"pass {', '.join(r.name for r in ANNOTATIONS)}")
