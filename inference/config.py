@@ -11,8 +11,6 @@ from tiling.stores.query import parse_where
 
 Backend = Literal["torch", "onnx", "auto"]
 Precision = Literal["auto", "32", "bf16"]
-SCORE = "top5_mean"
-"""The score of a slide that groups and thresholds are about, unless another is named."""
 SEPARATION_UM = 150.0
 """Two detections on a heatmap are at least this far apart, micrometres."""
 
@@ -82,3 +80,30 @@ class OutputConfig(BaseModel):
         if unknown := [name for name in names if name not in formats()]:
             raise ValueError(f"{unknown[0]!r} is none of {', '.join(formats())}")
         return tuple(name for name in formats() if name in names)
+
+
+class SlideTestConfig(BaseModel):
+    """How heatmaps are tested against what is known of their slides. Unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    score: str = "top5_mean"
+    """Score of a slide that groups and threshold are about."""
+    sensitivity: float | None = Field(None, gt=0, le=1)
+    """Choose a threshold of `score` with this sensitivity on the slides of the split val, which need heatmaps too (in a
+    study: `heatmap.slides: all`)."""
+    lesion_classes: tuple[str, ...] = ()
+    """The annotations' classes that are lesions; none: the class that the heatmaps show."""
+    separation_um: float = Field(SEPARATION_UM, ge=0)
+    """Minimum distance between two detections on a heatmap, micrometres."""
+    resamples: int = Field(1000, ge=0, le=100_000)
+    """Resamples of cases behind each interval."""
+
+
+class EvaluateSlidesConfig(SlideTestConfig):
+    """The settings of `evaluate_slides`: of which slides, too, and by which resamples."""
+
+    split: str | None = None
+    """Slides to test, by the manifest. None: test where there are such, else all."""
+    seed: int = Field(0, ge=0)
+    """Decides the resamples."""

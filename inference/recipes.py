@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import shapely
 
-from inference.config import SCORE, SEPARATION_UM, OutputConfig, PredictTilesConfig
+from inference.config import EvaluateSlidesConfig, OutputConfig, PredictTilesConfig
 from inference.summary import VERSION
 from tiling import Slide, TileStore
 from tiling.annotations.rasterize import annotation_hash
@@ -88,18 +88,7 @@ def heatmap_recipe(
     return Recipe("heatmap", inputs, settings | {"version": VERSION, "bf16": bf16, "outputs": shown})
 
 
-def slides_recipe(
-    results: Path,
-    rows: Sequence[ManifestRow],
-    *,
-    split: str,
-    score: str = SCORE,
-    sensitivity: float | None = None,
-    lesion_classes: Sequence[str] = (),
-    separation_um: float = SEPARATION_UM,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> Recipe:
+def slides_recipe(results: Path, rows: Sequence[ManifestRow], config: EvaluateSlidesConfig) -> Recipe:
     """The recipe of what `evaluate_slides` would make of those slides: the tested ones, and those of val where a
     threshold is chosen on them. Raises SpecslideError for a heatmap or annotation that is not there.
     """
@@ -109,8 +98,5 @@ def slides_recipe(
         for row in rows
     }
     heatmaps = {row.slide_id: content_hash(results / row.slide_id) for row in rows}
-    settings = {
-        "split": split, "score": score, "sensitivity": sensitivity, "lesion_classes": list(lesion_classes),
-        "separation_um": separation_um, "resamples": resamples, "seed": seed,
-    }  # fmt: skip
+    settings = config.model_dump(mode="json")
     return Recipe("slides", {"heatmaps": heatmaps, "slides": sha256_json(truth)}, settings)

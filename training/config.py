@@ -185,6 +185,30 @@ class TrainConfig(BaseModel):
         return self
 
 
+class ShiftsConfig(BaseModel):
+    """How models are tested on tiles that are shifted as another scanner or laboratory would."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    metric: Literal["balanced_accuracy", "auroc"] = "balanced_accuracy"
+    """What is measured; balanced accuracy is at the model's own threshold."""
+    shifts: tuple[str, ...] = Field(("all",), validate_default=True)
+    """Some of sharpness, brightness, contrast, saturation, hue, gamma, stain, jpeg, noise, resolution; or all."""
+    strengths: int = Field(4, ge=1, le=100)
+    """Strengths to each side of a shift."""
+
+    @field_validator("shifts")
+    @classmethod
+    def _known_shifts(cls, shifts: tuple[str, ...]) -> tuple[str, ...]:
+        from training.evaluation.perturbations import SHIFTS  # with OpenCV, which few settings need
+
+        if shifts == ("all",):
+            return tuple(SHIFTS)
+        if len(set(shifts)) < len(shifts) or not set(shifts) <= SHIFTS.keys():
+            raise ValueError(f"shifts are some of {', '.join(SHIFTS)}, each once, or all of them as [all]")
+        return shifts
+
+
 def load_train_config(path: Path | None = None, overrides: Mapping[str, object] | None = None) -> TrainConfig:
     """The configuration of a YAML file (None: the defaults), with the overrides in place of its values.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tiling.core.artefact import Recipe
 from tiling.core.files import sha256_file, sha256_json
-from training.config import TrainConfig
+from training.config import ShiftsConfig, TrainConfig
 from training.data.samples import Samples, Split
 
 MACHINE_SETTINGS = frozenset(
@@ -36,18 +36,8 @@ def evaluation_recipe(
 
 
 def stress_recipe(
-    models: Mapping[str, str],
-    split: Split,
-    *,
-    metric: str = "balanced_accuracy",
-    shifts: Sequence[str],
-    steps: int = 4,
-    resamples: int = 1000,
-    seed: int = 0,
+    models: Mapping[str, str], split: Split, config: ShiftsConfig, *, resamples: int = 1000, seed: int = 0
 ) -> Recipe:
     """What a stress test is made from: models (name -> sha256), tiles, and settings."""
-    settings = {
-        "split": split.name, "metric": metric, "shifts": list(shifts), "strengths": steps, "resamples": resamples,
-        "seed": seed,
-    }  # fmt: skip
+    settings = config.model_dump(mode="json") | {"split": split.name, "resamples": resamples, "seed": seed}
     return Recipe("stress", {"models": dict(models), "tiles": split.samples.identity()}, settings)

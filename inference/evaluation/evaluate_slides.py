@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from inference.config import SCORE, SEPARATION_UM
+from inference.config import EvaluateSlidesConfig
 from inference.evaluation.figures import slide_picture
 from inference.evaluation.froc import Hits, Lesions, blank_mask, detect, hits_of, lesions_in
 from inference.evaluation.operating_point import threshold_at_sensitivity
@@ -67,14 +67,8 @@ def evaluate_slides(
     results: Path,
     manifest: Path,
     out: Path,
+    config: EvaluateSlidesConfig = EvaluateSlidesConfig(),  # noqa: B008 - frozen
     *,
-    split: str | None = None,
-    score: str = SCORE,
-    sensitivity: float | None = None,
-    lesion_classes: Sequence[str] = (),
-    separation_um: float = SEPARATION_UM,
-    resamples: int = 1000,
-    seed: int = 0,
     rows: Sequence[ManifestRow] | None = None,
     one_model: bool = True,
 ) -> SlideEvaluation:
@@ -86,13 +80,7 @@ def evaluate_slides(
         results: Folder of heatmaps.
         manifest: Table of the slides.
         out: Folder of the figures.
-        split: Slides to test, by the manifest's column; None: test where there are such, else all.
-        score: Which score of a slide groups and threshold are about.
-        sensitivity: A threshold of `score` is chosen for it on the slides of the split val.
-        lesion_classes: The annotations' classes that are lesions; none: the heatmaps' class.
-        separation_um: Detections are at least this far apart.
-        resamples: Of cases, behind each interval.
-        seed: Decides the resamples.
+        config: Which slides are tested, and how.
         rows: The manifest's slides with the splits that count; None: as the manifest says.
         one_model: Whether all results must be of one model; of a cross-validation they are not.
 
@@ -102,35 +90,41 @@ def evaluate_slides(
         OutputError: `out` cannot be written, or holds something else.
     """
     rows = read_manifest(manifest) if rows is None else rows
-    split = split or ("test" if any(row.split == "test" for row in rows) else "all")
+    split = config.split or ("test" if any(row.split == "test" for row in rows) else "all")
+    config = config.model_copy(update={"split": split})
     require_own(out, RECORD, "an evaluation of slides")
     found = [_result(results, row, manifest) for row in _of_split(rows, split, manifest)]
-    chosen_on = [] if sensitivity is None else [_result(results, r, manifest) for r in _of_split(rows, "val", manifest)]
+    val = [] if config.sensitivity is None else _of_split(rows, "val", manifest)
+    chosen_on = [_result(results, row, manifest) for row in val]
     made_from = _made_from([*found, *chosen_on], one_model)
     slides = _slides_of(found, manifest)
-    if score not in slides.scores:
-        raise ConfigError("--score", f"{score!r} is no score of these results", f"use {', '.join(slides.scores)}")
+    if config.score not in slides.scores:
+        raise ConfigError(
+            "--score", f"{config.score!r} is no score of these results", f"use {', '.join(slides.scores)}"
+        )
     _require_both(slides, f"{manifest}, split {split}" if split != "all" else manifest, found[0])
-    drawing = {"resamples": resamples, "seed": seed}
-    hits, notes = _hits(found, lesion_classes, separation_um)
+    drawing = {"resamples": config.resamples, "seed": config.seed}
+    hits, notes = _hits(found, config.lesion_classes, config.separation_um)
     if empty := [result.row.slide_id for result in found if not result.summary.tiles]:
         what = f"Of {len(empty)} slides nothing was analysed, {empty[0]} among them: they count with the score 0."
         notes = [what, *notes]
     cases = np.array([result.row.case_id for result in found])
     cases_of_hits = cases[[place for place, _ in hits]] if hits else cases[:0]
-    froc = measure_froc([hit for _, hit in hits], cases_of_hits, separation_um, **drawing)
+    froc = measure_froc([hit for _, hit in hits], cases_of_hits, config.separation_um, **drawing)
     evaluation = SlideEvaluation(
         positive_class=found[0].summary.positive_class,
         split=split,
-        score=score,
-        resamples=resamples,
+        score=config.score,
+        resamples=config.resamples,
         scores={name: measure(slides, name, **drawing) for name in slides.scores},
         groups={
-            column: {name: measure(slides.chosen(which), score, **drawing) for name, which in grouped(names).items()}
+            column: {
+                name: measure(slides.chosen(which), config.score, **drawing) for name, which in grouped(names).items()
+            }
             for column in COLUMNS
             if ((names := np.array([getattr(r.row, column) or "" for r in found])) != "").any()
         },
-        at_threshold=_at_threshold(slides, _slides_of(chosen_on, manifest), score, sensitivity, manifest, **drawing),
+        at_threshold=_at_threshold(slides, _slides_of(chosen_on, manifest), config, manifest),
         froc=froc,
         notes=tuple(notes),
         slides=_listed(slides),
@@ -138,11 +132,8 @@ def evaluate_slides(
     )
     for note in evaluation.notes:
         log.warning("%s", note)
-    picture = slide_picture(evaluation, slides, [hit for _, hit in hits] if froc else [], seed=seed)
-    recipe = slides_recipe(
-        results, [result.row for result in (*found, *chosen_on)], split=split, score=score, sensitivity=sensitivity,
-        lesion_classes=lesion_classes, separation_um=separation_um, resamples=resamples, seed=seed,
-    )  # fmt: skip
+    picture = slide_picture(evaluation, slides, [hit for _, hit in hits] if froc else [], seed=config.seed)
+    recipe = slides_recipe(results, [result.row for result in (*found, *chosen_on)], config)
     with locked_folder(out):
         require_own(out, RECORD, "an evaluation of slides")
         with atomic_folder(out, recipe, made_with=software_versions("numpy", "matplotlib")) as partial:
@@ -233,13 +224,10 @@ def _require_both(slides: Slides, where: object, example: _Result) -> None:
         )
 
 
-def _at_threshold(
-    slides: Slides, val: Slides, score: str, sensitivity: float | None, manifest: Path, *, resamples: int, seed: int
-) -> AtThreshold | None:
+def _at_threshold(slides: Slides, val: Slides, config: EvaluateSlidesConfig, manifest: Path) -> AtThreshold | None:
+    score, sensitivity = config.score, config.sensitivity
     if sensitivity is None:
         return None
-    if not 0 < sensitivity <= 1:
-        raise ConfigError("--sensitivity", f"{sensitivity:g} is no share", "pass one above 0, at most 1")
     if set(val.slide_id.tolist()) & set(slides.slide_id.tolist()):
         what = "the slides that the threshold is chosen on are among those tested"
         raise ConfigError("--sensitivity", what, "pass --split test, or leave it out")
@@ -248,7 +236,7 @@ def _at_threshold(
         raise InputError(f"{manifest}, split val", "has no positive slide to choose a threshold on", fix)
     threshold = threshold_at_sensitivity(val.scores[score], val.positive, sensitivity)
     chosen = ("val", sensitivity, int(val.positive.sum()))
-    return at_threshold(slides, score, threshold, chosen, resamples=resamples, seed=seed)
+    return at_threshold(slides, score, threshold, chosen, resamples=config.resamples, seed=config.seed)
 
 
 def _hits(

@@ -9,24 +9,16 @@ import typer
 
 from pipeline import console
 from pipeline.commands.options import DataOptions, require_models
-from pipeline.commands.settings import Settings, listed, options_of, settings_of
+from pipeline.commands.settings import Settings, options_of, settings_of
 from tiling.core.errors import ConfigError
+from training.config import ShiftsConfig
 
 
-@options_of(DataOptions)
+@options_of(DataOptions, ShiftsConfig)
 def stress(
     models: Annotated[list[Path], typer.Argument(help="Model folders; all are drawn into one picture.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the figures and the picture.")],
     settings: Settings,
-    metric: Annotated[str, typer.Option(help="balanced_accuracy or auroc.")] = "balanced_accuracy",
-    shifts: Annotated[
-        str | None,
-        typer.Option(
-            help="Of sharpness, brightness, contrast, saturation, hue, gamma, stain, jpeg, noise, resolution; commas "
-            "between. Default: all."
-        ),
-    ] = None,
-    strengths: Annotated[int, typer.Option(min=1, max=100, help="Strengths to each side of a shift.")] = 4,
 ) -> None:
     """How well models stand what another scanner or laboratory changes: a metric against the strength of each shift.
 
@@ -40,13 +32,13 @@ def stress(
     """
     data = settings_of(DataOptions, settings, "stress options")
     data.require()
+    config = settings_of(ShiftsConfig, settings, "stress options")
     named = names_of(models)
     require_models(models)
     from pipeline.execution.jobs import require_folder
     from training import load_model, load_train_config
     from training.devices import device_of
     from training.evaluation.metrics import METRIC_NAMES
-    from training.evaluation.perturbations import SHIFTS
     from training.evaluation.robustness import stress as verb
 
     device = device_of(load_train_config())
@@ -55,13 +47,12 @@ def stress(
     require_folder(out)
     with console.progress("stress", "predictions") as progress:
         found = verb(
-            loaded, chosen, out, metric=metric, shifts=listed(shifts) or tuple(SHIFTS),
-            steps=strengths, resamples=data.resamples, seed=data.seed, batch_size=data.batch_size,
+            loaded, chosen, out, config, resamples=data.resamples, seed=data.seed, batch_size=data.batch_size,
             progress=progress,
         )  # fmt: skip
     rows: list[tuple[object, ...]] = [("none", *found.unshifted.values())]
     rows += [(shift, *(curve.area for curve in curves.values())) for shift, curves in found.curves.items()]
-    title = f"mean {METRIC_NAMES[metric]} over the strengths of each shift; {len(chosen):,} tiles, in {out}"
+    title = f"mean {METRIC_NAMES[config.metric]} over the strengths of each shift; {len(chosen):,} tiles, in {out}"
     console.show_table(title, ("shift", *found.models), rows)
 
 

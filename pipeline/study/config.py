@@ -8,11 +8,11 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from inference.config import SCORE, SEPARATION_UM, OutputConfig, PredictTilesConfig
+from inference.config import OutputConfig, PredictTilesConfig, SlideTestConfig
 from pipeline.execution.dask_config import ClusterConfig
 from tiling import TilingConfig
 from tiling.core.settings import checked, read_settings
-from training.config import TrainConfig
+from training.config import ShiftsConfig, TrainConfig
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -42,10 +42,8 @@ class RepeatsConfig(BaseModel):
         return self
 
 
-class EvaluateConfig(BaseModel):
+class EvaluateConfig(SlideTestConfig):
     """How models and heatmaps are tested on the test split."""
-
-    model_config = _STRICT
 
     tiles: bool = True
     """Test each model on the tiles of its test split."""
@@ -53,44 +51,15 @@ class EvaluateConfig(BaseModel):
     """Test the heatmaps against the slides' labels and lesions, where the manifest has them."""
     by: tuple[Literal["site", "scanner", "case"], ...] = ("site", "scanner")
     """Groups of tiles that get figures of their own, where the manifest fills the column."""
-    score: str = SCORE
-    """Score of a slide that groups and threshold are about."""
-    sensitivity: float | None = Field(None, gt=0, le=1)
-    """Choose a threshold of `score` with this sensitivity on the slides of the split val; needs `heatmap.slides: all`.
-    """
-    lesion_classes: tuple[str, ...] = ()
-    """The annotations' classes that are lesions; none: the class that the heatmaps show."""
-    separation_um: float = Field(SEPARATION_UM, ge=0)
-    """Detections on a heatmap are at least this far apart, micrometres."""
-    resamples: int = Field(1000, ge=0, le=100_000)
-    """Resamples of cases behind each interval."""
 
 
-class StressConfig(BaseModel):
-    """How models are tested on test tiles that are shifted as another scanner or laboratory would."""
-
-    model_config = _STRICT
+class StressConfig(ShiftsConfig):
+    """Tests of models on shifted test tiles: off unless shifts are named."""
 
     shifts: tuple[str, ...] = ()
     """Which shifts, or `[all]`; none: no such test. It predicts the test tiles once a shift and strength."""
-    strengths: int = Field(4, ge=1, le=100)
-    """Steps to each side."""
-    metric: Literal["balanced_accuracy", "auroc"] = "balanced_accuracy"
-    """What is measured; balanced accuracy is at the model's own threshold."""
     resamples: int = Field(1000, ge=0, le=100_000)
     """Resamples of cases behind each interval."""
-
-    @field_validator("shifts")
-    @classmethod
-    def _known(cls, shifts: tuple[str, ...]) -> tuple[str, ...]:
-        from training.evaluation.perturbations import SHIFTS  # with OpenCV, which few settings need
-
-        if shifts == ("all",):
-            return tuple(SHIFTS)
-        unknown = [name for name in shifts if name not in SHIFTS]
-        if unknown or len(set(shifts)) < len(shifts):
-            raise ValueError(f"shifts are some of {', '.join(SHIFTS)}, each once, or all of them as [all]")
-        return shifts
 
 
 class HeatmapConfig(PredictTilesConfig):

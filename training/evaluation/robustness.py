@@ -20,6 +20,7 @@ from tiling.core.artefact import atomic_folder, locked_folder, require_own
 from tiling.core.errors import ConfigError
 from tiling.core.files import canonical_json, write_file
 from tiling.core.versions import RESEARCH_USE
+from training.config import ShiftsConfig
 from training.data.samples import Split
 from training.evaluation.bootstrap import Interval, Resampled, interval, resampled
 from training.evaluation.evaluate import Progress, counter, leaks, made_with, require_fit
@@ -32,8 +33,6 @@ from training.models.classifier import TileModel
 from training.recipes import stress_recipe
 
 log = logging.getLogger(__name__)
-
-METRICS = ("balanced_accuracy", "auroc")
 
 Place = tuple[str, float]
 """A shift and its strength; ("", 0) for unshifted tiles."""
@@ -96,10 +95,8 @@ def stress(
     models: Mapping[str, TileModel],
     split: Split,
     out: Path,
+    config: ShiftsConfig | None = None,
     *,
-    metric: str = "balanced_accuracy",
-    shifts: Sequence[str] = tuple(SHIFTS),
-    steps: int = 4,
     resamples: int = 1000,
     seed: int = 0,
     batch_size: int = 256,
@@ -113,9 +110,7 @@ def stress(
         models: The models, by the names they have in figures.
         split: Tiles to test on, of `labelled_tiles` of the first model.
         out: The folder; an earlier stress test there is replaced when the new one is complete.
-        metric: Balanced accuracy at each model's own threshold (`balanced_accuracy`), or `auroc`.
-        shifts: Names in SHIFTS.
-        steps: Strengths to each side of a shift.
+        config: Which shifts, how strong, and what is measured; None: the defaults.
         resamples: Bootstrap resamples of the cases, the same for every model, shift and strength.
         seed: Decides the resamples.
         batch_size: Tiles the model sees at once.
@@ -125,11 +120,14 @@ def stress(
         The figures.
 
     Raises:
-        ConfigError: For an unknown shift or metric.
+        ConfigError: Without a model or a shift.
         ModelError: For a model that does not fit the tiles.
         OutputError: If `out` cannot be written, or holds something else.
     """
-    _require_known(models, metric, shifts, steps)
+    config = config or ShiftsConfig()
+    shifts, steps = config.shifts, config.strengths
+    if not models or not shifts:
+        raise ConfigError("the stress test", f"names no {'shift' if models else 'model'}", "pass one or more")
     first = next(iter(models.values()))
     for name, model in models.items():
         require_fit(model.info, first.info, split.samples, name)
@@ -137,7 +135,7 @@ def stress(
     for note in notes:
         log.warning("%s", note)
     hashes = {name: model.sha256 for name, model in models.items()}
-    recipe = stress_recipe(hashes, split, metric=metric, shifts=shifts, steps=steps, resamples=resamples, seed=seed)
+    recipe = stress_recipe(hashes, split, config, resamples=resamples, seed=seed)
     places = [UNSHIFTED] + [(name, s) for name in shifts for s in SHIFTS[name].strengths(steps) if s != 0]
     report = counter(progress, len(models) * len(places) * len(split))
     with locked_folder(out):
@@ -146,11 +144,11 @@ def stress(
         for name, model in models.items():
             views = [partial(SHIFTS[shift], strength=s) if s else lambda tiles: tiles for shift, s in places]
             predicted = predict_views(model, split, views, batch_size=batch_size, report=report)
-            metrics = {str(place): of.metrics()[metric] for place, of in zip(places, predicted, strict=True)}
+            metrics = {str(place): of.metrics()[config.metric] for place, of in zip(places, predicted, strict=True)}
             drawn = resampled(metrics, split.case_id, resamples=resamples, seed=seed)
             found[name] = {place: drawn[str(place)] for place in places}
         result = StressTest(
-            metric=metric,
+            metric=config.metric,
             split=split.name,
             tiles=len(split),
             cases=len(np.unique(split.case_id)),
@@ -186,21 +184,6 @@ def area(strengths: Sequence[float], values: Sequence[Floats]) -> Floats:
     """Area under each of R curves by the trapezoid rule, over its width; `values` are (R,) for each strength."""
     parts = [(b - a) * (u + v) / 2 for (a, b), (u, v) in zip(pairwise(strengths), pairwise(values), strict=True)]
     return np.asarray(np.sum(parts, axis=0) / (strengths[-1] - strengths[0]))
-
-
-def _require_known(models: Mapping[str, TileModel], metric: str, shifts: Sequence[str], steps: int) -> None:
-    if not models:
-        raise ConfigError("models", "none is given", "pass one or more")
-    if metric not in METRICS:
-        raise ConfigError("--metric", f"{metric!r} is unknown", f"use {' or '.join(METRICS)}")
-    unknown = [name for name in shifts if name not in SHIFTS]
-    if unknown or not shifts:
-        what = f"{unknown[0]!r} is no shift" if unknown else "names no shift"
-        raise ConfigError("--shifts", what, f"use some of {', '.join(SHIFTS)}")
-    if len(set(shifts)) < len(shifts):
-        raise ConfigError("--shifts", "a shift is named twice", "name each once")
-    if steps < 1:
-        raise ConfigError("--strengths", f"{steps} leaves no shift", "pass 1 or more")
 
 
 def _curve(shift: str, steps: int, found: Mapping[Place, Resampled]) -> Curve:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from inference.config import EvaluateSlidesConfig, SlideTestConfig
 from pipeline.redaction import redact
 from pipeline.study.stages.heatmap import name_of, split_of
 from pipeline.study.stages.stage import SLIDES, Artefact, Stage, Study, state_of
@@ -56,22 +57,23 @@ def _artefacts(study: Study) -> list[Artefact]:
     ]
 
 
-def _settings(study: Study) -> dict[str, Any]:
-    return {"split": "test", **study.config.evaluate.model_dump(exclude={"tiles", "slides", "by"})}
+def _settings(study: Study) -> EvaluateSlidesConfig:
+    asked = study.config.evaluate.model_dump(include=set(SlideTestConfig.model_fields))
+    return EvaluateSlidesConfig(split="test", **asked)
 
 
 def _recipe(rows: Sequence[ManifestRow], study: Study) -> Recipe:
     from inference.recipes import slides_recipe
 
-    return slides_recipe(study.out / "heatmaps", rows, **_settings(study))
+    return slides_recipe(study.out / "heatmaps", rows, _settings(study))
 
 
 def _test(rows: Sequence[ManifestRow], study: Study) -> None:
     from inference.evaluation.evaluate_slides import evaluate_slides
 
     evaluate_slides(
-        study.out / "heatmaps", study.config.manifest, study.out / SLIDES, rows=rows,
-        one_model=study.config.repeats.folds is None, **_settings(study),
+        study.out / "heatmaps", study.config.manifest, study.out / SLIDES, _settings(study), rows=rows,
+        one_model=study.config.repeats.folds is None,
     )  # fmt: skip
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline import console
 from pipeline.study.stages.evaluate import NO_TEST
 from pipeline.study.stages.stage import STRESS, Artefact, Stage, Study, Trained, within
 from tiling.core.artefact import state
+from training.config import ShiftsConfig
 
 if TYPE_CHECKING:
     from inference.report.pages import Section
@@ -39,11 +40,8 @@ def _artefact(name: str, models: Sequence[Trained], study: Study) -> Artefact:
     tested, settings = models[0].training.tested(), study.config.stress
     if not len(tested):
         return Artefact(name, skip=NO_TEST)
-    how: dict[str, Any] = {
-        "metric": settings.metric, "shifts": settings.shifts, "steps": settings.strengths,
-        "resamples": settings.resamples,
-    }  # fmt: skip
-    recipe = stress_recipe({one.title: one.sha256 for one in models}, tested, **how)
+    how, resamples = ShiftsConfig(**settings.model_dump(exclude={"resamples"})), settings.resamples
+    recipe = stress_recipe({one.title: one.sha256 for one in models}, tested, how, resamples=resamples)
 
     def make() -> None:
         from training import load_model
@@ -51,7 +49,7 @@ def _artefact(name: str, models: Sequence[Trained], study: Study) -> Artefact:
 
         with console.progress("stress", "tiles") as progress:
             loaded = {one.title: load_model(one.folder, study.place()) for one in models}
-            stress(loaded, tested, study.out / name, progress=progress, **how)
+            stress(loaded, tested, study.out / name, how, resamples=resamples, progress=progress)
 
     return Artefact(name, lambda: state(study.out / name, recipe), make)
 

@@ -13,6 +13,7 @@ import pytest
 import sklearn.metrics
 from PIL import Image
 
+from inference.config import EvaluateSlidesConfig
 from inference.evaluation.evaluate_slides import OUTPUTS, evaluate_slides
 from inference.evaluation.froc import detect, froc_curve, froc_score, hits_of
 from inference.recipes import slides_recipe
@@ -21,6 +22,7 @@ from tiling.annotations.rasterize import read_polygons
 from tiling.core.artefact import atomic_folder, content_hash, state
 from tiling.core.errors import ConfigError, InputError, OutputError
 from tiling.core.files import canonical_json
+from tiling.core.settings import checked
 from tiling.grid import Grid, Tiles
 from tiling.manifest import read_manifest
 
@@ -107,7 +109,8 @@ class Cohort:
 
     def evaluate(self, **options: Any) -> Any:
         defaults: dict[str, Any] = {"split": "all", "resamples": 50}
-        return evaluate_slides(self.results, self.manifest, self.out, **(defaults | options))
+        config = checked(EvaluateSlidesConfig, defaults | options, "options")
+        return evaluate_slides(self.results, self.manifest, self.out, config)
 
 
 @pytest.fixture
@@ -421,8 +424,8 @@ def test_what_results_may_differ_in(
     [
         ({"score": "best"}, "--score: 'best' is no score.*use mean, top5_mean"),
         ({"split": "train"}, "no slide of the split train; use test, val, all"),
-        ({"sensitivity": 1.5}, "--sensitivity: 1.5 is no share"),
-        ({"sensitivity": 95, "split": "test"}, "--sensitivity: 95 is no share"),
+        ({"sensitivity": 1.5}, "sensitivity"),
+        ({"sensitivity": 95, "split": "test"}, "sensitivity"),
         ({"sensitivity": 0.9}, "--sensitivity: the slides that .* are among those tested; pass --split test"),
         ({"sensitivity": 0.9, "split": "val"}, "--sensitivity: the slides that .* are among those tested"),
     ],
@@ -452,12 +455,13 @@ def test_an_evaluation_of_an_earlier_version_is_replaced_and_nothing_else_is(coh
 def test_it_says_what_it_was_made_from(cohort: Cohort) -> None:
     """Called from Python, too; and a flipped byte is seen."""
     cohort.evaluate(seed=3)
-    recipe = slides_recipe(cohort.results, read_manifest(cohort.manifest), split="all", resamples=50, seed=3)
+    config = EvaluateSlidesConfig(split="all", resamples=50, seed=3)
+    recipe = slides_recipe(cohort.results, read_manifest(cohort.manifest), config)
     assert state(cohort.out, recipe).state == "done"
     assert recipe.inputs["heatmaps"]["s05"] == content_hash(cohort.results / "s05")
     cohort.lines[5][7] = "y"
     cohort.write()
-    other = slides_recipe(cohort.results, read_manifest(cohort.manifest), split="all", resamples=50, seed=3)
+    other = slides_recipe(cohort.results, read_manifest(cohort.manifest), config)
     assert state(cohort.out, other) == ("changed", "not made from the same slides")
     (cohort.out / "slides.md").write_text("x")
     assert "slides.md" in state(cohort.out, recipe).why

@@ -9,12 +9,13 @@ import typer
 from pydantic import BaseModel, ConfigDict, Field
 from typer.testing import CliRunner
 
-from inference.config import OutputConfig, PredictConfig
+from inference.config import EvaluateSlidesConfig, OutputConfig, PredictConfig
 from pipeline import cli
 from pipeline.commands.settings import Settings, options_of, settings_of
 from tiling import TilingConfig, TissueConfig
 from tiling.core.errors import ConfigError
 from training import TrainConfig
+from training.config import ShiftsConfig
 from training.shortcut.config import ShortcutConfig
 
 BEFORE = {
@@ -73,6 +74,8 @@ def test_commands_and_options_keep_their_names(name: str) -> None:
         ("tile", TissueConfig, {name: f"tissue_{name}" for name in TissueConfig.model_fields} | {"method": "tissue"}),
         ("heatmap", PredictConfig, {}),
         ("heatmap", OutputConfig, {}),
+        ("stress", ShiftsConfig, {}),
+        ("evaluate-slides", EvaluateSlidesConfig, {"lesion_classes": "lesions"}),
         ("study shortcut", ShortcutConfig, {"sd_lambdas": "lambdas"}),
     ],
 )

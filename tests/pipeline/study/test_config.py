@@ -70,7 +70,7 @@ def test_settings_arrive_and_the_rest_are_defaults(tmp_path: Path) -> None:
         ("heatmap: {slide: test}", "heatmap.slide", "slides"),
         ("heatmap: {overlap: 0.5}", "heatmap.overlap", "min_tissue"),  # is of the stores: tile.overlap
         ("repeats: {seed: 1}", "repeats.seed", "seeds, folds"),
-        ("evaluate: {group: site}", "evaluate.group", "by, score"),
+        ("evaluate: {group: site}", "evaluate.group", "slides, by"),
         ("stress: {shift: all}", "stress.shift", "shifts, strengths"),
         ("cluster: {kind: slurm}", "cluster.kind", "at, workers"),
         ("heatmap: {outputs: {format: png}}", "heatmap.outputs.format", "formats"),

@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from tests.training.models.test_folder import info_of
 from tiling.core.artefact import locked_folder
 from tiling.core.errors import ConfigError, InputError, ModelError, OutputError
+from tiling.core.settings import checked
+from training.config import ShiftsConfig
 from training.evaluation.bootstrap import Interval
-from training.evaluation.evaluate import choose_tiles, labelled_tiles
+from training.evaluation.evaluate import Progress, choose_tiles, labelled_tiles
 from training.evaluation.perturbations import SHIFTS
 from training.evaluation.robustness import StressTest, area, picture, stress
 from training.models.classifier import TileClassifier, TileModel
@@ -72,11 +74,13 @@ Tested = Callable[..., StressTest]
 def tested(table: Path, tmp_path: Path) -> Tested:
     """Stresses models by name on all pictures of the table, into `out`."""
 
-    def run(models: dict[str, TileModel], **options: object) -> StressTest:
+    def run(
+        models: dict[str, TileModel], batch_size: int = 7, progress: Progress | None = None, **options: object
+    ) -> StressTest:
         samples = labelled_tiles(next(iter(models.values())).info, images=table)
         chosen = choose_tiles(samples, "all", table)
-        settings: dict[str, object] = {"resamples": 50, "steps": 2, "batch_size": 7} | options
-        return stress(models, chosen, tmp_path / "out", **settings)  # type: ignore[arg-type]
+        config = checked(ShiftsConfig, {"strengths": 2, **options}, "stress options")
+        return stress(models, chosen, tmp_path / "out", config, resamples=50, batch_size=batch_size, progress=progress)
 
     return run
 
@@ -175,7 +179,7 @@ def test_where_a_class_is_missing_the_figures_are_none_and_the_picture_is_drawn(
     model = brightness_model()
     samples = labelled_tiles(model.info, images=table)
     bright = samples.split_of("all").only(np.flatnonzero(samples.label == 0))
-    result = stress({"m": model}, bright, tmp_path / "out", shifts=["hue"], steps=1, resamples=10)
+    result = stress({"m": model}, bright, tmp_path / "out", ShiftsConfig(shifts=("hue",), strengths=1), resamples=10)
     assert result.curves["hue"]["m"].area == Interval(None, None, None, 10)
     assert "m,hue,-1,-45°,,,,\n" in (tmp_path / "out" / "stress.csv").read_text()
 
@@ -183,11 +187,11 @@ def test_where_a_class_is_missing_the_figures_are_none_and_the_picture_is_drawn(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"metric": "accuracy"}, r"--metric: 'accuracy' is unknown; use balanced_accuracy or auroc"),
-        ({"shifts": ["blur"]}, r"--shifts: 'blur' is no shift; use some of sharpness, "),
-        ({"shifts": []}, r"--shifts: names no shift"),
-        ({"shifts": ["hue", "hue"]}, r"--shifts: a shift is named twice"),
-        ({"steps": 0}, r"--strengths: 0 leaves no shift"),
+        ({"metric": "accuracy"}, "metric.*balanced_accuracy"),
+        ({"shifts": ["blur"]}, "shifts.*sharpness"),
+        ({"shifts": []}, "shift"),
+        ({"shifts": ["hue", "hue"]}, "shifts.*once"),
+        ({"strengths": 0}, "strengths"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_is_written(
@@ -217,14 +221,14 @@ def test_models_that_do_not_fit_are_refused_by_name(tested: Tested, table: Path,
 def test_a_folder_in_use_and_one_that_cannot_be_are_refused(tested: Tested, tmp_path: Path) -> None:
     models = {"m": brightness_model()}
     with locked_folder(tmp_path / "out"), pytest.raises(OutputError, match="being written by another job"):
-        tested(models, shifts=["hue"], steps=1)
+        tested(models, shifts=["hue"], strengths=1)
     (tmp_path / "out").write_text("a file")
     with pytest.raises(OutputError, match="cannot be written"):
-        tested(models, shifts=["hue"], steps=1)
+        tested(models, shifts=["hue"], strengths=1)
 
 
 def test_the_picture_has_a_place_for_each_shift_and_the_legend(tested: Tested) -> None:
-    one, many = (tested({"m": brightness_model()}, shifts=s, steps=1) for s in (["hue"], list(SHIFTS)))
+    one, many = (tested({"m": brightness_model()}, shifts=s, strengths=1) for s in (["hue"], list(SHIFTS)))
     small, large = (cv2.imdecode(np.frombuffer(picture(r, 2), np.uint8), cv2.IMREAD_COLOR) for r in (one, many))
     assert small is not None
     assert large is not None
