@@ -64,7 +64,7 @@ def test_settings_arrive_and_the_rest_are_defaults(tmp_path: Path) -> None:
     [
         ("tyle: {}", "tyle", "manifest, out, tile"),
         ("Tile: {}", "Tile", "tile"),
-        ("tile: {mmp: 0.5}", "tile.mmp", "mpp, tile_px"),
+        ("tile: {mmp: 0.5}", "tile.mmp", "mpp, coarser_ok"),
         ("tile: {tissue: {colour: 1}}", "tile.tissue.colour", "mask_mpp"),
         ("train: {lr: 1}", "train.lr", "learning_rate"),
         ("heatmap: {slide: test}", "heatmap.slide", "slides"),
