@@ -27,7 +27,7 @@ from tiling.core.artefact import atomic_folder, locked_folder, require_own, stat
 from tiling.core.errors import OutputError
 from tiling.core.versions import software_versions
 from tiling.manifest import require_slide_id
-from tiling.slides.slide import slide_name
+from tiling.slides.files import slide_name
 from training import TileModel
 from training.devices import device_name
 

@@ -27,7 +27,7 @@ from inference.sources import (
 from tiling import Slide, TileStore
 from tiling.core.arrays import Float32Array
 from tiling.core.errors import ModelError
-from tiling.slides.slide import slide_name
+from tiling.slides.files import slide_name
 from training import TileModel
 
 Progress = Callable[[int, int], None]

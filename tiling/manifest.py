@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, PositiveFloat, ValidationError, fiel
 
 from tiling.core.errors import ConfigError, InputError
 from tiling.core.files import require_regular
-from tiling.slides.slide import slide_name
+from tiling.slides.files import slide_name
 
 ALIASES = {
     "sample_id": "slide_id",

@@ -23,7 +23,8 @@ from tiling.grid import Grid, Raster, Tiles, box_mean, fit_grid
 from tiling.manifest import require_slide_id
 from tiling.preview import write_preview
 from tiling.quality import Measure, measurer, no_quality
-from tiling.slides.slide import Slide, slide_name
+from tiling.slides.files import slide_name
+from tiling.slides.slide import Slide
 from tiling.stores.codec import TileCodec
 from tiling.stores.store import (
     ANNOTATION,

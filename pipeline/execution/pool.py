@@ -30,8 +30,9 @@ from rich.progress import Progress, TaskID
 
 from pipeline.console import progress_bar
 from pipeline.execution.dask_config import ClusterConfig
-from tiling.core.errors import SpecslideError, StoppedError
+from tiling.core.errors import SlideError, SpecslideError, StoppedError
 from tiling.core.signals import STOPPING, Stop, listening
+from tiling.slides.files import slide_files
 
 log = logging.getLogger(__name__)
 
@@ -95,13 +96,11 @@ def default_workers() -> int:
 
 
 def bytes_of(path: Path) -> int:
-    """Size of a slide: of its file, or of all files of its folder (DICOM, a store); 0 if it cannot be known."""
-    folder = path.parent if path.suffix.lower() == ".dcm" else path
-    folder = path.with_suffix("") if path.suffix.lower() == ".mrxs" else folder  # MIRAX: the pixels are beside it
+    """Size of a slide, of all its files, or of a store; 0 if it cannot be known."""
     try:
-        files = folder.rglob("*") if folder.is_dir() else (path,)
+        files = path.rglob("*") if path.suffix == ".zarr" else slide_files(path)
         return sum(file.stat().st_size for file in files if file.is_file())
-    except OSError:
+    except (OSError, SlideError):
         return 0
 
 

@@ -11,7 +11,7 @@ import pytest
 import tifffile
 
 from tiling import Slide, TileStore, TilingConfig, tile_slide
-from tiling.slides.slide import slide_files
+from tiling.slides.files import slide_files
 from tiling.stores.store import verify_store
 
 LOSSLESS = TilingConfig(mpp=0.5, tile_px=240, codec="lossless")

@@ -1,4 +1,4 @@
-"""Slides that OpenSlide recognises: SVS, NDPI, MIRAX, SCN, BIF, DICOM, tiled TIFF and others."""
+"""Slides that OpenSlide recognises: SVS, NDPI, MIRAX, SCN, BIF, tiled TIFF and others; the pixels of DICOM too."""
 
 from __future__ import annotations
 
@@ -16,18 +16,14 @@ from tiling.slides.reader import Level, damaged, number_of
 from tiling.slides.tiff_picture import compression_name, not_rgb
 from tiling.slides.tiled_tiff import TIFF_DAMAGE
 
-_DICOM_COMPRESSION = {  # by transfer syntax, DICOM PS3.6
-    "1.2.840.10008.1.2": "NONE", "1.2.840.10008.1.2.1": "NONE", "1.2.840.10008.1.2.4.50": "JPEG",
-    "1.2.840.10008.1.2.4.80": "JPEGLS", "1.2.840.10008.1.2.4.81": "JPEGLS", "1.2.840.10008.1.2.4.90": "JPEG2000",
-    "1.2.840.10008.1.2.4.91": "JPEG2000", "1.2.840.10008.1.2.4.201": "HTJ2K", "1.2.840.10008.1.2.4.202": "HTJ2K",
-    "1.2.840.10008.1.2.4.203": "HTJ2K",
-}  # fmt: skip
-
 
 def open_with_openslide(path: Path, entry: Path) -> OpenSlideReader | None:
-    """The reader of what OpenSlide recognises; None for anything else, and for plain TIFFs that it misreads."""
+    """The reader of what OpenSlide recognises; None for anything else, and for plain TIFFs that it misreads.
+
+    DICOM has an opener of its own.
+    """
     container = openslide.OpenSlide.detect_format(str(entry))
-    if container is None or (container == "generic-tiff" and _misread(entry)):
+    if container in (None, "dicom") or (container == "generic-tiff" and _misread(entry)):
         return None
     return OpenSlideReader(path, entry)
 
@@ -49,8 +45,8 @@ def _misread(entry: Path) -> bool:
 class OpenSlideReader:
     """Reads whatever OpenSlide recognises."""
 
-    def __init__(self, path: Path, entry: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, entry: Path, compression: str | None = None) -> None:
+        self._path, self.compression = path, compression
         try:
             self._slide = openslide.OpenSlide(str(entry))
         except openslide.OpenSlideError as error:
@@ -68,7 +64,6 @@ class OpenSlideReader:
             for (width, height), down in zip(self._slide.level_dimensions, self._slide.level_downsamples, strict=True)
         )
         self.plane: str | None = None
-        self.compression = _DICOM_COMPRESSION.get(known.get("dicom.TransferSyntaxUID", ""))
         background = known.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "ffffff")
         self._background = tuple(int(background[i : i + 2], 16) for i in (0, 2, 4))
 
@@ -93,15 +88,10 @@ class OpenSlideReader:
 def _failed(path: Path, error: openslide.OpenSlideError) -> SlideError:
     """What an error at opening means. Of its text, which may quote the file, only numbers are shown."""
     text = str(error)
-    found = re.search(r"[Uu]nsupported (TIFF compression|transfer syntax):? ([0-9.]+)", text)
+    found = re.search(r"[Uu]nsupported TIFF compression:? ([0-9]+)", text)
     if found is None and not re.search(r"[Uu]nsupported|not support|annot handle|can not handle", text):
         return damaged(path, error)
-    if found is None:
-        what = "of a flavour of its format"
-    elif found[1] == "transfer syntax":
-        what = f"in {_DICOM_COMPRESSION.get(found[2], 'the')} transfer syntax {found[2]}"
-    else:
-        what = f"in {compression_name(int(found[2]))} compression"
+    what = f"in {compression_name(int(found[1]))} compression" if found else "of a flavour of its format"
     return UnsupportedSlideError(
         path, f"is {what} that OpenSlide does not read", "convert it to a tiled RGB pyramid TIFF"
     )

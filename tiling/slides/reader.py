@@ -1,4 +1,4 @@
-"""What reads slides: the protocol `SlideReader`, and the file a slide begins with. tiling.slides.readers lists them."""
+"""What reads slides: the protocol `SlideReader`. tiling.slides.readers lists them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Protocol
 
 from tiling.core.arrays import UInt8Array
 from tiling.core.errors import SlideError
-from tiling.core.files import require_regular
 
 
 @dataclass(frozen=True)
@@ -78,20 +77,6 @@ def _exact(first: Level, level: Level) -> tuple[float, float]:
             return whole, whole
     derived = min(ratios) * (1 - 1e-6) <= stated <= max(ratios) * (1 + 1e-6)
     return ratios if derived else (stated, stated)
-
-
-def entry_file(path: Path) -> Path:
-    """The file to open: of a folder, its first DICOM instance. Raises SlideError."""
-    try:
-        if not path.is_dir():
-            require_regular(path)
-            return path
-        instances = sorted(p for p in path.iterdir() if p.suffix.lower() == ".dcm")
-    except (OSError, ValueError) as error:  # ValueError: a name with a NUL in it
-        raise unreadable(path, error) from error
-    if not instances:
-        raise SlideError(path, "is a folder without DICOM files", "pass slide files, or the folder of one DICOM slide")
-    return instances[0]
 
 
 def unreadable(path: Path, error: OSError | ValueError) -> SlideError:

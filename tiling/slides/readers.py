@@ -6,13 +6,16 @@ import logging
 from pathlib import Path
 
 from tiling.core.errors import SlideError
+from tiling.slides.dicom import open_with_dicom
+from tiling.slides.files import entry_file
 from tiling.slides.openslide_reader import open_with_openslide
-from tiling.slides.reader import Opener, SlideReader, entry_file, unreadable
+from tiling.slides.reader import Opener, SlideReader, unreadable
 from tiling.slides.tifffile_reader import open_with_tifffile
 
 log = logging.getLogger(__name__)
 
 READERS: dict[str, Opener] = {
+    "dicom": open_with_dicom,
     "openslide": open_with_openslide,
     "tifffile": open_with_tifffile,
 }

@@ -19,8 +19,9 @@ import tifffile
 from tiling.core.arrays import BoolArray, UInt8Array
 from tiling.core.errors import SlideError
 from tiling.core.files import sha256_file, sha256_json
+from tiling.slides.files import entry_file, slide_files
 from tiling.slides.jpeg_stream import ScaleDenom
-from tiling.slides.reader import SlideReader, entry_file, exact_downsamples, unreadable
+from tiling.slides.reader import SlideReader, exact_downsamples, unreadable
 from tiling.slides.readers import open_reader
 from tiling.slides.tifffile_reader import DAMAGE
 from tiling.slides.tiled_tiff import TiledLevels, open_tiled_levels
@@ -253,40 +254,6 @@ class _Part:
         return [_Part.of(xa, ya, xb, yb, size0, size) for ya, yb in pairwise(ys) for xa, xb in pairwise(xs)]
 
 
-def slide_name(path: Path) -> str:
-    """The default slide id: the file's name without its endings; for DICOM the folder's, which is the slide; for a
-    store its name without `.zarr`."""
-    if path.suffix == ".zarr":
-        return path.stem
-    if _is_folder(path):
-        return path.resolve().name
-    if path.suffix.lower() == ".dcm":
-        return path.resolve().parent.name
-    name = path.name
-    for ending in (".ome.tiff", ".ome.tif", path.suffix):
-        if ending and name.lower().endswith(ending.lower()):
-            return name[: -len(ending)]
-    return name
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError:  # in a folder that may not be read: opening it says so
-        return False
-
-
-def slide_files(path: Path) -> list[Path]:
-    """Every file that makes up the slide: a DICOM folder's instances, a MIRAX index and its folder, or one file."""
-    entry = entry_file(path)
-    if entry.suffix.lower() == ".dcm":
-        return sorted(p for p in entry.parent.iterdir() if p.suffix.lower() == ".dcm")
-    companion = entry.with_suffix("")
-    if entry.suffix.lower() == ".mrxs" and companion.is_dir():
-        return [entry, *sorted(p for p in companion.rglob("*") if p.is_file())]
-    return [entry]
-
-
 def _snapped(edge0: float, px0: float) -> int:
     """A whole level-0 pixel near an edge; a multiple of 8 in coarse pictures, to suit JPEG at 1/8 of its size."""
     unit = 8 if px0 >= 8 else 1
@@ -301,11 +268,8 @@ def _reduces(box: tuple[int, int, int, int], denom: int, size: tuple[int, int]) 
 
 def _open_fast(path: Path, reader: SlideReader) -> TiledLevels | None:
     """The fast reader, if it understands the slide and a look at some tiles shows the general reader's pixels."""
-    entry = entry_file(path)
-    if entry.suffix.lower() == ".dcm":
-        return None
     try:
-        fast = open_tiled_levels(entry, reader.levels)
+        fast = open_tiled_levels(entry_file(path), reader.levels)
     except OSError as error:
         raise unreadable(path, error) from error
     if fast is None:

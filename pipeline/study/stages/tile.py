@@ -56,7 +56,8 @@ def _look(row: ManifestRow, study: Study) -> State:
 
 def _recipe(row: ManifestRow, study: Study, known: SlideFacts) -> Recipe:
     """What the slide's store is to be made from; its hash and scale are as `known` if no file of it is younger."""
-    from tiling.slides.slide import Slide, slide_files
+    from tiling.slides.files import slide_files
+    from tiling.slides.slide import Slide
     from tiling.stores.store import store_recipe
     from tiling.tile import tiling_inputs
 

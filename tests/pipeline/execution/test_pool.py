@@ -11,10 +11,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.progress import Progress
 
 from pipeline.execution.pool import Outcome, TileProgress, Watch, bytes_of, default_workers, run_slides
+from tests.tiling.dicom_files import write_instance
 from tiling.core.errors import SlideError, StoppedError
 from tiling.core.signals import listening
 
@@ -242,10 +244,21 @@ def test_the_time_left_goes_by_the_sizes_of_the_slides() -> None:
 
 
 def test_sizes_of_slides(tmp_path: Path) -> None:
-    for name, size in {"a.svs": 5, "dicom/1.dcm": 2, "dicom/2.dcm": 3, "m.mrxs": 1, "m/Data1.dat": 9}.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    given = {
+        "a.svs": 5,
+        "dicom/notes.txt": 7,
+        "m.mrxs": 1,
+        "m/Data1.dat": 9,
+        "s.zarr/zarr.json": 2,
+        "s.zarr/tiles/c": 4,
+    }
+    for name, size in given.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_bytes(bytes(size))
-    sizes = {"a.svs": 5, "dicom": 5, "dicom/2.dcm": 5, "m.mrxs": 9, "missing.svs": 0, "a.svs/inner": 0}
+    instances = [write_instance(tmp_path / f"dicom/{name}", np.zeros((8, 8, 3), np.uint8)) for name in ("1.dcm", "2")]
+    of_dicom = sum(path.stat().st_size for path in instances)
+    sizes = {"a.svs": 5, "dicom": of_dicom, "dicom/1.dcm": of_dicom, "m.mrxs": 10, "s.zarr": 6}
+    sizes |= {"missing.svs": 0, "a.svs/inner": 0, "m": 0}
     assert {name: bytes_of(tmp_path / name) for name in sizes} == sizes
 
 

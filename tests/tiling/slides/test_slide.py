@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from pipeline.demo.synthetic import write_pyramid
 from tiling.core.errors import SlideError
-from tiling.slides.slide import Slide, slide_files, slide_name
+from tiling.slides.files import slide_files, slide_name
+from tiling.slides.slide import Slide
 
 U8 = NDArray[np.uint8]
 

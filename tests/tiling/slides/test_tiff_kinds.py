@@ -393,7 +393,6 @@ def test_lists_that_do_not_cover_the_picture_are_damage(tmp_path: Path, name: st
     ("text", "named"),
     [
         ("Unsupported TIFF compression: 22610", "JPEGXR_NDPI"),
-        ("Unsupported transfer syntax 1.2.840.10008.1.2.4.201", "HTJ2K transfer syntax 1.2.840.10008.1.2.4.201"),
         ("Slides with dissimilar main images are not supported", "flavour"),
         ("TIFFRGBAImageGet: Doe^Jane", None),
     ],

@@ -1,0 +1,311 @@
+"""DICOM slides: which files of a folder are one, by their headers alone; OpenSlide reads the pixels.
+
+A slide is the whole-slide images (SOP class VL Whole Slide Microscopy) of one series, whatever their files are called;
+other objects beside it are left alone. Of a header only what `Header` holds is read, nothing of the patient.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import struct
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import BinaryIO
+
+from tiling.core.errors import SlideError, UnsupportedSlideError
+from tiling.slides.openslide_reader import OpenSlideReader
+
+_log = logging.getLogger(__name__)
+
+_WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
+_IMPLICIT_VR, _EXPLICIT_VR, _DEFLATED, _BIG_ENDIAN = (f"1.2.840.10008.1.2{n}" for n in ("", ".1", ".1.99", ".2"))
+_OTHERWISE_LAID_OUT = (_DEFLATED, _BIG_ENDIAN)  # of these only the first part of the header is read
+_COMPRESSION = {  # by transfer syntax (DICOM PS3.6), and the colours that OpenSlide reads in it
+    _EXPLICIT_VR: ("NONE", ("RGB",)),
+    "1.2.840.10008.1.2.4.50": ("JPEG", ("YBR_FULL_422", "RGB")),
+    "1.2.840.10008.1.2.4.90": ("JPEG2000", ("YBR_RCT", "YBR_ICT", "RGB")),
+    "1.2.840.10008.1.2.4.91": ("JPEG2000", ("YBR_RCT", "YBR_ICT", "RGB")),
+}
+_UNSUPPORTED = {
+    _IMPLICIT_VR: "implicit VR", _DEFLATED: "deflate", _BIG_ENDIAN: "big endian",
+    "1.2.840.10008.1.2.5": "RLE", "1.2.840.10008.1.2.4.51": "JPEG Extended", "1.2.840.10008.1.2.4.57": "lossless JPEG",
+    "1.2.840.10008.1.2.4.70": "lossless JPEG", "1.2.840.10008.1.2.4.80": "JPEG-LS", "1.2.840.10008.1.2.4.81": "JPEG-LS",
+    "1.2.840.10008.1.2.4.110": "JPEG XL", "1.2.840.10008.1.2.4.111": "JPEG XL", "1.2.840.10008.1.2.4.112": "JPEG XL",
+    "1.2.840.10008.1.2.4.201": "HTJ2K", "1.2.840.10008.1.2.4.202": "HTJ2K", "1.2.840.10008.1.2.4.203": "HTJ2K",
+}  # fmt: skip
+_KINDS = {  # by the beginning of their SOP class
+    "1.2.840.10008.1.3.10": "directory", "1.2.840.10008.5.1.4.1.1.88.": "report",
+    "1.2.840.10008.5.1.4.1.1.66.": "segmentation", "1.2.840.10008.5.1.4.1.1.91.": "annotation",
+    "1.2.840.10008.5.1.4.1.1.104.": "document", "1.2.840.10008.5.1.4.1.1.11.": "presentation state",
+    _WHOLE_SLIDE: "label or overview",
+}  # fmt: skip
+
+_PREAMBLE = 128
+_MAGIC = b"DICM"
+_SOP_CLASS, _META_SOP_CLASS, _TRANSFER_SYNTAX = 0x00080016, 0x00020002, 0x00020010
+_IMAGE_TYPE, _SERIES, _CONCATENATION = 0x00080008, 0x0020000E, 0x00209161
+_SAMPLES, _PHOTOMETRIC, _BITS, _COLUMNS, _ROWS = 0x00280002, 0x00280004, 0x00280100, 0x00480006, 0x00480007
+_WANTED = {
+    _META_SOP_CLASS, _TRANSFER_SYNTAX, _SOP_CLASS, _IMAGE_TYPE, _SERIES, _CONCATENATION, _SAMPLES, _PHOTOMETRIC, _BITS,
+    _COLUMNS, _ROWS,
+}  # fmt: skip
+_COLOURS = (
+    "MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT",
+    "YBR_RCT",
+)  # fmt: skip
+_LONG_VRS = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
+_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_UNDEFINED = 0xFFFFFFFF
+_FIX = "pass a whole-slide image (VL Whole Slide Microscopy, VOLUME), or the folder of its series"
+_MAX_ELEMENTS, _MAX_VALUE = 100_000, 4096  # no header of a slide comes near; bound what a damaged one costs
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the header of a DICOM file says of its kind; numbers are 0 and texts empty where it does not say."""
+
+    sop_class: str
+    transfer_syntax: str
+    series: str
+    concatenation: str
+    """Which image it is a part of, where one is cut into several files."""
+    image_type: tuple[str, ...]
+    samples: int
+    bits: int
+    colours: str
+    """Photometric interpretation."""
+    size: tuple[int, int]
+    """Width and height of the whole image (total pixel matrix), pixels."""
+
+    @property
+    def is_pyramid(self) -> bool:
+        """Whether it is of the slide's pixels, not its label, overview or thumbnail; true where that cannot be seen."""
+        unseen = self.transfer_syntax in _OTHERWISE_LAID_OUT
+        return self.sop_class == _WHOLE_SLIDE and ("VOLUME" in self.image_type or unseen)
+
+    @property
+    def kind(self) -> str:
+        """What sort of object it is, as a person calls it."""
+        return next((name for start, name in _KINDS.items() if self.sop_class.startswith(start)), "other object")
+
+
+@dataclass
+class DicomSlide:
+    """The files of one series of whole-slide images, by name: its pixels, label and overviews."""
+
+    files: list[Path] = field(default_factory=list)
+    pyramid: list[tuple[Path, Header]] = field(default_factory=list)
+    """Those of its files that hold its pixels."""
+    beside: str = ""
+    """What else of DICOM its folder holds, where the folder stands for the slide."""
+
+    @property
+    def entry(self) -> Path:
+        """The file to open the slide by."""
+        return self.pyramid[0][0]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of its finest level."""
+        return max(header.size for _, header in self.pyramid)
+
+
+@dataclass(frozen=True)
+class DicomFolder:
+    """What DICOM lies directly in a folder."""
+
+    slides: tuple[DicomSlide, ...]
+    """In the order of their first files."""
+    others: Counter[str]
+    """How many files are no slide's, by kind."""
+    damaged: int
+    """How many files have a header that cannot be read: nobody knows whose they are."""
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM, whatever it is called; false for what is no file. Raises OSError."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as f:
+        return f.read(_PREAMBLE + len(_MAGIC))[_PREAMBLE:] == _MAGIC
+
+
+def read_header(path: Path) -> Header | None:
+    """The header of a DICOM file; None if it is damaged. Raises OSError."""
+    try:
+        with path.open("rb") as f:
+            f.seek(_PREAMBLE + len(_MAGIC))
+            found = dict(_elements(f, explicit=True, last=0x0002FFFF))
+            syntax = _text(found, _TRANSFER_SYNTAX)
+            if syntax not in _OTHERWISE_LAID_OUT:
+                found |= dict(_elements(f, explicit=syntax != _IMPLICIT_VR, last=_ROWS))
+    except (ValueError, struct.error):
+        return None
+    sop_class = _text(found, _SOP_CLASS) or _text(found, _META_SOP_CLASS)
+    if not sop_class:
+        return None
+    return Header(
+        sop_class=sop_class,
+        transfer_syntax=syntax,
+        series=_text(found, _SERIES),
+        concatenation=_text(found, _CONCATENATION),
+        image_type=tuple(part.strip() for part in _text(found, _IMAGE_TYPE).split("\\")),
+        samples=_number(found, _SAMPLES),
+        bits=_number(found, _BITS),
+        colours=_text(found, _PHOTOMETRIC),
+        size=(_number(found, _COLUMNS), _number(found, _ROWS)),
+    )
+
+
+def dicom_folder(folder: Path) -> DicomFolder:
+    """What DICOM lies directly in a folder, hidden files left out; others are asked for no more than their first bytes.
+
+    Raises OSError.
+    """
+    series: dict[str, DicomSlide] = {}
+    others, damaged = Counter[str](), 0
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or not is_dicom(path):
+            continue
+        header = read_header(path)
+        if header is None:
+            damaged += 1
+        elif header.sop_class != _WHOLE_SLIDE:
+            others[header.kind] += 1
+        else:
+            slide = series.setdefault(header.series, DicomSlide())
+            slide.files.append(path)
+            if header.is_pyramid:
+                slide.pyramid.append((path, header))
+    for slide in series.values():
+        if not slide.pyramid:
+            others[_KINDS[_WHOLE_SLIDE]] += len(slide.files)
+    return DicomFolder(tuple(slide for slide in series.values() if slide.pyramid), others, damaged)
+
+
+def dicom_slide(path: Path) -> DicomSlide | None:
+    """The slide that a DICOM file is of, or the one slide of a folder; None for what is no DICOM.
+
+    Raises SlideError if the file is no slide's, if the folder holds no slide, several, or a file that may be any
+    slide's; OSError.
+    """
+    if path.is_dir():
+        return _only_slide(path, dicom_folder(path))
+    if not is_dicom(path):
+        return None
+    header = read_header(path)
+    if header is None:
+        raise SlideError(path, "has a damaged DICOM header", "copy the file again")
+    if header.sop_class != _WHOLE_SLIDE:
+        raise SlideError(path, f"is no slide but a DICOM {header.kind}", _FIX)
+    found = dicom_folder(path.parent)
+    if found.damaged:
+        _log.warning("%s: DICOM files beside it have damaged headers (%d), left alone", path, found.damaged)
+    for slide in found.slides:
+        if path in slide.files:
+            return slide
+    raise SlideError(path, "is a DICOM label or overview without its slide", _FIX)
+
+
+def open_with_dicom(path: Path, entry: Path) -> OpenSlideReader | None:
+    """The reader of a DICOM slide; None for what is no DICOM. Raises SlideError, naming what is not supported."""
+    slide = dicom_slide(path)
+    if slide is None:
+        return None
+    if any(file.is_fifo() or file.is_char_device() for file in slide.entry.parent.iterdir()):
+        fix = "take it away, or the slide elsewhere"
+        raise SlideError(path, "lies beside a pipe or device, at which OpenSlide would wait for ever", fix)
+    if slide.beside:
+        _log.info("%s: left alone beside the DICOM slide: %s", path, slide.beside)
+    for _, header in slide.pyramid:
+        _require_supported(path, header)
+    sizes = Counter(header.size for _, header in slide.pyramid if not header.concatenation)
+    for size, count in sizes.items():
+        if count > 1:
+            what = "holds {} images of {} x {} px in one series, focal planes or copies".format(count, *size)
+            raise UnsupportedSlideError(path, f"{what}, which is not supported", "keep one image of each size")
+    return OpenSlideReader(path, slide.entry, _COMPRESSION[slide.pyramid[0][1].transfer_syntax][0])
+
+
+def _only_slide(path: Path, found: DicomFolder) -> DicomSlide | None:
+    others = ", ".join(f"{count} {kind}" for kind, count in sorted(found.others.items()))
+    if found.damaged:
+        what = f"holds {found.damaged} DICOM file(s) with a damaged header, beside {len(found.slides)} slide(s)"
+        raise SlideError(path, what, "copy the folder again, or pass one file of the slide")
+    if len(found.slides) > 1:
+        sizes = ", ".join("{} x {} px".format(*slide.size) for slide in found.slides)
+        raise SlideError(path, f"holds {len(found.slides)} DICOM slides ({sizes})", "pass one file of each instead")
+    if not found.slides and others:
+        raise SlideError(path, f"holds no DICOM slide but {others}", _FIX)
+    return replace(found.slides[0], beside=others) if found.slides else None
+
+
+def _require_supported(path: Path, header: Header) -> None:
+    """Raise UnsupportedSlideError for what OpenSlide does not read, by the name of what that is."""
+    syntax, fix = header.transfer_syntax, "convert it to JPEG or JPEG 2000 in 8-bit RGB"
+    if syntax not in _COMPRESSION:
+        named = _UNSUPPORTED.get(syntax, "unknown")
+        shown = f" ({syntax})" if re.fullmatch(r"[\d.]{1,64}", syntax) else ""
+        raise UnsupportedSlideError(
+            path, f"is DICOM of the transfer syntax {named}{shown}, which is not supported", fix
+        )
+    if header.samples != 3 or header.bits != 8:
+        what = f"is DICOM with {header.samples} samples of {header.bits} bits a pixel, not three of 8"
+        raise UnsupportedSlideError(path, f"{what}, which is not supported", fix)
+    compression, colours = _COMPRESSION[syntax]
+    if header.colours not in colours:
+        named = header.colours if header.colours in _COLOURS else "unknown"
+        raise UnsupportedSlideError(
+            path, f"is DICOM with {compression} in the colours {named}, which is not supported", fix
+        )
+
+
+def _elements(f: BinaryIO, *, explicit: bool, last: int) -> Iterator[tuple[int, bytes]]:
+    """The wanted data elements of the dataset at the file's position, up to the tag `last`; (tag, value).
+
+    What sequences hold is passed over. `explicit`: whether value representations are written out. Raises ValueError,
+    struct.error.
+    """
+    inside = [explicit]  # of the dataset and of the sequences and items of undefined length about to be passed over
+    for _ in range(_MAX_ELEMENTS):
+        head = f.read(8)
+        if len(head) < 8:
+            return
+        group, element, length = struct.unpack("<HHI", head)
+        tag, representation = group << 16 | element, head[4:6]
+        if len(inside) == 1 and tag > last:
+            f.seek(-8, os.SEEK_CUR)
+            return
+        if tag in (_ITEM_END, _SEQUENCE_END):
+            inside.pop()
+            if not inside:
+                raise ValueError("an end without its beginning")
+            continue
+        if tag != _ITEM and inside[-1]:
+            if not representation.isalpha():
+                raise ValueError("no value representation")
+            long = representation in _LONG_VRS
+            length = struct.unpack("<I", f.read(4))[0] if long else struct.unpack("<H", head[6:])[0]
+        if length == _UNDEFINED:  # what a sequence of unknown representation holds is written without any
+            inside.append(inside[-1] and representation != b"UN")
+        elif len(inside) == 1 and tag in _WANTED:
+            if length > _MAX_VALUE:
+                raise ValueError("a value too long")
+            yield tag, f.read(length)
+        else:
+            f.seek(length, os.SEEK_CUR)
+    raise ValueError("too many elements")
+
+
+def _text(found: dict[int, bytes], tag: int) -> str:
+    """A UID or a word of the standard, "" for anything else: free text, which may be of the patient, is neither."""
+    text = found.get(tag, b"").decode("ascii", "replace").strip("\0 ")
+    return text if re.fullmatch(r"[A-Z0-9_.\\ ]*", text) else ""
+
+
+def _number(found: dict[int, bytes], tag: int) -> int:
+    return int.from_bytes(found.get(tag, b"")[:4], "little")

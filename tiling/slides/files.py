@@ -1,0 +1,104 @@
+"""What on disk is a slide: the file it is opened by, all of its files, its name, and the slides in a folder."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tiling.core.errors import SlideError
+from tiling.core.files import require_regular
+from tiling.slides.dicom import dicom_folder, dicom_slide, is_dicom
+from tiling.slides.reader import unreadable
+
+SUFFIXES = frozenset(
+    {".bif", ".btf", ".czi", ".mrxs", ".ndpi", ".qptiff", ".scn", ".svs", ".svslide", ".tf8", ".tif", ".tiff", ".vms",
+     ".vmu"}
+)  # fmt: skip
+"""What names of slides in single files end in, lower case; DICOM goes by its first bytes."""
+_PERHAPS_DICOM = re.compile(r"|\.(dcm|dicom|ima|img|\d*)", re.IGNORECASE)  # endings; named by UID it ends in a number
+
+
+def entry_file(path: Path) -> Path:
+    """The file to open: of a DICOM slide, given by its folder or any of its files, the first with pixels.
+
+    Raises SlideError for what is no slide or not one.
+    """
+    try:
+        slide = dicom_slide(path)
+        if slide is not None:
+            return slide.entry
+        if path.is_dir():
+            fix = "pass slide files, or the folder of one DICOM slide"
+            raise SlideError(path, "is a folder without DICOM files", fix)
+        require_regular(path)
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL in it
+        raise unreadable(path, error) from error
+    return path
+
+
+def slide_files(path: Path) -> list[Path]:
+    """Every file that makes up the slide: those of a DICOM series, a MIRAX index and its folder, or one file.
+
+    Raises SlideError, OSError.
+    """
+    slide = dicom_slide(path)
+    if slide is not None:
+        return slide.files
+    entry = entry_file(path)
+    companion = entry.with_suffix("")
+    if entry.suffix.lower() == ".mrxs" and companion.is_dir():
+        return [entry, *sorted(p for p in companion.rglob("*") if p.is_file())]
+    return [entry]
+
+
+def slide_name(path: Path) -> str:
+    """The default slide id: the file's name without its endings; of a store its name without `.zarr`.
+
+    DICOM has its folder's name, or, where several slides lie in one folder, that of the slide's first file.
+    """
+    if path.suffix == ".zarr":
+        return path.stem
+    try:
+        if path.is_dir():
+            return path.resolve().name
+        if is_dicom(path):
+            slides = dicom_folder(path.parent).slides
+            first = next((slide.entry for slide in slides if path in slide.files), path)
+            dicom = first.name if first.suffix.lower() != ".dcm" else first.stem
+            return dicom if len(slides) > 1 else path.resolve().parent.name
+    except (OSError, ValueError):  # what may not be read: opening it says so
+        pass
+    if path.suffix.lower() == ".dcm":
+        return path.resolve().parent.name
+    name = path.name
+    for ending in (".ome.tiff", ".ome.tif", path.suffix):
+        if ending and name.lower().endswith(ending.lower()):
+            return name[: -len(ending)]
+    return name
+
+
+def is_slide(path: Path) -> bool:
+    """Whether a path looks like a slide: by a file's ending or first bytes, or as the folder of one DICOM slide.
+
+    Cheap, and no promise that it can be read. Raises OSError.
+    """
+    if path.is_dir():
+        return len(dicom_folder(path).slides) == 1
+    return path.is_file() and (path.suffix.lower() in SUFFIXES or _may_be_dicom(path))
+
+
+def slides_in(folder: Path) -> list[Path]:
+    """The slides that lie directly in a folder, by name: files that look like one, DICOM slides by their first file.
+
+    Hidden files are left out. Cheap, and no promise that they can be read. Raises OSError.
+    """
+    found = [
+        path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir() and is_slide(path)
+    ]
+    dicom = [path for path in found if path.suffix.lower() not in SUFFIXES]
+    slides = [slide.entry for slide in dicom_folder(folder).slides] if dicom else []
+    return sorted({*found} - {*dicom} | {*slides})
+
+
+def _may_be_dicom(path: Path) -> bool:
+    return _PERHAPS_DICOM.fullmatch(path.suffix) is not None and is_dicom(path)
