@@ -133,7 +133,7 @@ def _reported(folder: Path, summary: HeatmapSummary, *, reused: bool) -> Heatmap
 
 def _summary(prediction: Prediction, model: TileModel | Ensemble) -> HeatmapSummary:
     values, threshold = prediction.heat, prediction.threshold
-    areas = areas_mm2(values, threshold, prediction.tiles)
+    areas = areas_mm2(values, threshold, prediction.tiles, prediction.slide.frame().scanned)
     known = outside(prediction.columns, prediction.ood_quantile)
     return HeatmapSummary(
         slide=prediction.slide,

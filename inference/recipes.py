@@ -80,6 +80,8 @@ def heatmap_recipe(
     else:
         with Slide(source, mpp=slide_mpp) as slide:
             inputs["slide"], settings["slide_mpp"] = slide.sha256(), slide.mpp
+            if slide.frame.bounds is not None:  # earlier versions did not ask for them
+                settings["bounds"] = slide.frame.bounds.model_dump()
     if roi is not None:
         inputs["region of interest"] = settings.pop("roi_sha256")
     if truth is not None:

@@ -161,6 +161,7 @@ def store_source(
 ) -> Source:
     """The tiles of a store. Raises ModelError where they do not fit the model, StoreError."""
     model = predictor.models[0]
+    store.slide.frame()  # raises where it is not known, before anything is predicted
     mpp, tile_px = model_mpp(model), model.info.tile_px
     if not same_scale(store.grid.mpp, mpp) or store.grid.tile_px != tile_px:
         what = (

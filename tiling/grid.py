@@ -1,4 +1,4 @@
-"""Tiles and pictures over a slide: `Grid`, `Tiles` on it, and `Raster`. Pure geometry, in level-0 pixels.
+"""Tiles and pictures over a slide: `Frame`, `Grid`, `Tiles` on it, and `Raster`. Pure geometry, in level-0 pixels.
 
 A grid is made once in tiling, stored with the tiles, and only read afterwards.
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 
-from tiling.core.arrays import AnyArray, Float32Array, Float64Array, Int32Array
+from tiling.core.arrays import AnyArray, BoolArray, Float32Array, Float64Array, Int32Array
 from tiling.core.errors import ConfigError
 
 SCALE_TOLERANCE = 0.05
@@ -25,6 +25,68 @@ tiles asked for at one scale may be 4% apart."""
 def same_scale(mpp: float, other: float) -> bool:
     """Whether tiles of two scales may be put together, in training, in testing, and for one model."""
     return max(mpp, other) <= min(mpp, other) * (1 + SCALE_TOLERANCE)
+
+
+class Bounds(BaseModel):
+    """A rectangle of a slide, level-0 pixels."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    x0: int
+    y0: int
+    width0: PositiveInt
+    height0: PositiveInt
+
+    @property
+    def corner(self) -> tuple[int, int]:
+        """Its upper left corner (x0, y0)."""
+        return self.x0, self.y0
+
+    @property
+    def opposite(self) -> tuple[int, int]:
+        """Its lower right corner."""
+        return self.x0 + self.width0, self.y0 + self.height0
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where the coordinates of a slide begin and end, for each program its way.
+
+    OpenSlide and ASAP count from the corner of the whole picture, as tile stores and tables do. Some files declare that
+    only a part of it was scanned (`openslide.bounds-*`: MIRAX, SCN, BIF). QuPath shows that part alone and counts from
+    its corner.
+    """
+
+    size0: tuple[int, int]
+    """Width and height of the whole picture, level-0 pixels."""
+    bounds: Bounds | None = None
+    """The part that was scanned; None: all of it."""
+
+    @property
+    def qupath0(self) -> tuple[int, int]:
+        """Where QuPath counts from, (x0, y0)."""
+        return (0, 0) if self.bounds is None else self.bounds.corner
+
+    @property
+    def scanned(self) -> Bounds:
+        """What was scanned of the picture."""
+        whole = Bounds(x0=0, y0=0, width0=self.size0[0], height0=self.size0[1])
+        if self.bounds is None:
+            return whole
+        x0, y0 = (min(max(a, 0), n - 1) for a, n in zip(self.bounds.corner, self.size0, strict=True))
+        x1, y1 = (min(max(b, 1), n) for b, n in zip(self.bounds.opposite, self.size0, strict=True))
+        return Bounds(x0=x0, y0=y0, width0=max(1, x1 - x0), height0=max(1, y1 - y0))
+
+    def touches(self, tiles: Tiles) -> BoolArray:
+        """Which tiles reach into what was scanned, bool (N,)."""
+        (x0, y0), (x1, y1), side = self.scanned.corner, self.scanned.opposite, tiles.side_px0
+        return (tiles.x0 < x1) & (tiles.y0 < y1) & (tiles.x0 > x0 - side) & (tiles.y0 > y0 - side)
+
+    def pixels(self, downsample: float) -> tuple[slice, slice]:
+        """Rows and columns, of a picture over the slide, that reach into what was scanned."""
+        (x0, y0), (x1, y1) = self.scanned.corner, self.scanned.opposite
+        rows, columns = (slice(int(a / downsample), math.ceil(b / downsample)) for a, b in ((y0, y1), (x0, x1)))
+        return rows, columns
 
 
 class Grid(BaseModel):

@@ -28,6 +28,7 @@ from tiling.slides.slide import Slide
 from tiling.stores.codec import TileCodec
 from tiling.stores.store import (
     ANNOTATION,
+    DECLARE_BOUNDS,
     MARK,
     SlideFacts,
     StoreAttributes,
@@ -140,6 +141,7 @@ def plan_tiles(slide: Slide, config: TilingConfig, tissue_file: Path | None = No
     if (config.tissue.method == "mask") != (tissue_file is not None):
         fix = "pass both, or neither: --tissue FILE does"
         raise ConfigError("tissue", "the method mask and a file with the mask belong together", fix)
+    # The grid covers the whole picture, whatever was scanned of it: so places in stores and tables are OpenSlide's.
     grid = _fitted(slide, config)
     mask_px0 = max(1.0, config.tissue.mask_mpp / slide.mpp)
     width, height = math.ceil(slide.width / mask_px0), math.ceil(slide.height / mask_px0)
@@ -151,18 +153,20 @@ def plan_tiles(slide: Slide, config: TilingConfig, tissue_file: Path | None = No
     times = max(1, min(int(mask_px0), _THUMBNAIL_PX // max(width, height)))
     thumbnail, unreadable = slide.overview(size0, (width * times, height * times))
     small = thumbnail if times == 1 else cv2.resize(thumbnail, (width, height), interpolation=cv2.INTER_AREA)
+    # Around what was scanned there is no slide: nothing there is looked at, or counts as glass.
+    scanned, mask = slide.frame.pixels(mask_px0), np.zeros((height, width), np.bool_)
     if tissue_file is None:
-        mask = tissue_mask(np.asarray(small, np.uint8), mask_px0 * slide.mpp, config.tissue)
+        mask[scanned] = tissue_mask(np.asarray(small[scanned], np.uint8), mask_px0 * slide.mpp, config.tissue)
     else:
         given = annotation_mask(tissue_file, (slide.width, slide.height), Raster(small, mask_px0))
-        mask = sized(given.values, mask_px0 * slide.mpp, config.tissue)
+        mask[scanned] = sized(given.values, mask_px0 * slide.mpp, config.tissue)[scanned]
     # Nobody knows what a damaged part holds: it counts as tissue, so that its tiles are tried, counted and named.
     if unreadable.any():
         mask |= unreadable.reshape(height, times, width, times).any(axis=(1, 3))
     where = Raster(mask, mask_px0)
     tissue = box_mean(where, Tiles.all_of(grid))
     every = Tiles(grid, *grid.corners(), {"tissue": tissue})
-    kept = every.only((tissue > 0) & (tissue >= config.min_tissue))
+    kept = every.only((tissue > 0) & (tissue >= config.min_tissue) & slide.frame.touches(every))
     return Plan(kept, where, Raster(thumbnail, mask_px0 / times))
 
 
@@ -261,6 +265,7 @@ def slide_facts(slide: Slide, slide_id: str, sha256: str | None = None) -> Slide
         vendor=slide.vendor,
         objective_power=slide.objective_power,
         level_downsamples=tuple(level.downsample for level in slide.levels),
+        bounds=slide.frame.bounds or (slide.frame.scanned if slide.vendor in DECLARE_BOUNDS else None),
     )
 
 
@@ -344,7 +349,9 @@ def _kept(path: Path, recipe: Recipe, overwrite: bool) -> TileStore | None:
     try:
         store = TileStore(path)
         found = state(path, recipe, before=store.recipe, only=None if overwrite else ())
-        if found != DONE:
+        if found == DONE:
+            store.slide.frame()  # raises for a store that does not know it
+        else:
             what = found.why if found.why.startswith("is damaged") else f"was made otherwise: {found.why}"
             raise StoreError(path, what, "choose another --out, or pass --overwrite")
     except StoreError as error:

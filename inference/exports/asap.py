@@ -16,7 +16,7 @@ from inference.text import printable
 
 
 def write_asap(prediction: Prediction, regions: Iterable[Region], path: Path) -> None:
-    """Write the regions, level-0 pixels, polygon by polygon. Raises OSError."""
+    """Write the regions, level-0 pixels of the whole picture, which ASAP shows, polygon by polygon. Raises OSError."""
     group = quoteattr(printable(prediction.positive_class))
     colour = '"#{:02X}{:02X}{:02X}"'.format(*class_colour(prediction.positive))
     with path.open("w", encoding="utf-8") as f:

@@ -33,7 +33,7 @@ class Content:
         prediction, config = self.prediction, self.config
         smoothing_um = config.region_smoothing_um
         outlines = find_regions(
-            self.map, prediction.grid,
+            self.map, prediction.grid, prediction.slide.frame().scanned,
             threshold=prediction.threshold if config.region_threshold is None else config.region_threshold,
             smoothing_um=prediction.grid.tile_px0 * prediction.slide.mpp / 4 if smoothing_um is None else smoothing_um,
             min_area_um2=config.min_region_um2,

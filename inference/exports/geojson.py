@@ -13,6 +13,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 import numpy as np
 import shapely
+from shapely.affinity import translate
 
 from inference.colours import class_colour
 from inference.maps.regions import Region
@@ -43,29 +44,30 @@ def write_features(features: Iterable[dict[str, Any]], path: Path) -> None:
 
 
 def tile_features(prediction: Prediction) -> Iterator[dict[str, Any]]:
-    """One GeoJSON feature a tile, level-0 pixels; ids depend on slide and place only."""
-    side = prediction.grid.tile_px0
+    """One GeoJSON feature a tile, level-0 pixels as QuPath counts them; ids depend on slide and place only."""
+    side, (left, top) = prediction.grid.tile_px0, prediction.slide.frame().qupath0
     namespace = _namespace(prediction)
     called = decide(prediction.probabilities, prediction.threshold, prediction.positive)
     names = [*(f"prob_{name}" for name in prediction.classes), *prediction.columns]
     measured = np.column_stack([prediction.probabilities, *prediction.columns.values()])
     for x, y, values, c in _rows(prediction.tiles.x0, prediction.tiles.y0, measured, called):
-        corners = [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
+        (x0, y0), (x1, y1) = (x - left, y - top), (x - left + side, y - top + side)
+        corners = [[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]]
         geometry = {"type": "Polygon", "coordinates": [corners]}
         measurements = {name: round(value, 6) for name, value in zip(names, values, strict=True)}
         yield _feature(uuid5(namespace, f"{x},{y},{side}"), geometry, "tile", prediction.classes[c], c, measurements)
 
 
 def region_features(prediction: Prediction, regions: Iterable[Region]) -> Iterator[dict[str, Any]]:
-    """One GeoJSON annotation a region, level-0 pixels; ids depend on slide and outline only."""
-    namespace, positive = _namespace(prediction), prediction.positive
+    """One GeoJSON annotation a region, level-0 pixels as QuPath counts them; ids depend on slide and outline only."""
+    namespace, positive, (left, top) = _namespace(prediction), prediction.positive, prediction.slide.frame().qupath0
     name = prediction.classes[positive]
     for region in regions:
         known = {f"mean_prob_{name}": region.mean, f"max_prob_{name}": region.highest}
         measurements = {"area_um2": round(region.area_um2, 3), "tiles": region.tiles} | {
             key: round(value, 6) for key, value in known.items() if value is not None
         }
-        geometry = shapely.geometry.mapping(region.outline)
+        geometry = shapely.geometry.mapping(translate(region.outline, -left, -top))
         yield _feature(uuid5(namespace, region.outline.wkt), geometry, "annotation", name, positive, measurements)
 
 

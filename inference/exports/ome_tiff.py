@@ -38,7 +38,7 @@ def write_ometiff(probabilities: ProbabilityMap, path: Path, identity: str) -> N
 
 
 def _metadata(probabilities: ProbabilityMap, identity: str) -> dict[str, Any]:
-    size, offset = probabilities.mpp, probabilities.offset_um
+    size, (x, y) = probabilities.mpp, probabilities.offset_um()
     return {
         "axes": "YX",
         "UUID": str(uuid5(NAMESPACE_URL, f"{_SOFTWARE}:{identity}")),
@@ -51,9 +51,9 @@ def _metadata(probabilities: ProbabilityMap, identity: str) -> dict[str, Any]:
         "PhysicalSizeYUnit": "µm",
         "Channel": {"Name": [probabilities.name]},
         "Plane": {
-            "PositionX": [offset],
+            "PositionX": [x],
             "PositionXUnit": ["µm"],
-            "PositionY": [offset],
+            "PositionY": [y],
             "PositionYUnit": ["µm"],
         },
     }

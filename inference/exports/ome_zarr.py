@@ -58,13 +58,12 @@ def _metadata(probabilities: ProbabilityMap, levels: int) -> dict[str, Any]:
 
 
 def _dataset(probabilities: ProbabilityMap, level: int) -> dict[str, Any]:
-    """Where a level's pixels lie: `translation` is the centre of the first, from that of the slide's first pixel."""
-    size = probabilities.mpp * 2**level
-    offset = (size - probabilities.slide_mpp) / 2
+    """Where a level's pixels lie: `translation` is the centre of the first, see `ProbabilityMap.offset_um`."""
+    size, (x, y) = probabilities.mpp * 2**level, probabilities.offset_um(level)
     return {
         "path": str(level),
         "coordinateTransformations": [
             {"type": "scale", "scale": [size, size]},
-            {"type": "translation", "translation": [offset, offset]},
+            {"type": "translation", "translation": [y, x]},
         ],
     }

@@ -1,6 +1,7 @@
 """Predictions as tables: `slide_id, minx, miny, width, height, prob_<class>...`, level-0 pixels, CSV and Parquet.
 
-Then what else is known of a tile: `entropy`, `spread`; see `inference.prediction.Prediction`.
+Places are OpenSlide's: from the corner of the whole picture, whatever was scanned of it. Then follows what else is
+known of a tile: `entropy`, `spread`; see `inference.prediction.Prediction`.
 """
 
 from __future__ import annotations

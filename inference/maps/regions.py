@@ -10,7 +10,7 @@ from shapely.geometry.polygon import orient
 from shapely.ops import split
 
 from tiling.core.arrays import BoolArray, Float32Array, Float64Array
-from tiling.grid import Grid, Raster, Tiles
+from tiling.grid import Bounds, Frame, Grid, Raster, Tiles
 
 _STEP0 = 0.125  # coordinates are multiples of it, level-0 pixels: short in text, and exact in binary
 _ARC_SEGMENTS = 8  # a quarter of a circle
@@ -31,7 +31,14 @@ class Region:
 
 
 def find_regions(
-    heat: Raster, grid: Grid, *, threshold: float, smoothing_um: float = 0.0, min_area_um2: float = 0.0
+    heat: Raster,
+    grid: Grid,
+    scanned: Bounds | None = None,
+    /,
+    *,
+    threshold: float,
+    smoothing_um: float = 0.0,
+    min_area_um2: float = 0.0,
 ) -> list[shapely.Polygon]:
     """The connected parts of a map that are at or above a threshold, the largest first, level-0 pixels.
 
@@ -40,6 +47,7 @@ def find_regions(
     Args:
         heat: (h, w), NaN where nothing is known.
         grid: Of the slide; what lies beyond its edges is cut off.
+        scanned: What was scanned of the slide; what lies beyond is cut off. None: all of it.
         threshold: Of the map's values.
         smoothing_um: Gaps narrower than twice that are closed, then bridges and specks that narrow are cut, and corners
             are rounded to that radius.
@@ -51,7 +59,9 @@ def find_regions(
         for distance in (radius0, -2 * radius0, radius0):
             whole = whole.buffer(distance, quad_segs=_ARC_SEGMENTS)
         whole = whole.simplify(radius0 / 50)
-    whole = shapely.set_precision(shapely.intersection(whole, shapely.box(0, 0, *grid.size0)), _STEP0)
+    within = scanned or Frame(grid.size0).scanned
+    edges = shapely.box(*within.corner, *within.opposite)
+    whole = shapely.set_precision(shapely.intersection(whole, edges), _STEP0)
     parts = [orient(part) for part in shapely.get_parts(whole) if part.geom_type == "Polygon" and part.area > 0]
     min_area0 = min_area_um2 / grid.slide_mpp**2
     return sorted((part for part in parts if part.area >= min_area0), key=lambda part: (-part.area, part.bounds))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from inference.maps.stitch import slide_map
 from tiling.core.arrays import BoolArray, Float32Array, Float64Array
-from tiling.grid import Tiles
+from tiling.grid import Bounds, Frame, Tiles
 
 TOP_FRACTION = 0.05
 PERCENTILE = 95.0
@@ -71,19 +71,22 @@ def noisy_or(probabilities: NDArray[np.floating]) -> float:
         return float(-np.expm1(np.log1p(-probabilities.astype(np.float64)).sum()))
 
 
-def areas_mm2(probabilities: Float32Array, threshold: float, tiles: Tiles) -> tuple[float, float]:
+def areas_mm2(
+    probabilities: Float32Array, threshold: float, tiles: Tiles, scanned: Bounds | None = None
+) -> tuple[float, float]:
     """Area at or above the threshold, and that of its largest connected part, square millimetres.
 
-    Measured on the map that outlines of regions are drawn on, up to the slide's edge, so they are the areas of the
-    regions before these are smoothed; see `inference.maps.stitch.map_downsample` for how exactly tiles lie on it.
+    Measured on the map that outlines of regions are drawn on, up to the edges of the slide, or of what was `scanned` of
+    it, so they are the areas of the regions before these are smoothed; see `inference.maps.stitch.map_downsample` for
+    how exactly tiles lie on it.
     """
-    heat, grid = slide_map(probabilities, tiles), tiles.grid
-    # The last row and column of the map may reach beyond the slide.
+    heat, within = slide_map(probabilities, tiles), scanned or Frame(tiles.grid.size0).scanned
+    # Pixels of the map may reach beyond them.
     rows, columns = (
-        np.minimum(np.arange(1, n + 1) * heat.downsample, end) - np.arange(n) * heat.downsample
-        for n, end in zip(heat.values.shape, (grid.height0, grid.width0), strict=True)
+        np.diff((np.arange(n + 1) * heat.downsample).clip(first, end))
+        for n, first, end in zip(heat.values.shape, within.corner[::-1], within.opposite[::-1], strict=True)
     )
-    pixel_mm2 = np.outer(rows, columns) * (grid.slide_mpp / 1000) ** 2
+    pixel_mm2 = np.outer(rows, columns) * (tiles.grid.slide_mpp / 1000) ** 2
     return region_areas(heat.values >= threshold, pixel_mm2)  # where no tile lies is NaN, and not above
 
 

@@ -32,31 +32,36 @@ class ProbabilityMap(Raster):
     """Micrometres per level-0 pixel."""
     name: str
     """What the values are."""
+    qupath0: tuple[int, int] = (0, 0)
+    """Where QuPath counts from on the slide, level-0 pixels."""
 
     @property
     def mpp(self) -> float:
         """Micrometres per pixel of the map."""
         return self.downsample * self.slide_mpp
 
-    @property
-    def offset_um(self) -> float:
-        """Where the centre of the first pixel lies, in x and y, from that of the slide's first pixel, micrometres.
+    def offset_um(self, level: int = 0) -> tuple[float, float]:
+        """Where the centre of a level's first pixel lies, in x and y, micrometres; each level halves the one before.
 
-        OME places pixels by their centres. Both first pixels begin at the slide's corner.
+        OME places pixels by their centres. It is measured from that of the slide's first pixel in QuPath and in what is
+        converted to OME: the first one that was scanned, whereas the map begins at the corner of the whole picture.
         """
-        return (self.downsample - 1) / 2 * self.slide_mpp
+        centre0 = (self.downsample * 2**level - 1) / 2
+        return (centre0 - self.qupath0[0]) * self.slide_mpp, (centre0 - self.qupath0[1]) * self.slide_mpp
 
 
 def probability_map(prediction: Prediction) -> ProbabilityMap:
     """The map of a prediction; its tiles begin on borders of pixels, and end as nearly as `map_downsample` says."""
     heat, name = slide_map(prediction.heat, prediction.tiles), printable(prediction.positive_class)
-    return ProbabilityMap(heat.values, heat.downsample, prediction.slide.mpp, f"probability of {name}")
+    slide = prediction.slide
+    return ProbabilityMap(heat.values, heat.downsample, slide.mpp, f"probability of {name}", slide.frame().qupath0)
 
 
 def threshold_rings(prediction: Prediction) -> list[Float64Array]:
     """The rings, each (n, 2) and closed, around what is at or above the threshold, pixel by pixel of the map."""
     heat = slide_map(prediction.heat, prediction.tiles)
-    return rings_of(shapely.MultiPolygon(find_regions(heat, prediction.grid, threshold=prediction.threshold)))
+    scanned = prediction.slide.frame().scanned
+    return rings_of(shapely.MultiPolygon(find_regions(heat, prediction.grid, scanned, threshold=prediction.threshold)))
 
 
 def pyramid(values: Float32Array) -> list[Float32Array]:

@@ -85,6 +85,7 @@ def report_html(prediction: Prediction, scores: SlideScores, evidence: Evidence,
         bar=length_text(_bar_um(prediction, picture)),
         histogram=_histogram(prediction),
         galleries=_galleries(prediction, evidence),
+        qupath0=prediction.slide.frame().qupath0,
         tile_um=number_text(grid.tile_px0 * prediction.slide.mpp),
         unlike=_unlike(prediction) if known and 0 < known.tiles < known.total else None,
         columns=_column_rows({**prediction.columns, **evidence.quality}),
@@ -196,15 +197,16 @@ def _histogram(prediction: Prediction) -> dict[str, Any] | None:
 
 def _galleries(prediction: Prediction, evidence: Evidence) -> list[tuple[str, list[dict[str, Any]]]]:
     """The tiles to show, by the heading above them, numbered as on the map."""
-    flags, found = prediction.columns.get(FLAG), []
+    flags, (left, top), found = prediction.columns.get(FLAG), prediction.slide.frame().qupath0, []
     for title, shown, first in (
         ("Most suspicious", evidence.highest, 1),
         ("Least suspicious", evidence.lowest, len(evidence.highest) + 1),
     ):
         tiles = [
             {
-                "number": place, "src": jpeg(shrunk(pixels, _TILE_PX)), "x": int(prediction.tiles.x0[row]),
-                "y": int(prediction.tiles.y0[row]), "p": f"{prediction.probabilities[row, prediction.positive]:.3f}",
+                "number": place, "src": jpeg(shrunk(pixels, _TILE_PX)),
+                "x": int(prediction.tiles.x0[row]) - left, "y": int(prediction.tiles.y0[row]) - top,
+                "p": f"{prediction.probabilities[row, prediction.positive]:.3f}",
                 "unlike": flags is not None and bool(flags[row]),
             }
             for place, (row, pixels) in enumerate(shown, first)
@@ -231,12 +233,13 @@ def _image(picture: UInt8Array) -> dict[str, Any]:
 
 
 def _provenance(prediction: Prediction, software: Mapping[str, str]) -> list[tuple[str, str]]:
-    slide, grid = prediction.slide, prediction.grid
+    slide, grid, bounds = prediction.slide, prediction.grid, prediction.slide.bounds
     power = "unknown" if slide.objective_power is None else f"{slide.objective_power:g}"
     return [
         ("slide", slide.slide_id),
         ("slide SHA-256", slide.sha256),
         ("size, px", f"{slide.width} x {slide.height}"),
+        *([] if bounds is None else [("scanned, px", f"{bounds.width0} x {bounds.height0} from {bounds.corner} on")]),
         ("µm per pixel", f"{slide.mpp:.6g}"),
         ("vendor", slide.vendor),
         ("objective power", power),

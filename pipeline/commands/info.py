@@ -31,8 +31,12 @@ def info(
             f"{number}: {level.width} x {level.height}, 1/{level.downsample:.6g}"
             for number, level in enumerate(opened.levels)
         )
+        bounds = opened.frame.bounds
         facts = {
             "size": f"{opened.width} x {opened.height} px",
+            "scanned part": "all"
+            if bounds is None
+            else f"{bounds.width0} x {bounds.height0} px, from x {bounds.x0}, y {bounds.y0} on: QuPath's 0, 0",
             "micrometres per pixel": mpp,
             "objective power": f"{opened.objective_power:g}" if opened.objective_power else "unknown",
             "vendor": opened.vendor,

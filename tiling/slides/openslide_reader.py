@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from tifffile import PHOTOMETRIC
 
 from tiling.core.arrays import UInt8Array
 from tiling.core.errors import SlideError, UnsupportedSlideError
+from tiling.grid import Bounds
 from tiling.slides.reader import Level, damaged, number_of
 from tiling.slides.tiff_picture import compression_name, not_rgb
 from tiling.slides.tiled_tiff import TIFF_DAMAGE
@@ -42,6 +44,19 @@ def _misread(entry: Path) -> bool:
         return False
 
 
+def _bounds(known: Mapping[str, str]) -> Bounds | None:
+    """The part that was scanned; as for QuPath, what is not whole and in whole numbers is not declared."""
+    names = (
+        openslide.PROPERTY_NAME_BOUNDS_X, openslide.PROPERTY_NAME_BOUNDS_Y,
+        openslide.PROPERTY_NAME_BOUNDS_WIDTH, openslide.PROPERTY_NAME_BOUNDS_HEIGHT,
+    )  # fmt: skip
+    try:
+        x0, y0, width0, height0 = (int(known[name]) for name in names)
+    except (KeyError, ValueError):
+        return None
+    return Bounds(x0=x0, y0=y0, width0=width0, height0=height0) if min(width0, height0) > 0 else None
+
+
 class OpenSlideReader:
     """Reads whatever OpenSlide recognises."""
 
@@ -64,6 +79,7 @@ class OpenSlideReader:
             for (width, height), down in zip(self._slide.level_dimensions, self._slide.level_downsamples, strict=True)
         )
         self.plane: str | None = None
+        self.bounds = _bounds(known)
         background = known.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "ffffff")
         self._background = tuple(int(background[i : i + 2], 16) for i in (0, 2, 4))
 

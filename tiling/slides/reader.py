@@ -10,6 +10,7 @@ from typing import Protocol
 
 from tiling.core.arrays import UInt8Array
 from tiling.core.errors import SlideError
+from tiling.grid import Bounds
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class SlideReader(Protocol):
     mpp_xy: tuple[float, float] | None
     """Micrometres per level-0 pixel along x and y; None if the file does not say."""
     objective_power: float | None
+    bounds: Bounds | None
+    """The part that was scanned, as the file declares it; None: it does not."""
     compression: str | None
     """How level 0 is compressed; None: as its TIFF tags say."""
     plane: str | None

@@ -19,6 +19,7 @@ import tifffile
 from tiling.core.arrays import BoolArray, UInt8Array
 from tiling.core.errors import SlideError
 from tiling.core.files import sha256_file, sha256_json
+from tiling.grid import Bounds, Frame
 from tiling.slides.files import entry_file, slide_files
 from tiling.slides.jpeg_stream import ScaleDenom
 from tiling.slides.reader import SlideReader, exact_downsamples, unreadable
@@ -57,6 +58,7 @@ class Slide:
         self.objective_power = self._reader.objective_power
         self.plane = self._reader.plane
         self.width, self.height = self.levels[0].width, self.levels[0].height
+        self.frame = Frame((self.width, self.height), self._reader.bounds)
         self._given_mpp = mpp
         self._fast = _open_fast(self.path, self._reader)
 
@@ -123,13 +125,16 @@ class Slide:
         """The level-0 rectangle of `size0` at the slide's corner, resampled to `size`, and where it cannot be decoded.
 
         uint8 (h, w, 3), and bool (h, w), where the picture is white because a damaged part of the slide lies there.
-        Raises SlideError if more of the slide is damaged than is worth looking for.
+        Parts outside what was scanned are not read, and white. Raises SlideError if more of the slide is damaged than
+        is worth looking for.
         """
         level = self._level_for(size0, size)
         picture, unreadable = np.full((size[1], size[0], 3), _WHITE, np.uint8), np.zeros(size[::-1], np.bool_)
         waiting, failures = list(self._parts(level, size0, size)), 0
         while waiting:
             part = waiting.pop()
+            if not part.meets(self.frame.scanned):
+                continue
             try:
                 picture[part.rows, part.columns] = self._read_part(level, part.x0, part.y0, part.size0, part.size)
             except SlideError as error:
@@ -246,6 +251,12 @@ class _Part:
     def columns(self) -> slice:
         """Its columns of the result."""
         return slice(self.left, self.right)
+
+    def meets(self, scanned: Bounds) -> bool:
+        """Whether it shows any of what was scanned."""
+        ends = (a + n for a, n in zip((self.x0, self.y0), self.size0, strict=True))
+        begins_before = self.x0 < scanned.opposite[0] and self.y0 < scanned.opposite[1]
+        return begins_before and all(end > first for end, first in zip(ends, scanned.corner, strict=True))
 
     def quarters(self, size0: tuple[int, int], size: tuple[int, int]) -> list[_Part]:
         """The part cut in four, or in two if it is one pixel wide or high."""

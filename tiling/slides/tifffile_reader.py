@@ -16,6 +16,7 @@ from tifffile import COMPRESSION, EXTRASAMPLE, FILLORDER, PLANARCONFIG
 
 from tiling.core.arrays import AnyArray, UInt8Array
 from tiling.core.errors import SlideError
+from tiling.grid import Bounds
 from tiling.slides.reader import Level, damaged, unreadable
 from tiling.slides.tiff_picture import TiffLevel, compression_name, tiff_picture
 from tiling.slides.tile_cache import TileCache
@@ -45,6 +46,8 @@ def open_with_tifffile(path: Path, entry: Path) -> TifffileReader | None:
 
 class TifffileReader:
     """Reads RGB TIFFs, tiled or in strips, interleaved or in planes; keeps the last decoded tiles and strips."""
+
+    bounds: Bounds | None = None
 
     def __init__(self, path: Path, file: BinaryIO, tiff: tifffile.TiffFile) -> None:
         self._path, self._file, self._tiff = path, file, tiff

@@ -43,6 +43,7 @@ def label_store(path: Path | str, annotation: Path) -> LabelReport:
     with locked_folder(path):
         store = TileStore(path)
         slide, before = store.slide, store.attributes
+        slide.frame()  # raises where it is not known
         inputs = before.config | {"annotation_sha256": annotation_hash(annotation)}
         if before.config_sha256 == sha256_json(inputs):
             return LabelReport(slide.slide_id, path, before.annotation, reused=True)

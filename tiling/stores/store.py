@@ -15,14 +15,14 @@ import zarr
 import zarr.codecs
 import zarr.storage
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from tiling.core.arrays import Float32Array, UInt8Array
 from tiling.core.artefact import COMMIT, Recipe, content_hash, folder_faults, read_commit
 from tiling.core.errors import SpecslideError, StoreError
 from tiling.core.files import sha256_json
 from tiling.core.versions import RESEARCH_USE
-from tiling.grid import Grid, Raster, Tiles
+from tiling.grid import Bounds, Frame, Grid, Raster, Tiles
 from tiling.stores.codec import JpegCodec, TileCodec
 from tiling.stores.shards import ShardReader
 
@@ -32,6 +32,8 @@ MARK: Final = "tiles/zarr.json"
 """A file that every store has, and hardly another folder of the name `*.zarr`."""
 ANNOTATION: Final = "annotation"
 """Name of the group of annotation columns."""
+DECLARE_BOUNDS: Final = ("leica", "mirax", "ventana")
+"""Vendors whose slides declare what part was scanned; of one that does not, it is noted that all was."""
 # What pydantic and zarr-python raise for metadata that is not as it should be.
 _FORGED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, OSError)
 _ROOT = "zarr.json"  # of the group: attributes and consolidated metadata, annotations among them
@@ -50,6 +52,24 @@ class SlideFacts(BaseModel):
     vendor: str
     objective_power: float | None
     level_downsamples: tuple[float, ...]
+    bounds: Bounds | None = None
+    """The part that was scanned; None: all of it."""
+
+    def frame(self) -> Frame:
+        """Where its coordinates begin and end.
+
+        Raises StoreError for a slide of a format that declares what was scanned, if these facts are of a version that
+        did not ask: no one knows where QuPath counts from.
+        """
+        if self.bounds is None and self.vendor in DECLARE_BOUNDS:
+            what = "was tiled by an earlier version, which did not note what part of the slide was scanned"
+            raise StoreError(self.slide_id, what, "tile the slide again with --overwrite")
+        return Frame((self.width, self.height), self.bounds)
+
+    @model_serializer(mode="wrap")
+    def _as_ever(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without bounds the facts, and so what is hashed of them, are those that earlier versions wrote."""
+        return {name: value for name, value in plain(self).items() if name != "bounds" or value is not None}
 
 
 class StoreAttributes(BaseModel):

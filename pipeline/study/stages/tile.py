@@ -48,6 +48,7 @@ def _look(row: ManifestRow, study: Study) -> State:
     if not is_published(path):
         return TO_DO
     store = TileStore(path)
+    store.slide.frame()  # raises for a store that does not know it
     found = state(path, _recipe(row, study, store.slide), before=store.recipe, only=())
     if found == DONE and not path.with_suffix(".png").exists():
         return State("to do", "its preview is missing")

@@ -16,7 +16,7 @@ def test_the_map_of_a_prediction(make_prediction: MakePrediction) -> None:
     expected[0, 0], expected[2, 3] = 0.25, 1.0
     np.testing.assert_array_equal(made.values, expected)
     assert (made.downsample, made.mpp, made.name) == (64, 32, "probability of tumour")
-    assert made.offset_um == 63 / 2 * 0.5
+    assert made.offset_um() == (63 / 2 * 0.5,) * 2
 
 
 def test_a_map_without_tiles(make_prediction: MakePrediction) -> None:
