@@ -266,6 +266,7 @@ def slide_facts(slide: Slide, slide_id: str, sha256: str | None = None) -> Slide
         objective_power=slide.objective_power,
         level_downsamples=tuple(level.downsample for level in slide.levels),
         bounds=slide.frame.bounds or (slide.frame.scanned if slide.vendor in DECLARE_BOUNDS else None),
+        plane=slide.plane,
     )
 
 

@@ -16,7 +16,9 @@ def info(
     slide: Annotated[Path, typer.Argument(help="A slide file, or the folder of a DICOM slide.", readable=False)],
     slide_mpp: SlideMpp = None,
 ) -> None:
-    """Size, levels, scale, vendor and compression of a slide, and whether it can be tiled.
+    """Size, levels, scale, vendor and compression of a slide, what reads it, and whether it can be tiled.
+
+    Of each level a part is decoded before that is said.
 
     Example: `specslide info slide.svs`
     """
@@ -27,6 +29,10 @@ def info(
             mpp, tileable = f"{opened.mpp:.6g}", "yes"
         except SpecslideError as error:
             mpp, tileable = "unknown", f"no: {error.what}; {error.fix}"
+        try:
+            opened.try_levels()
+        except SpecslideError as error:
+            tileable = f"no: {error.what}; {error.fix}"
         levels = "\n".join(
             f"{number}: {level.width} x {level.height}, 1/{level.downsample:.6g}"
             for number, level in enumerate(opened.levels)
@@ -42,6 +48,8 @@ def info(
             "vendor": opened.vendor,
             "compression": opened.compression(),
             "levels": levels,
+            **({"plane": opened.plane} if opened.plane else {}),
+            "read with": opened.reader,
             "can be tiled": tileable,
         }
     console.show_table(str(slide), ("", ""), facts.items())

@@ -6,10 +6,12 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openslide
 import pytest
+import tifffile
 import zarr
 
 from inference import HeatmapReport
@@ -326,6 +328,23 @@ def test_info_tells_the_allowed_facts_and_no_other(
         assert fact in done.stdout
     assert re.search(r"can be tiled +│ yes", done.stdout)
     assert private_strings(path) & set(re.split(r"[\s│]+", said(done))) == set()
+
+
+def test_info_says_the_plane_and_the_level_that_cannot_be_decoded(run_cli: RunCli, tmp_path: Path) -> None:
+    plane = np.full((128, 192, 3), 200, np.uint8)
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as tiff:
+        written: dict[str, Any] = {"photometric": "rgb", "tile": (64, 64), "compression": "webp"}
+        scale = {"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}
+        tiff.write(np.stack([plane] * 3), metadata={"axes": "ZYXS", **scale}, **written)
+    done = run_cli("info", tmp_path / "a.ome.tif")
+    for fact in ("focal plane 2 of 3", "tifffile", "WEBP"):
+        assert fact in done.stdout
+    assert re.search(r"can be tiled +│ yes", done.stdout)
+    data = (tmp_path / "a.ome.tif").read_bytes()
+    (tmp_path / "a.ome.tif").write_bytes(data.replace(b"WEBP", b"WEPB"))
+    done = run_cli("info", tmp_path / "a.ome.tif")
+    assert done.returncode == 0, said(done)
+    assert re.search(r"can be tiled +│ no: .*level 0", done.stdout)
 
 
 def private_strings(path: Path) -> set[str]:

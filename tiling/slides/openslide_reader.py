@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,8 @@ from tiling.core.arrays import UInt8Array
 from tiling.core.errors import SlideError, UnsupportedSlideError
 from tiling.grid import Bounds
 from tiling.slides.reader import Level, damaged, number_of
-from tiling.slides.tiff_picture import compression_name, not_rgb
-from tiling.slides.tiled_tiff import TIFF_DAMAGE
+from tiling.slides.tiff_picture import compression_name, not_rgb, open_tiff
+from tiling.slides.tiled_tiff import PLAIN_VENDORS, TIFF_DAMAGE
 
 
 def open_with_openslide(path: Path, entry: Path) -> OpenSlideReader | None:
@@ -25,23 +26,48 @@ def open_with_openslide(path: Path, entry: Path) -> OpenSlideReader | None:
     DICOM has an opener of its own.
     """
     container = openslide.OpenSlide.detect_format(str(entry))
-    if container in (None, "dicom") or (container == "generic-tiff" and _misread(entry)):
+    if container in (None, "dicom"):
         return None
-    return OpenSlideReader(path, entry)
+    plane = None
+    if container in PLAIN_VENDORS:
+        try:
+            with entry.open("rb") as f, open_tiff(f) as tiff:
+                _require_tiles(path, tiff)
+                if container == "generic-tiff" and _misread(tiff):
+                    return None
+                plane = _plane(tiff)
+        except TIFF_DAMAGE:
+            pass  # OpenSlide may do better
+    return OpenSlideReader(path, entry, plane=plane)
 
 
-def _misread(entry: Path) -> bool:
+def _pages(tiff: tifffile.TiffFile) -> Iterator[tifffile.TiffPage]:
+    return (page.aspage() for page in tiff.pages)
+
+
+def _require_tiles(path: Path, tiff: tifffile.TiffFile) -> None:
+    """Raises SlideError if a page claims to be larger than its list of tiles covers: nobody waits for such a size."""
+    for page in _pages(tiff):
+        listed = page.tags.get("TileOffsets")
+        if page.is_tiled and listed is not None and listed.count < math.prod(page.chunked):
+            raise damaged(path, ValueError())
+
+
+def _misread(tiff: tifffile.TiffFile) -> bool:
     """Is a tiled TIFF of a kind that OpenSlide takes for a plain one, or whose colours it makes up?
 
     Of OME-TIFF and ImageJ it misses the scale, the pyramid and the planes. What is grey or CMYK it shows as RGB.
     """
-    try:
-        with entry.open("rb") as f, tifffile.TiffFile(f) as tiff:
-            page = tiff.pages.first
-            exact = page.photometric == PHOTOMETRIC.PALETTE or not_rgb(page) is None
-            return bool(tiff.is_ome or tiff.is_imagej or not exact)
-    except TIFF_DAMAGE:
-        return False
+    page = tiff.pages.first
+    exact = page.photometric == PHOTOMETRIC.PALETTE or not_rgb(page) is None
+    return bool(tiff.is_ome or tiff.is_imagej or not exact)
+
+
+def _plane(tiff: tifffile.TiffFile) -> str | None:
+    """What OpenSlide reads of several pages that are each as large as the slide."""
+    first = tiff.pages.first
+    alike = sum(page.is_tiled and not page.is_reduced and page.shape == first.shape for page in _pages(tiff))
+    return f"page 1 of {alike}" if alike > 1 else None
 
 
 def _bounds(known: Mapping[str, str]) -> Bounds | None:
@@ -60,8 +86,8 @@ def _bounds(known: Mapping[str, str]) -> Bounds | None:
 class OpenSlideReader:
     """Reads whatever OpenSlide recognises."""
 
-    def __init__(self, path: Path, entry: Path, compression: str | None = None) -> None:
-        self._path, self.compression = path, compression
+    def __init__(self, path: Path, entry: Path, compression: str | None = None, *, plane: str | None = None) -> None:
+        self._path, self.compression, self.plane = path, compression, plane
         try:
             self._slide = openslide.OpenSlide(str(entry))
         except openslide.OpenSlideError as error:
@@ -78,7 +104,6 @@ class OpenSlideReader:
             Level(width, height, float(down))
             for (width, height), down in zip(self._slide.level_dimensions, self._slide.level_downsamples, strict=True)
         )
-        self.plane: str | None = None
         self.bounds = _bounds(known)
         background = known.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "ffffff")
         self._background = tuple(int(background[i : i + 2], 16) for i in (0, 2, 4))

@@ -6,6 +6,7 @@ dates and free text are never read. Coordinates are level-0 pixels, (x, y), top-
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -24,6 +25,7 @@ from tiling.slides.files import entry_file, slide_files
 from tiling.slides.jpeg_stream import ScaleDenom
 from tiling.slides.reader import SlideReader, exact_downsamples, unreadable
 from tiling.slides.readers import open_reader
+from tiling.slides.tiff_picture import compression_name
 from tiling.slides.tifffile_reader import DAMAGE
 from tiling.slides.tiled_tiff import TiledLevels, open_tiled_levels
 
@@ -34,6 +36,9 @@ _WHITE = 255
 _DENOMS: tuple[ScaleDenom, ...] = (8, 4, 2, 1)
 _MIN_PART_PX = 16  # a damaged part of an overview is looked at again in quarters, down to this side
 _MAX_OVERVIEW_FAILURES = 1000
+_TRIED_PX = 64  # side of what is decoded of each level to see whether it can be
+
+log = logging.getLogger(__name__)
 
 
 class Slide:
@@ -61,6 +66,8 @@ class Slide:
         self.frame = Frame((self.width, self.height), self._reader.bounds)
         self._given_mpp = mpp
         self._fast = _open_fast(self.path, self._reader)
+        if self.plane:
+            log.info("%s: %s is read", self.path, self.plane)
 
     def __enter__(self) -> Self:
         return self
@@ -93,6 +100,29 @@ class Slide:
         if abs(mpp_x / mpp_y - 1) > 0.02:
             raise SlideError(self.path, f"has pixels that are not square ({mpp_x:g} x {mpp_y:g} micrometres)", fix)
         return (mpp_x + mpp_y) / 2
+
+    @property
+    def reader(self) -> str:
+        """What reads it: a name of READERS, and what decodes its tiles where that is faster and agrees."""
+        return self._reader_name + ("" if self._fast is None else ", tiles decoded directly")
+
+    def try_levels(self) -> None:
+        """Decode a part of every level. Raises SlideError, naming the level, if of one no part that is tried can be."""
+        scanned = self.frame.scanned
+        for number, level in enumerate(self.levels):
+            across, down = self._downsamples[number]
+            width, height = min(_TRIED_PX, level.width), min(_TRIED_PX, level.height)
+            for place in (0.5, 0.0, 1.0):  # the middle, the first, the last
+                x = int((scanned.x0 + max(0, scanned.width0 - width * across) * place) / across)
+                y = int((scanned.y0 + max(0, scanned.height0 - height * down) * place) / down)
+                try:
+                    self.read_region(round(x * across), round(y * down), number, width, height)
+                    break
+                except SlideError as error:
+                    failed = error
+                    self.reopen()
+            else:
+                raise SlideError(self.path, f"cannot be decoded at level {number}: it {failed.what}", failed.fix)
 
     def read_region(self, x0: int, y0: int, level: int, width: int, height: int) -> UInt8Array:
         """Pixels of one level, uint8 (height, width, 3): corner in level-0 pixels, size in the level's own.
@@ -211,7 +241,7 @@ class Slide:
             return self._reader.compression
         try:
             with entry_file(self.path).open("rb") as f, tifffile.TiffFile(f) as tiff:
-                return tifffile.COMPRESSION(tiff.pages[0].compression).name.replace("APERIO_", "").split("_LOSSY")[0]
+                return compression_name(tiff.pages.first.compression)
         except (OSError, *DAMAGE):
             return "unknown"
 

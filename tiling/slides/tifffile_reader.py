@@ -18,7 +18,7 @@ from tiling.core.arrays import AnyArray, UInt8Array
 from tiling.core.errors import SlideError
 from tiling.grid import Bounds
 from tiling.slides.reader import Level, damaged, unreadable
-from tiling.slides.tiff_picture import TiffLevel, compression_name, tiff_picture
+from tiling.slides.tiff_picture import TiffLevel, compression_name, open_tiff, tiff_picture
 from tiling.slides.tile_cache import TileCache
 from tiling.slides.tiled_tiff import PLAIN_VENDORS, TIFF_DAMAGE
 
@@ -37,7 +37,7 @@ def open_with_tifffile(path: Path, entry: Path) -> TifffileReader | None:
         return None
     file = entry.open("rb")
     try:
-        tiff = tifffile.TiffFile(file)
+        tiff = open_tiff(file)
     except DAMAGE:
         file.close()
         return None

@@ -36,6 +36,7 @@ from tiling.slides.jpeg_stream import (
     header_of,
     stream_prefix,
 )
+from tiling.slides.tiff_picture import open_tiff
 from tiling.slides.tile_cache import TileCache
 
 Unpack = Callable[[bytes, int], bytes]  # stored bytes, bytes of pixels -> pixels
@@ -137,7 +138,7 @@ def open_tiled_levels(path: Path, levels: Sequence[LevelSize], *, cache_bytes: i
         vendor = openslide.OpenSlide.detect_format(str(path))
         if vendor not in PLAIN_VENDORS:
             raise NotUnderstoodError(f"a {vendor} slide is put together in its own way")
-        with path.open("rb") as f, tifffile.TiffFile(f) as tiff:
+        with path.open("rb") as f, open_tiff(f) as tiff:
             found = tuple(_tiled_level(_page_of(tiff, level)) for level in levels)
         if vendor == "aperio" and any((level.counts == 0).any() for level in found):
             raise NotUnderstoodError("OpenSlide fills the missing tiles of an Aperio slide from other levels")

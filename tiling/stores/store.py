@@ -54,6 +54,8 @@ class SlideFacts(BaseModel):
     level_downsamples: tuple[float, ...]
     bounds: Bounds | None = None
     """The part that was scanned; None: all of it."""
+    plane: str | None = None
+    """Which of several pictures, focal planes or time points in the file it is; None if there is one only."""
 
     def frame(self) -> Frame:
         """Where its coordinates begin and end.
@@ -68,8 +70,9 @@ class SlideFacts(BaseModel):
 
     @model_serializer(mode="wrap")
     def _as_ever(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without bounds the facts, and so what is hashed of them, are those that earlier versions wrote."""
-        return {name: value for name, value in plain(self).items() if name != "bounds" or value is not None}
+        """Without bounds and plane the facts, and so what is hashed of them, are those that earlier versions wrote."""
+        later = ("bounds", "plane")
+        return {name: value for name, value in plain(self).items() if name not in later or value is not None}
 
 
 class StoreAttributes(BaseModel):

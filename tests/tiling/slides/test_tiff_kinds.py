@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import openslide
 import pytest
@@ -14,6 +16,8 @@ import tifffile
 from numpy.typing import NDArray
 
 from tests.tiling.slides.test_slide import assert_one_sentence, noise
+from tiling import TileStore, TilingConfig, tile_slide
+from tiling.config import TissueConfig
 from tiling.core.errors import SlideError, UnsupportedSlideError
 from tiling.slides import tiff_picture, tifffile_reader
 from tiling.slides.slide import Slide
@@ -289,6 +293,19 @@ def test_a_stack_says_which_plane_is_read(
         assert slide.plane == said
 
 
+def test_a_store_says_which_plane_it_was_made_of(tmp_path: Path) -> None:
+    path = write_ome(tmp_path / "a.ome.tif", marked(3), "ZYXS", "rgb")
+    mask = tmp_path / "all.png"
+    assert cv2.imwrite(str(mask), np.full((HEIGHT, WIDTH), 255, np.uint8))
+    tissue = TissueConfig(method="mask", min_object_um2=0)
+    config = TilingConfig(mpp=0.5, tile_px=32, codec="lossless", tissue=tissue)
+    store = TileStore(tile_slide(path, tmp_path, config, tissue_file=mask).store)
+    assert (store.attributes.slide.plane, len(store) > 0) == ("focal plane 2 of 3", True)
+    for tile, (x0, y0) in zip(store.read(slice(None)), store.tiles.places(), strict=True):
+        part = marked(3)[1][y0 : y0 + 32, x0 : x0 + 32]
+        np.testing.assert_array_equal(tile[: part.shape[0], : part.shape[1]], part)
+
+
 def test_channels_of_a_stack_are_taken_from_one_plane(tmp_path: Path) -> None:
     planes = marked(3)
     path = write_ome(tmp_path / "a.ome.tif", np.moveaxis(planes, 3, 1), "ZCYX", "minisblack")
@@ -357,6 +374,22 @@ def test_large_uncompressed_strips_are_read_in_part(
     assert_reads(path, expected, within=1 if "alpha" in kind else 0)
 
 
+def test_a_strip_as_large_as_the_slide_is_never_in_memory(tmp_path: Path) -> None:
+    path, side = tmp_path / "a.tif", 6000
+    pixels = tifffile.memmap(path, shape=(side, side, 3), dtype="uint8", photometric="rgb", **PLAIN)
+    pixels[3000 : 3000 + HEIGHT, 2000 : 2000 + WIDTH] = PICTURE
+    pixels.flush()
+    with tifffile.TiffFile(path) as tiff:
+        assert len(tiff.pages.first.dataoffsets) == 1
+    with Slide(path) as slide:
+        tracemalloc.start()
+        got = slide.read_region(2000, 3000, 0, WIDTH, HEIGHT)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    np.testing.assert_array_equal(got, PICTURE)
+    assert peak < 4 * PICTURE.nbytes  # the strip has 108 MB
+
+
 def test_a_large_compressed_strip_is_refused_with_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, PICTURE, photometric="rgb", compression="zlib", rowsperstrip=HEIGHT, **PLAIN)
@@ -367,23 +400,113 @@ def test_a_large_compressed_strip_is_refused_with_its_size(tmp_path: Path, monke
     assert "tiled" in error.fix
 
 
-def set_tag(path: Path, name: str, value: int) -> None:
-    """One tag of the first page is changed to another 32-bit number."""
+# ------------------------------------------------------------------------------------------------- hostile claims
+
+
+def set_tag(path: Path, name: str, value: int, page: int = 0) -> None:
+    """One tag of a page is changed to another 32-bit number."""
     data = bytearray(path.read_bytes())
     with tifffile.TiffFile(path) as tiff:
-        tag = tiff.pages.first.tags[name]
-    struct.pack_into("<H", data, tag.offset + 2, 4)
-    struct.pack_into("<I", data, tag.valueoffset, value)
+        tag = tiff.pages[page].aspage().tags[name]
+    struct.pack_into("<HII", data, tag.offset + 2, 4, 1, value)
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("name", ["ImageLength", "ImageWidth"])
-def test_lists_that_do_not_cover_the_picture_are_damage(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("compression", ["webp", "lzw"])
+@pytest.mark.parametrize(("name", "page"), [("ImageLength", 0), ("ImageWidth", 0), ("ImageLength", 1)])
+def test_lists_of_tiles_that_do_not_cover_the_picture_are_damage(
+    tmp_path: Path, compression: str, name: str, page: int
+) -> None:
     path = tmp_path / "a.tif"
-    tifffile.imwrite(path, PICTURE, photometric="rgb", compression="webp", tile=(64, 64), **PLAIN)
-    set_tag(path, name, 1 << 24)
+    with tifffile.TiffWriter(path) as tiff:
+        for level in (PICTURE, PICTURE[::2, ::2]):
+            reduced = int(level is not PICTURE)
+            tiff.write(level, photometric="rgb", compression=compression, tile=(64, 64), subfiletype=reduced, **PLAIN)
+    set_tag(path, name, 1 << 24, page)
     with pytest.raises(SlideError, match="damaged"):
         Slide(path)
+
+
+def test_a_level_finer_than_the_slide_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "a.ome.tif"
+    with tifffile.TiffWriter(path, ome=True) as tiff:
+        tiff.write(PICTURE, subifds=1, photometric="rgb", tile=(64, 64), metadata={"axes": "YXS", **UM})
+        tiff.write(noise(2 * HEIGHT, 2 * WIDTH), subfiletype=1, photometric="rgb", tile=(64, 64))
+    with pytest.raises(SlideError, match="damaged"):
+        Slide(path)
+
+
+@pytest.mark.parametrize("bigtiff", [False, True])
+@pytest.mark.parametrize("compression", ["none", "webp"])
+def test_a_list_of_pages_in_a_circle_is_not_followed(tmp_path: Path, bigtiff: bool, compression: str) -> None:
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path, bigtiff=bigtiff) as tiff:
+        for _ in range(3):
+            tiff.write(PICTURE, photometric="rgb", compression=compression, tile=(64, 64), contiguous=False, **PLAIN)
+    with tifffile.TiffFile(path) as tiff, path.open("r+b") as file:
+        page = tiff.pages[2]
+        file.seek(tiff.pages.next_page_offset or 0)
+        file.write(struct.pack(tiff.tiff.offsetformat, page.offset))
+    try:
+        with Slide(path) as slide:  # OpenSlide sees an end
+            np.testing.assert_array_equal(slide.read_region(0, 0, 0, WIDTH, HEIGHT), PICTURE)
+    except SlideError as error:
+        assert_one_sentence(error, path)
+
+
+# --------------------------------------------------------------------------------------------- what is said of them
+
+
+def test_openslide_reads_the_first_of_equal_pages_and_says_so(tmp_path: Path) -> None:
+    path, planes = tmp_path / "a.tif", marked(3)
+    with tifffile.TiffWriter(path) as tiff:
+        for plane in planes:
+            tiff.write(plane, photometric="rgb", tile=(64, 64), contiguous=False, **PLAIN)
+    assert_reads(path, planes[0])
+    with Slide(path) as slide:
+        assert (slide.plane, slide.reader) == ("page 1 of 3", "openslide")
+
+
+@pytest.mark.parametrize(
+    ("name", "compression", "reader"),
+    [
+        ("a.tif", "webp", "tifffile"),
+        ("a.tif", "packbits", "openslide"),
+        ("a.tif", "lzw", "openslide, tiles decoded directly"),
+        ("a.ome.tif", "lzw", "tifffile, tiles decoded directly"),
+    ],
+)
+def test_a_slide_says_what_reads_it(tmp_path: Path, name: str, compression: str, reader: str) -> None:
+    ome = {"metadata": {"axes": "YXS", **UM}, "ome": True} if "ome" in name else PLAIN
+    path = tmp_path / name
+    tifffile.imwrite(path, PICTURE, photometric="rgb", tile=(64, 64), compression=compression, **ome)
+    with Slide(path) as slide:
+        assert slide.reader == reader
+
+
+@pytest.mark.parametrize("compression", ["webp", "lzw", "packbits"])
+@pytest.mark.parametrize("damaged", [0, 1])
+def test_a_level_of_which_nothing_can_be_decoded_is_found(tmp_path: Path, compression: str, damaged: int) -> None:
+    path, big = tmp_path / "a.tif", noise(512, 640)
+    with tifffile.TiffWriter(path) as tiff:
+        for number, level in enumerate((big, big[::2, ::2])):
+            tiff.write(level, photometric="rgb", compression=compression, tile=(64, 64), subfiletype=number, **PLAIN)
+    with Slide(path) as slide:
+        slide.try_levels()
+    with tifffile.TiffFile(path) as tiff:
+        page = tiff.pages[damaged].aspage()
+        places = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+    data = bytearray(path.read_bytes())
+    for offset, size in places[: len(places) // 2]:  # its last part can still be decoded
+        data[offset : offset + size] = bytes([128] * size)  # to PackBits: nothing follows
+    path.write_bytes(data)
+    with Slide(path) as slide:
+        slide.try_levels()
+    for offset, size in places:
+        data[offset : offset + size] = bytes([128] * size)
+    path.write_bytes(data)
+    with Slide(path) as slide, pytest.raises(SlideError, match=f"level {damaged}"):
+        slide.try_levels()
 
 
 # ------------------------------------------------------------------------------------------------- vendors' slides
