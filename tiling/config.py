@@ -16,6 +16,8 @@ from pydantic import (
     field_validator,
 )
 
+from tiling.annotations.classes import ClassRules
+
 MetricSet = Literal["specslide", "histoprep"]
 
 
@@ -68,6 +70,8 @@ class TilingConfig(BaseModel):
     tissue: TissueConfig = TissueConfig()
     quality: Annotated[tuple[MetricSet, ...], Field(min_length=1)] = ("specslide",)
     """Which sets of quality columns: `specslide`, and `histoprep` from the extra; see tiling.quality."""
+    annotation: ClassRules = ClassRules()
+    """What counts where annotations of several classes overlap."""
 
     def mpp_of(self, slide_mpp: float) -> float:
         """Micrometres per pixel that the tiles of a slide of that scale are to have."""

@@ -46,6 +46,13 @@ class ManifestRow(BaseModel):
     site: str | None = None
     scanner: str | None = None
 
+    @field_validator("slide_path", "annotation")
+    @classmethod
+    def _names_any_file(cls, path: Path | None) -> Path | None:
+        if path is not None and "\0" in str(path):
+            raise ValueError("a path holds the character NUL")
+        return path
+
     @field_validator("slide_id")
     @classmethod
     def _names_a_file(cls, slide_id: str) -> str:

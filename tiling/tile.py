@@ -33,6 +33,7 @@ from tiling.stores.store import (
     SlideFacts,
     StoreAttributes,
     TileStore,
+    annotated_inputs,
     store_recipe,
 )
 from tiling.stores.write import write_columns, write_tiles
@@ -62,6 +63,10 @@ class TileReport:
     """Micrometres per pixel of its tiles."""
     bad: tuple[tuple[int, int], ...] = ()
     """Corners (x0, y0), level-0 pixels, of the tiles left out because they cannot be decoded."""
+    classes: tuple[str, ...] | None = None
+    """Its annotation columns; None where no annotation was given."""
+    annotated: int = 0
+    """Tiles that lie under an annotation, at least in part."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +96,11 @@ def tile_slide(
 ) -> TileReport:
     """Write the tile store `<out_dir>/<slide_id>.zarr` and its preview picture; nothing, if it is there already.
 
-    `slide_mpp` (micrometres per level-0 pixel) overrides the file's own scale; `annotation` is a QuPath GeoJSON, ASAP
-    XML or a label image; `tissue_file`, one of these too, is the mask for the tissue method `mask`. The store appears
-    whole or not at all, and is the same bytes for the same slide and settings. Raises SlideError, ConfigError,
-    InputError (annotation, mask), OutputError, also for a folder of that name that holds something else, or StoreError
-    for a store made otherwise, unless `overwrite`.
+    `slide_mpp` (micrometres per level-0 pixel) overrides the file's own scale; `annotation` is a file of QuPath, ASAP,
+    ImageScope or HALO, or a label image; `tissue_file`, one of these too, is the mask for the tissue method `mask`. The
+    store appears whole or not at all, and is the same bytes for the same slide and settings. Raises SlideError,
+    ConfigError, InputError (annotation, mask), OutputError, also for a folder of that name that holds something else,
+    or StoreError for a store made otherwise, unless `overwrite`.
     """
     slide_id = require_slide_id(slide_id or slide_name(Path(slide_path)), slide_path)
     store_path = Path(out_dir) / f"{slide_id}{_STORE_SUFFIX}"
@@ -115,8 +120,16 @@ def tile_slide(
         store = kept or TileStore(store_path)
         if not preview_path.exists():
             write_preview(store, preview_path)
+    covered = np.logical_or.reduce([np.zeros(len(store), np.bool_), *(c > 0 for c in store.annotations.values())])
     return TileReport(
-        slide_id, store_path, len(store), kept is not None, store.attributes.mpp, store.attributes.bad_tiles
+        slide_id,
+        store_path,
+        len(store),
+        reused=kept is not None,
+        mpp=store.attributes.mpp,
+        classes=None if annotation is None else store.attributes.annotation,
+        annotated=int(covered.sum()),
+        bad=store.attributes.bad_tiles,
     )
 
 
@@ -129,11 +142,13 @@ def tiling_inputs(
     cannot be read.
     """
     unchanged = set() if config.coarser_ok else {"coarser_ok"}
-    return config.model_dump(mode="json", exclude=unchanged) | {
+    inputs = config.model_dump(mode="json", exclude=unchanged) | {
         "slide_mpp": slide_mpp,
-        "annotation_sha256": None if annotation is None else annotation_hash(annotation),
+        "annotation_sha256": None,
         "tissue_sha256": None if tissue_file is None else annotation_hash(tissue_file),
     }
+    sha256 = None if annotation is None else annotation_hash(annotation)
+    return annotated_inputs(inputs, sha256, config.annotation)
 
 
 def plan_tiles(slide: Slide, config: TilingConfig, tissue_file: Path | None = None) -> Plan:
@@ -291,7 +306,7 @@ def _write(
     write_tiles(folder, config.tile_px, codec, measured.encoded(read(slide, plan.tiles, config.max_bad_tiles), codec))
     bad = plan.tiles.only(measured.missing())
     tiles = plan.tiles.only(measured.kept)
-    fractions = annotation_fractions(annotation, tiles) if annotation else {}
+    fractions = annotation_fractions(annotation, tiles, config.annotation) if annotation else {}
     attributes = StoreAttributes(
         slide=facts,
         grid=tiles.grid,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,6 +29,12 @@ from pipeline.execution.partition import Part
 from tiling.config import TilingConfig
 from tiling.core.errors import ConfigError, InputError
 from tiling.grid import same_scale
+
+if TYPE_CHECKING:
+    from tiling import TileReport
+    from tiling.annotations.classes import ClassRules
+
+_SHOWN = 5
 
 # readable=False: a slide that may not be read is a bad slide like any other, and must not stop the rest.
 Slides = Annotated[
@@ -59,7 +66,8 @@ def tile(
     annotations: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of `<slide_id>` .geojson (QuPath), .xml (ASAP), .png or .tif (labels); before a manifest's."
+            help="Folder of .geojson (QuPath), .xml (ASAP, ImageScope), .annotations (HALO), .png or .tif (labels), "
+            "named by slide_id or as the slide; before a manifest's."
         ),
     ] = None,
     tissue: Annotated[
@@ -102,12 +110,14 @@ def tile(
     if check:
         return
     require_any(slides)
-    from pipeline.execution.jobs import find_annotation, tile_all
+    from pipeline.execution.jobs import tile_all
     from pipeline.execution.pool import default_workers
+    from tiling.annotations.find import find_annotations
 
+    unused: list[Path] = []
     if annotations is not None:
-        found = [find_annotation(annotations, row.slide_id) or row.annotation for row in rows]
-        rows = [row.model_copy(update={"annotation": file}) for row, file in zip(rows, found, strict=True)]
+        found, unused = find_annotations(annotations, {row.slide_id: row.slide_path for row in rows})
+        rows = [row.model_copy(update={"annotation": found.get(row.slide_id, row.annotation)}) for row in rows]
     share = part or Part()
     outcomes = tile_all(
         share.of(rows), out, config, workers=workers or default_workers(), overwrite=overwrite,
@@ -115,6 +125,9 @@ def tile(
     )  # fmt: skip
     if scales := _scales([o.result.mpp for o in outcomes if o.result]):
         console.note(scales)
+    if annotations is not None or any(row.annotation for row in rows):
+        for line in _annotated([o.result for o in outcomes if o.result], config.annotation, unused, manifest):
+            console.note(line)
     show_outcomes(
         f"stores in {out}",
         [*((o.job.slide_id, _tiles_made(o.result), _note(o.result, config)) if o.result
@@ -137,14 +150,14 @@ def tissue_method(tissue: str) -> str:
 
 def tissue_files(path: Path, rows: list[Any]) -> dict[str, Path]:
     """The mask of each slide, by slide_id: one file for one slide, or those of a folder."""
-    from pipeline.execution.jobs import find_annotation
+    from tiling.annotations.find import find_annotations
 
     if path.is_dir():
-        found = {row.slide_id: find_annotation(path, row.slide_id) for row in rows}
-        missing = [name for name, mask in found.items() if mask is None]
+        found = find_annotations(path, {row.slide_id: row.slide_path for row in rows}).of
+        missing = [row.slide_id for row in rows if row.slide_id not in found]
         if missing:
             raise InputError(path, f"holds no mask of {missing[0]}", f"add {missing[0]}.png, .tif, .geojson or .xml")
-        return {name: mask for name, mask in found.items() if mask is not None}
+        return found
     if len(rows) > 1:
         raise InputError(path, f"is one mask for {len(rows)} slides", "pass a folder of masks named by slide_id")
     return {rows[0].slide_id: path}
@@ -157,6 +170,28 @@ def _note(report: Any, config: TilingConfig) -> str:
         return f"{done} at {report.mpp:.4g} µm/px"
     coarser = config.for_slide(report.mpp).coarser_ok
     return f"{done} at {report.mpp:.4g} µm/px, its own, coarser than {config.mpp:g}" if coarser else done
+
+
+def _annotated(
+    reports: Sequence[TileReport], rules: ClassRules, unused: Sequence[Path], manifest: Path | None
+) -> Iterator[str]:
+    """How many slides are annotated, and what looks like an annotation that was meant and is missing."""
+    given = [report for report in reports if report.classes is not None]
+    yield f"annotations: {len(given)} of {len(reports)} slides have one"
+    for what, ids in {
+        "has no annotation": [report.slide_id for report in reports if report.classes is None] if given else [],
+        "has an annotation without an area on the slide": [r.slide_id for r in given if not r.classes],
+        "has an annotation under which no tile lies": [r.slide_id for r in given if r.classes and not r.annotated],
+    }.items():
+        if ids:
+            yield f"{', '.join(ids[:_SHOWN])}{f' and {len(ids) - _SHOWN} more' if len(ids) > _SHOWN else ''}: {what}"
+    if unused:
+        names = ", ".join(path.name for path in unused[:_SHOWN]) if manifest is None else f"{len(unused)}"
+        yield f"files of --annotations that are no slide's, by their names: {names}"
+    known = {name for report in given for name in report.classes or ()}
+    if given and (absent := [name for name in rules.order or () if name not in known]):
+        there = ", ".join(sorted(known)) or "none"
+        yield f"no annotation has a class {', '.join(absent)}, which --annotation-order names; there are {there}"
 
 
 def _scales(mpps: list[float]) -> str:

@@ -17,6 +17,7 @@ from pipeline.execution.pool import Outcome, Task, TileProgress, bytes_of, run_s
 from pipeline.redaction import files_of, redact, redacted_log
 from pipeline.study.ledger import timed
 from tiling import TileReport, TilingConfig, tile_slide
+from tiling.annotations.find import find_annotations
 from tiling.core.artefact import COMMIT
 from tiling.core.errors import ConfigError, InputError, OutputError
 from tiling.core.files import output_error
@@ -97,14 +98,6 @@ def require_folder(folder: Path) -> None:
         raise output_error(folder, error) from error
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(folder, "cannot be written (Permission denied)", "choose an output folder you may write to")
-
-
-def find_annotation(folder: Path, slide_id: str) -> Path | None:
-    """The slide's annotation in a folder: `<slide_id>` with an ending of GeoJSON, ASAP XML or a label image, in this
-    order; None if there is none.
-    """
-    candidates = (folder / f"{slide_id}{ending}" for ending in (".geojson", ".json", ".xml", ".png", ".tif", ".tiff"))
-    return next((path for path in candidates if path.exists()), None)
 
 
 @dataclass(frozen=True)
@@ -234,11 +227,12 @@ def heatmap_all(
         raise InputError(roi, f"is one region for {len(rows)} slides", "pass a folder of them, named by slide_id")
     require_folder(out)
     jobs, failed, files = [], {}, {row.slide_id: files_of(row) for row in rows}
+    regions = _regions(roi, rows)
     for row in part.of(rows):  # after the check, which is about all of them
-        try:
-            region = None if roi is None else _roi_of(roi, row.slide_id)
-        except InputError as error:
-            failed[row.slide_id] = str(error)
+        region = regions.get(row.slide_id)
+        if roi is not None and region is None:
+            missing = InputError(roi, f"holds no region of {row.slide_id}", f"add {row.slide_id}.geojson")
+            failed[row.slide_id] = str(missing)
             continue
         jobs.append(HeatmapJob(row.slide_path, row.slide_id, out, config, row.mpp, region, None, outputs, overwrite))
     outcomes = predict_all(jobs, models, device=device, cluster=cluster)
@@ -266,9 +260,10 @@ def anywhere(job: AnyJob) -> AnyJob:
     return replace(job, **changed)
 
 
-def _roi_of(roi: Path, slide_id: str) -> Path:
-    """The slide's region of interest. Raises InputError if a folder holds none."""
-    found = find_annotation(roi, slide_id) if roi.is_dir() else roi
-    if found is None:
-        raise InputError(roi, f"holds no region of {slide_id}", f"add {slide_id}.geojson")
-    return found
+def _regions(roi: Path | None, rows: Sequence[ManifestRow]) -> Mapping[str, Path]:
+    """The regions of interest of the slides, by slide_id: of a folder those that it holds."""
+    if roi is None:
+        return {}
+    if not roi.is_dir():
+        return {row.slide_id: roi for row in rows}
+    return find_annotations(roi, {row.slide_id: row.slide_path for row in rows}).of

@@ -14,7 +14,7 @@ from tiling.annotations.drawing import Geometries
 from tiling.annotations.readers import read_drawing
 from tiling.core.arrays import Float32Array
 from tiling.core.errors import InputError
-from tiling.core.files import sha256_file, sha256_json
+from tiling.core.files import require_regular, sha256_file, sha256_json
 from tiling.grid import Raster, Tiles
 
 log = logging.getLogger(__name__)
@@ -51,6 +51,7 @@ def annotation_hash(path: Path) -> str:
     otherwise, a store of it is not the one that would be made now. Raises InputError.
     """
     try:
+        require_regular(path)
         own, names = sha256_file(path), path.with_suffix(label_image.NAMES)
         if _is_picture(path):
             return sha256_json([own, sha256_file(names)]) if names.exists() else own

@@ -11,6 +11,7 @@ from tiling.annotations.drawing import Drawing
 from tiling.annotations.geojson import is_geojson, read_geojson
 from tiling.annotations.layers import is_layers, read_layers
 from tiling.core.errors import InputError
+from tiling.core.files import require_regular
 
 
 class AnnotationReader(NamedTuple):
@@ -34,6 +35,7 @@ ANNOTATIONS: tuple[AnnotationReader, ...] = (
 def read_drawing(path: Path) -> Drawing:
     """The outlines of an annotation file, by whichever reader knows its content. Raises InputError."""
     try:
+        require_regular(path)
         data = path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL in it
         reason = getattr(error, "strerror", None) or str(error)

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tiling.annotations.classes import ClassRules
 from tiling.annotations.rasterize import annotation_fractions, annotation_hash
 from tiling.core.artefact import COMMIT, atomic_folder, locked_folder, read_commit
 from tiling.core.errors import StoreError
 from tiling.core.files import sha256_json
-from tiling.stores.store import ANNOTATION, TileStore, store_recipe, verify_store
+from tiling.stores.store import ANNOTATION, TileStore, annotated_inputs, store_recipe, verify_store
 from tiling.stores.write import write_annotations
 
 _WITHOUT_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EXDEV, errno.ENOSYS)
@@ -32,8 +33,8 @@ class LabelReport:
     """Whether it had them already."""
 
 
-def label_store(path: Path | str, annotation: Path) -> LabelReport:
-    """Give a finished store the annotation columns of a file (GeoJSON, ASAP XML, label image) instead of its own.
+def label_store(path: Path | str, annotation: Path, rules: ClassRules = ClassRules()) -> LabelReport:  # noqa: B008 - frozen
+    """Give a finished store the annotation columns of a file instead of its own, where classes overlap by `rules`.
 
     The store is then the one that `tile_slide` makes with this annotation. It is replaced as a whole: its other files
     are linked into the new one, so no pixel is written; killed at any time, the old or the new one is there or comes
@@ -44,12 +45,12 @@ def label_store(path: Path | str, annotation: Path) -> LabelReport:
         store = TileStore(path)
         slide, before = store.slide, store.attributes
         slide.frame()  # raises where it is not known
-        inputs = before.config | {"annotation_sha256": annotation_hash(annotation)}
+        inputs = annotated_inputs(before.config, annotation_hash(annotation), rules)
         if before.config_sha256 == sha256_json(inputs):
             return LabelReport(slide.slide_id, path, before.annotation, reused=True)
         if faults := verify_store(path):  # or the new hashes would make the damage the truth
             raise StoreError(path, f"is damaged: {faults[0]}", "tile the slide again with --overwrite")
-        fractions = annotation_fractions(annotation, store.tiles)
+        fractions = annotation_fractions(annotation, store.tiles, rules)
         changed = {"annotation": tuple(fractions), "config": inputs, "config_sha256": sha256_json(inputs)}
         with atomic_folder(path, store_recipe(slide.sha256, inputs)) as folder:
             for name in read_commit(path).files:

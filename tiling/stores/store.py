@@ -17,6 +17,7 @@ import zarr.storage
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
+from tiling.annotations.classes import ClassRules
 from tiling.core.arrays import Float32Array, UInt8Array
 from tiling.core.artefact import COMMIT, Recipe, content_hash, folder_faults, read_commit
 from tiling.core.errors import SpecslideError, StoreError
@@ -109,6 +110,16 @@ def store_recipe(slide_sha256: str, config: Mapping[str, Any]) -> Recipe:
     files = {name: config.get(f"{name}_sha256") for name in ("annotation", "tissue")}
     settings = {name: value for name, value in config.items() if name not in ("annotation_sha256", "tissue_sha256")}
     return Recipe("store", {"slide": slide_sha256} | files, settings)
+
+
+def annotated_inputs(config: Mapping[str, Any], sha256: str | None, rules: ClassRules) -> dict[str, Any]:
+    """What decides a store, as its attributes have it, with another annotation, of that hash, or none.
+
+    The rules are named only where there is an annotation that they could change: version 0.1 had none.
+    """
+    others = {name: value for name, value in config.items() if name != "annotation"} | {"annotation_sha256": sha256}
+    ruled = sha256 is not None and rules != ClassRules()
+    return others | ({"annotation": rules.model_dump(mode="json")} if ruled else {})
 
 
 class TileStore:

@@ -94,7 +94,7 @@ def predict_settings(study: Study) -> PredictConfig:
     return PredictConfig(**study.config.heatmap.model_dump(exclude={"slides", "model", "outputs"}))
 
 
-def truth_of(row: ManifestRow, info: ModelInfo) -> shapely.Geometry | None:
+def truth_of(row: ManifestRow, info: ModelInfo, study: Study) -> shapely.Geometry | None:
     """What the slide's annotation says of the model's positive class; of a label image, which has no outlines, None.
 
     Raises InputError.
@@ -104,7 +104,7 @@ def truth_of(row: ManifestRow, info: ModelInfo) -> shapely.Geometry | None:
 
     if row.annotation is None or row.annotation.suffix.lower() in SUFFIXES:
         return None
-    return read_polygons(row.annotation).get(info.positive_class)
+    return read_polygons(row.annotation, study.config.tile.annotation).get(info.positive_class)
 
 
 def _look(row: ManifestRow, study: Study) -> State:
@@ -117,7 +117,7 @@ def _look(row: ManifestRow, study: Study) -> State:
     models = models_of(row, study)
     recipe = heatmap_recipe(
         study.out / store_of(row), models_hash(models[0].info.mpp, [one.sha256 for one in models]),
-        predict_settings(study), bf16=_uses_bf16(study), truth=truth_of(row, models[0].info),
+        predict_settings(study), bf16=_uses_bf16(study), truth=truth_of(row, models[0].info, study),
         outputs=study.config.heatmap.outputs,
     )  # fmt: skip
     return state(study.out / name_of(row), recipe)
@@ -148,7 +148,7 @@ def _make(study: Study, artefacts: Sequence[Artefact]) -> None:
     jobs: dict[tuple[Trained, ...], list[HeatmapJob]] = {}
     for name, row in rows.items():
         try:
-            truth = truth_of(row, study.trained[0].info)
+            truth = truth_of(row, study.trained[0].info, study)
         except SpecslideError as error:
             study.fail_slide(name, row, str(error))
             continue

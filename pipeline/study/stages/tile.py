@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.study.ledger import last_of, read_ledger
 from pipeline.study.stages.stage import STORES, Artefact, Stage, Study, is_published, state_of
@@ -99,10 +99,16 @@ def _relabel(row: ManifestRow, study: Study) -> None:
         before = store.recipe
         now = _recipe(row, study, store.slide)
         others = [{**recipe.inputs, "annotation": None} for recipe in (before, now)]
-        if before.inputs != now.inputs and others[0] == others[1] and before.settings == now.settings:
-            label_store(path, row.annotation)
+        same = others[0] == others[1] and _pixels(before) == _pixels(now)
+        if same and (before.inputs != now.inputs or before.settings != now.settings):
+            label_store(path, row.annotation, study.config.tile.annotation)
     except (SpecslideError, OSError):
         return  # tiling the slide says what is wrong with it
+
+
+def _pixels(recipe: Recipe) -> dict[str, Any]:
+    """The settings that decide more of a store than its labels."""
+    return {name: value for name, value in recipe.plain()["settings"].items() if name != "annotation"}
 
 
 def _sections(study: Study) -> list[Section]:

@@ -13,6 +13,7 @@ from inference.config import EvaluateSlidesConfig, OutputConfig, PredictConfig
 from pipeline import cli
 from pipeline.commands.settings import Settings, options_of, settings_of
 from tiling import TilingConfig, TissueConfig
+from tiling.annotations.classes import ClassRules
 from tiling.core.errors import ConfigError
 from training import TrainConfig
 from training.config import ShiftsConfig
@@ -70,7 +71,8 @@ def test_commands_and_options_keep_their_names(name: str) -> None:
     ("name", "model", "called"),
     [
         ("train", TrainConfig, {"loggers": "logger"}),
-        ("tile", TilingConfig, {}),
+        ("tile", TilingConfig, {"annotation": "annotation_order"}),  # the first of its section
+        ("tile", ClassRules, {name: f"annotation_{name}" for name in ClassRules.model_fields}),
         ("tile", TissueConfig, {name: f"tissue_{name}" for name in TissueConfig.model_fields} | {"method": "tissue"}),
         ("heatmap", PredictConfig, {}),
         ("heatmap", OutputConfig, {}),
