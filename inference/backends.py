@@ -72,12 +72,12 @@ def choose_backend(model: TileModel, backend: Backend, precision: Precision) -> 
         if missing:
             raise ConfigError("backend", "ONNX Runtime is not installed", _INSTALL)
         raise ConfigError("backend", "ONNX Runtime computes on the CPU", "use --backend torch, or --device cpu")
-    chosen = _chosen_onnx(model.network, model.info.temperature, model.novelty, model.info.tile_px, backend)
+    chosen = chosen_onnx(model.network, model.info.temperature, model.novelty, model.info.tile_px, backend)
     return ("torch", plain) if chosen is None else ("onnx", chosen)
 
 
 @lru_cache(maxsize=32)  # a cohort's slides share what took seconds to make; ensembles are smaller than that
-def _chosen_onnx(
+def chosen_onnx(
     network: TileClassifier, temperature: float, novelty: Novelty | None, tile_px: int, backend: Backend
 ) -> Predict | None:
     """ONNX Runtime's prediction if it is wanted, or with "auto" faster; None: torch. Raises ModelError."""
@@ -91,7 +91,7 @@ def _chosen_onnx(
 
     try:
         other = onnx_predict(network, temperature, novelty)
-        _require_agreement(other(tiles), plain(tiles), novelty is not None)
+        require_agreement(other(tiles), plain(tiles), novelty is not None)
     except ModelError as error:
         if backend == "onnx":
             raise
@@ -102,7 +102,7 @@ def _chosen_onnx(
     return other if name == "onnx" else None
 
 
-def _require_agreement(found: Float32Array, expected: Float32Array, novelty: bool) -> None:
+def require_agreement(found: Float32Array, expected: Float32Array, novelty: bool) -> None:
     """Raise ModelError unless the answers (B, C), or with novelty (B, C + 1), agree."""
     apart, allowed = np.abs(found - expected), np.full_like(expected, AGREEMENT)
     if novelty:
@@ -207,7 +207,7 @@ def _answers(outputs: Sequence[Tensor], temperature: float, novelty: Novelty | N
     return probabilities if novelty is None else np.column_stack([probabilities, novelty.ratios(*features).numpy()])
 
 
-_FITTING: dict[Hashable, int] = {}  # a cohort's slides share what was learned
+FITTING: dict[Hashable, int] = {}  # a cohort's slides share what was learned
 
 
 class BatchSizer:
@@ -220,7 +220,7 @@ class BatchSizer:
     def __init__(self, predict: Predict, of: Hashable = None) -> None:
         """What is learned `of` a model on its device, this process remembers."""
         self._predict, self._of = predict, of
-        self.largest: int | None = _FITTING.get(of)
+        self.largest: int | None = FITTING.get(of)
         """Tiles that are known to fit; None while nothing has failed."""
 
     def __call__(self, tiles: UInt8Array) -> Float32Array:
@@ -233,7 +233,7 @@ class BatchSizer:
             if found is None:
                 self.largest = len(part) // 2
                 if self._of is not None:
-                    _FITTING[self._of] = self.largest
+                    FITTING[self._of] = self.largest
                 log.warning("%d tiles at once do not fit in memory, going on with %d", len(part), self.largest)
             else:
                 parts.append(found)

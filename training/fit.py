@@ -94,7 +94,7 @@ class Training:
         self.parameters = [p for p in network.parameters() if p.requires_grad]
         self.loss = SpectralDecouplingLoss(
             config.sd_lambda, config.sd_reduction, gamma=config.sd_gamma,
-            class_weights=_class_weights(train, config), label_smoothing=config.label_smoothing,
+            class_weights=class_weights_of(train, config), label_smoothing=config.label_smoothing,
         )  # fmt: skip
         self.steps = len(batches) * config.epochs
         self.warmup = round(config.warmup * self.steps)
@@ -344,7 +344,8 @@ class _Logits(nn.Module):
         return self.network.logits(pixels)
 
 
-def _class_weights(train: Split, config: TrainConfig) -> tuple[float, ...] | None:
+def class_weights_of(train: Split, config: TrainConfig) -> tuple[float, ...] | None:
+    """A weight for each class, as `config.class_weights` says; None: all weigh 1."""
     if config.class_weights == "none":
         return None
     return balanced_weights(np.bincount(train.label, minlength=len(train.classes)).tolist())

@@ -39,7 +39,7 @@ def overlay_png(prediction: Prediction, truth: shapely.Geometry | None = None) -
     axes.imshow(prediction.thumbnail.values)
     heat = axes.imshow(heatmap_of(prediction), cmap=HEATMAP, vmin=0, vmax=1, alpha=_OPACITY, interpolation="nearest")
     if truth is not None and not truth.is_empty:
-        _outline(axes, rings_of(truth), prediction.thumbnail.downsample, "white")
+        draw_outlines(axes, rings_of(truth), prediction.thumbnail.downsample, "white")
     return _finished(figure, axes, heat, prediction)
 
 
@@ -69,7 +69,7 @@ def _figure(prediction: Prediction) -> tuple[Figure, Axes]:
 def _finished(figure: Figure, axes: Axes, heat: AxesImage, prediction: Prediction) -> bytes:
     """The picture with all that explains it."""
     height, width = prediction.thumbnail.values.shape[:2]
-    _outline(axes, threshold_rings(prediction), prediction.thumbnail.downsample, "black")
+    draw_outlines(axes, threshold_rings(prediction), prediction.thumbnail.downsample, "black")
     bar = figure.colorbar(heat, ax=axes, shrink=0.8)
     if bar.solids is not None:
         bar.solids.set_alpha(1)
@@ -91,7 +91,7 @@ def heatmap_of(prediction: Prediction) -> NDArray[np.float32]:
     return assemble(prediction.heat, prediction.tiles, thumbnail.downsample, thumbnail.values.shape[:2])
 
 
-def _outline(axes: Axes, rings: Sequence[NDArray[np.float64]], downsample: float, colour: str) -> None:
+def draw_outlines(axes: Axes, rings: Sequence[NDArray[np.float64]], downsample: float, colour: str) -> None:
     """Rings of level-0 pixels, in a colour that an edge of the other one sets off from any ground."""
     drawn, joints = [ring / downsample - 0.5 for ring in rings], {"capstyle": "projecting", "joinstyle": "round"}
     for shade, width in (("black" if colour == "white" else "white", 2.4), (colour, 1.2)):

@@ -12,7 +12,7 @@ from tiling.core.arrays import Float32Array, Float64Array, Int32Array
 from tiling.grid import Grid, Raster, Tiles
 
 _TILE_PIXELS = (8, 16)  # of the map, across a tile that overlaps its neighbours: min, max
-_MAX_PIXELS = 25_000_000  # of the map, about: so its memory is bounded, whatever the slide's size
+MAX_PIXELS = 25_000_000  # of the map, about: so its memory is bounded, whatever the slide's size
 _BAND = 512  # rows that are made at once
 
 
@@ -35,7 +35,7 @@ def map_downsample(grid: Grid) -> float:
     pixel spans several strides, so that tiles begin within half a pixel of a border.
     """
     tile, stride = grid.tile_px0, grid.stride_px0
-    finest = math.sqrt(grid.width0 * grid.height0 / _MAX_PIXELS)
+    finest = math.sqrt(grid.width0 * grid.height0 / MAX_PIXELS)
     if finest > stride:
         return float(stride * math.ceil(finest / stride))
     if tile == stride:

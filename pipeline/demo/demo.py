@@ -19,11 +19,11 @@ from tiling.core.artefact import Recipe, content_hash, seal
 from training import TrainConfig, load_model
 
 # A small network from scratch at half scale: minutes on two cores, and the synthetic tumours are easy to tell.
-_TRAIN = TrainConfig(
+TRAIN = TrainConfig(
     backbone="resnet10t", weights="none", input_px=64, epochs=5, batch_size=32, learning_rate=2e-3, threads=2
 )
-_MPP = 0.5
-_TILE_PX = 128
+MPP = 0.5
+TILE_PX = 128
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ def run_demo(out: Path, *, slide: Path | None, seed: int, say: Callable[[str], N
     say(f"making a cohort of synthetic slides in {out / 'cohort'}")
     manifest = make_cohort(out / "cohort", seed=seed)
     say("running the study: tile, train, heatmap")
-    tiling = TilingConfig(mpp=_MPP, tile_px=_TILE_PX)
-    train = _TRAIN.model_copy(update={"seed": seed})
+    tiling = TilingConfig(mpp=MPP, tile_px=TILE_PX)
+    train = TRAIN.model_copy(update={"seed": seed})
     study = run(StudyConfig(manifest=manifest, out=out / "study", tile=tiling, train=train, heatmap=HeatmapConfig()))
     say(f"tiling the real slide {real_slide.name} and making its heatmap")
     tiled = tile_slide(real_slide, out / "real" / "stores", tiling, overwrite=True)

@@ -37,7 +37,7 @@ Answer = tuple[Result | None, str | None]
 """What a task gives: its result, or the reason why there is none."""
 
 _POLL_S = 0.2
-_LOOK_FOR_WORKERS_S = 2.0
+LOOK_FOR_WORKERS_S = 2.0
 _MEMORY_NEWS_S = 1.0  # how much later than a worker's end the news may come that it was ended for its use of memory
 _REPORT_S = 1.0  # how often a worker tells how far it is
 _ANSWER_S = 5.0
@@ -72,14 +72,14 @@ def run_on_cluster(
     if not order:
         return
     with quiet(), dask.config.set(SETTINGS), open_cluster(config, len(order), devices) as (client, refusals):
-        slides = _Slides(client, task, order, config, watch, refusals, gpu=bool(devices))
+        slides = ClusterRun(client, task, order, config, watch, refusals, gpu=bool(devices))
         try:
             slides.run()
         finally:
             slides.cancel()
 
 
-class _Slides(Generic[Job, Result]):
+class ClusterRun(Generic[Job, Result]):
     """The slides that are under way, and what their workers tell of them."""
 
     def __init__(
@@ -127,7 +127,7 @@ class _Slides(Generic[Job, Result]):
                     self._inbox.get_nowait()()
             self._decide()
             self._watch.look()
-            self._look_for_workers()
+            self.look_for_workers()
 
     def cancel(self) -> None:
         """Take back what is not finished; a worker notices when it next tells how far it is."""
@@ -138,7 +138,7 @@ class _Slides(Generic[Job, Result]):
     def _submit(self, number: int) -> None:
         self._submitted[number] += 1
         future = self._client.submit(
-            _work, self._task, self._watch.jobs[number], number, self._topic, _version(),
+            _work, self._task, self._watch.jobs[number], number, self._topic, code_version(),
             key=f"slide-{self._topic[-32:]}-{number}-{self._submitted[number]}",
             priority=self._priority[number], pure=False, retries=0, resources=self._resources,
         )  # fmt: skip
@@ -230,10 +230,10 @@ class _Slides(Generic[Job, Result]):
         self._watch.finished(number, None, reason)
         self._lost.pop(number, None)
 
-    def _look_for_workers(self) -> None:
+    def look_for_workers(self) -> None:
         """Raise ClusterError if the scheduler is lost, or has had no worker for too long."""
         now = time.monotonic()
-        if now - self._looked < _LOOK_FOR_WORKERS_S:
+        if now - self._looked < LOOK_FOR_WORKERS_S:
             return
         self._looked = now
         try:
@@ -267,9 +267,9 @@ def _lost_scheduler(config: ClusterConfig) -> ClusterError:
 
 def _work(task: Task[Job, Result], job: Job, number: int, topic: str, version: str) -> Answer[Result]:
     """Run a task on a worker. An error that a person understands is an answer: Dask has nothing to do with it."""
-    if version != _version():
+    if version != code_version():
         fix = "install the same version everywhere"
-        return None, str(ClusterError("a worker", f"has specslide {_version()} instead of {version}", fix))
+        return None, str(ClusterError("a worker", f"has specslide {code_version()} instead of {version}", fix))
     worker = get_worker()
     key = worker.get_current_task()
     use_one_thread()
@@ -309,5 +309,6 @@ def take_device(name: object) -> None:
 
 
 @cache
-def _version() -> str:
+def code_version() -> str:
+    """The version of specslide that this process runs."""
     return software_versions().get("specslide", "of no known version")

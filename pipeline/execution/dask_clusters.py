@@ -32,7 +32,7 @@ try:
 except ImportError as error:
     raise ConfigError("cluster", f"Dask is not installed ({error})", "pip install 'specslide[dask]'") from None
 
-_CONNECT_S = 30.0
+CONNECT_S = 30.0
 _CHATTER = ("distributed", "distributed.client", "dask_jobqueue", "tornado.application", "asyncio")
 _QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster"}
 _OURS = {  # what dask-jobqueue's classes take and is decided here, or is deprecated there
@@ -90,7 +90,7 @@ def open_cluster(config: ClusterConfig, slides: int, devices: Sequence[str]) -> 
 @contextmanager
 def _client(config: ClusterConfig, place: str | SpecCluster) -> Iterator[Client]:
     try:
-        client = Client(place, timeout=_CONNECT_S, set_as_default=False)
+        client = Client(place, timeout=CONNECT_S, set_as_default=False)
     except (OSError, TypeError, ValueError) as error:  # TypeError: tls:// without keys
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         fix = f"start one with `dask scheduler`, and workers with `dask worker {config.at} --nthreads 1`"

@@ -60,7 +60,7 @@ def write_model(folder: Path, *, broken: bool = False, seed: int = 0, **changes:
 @pytest.fixture(autouse=True)
 def _nothing_learned(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test knows what fitted into another's memory: many share one model."""
-    monkeypatch.setattr("inference.backends._FITTING", {})
+    monkeypatch.setattr("inference.backends.FITTING", {})
 
 
 @pytest.fixture

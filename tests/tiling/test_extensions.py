@@ -1,4 +1,4 @@
-"""What a newcomer adds from outside: one object and one row, used through the job that `specslide tile` runs."""
+"""What a newcomer adds from outside: one object and one row, used through `specslide tile`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from pipeline.execution.jobs import TileJob, tile_job
-from tiling import TileStore, TilingConfig
+from pipeline import cli
+from tiling import TileStore
 from tiling.core.arrays import BoolArray, UInt8Array
-from tiling.manifest import slide_row
 from tiling.slides.reader import Level
 from tiling.slides.readers import READERS
 from tiling.tissue import METHODS
@@ -19,7 +19,8 @@ from tiling.tissue import METHODS
 class NumpyReader:
     """Slides that are arrays, uint8 (h, w, 3), in `*.npy`."""
 
-    vendor, mpp_xy, objective_power, compression = "numpy", (0.5, 0.5), None, "NONE"
+    vendor, mpp_xy, compression = "numpy", (0.5, 0.5), "NONE"
+    objective_power = bounds = plane = None
 
     def __init__(self, entry: Path) -> None:
         self.pixels = np.load(entry)
@@ -38,9 +39,16 @@ def everywhere(picture: UInt8Array) -> BoolArray:
     return np.ones(picture.shape[:2], np.bool_)
 
 
-def tiled(slide: Path, out: Path, settings: dict[str, object]) -> TileStore:
-    job = TileJob(slide_row(slide), out, TilingConfig.model_validate({"tissue": {"method": "everywhere"}} | settings))
-    return TileStore(tile_job(job, lambda done, total: None).store)
+def tiled(slide: Path, out: Path, *options: str) -> TileStore:
+    words = ["tile", str(slide), "--out", str(out), "--tissue", "everywhere", *options]
+    CliRunner().invoke(cli.app, words, catch_exceptions=False, standalone_mode=False)
+    return TileStore(out / f"{slide.stem}.zarr")
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Worker processes would not have the rows."""
+    monkeypatch.setattr("pipeline.execution.pool.default_workers", lambda: 0)
 
 
 @pytest.fixture
@@ -52,7 +60,7 @@ def test_a_reader_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setitem(READERS, "numpy", lambda path, entry: NumpyReader(entry) if entry.suffix == ".npy" else None)
     monkeypatch.setitem(METHODS, "everywhere", everywhere)
     np.save(tmp_path / "case.npy", pixels)
-    store = tiled(tmp_path / "case.npy", tmp_path, {"tile_px": 64, "codec": "lossless"})
+    store = tiled(tmp_path / "case.npy", tmp_path, "--tile-px", "64", "--codec", "lossless")
     assert (store.slide.vendor, len(store)) == ("numpy", 20)
     for (x, y), found in zip(store.tiles.places(), store.read(slice(None)), strict=True):
         np.testing.assert_array_equal(found, pixels[y : y + 64, x : x + 64])
@@ -60,6 +68,6 @@ def test_a_reader_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 
 def test_a_tissue_method_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_slide: Path) -> None:
     monkeypatch.setitem(METHODS, "everywhere", everywhere)
-    store = tiled(small_slide, tmp_path, {})
+    store = tiled(small_slide, tmp_path)
     assert store.attributes.config["tissue"]["method"] == "everywhere"
     assert store.mask.values.all()

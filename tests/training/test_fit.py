@@ -137,7 +137,7 @@ def test_a_stop_while_it_validates_or_predicts_loses_nothing(
 
         first = 0 if call > 1 else call  # a run that goes on has no validation left before its predictions
         monkeypatch.setattr(Training, "logits", lambda *args, at=first, of=calls: stopped(*args, at=at, of=of))
-        with pytest.raises(StoppedError, match=r"stopped by SIGTERM after step 6 of 6; run the same command again"):
+        with pytest.raises(StoppedError, match=r"SIGTERM.*6 of 6"):
             train(samples, tmp_path / "torn", tiny)
     monkeypatch.setattr(Training, "logits", look)
     monkeypatch.setattr(Training, "_step", None)  # there is no step left to do
@@ -221,7 +221,7 @@ def test_what_is_kept_of_a_stopped_run_is_the_last_state_and_the_best_weights(
     losses = iter([9.0])  # the epochs that follow are worse, so the lost weights are those that are wanted
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fit_module, "log_loss", lambda *_: next(losses))
-        with pytest.raises(ModelError, match=r"best-1\.ckpt: cannot be read"):
+        with pytest.raises(ModelError, match=r"best-1\.ckpt"):
             train(samples, tmp_path / "run", tiny)
 
 
@@ -349,7 +349,7 @@ def test_a_gradient_that_is_not_finite_stops_it_before_the_update(
 
     monkeypatch.setattr(fit_module, "clip_gradients", overflowing)
     monkeypatch.setattr(Training, "_refuse_non_finite", looked_at)
-    with pytest.raises(ModelError, match=r"^epoch 1: the gradient is no longer finite at step 2, on tiles of images/"):
+    with pytest.raises(ModelError, match=r"^epoch 1: .*gradient.*step 2.* images/"):
         train(samples_from_images(image_table, tiny), tmp_path / "run", tiny)
     assert len(weights) == 2
 
@@ -357,8 +357,8 @@ def test_a_gradient_that_is_not_finite_stops_it_before_the_update(
 @pytest.mark.parametrize(
     ("changes", "key", "what"),
     [
-        ({"sd_gamma": (1.0, 2.0, 3.0)}, "sd_gamma", "3 numbers for 2 classes"),
-        ({"batch_size": 64, "accumulate": 50}, "accumulate", "cannot be computed in 50 parts"),
+        ({"sd_gamma": (1.0, 2.0, 3.0)}, "sd_gamma", "3 .* 2 classes"),
+        ({"batch_size": 64, "accumulate": 50}, "accumulate", "50 parts"),
     ],
 )
 def test_settings_that_do_not_fit_the_data_are_refused(
@@ -419,10 +419,10 @@ def test_class_weights_are_those_of_the_training_split(image_table: Path, tiny: 
     labels = samples.label[samples.where("train")]
     expected = compute_class_weight("balanced", classes=np.arange(2), y=labels)
     assert expected[0] > expected[1]
-    assert fit_module._class_weights(
+    assert fit_module.class_weights_of(
         samples.split_of("train"), changed(tiny, class_weights="balanced")
     ) == pytest.approx(expected)
-    assert fit_module._class_weights(samples.split_of("train"), tiny) is None
+    assert fit_module.class_weights_of(samples.split_of("train"), tiny) is None
 
 
 def test_a_budget_of_tiles_is_an_epoch(image_table: Path, tiny: TrainConfig, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def test_what_is_not_installed_is_refused_with_its_extra(
 ) -> None:
     monkeypatch.setattr("training.logs.find_spec", lambda _: None)
     config = changed(tiny, loggers=(name,))
-    with pytest.raises(ConfigError, match=rf"^loggers: {name} is not installed; .*'specslide\[{name}\]'"):
+    with pytest.raises(ConfigError, match=rf"^loggers: .*'specslide\[{name}\]'"):
         train(samples_from_images(image_table, config), tmp_path / "run", config)
     assert not (tmp_path / "run").exists()
 

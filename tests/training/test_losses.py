@@ -108,7 +108,7 @@ def test_bad_lambda_is_refused(sd_lambda: float) -> None:
 def test_bad_reduction_and_lengths_are_refused() -> None:
     with pytest.raises(ValueError, match="'max'"):
         SpectralDecouplingLoss(0.1, "max")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="3 logits but 2 labels"):
+    with pytest.raises(ValueError, match=r"3 logits.*2 labels"):
         SpectralDecouplingLoss(0.1)(torch.zeros(3, 2), torch.zeros(2, dtype=torch.int64))
 
 
@@ -167,7 +167,7 @@ def test_bad_loss_settings_are_refused(setting: dict[str, Any], what: str) -> No
 
 
 def test_settings_that_do_not_fit_the_logits_are_refused() -> None:
-    with pytest.raises(ValueError, match="3 offsets gamma for 2 logits"):
+    with pytest.raises(ValueError, match=r"3 .*gamma.* 2 "):
         spectral_decoupling(torch.zeros(4, 2), 0.1, gamma=(0.0, 0.0, 0.0))
-    with pytest.raises(ValueError, match="a logit for each class"):
+    with pytest.raises(ValueError, match="logit"):
         cross_entropy(torch.zeros(4), torch.zeros(4), label_smoothing=0.1)

@@ -227,7 +227,7 @@ def test_a_folder_of_something_else_is_never_replaced(
     mine = tmp_path / "run" / name
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
-    with pytest.raises(OutputError, match=rf"{mine.parent.name}: holds something else than .*; choose another --out"):
+    with pytest.raises(OutputError, match=rf"{mine.parent.name}: .*--out"):
         train(samples_from_images(image_table, tiny), tmp_path / "run", tiny)
     assert mine.read_text() == "mine"
 
@@ -249,10 +249,10 @@ def test_somebodys_files_beside_a_runs_stay(image_table: Path, tiny: TrainConfig
 @pytest.mark.parametrize(
     ("changes", "error", "what"),
     [
-        ({"backbone": "resnet1O"}, ConfigError, "no model called"),
-        ({"weights": "packaged"}, ConfigError, "no weights are packaged"),
-        ({"weights": "lost.safetensors"}, ModelError, "cannot be read"),
-        ({"precision": "bf16", "device": "cpu"}, ConfigError, "bf16 needs a GPU"),
+        ({"backbone": "resnet1O"}, ConfigError, "resnet1O"),
+        ({"weights": "packaged"}, ConfigError, "^weights: "),
+        ({"weights": "lost.safetensors"}, ModelError, r"lost\.safetensors"),
+        ({"precision": "bf16", "device": "cpu"}, ConfigError, "^precision: "),
     ],
 )
 def test_what_cannot_be_trained_is_refused(
@@ -270,14 +270,14 @@ def test_training_that_diverged_is_stopped(image_table: Path, tiny: TrainConfig,
     state["fc.bias"] = torch.tensor([float("nan"), 0.0])
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, tmp_path / "broken.safetensors")
     config = tiny.model_copy(update={"weights": str(tmp_path / "broken.safetensors")})
-    with pytest.raises(ModelError, match="epoch 1: the logits are no longer finite"):
+    with pytest.raises(ModelError, match=r"^epoch 1: .*logits"):
         train(samples_from_images(image_table, config), tmp_path / "run", config)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_an_absent_gpu_is_refused(image_table: Path, tiny: TrainConfig, tmp_path: Path) -> None:
     config = tiny.model_copy(update={"device": "cuda"})
-    with pytest.raises(ConfigError, match="no GPU"):
+    with pytest.raises(ConfigError, match="--device"):
         train(samples_from_images(image_table, config), tmp_path / "run", config)
 
 

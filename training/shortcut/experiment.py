@@ -70,7 +70,7 @@ AT_ONCE = 256
 EXAMPLES = 8
 SOFTWARE = ("torch", "timm", "numpy", "scipy", "opencv-python-headless")
 FILES = ("study.csv", "study.md", "study.png", "examples.png")
-_STUDY_ONLY = {"methods", "seeds", "sd_lambdas", "weight_decays", "tolerance"}  # they decide nothing of a single run
+STUDY_ONLY = {"methods", "seeds", "sd_lambdas", "weight_decays", "tolerance"}  # they decide nothing of a single run
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def study_recipe(data: TileSet, config: ShortcutConfig) -> Recipe:
 
 def run_key(run: Run, data: TileSet, config: ShortcutConfig) -> str:
     """SHA-256 of all that decides a run's figures: data, settings and software, but not what else the study holds."""
-    settings = config.model_dump(mode="json", exclude=_STUDY_ONLY)
+    settings = config.model_dump(mode="json", exclude=STUDY_ONLY)
     settings["amount"] = amount_of(config.confounder, config.amount)
     return sha256_json([FORMAT, asdict(run), settings, data.identity, software_versions(*SOFTWARE)])
 
@@ -197,10 +197,10 @@ def train_run(run: Run, key: str, data: TileSet, config: ShortcutConfig) -> RunR
         target = stain_target(config.stain_norm, training) if run.stain else None
         _fit(network, _normalised(training, target), labels, run, config)
         seconds = time.process_time() - begin
-        validation = _logits(network, _normalised(_confounded(data, split, "val", run, config), target))
+        validation = logits_of(network, _normalised(_confounded(data, split, "val", run, config), target))
         unchanged = data.tiles[split["test"]]
         versions = np.concatenate([unchanged, changed(unchanged, config.confounder, config.amount)])
-        test = _logits(network, _normalised(torch.from_numpy(versions), target))
+        test = logits_of(network, _normalised(torch.from_numpy(versions), target))
     if not (np.isfinite(validation).all() and np.isfinite(test).all()):
         raise ModelError(f"the study's {run}", "its logits are no longer finite", "use a lower learning_rate")
     val_label, test_label = data.label[split["val"]], data.label[split["test"]]
@@ -238,7 +238,7 @@ def _fit(network: TileClassifier, tiles: Tensor, labels: Tensor, run: Run, confi
         schedule.step()
 
 
-def _logits(network: TileClassifier, tiles: Tensor) -> Floats:
+def logits_of(network: TileClassifier, tiles: Tensor) -> Floats:
     """float64 (n, 2) of tiles uint8 (n, T, T, 3)."""
     network.eval()
     with torch.inference_mode():

@@ -101,7 +101,7 @@ def test_many_rings_drawn_at_once_look_as_each_drawn_by_itself(
             axes.plot(*(ring / px0 - 0.5).T, color="black" if colour == "white" else "white", linewidth=2.4)
             axes.plot(*(ring / px0 - 0.5).T, color=colour, linewidth=1.2)
 
-    monkeypatch.setattr(overlay, "_outline", one_by_one)
+    monkeypatch.setattr(overlay, "draw_outlines", one_by_one)
     assert at_once == overlay_png(prediction, truth)
 
 

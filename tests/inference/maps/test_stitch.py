@@ -155,7 +155,7 @@ def test_a_tile_begins_where_it_was_read_and_ends_within_half_a_pixel(
     width = (columns - 1) * stride + tile
     slide = Grid(width0=width, height0=tile, slide_mpp=0.25, tile_px=64, tile_px0=tile, stride_px0=stride)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(heatmap, "_MAX_PIXELS", max_pixels)
+        patch.setattr(heatmap, "MAX_PIXELS", max_pixels)
         px0, x0 = map_downsample(slide), round(place * (columns - 1)) * stride
         tile_at = Tiles(slide, np.array([x0], np.int32), np.zeros(1, np.int32))
         covered = np.flatnonzero(np.isfinite(slide_map(np.ones(1, np.float32), tile_at).values).any(0))

@@ -109,15 +109,15 @@ def test_verify_reads_what_a_model_says_of_itself(tmp_path: Path) -> None:
 def test_what_tissue_names(tmp_path: Path) -> None:
     assert tissue_method("otsu") == "otsu"
     assert tissue_method(str(tmp_path)) == "mask"
-    with pytest.raises(ConfigError, match="use specslide, otsu, hsv, histoprep, or the path of a mask"):
+    with pytest.raises(ConfigError, match="specslide, otsu, hsv, histoprep"):
         tissue_method("magic")
 
 
 def test_masks_are_found_by_slide(tmp_path: Path) -> None:
     rows = [slide_row(tmp_path / name) for name in ("a.svs", "b.svs")]
     (tmp_path / "a.png").touch()
-    with pytest.raises(InputError, match="holds no mask of b"):
+    with pytest.raises(InputError, match=r"\bb\b"):
         tissue_files(tmp_path, rows)
-    with pytest.raises(InputError, match="is one mask for 2 slides"):
+    with pytest.raises(InputError, match="2 slides"):
         tissue_files(tmp_path / "a.png", rows)
     assert tissue_files(tmp_path, rows[:1]) == tissue_files(tmp_path / "a.png", rows[:1]) == {"a": tmp_path / "a.png"}

@@ -107,13 +107,13 @@ def test_sources_are_tried_in_turn_until_one_is_right(tmp_path: Path) -> None:
 
 
 def test_a_wrong_hash_is_refused_and_not_kept(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="wrong sha256"):
+    with pytest.raises(InputError, match="sha256"):
         find_real_slide(None, tmp_path, [lambda: SLIDE[:-1]])
     assert files_under(tmp_path) == []
 
 
 def test_nothing_reachable_says_what_to_pass(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"nobody is there.*--slide"):
+    with pytest.raises(InputError, match="--slide"):
         find_real_slide(None, tmp_path, [unreachable])
 
 

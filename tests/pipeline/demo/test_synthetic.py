@@ -165,7 +165,7 @@ def test_odd_sizes_and_other_scales_are_painted(tmp_path: Path) -> None:
 
 
 def test_a_slide_too_small_for_tissue_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="too small"):
+    with pytest.raises(ConfigError, match="small"):
         make_slide(tmp_path / "s.tif", seed=0, size_px=(1024, 256), tumour=False)
     assert list(tmp_path.iterdir()) == []
 
@@ -318,7 +318,7 @@ def test_other_settings_make_the_cohort_anew(tmp_path: Path) -> None:
 def test_a_folder_with_anything_else_in_it_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "thesis.docx").write_text("years of work")
-    with pytest.raises(OutputError, match="a synthetic cohort"):
+    with pytest.raises(OutputError, match="cohort"):
         make_cohort(tmp_path / "c", n_slides=6, size_px=(512, 512))
     assert (tmp_path / "c" / "thesis.docx").read_text() == "years of work"
 

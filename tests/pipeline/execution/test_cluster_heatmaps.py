@@ -34,5 +34,5 @@ def test_heatmaps_are_those_of_this_process(
 
 def test_a_model_that_is_loaded_stays_here(scheduler: ClusterConfig, tmp_path: Path) -> None:
     write_model(tmp_path / "model")
-    with pytest.raises(ConfigError, match="cluster: a model that is loaded cannot be sent to workers; pass its folder"):
+    with pytest.raises(ConfigError, match=r"^cluster: .*model"):
         predict_all([], load_models([tmp_path / "model"]), cluster=scheduler)

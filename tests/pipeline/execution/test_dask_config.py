@@ -68,7 +68,7 @@ def test_options_come_before_the_file(tmp_path: Path) -> None:
     assert cluster_of(None, None, workers=3) is None, "workers alone are processes here"
     found = cluster_of("slurm", file, workers=9)
     assert found == ClusterConfig(at="slurm", workers=9, queue={"cores": 2, "memory": "8GB"})
-    with pytest.raises(ConfigError, match=rf"{file}: memory: '1GB' is refused, pbs does not take it"):
+    with pytest.raises(ConfigError, match=f"{file}: memory: '1GB'.*pbs"):
         cluster_of(None, file, memory="1GB")
 
 
@@ -77,6 +77,6 @@ def test_options_change_the_cluster_of_a_study() -> None:
     assert cluster_of(None, None, study=study) == study
     assert cluster_of(None, None, workers=9, study=study) == ClusterConfig(at="slurm", workers=9, queue={"cores": 8})
     assert cluster_of("local:2", None, study=study) == ClusterConfig(at="local:2")
-    with pytest.raises(ConfigError, match="memory: '8GB' is refused, slurm does not take it"):
+    with pytest.raises(ConfigError, match=r"memory: '8GB'.*slurm"):
         cluster_of(None, None, memory="8GB", study=study)
     assert cluster_of(None, None, memory="8GB", study=ClusterConfig(at="local:2")).memory == "8GB"  # type: ignore[union-attr]

@@ -31,5 +31,5 @@ def test_a_part_is_read(text: str, part: Part) -> None:
     "text", ["", "1", "0/3", "4/3", "-1/3", "1/0", "1.5/3", "1/3/5", "1/3\n", "a/b", "٣/٤", "1/9999999"]
 )
 def test_what_is_no_part_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="is no part; write I/N"):
+    with pytest.raises(ConfigError, match="I/N"):
         parse_part(text)

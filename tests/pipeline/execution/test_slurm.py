@@ -183,12 +183,12 @@ def test_times_are_read_as_slurm_reads_them(time: str, seconds: int) -> None:
     ("settings", "words"),
     [
         *(
-            ({"time": time}, "is no time")
+            ({"time": time}, "time: ")
             for time in ("", "-", "1h", "1:2:3:4", "-5", "1-", "1:", "1-2-3", "٣", "1-2:3:4:5")
         ),
-        ({"time": "0:1"}, "time: '0:1' is refused, all of it is within the notice of 120 s"),
-        ({"time": "2"}, "time: '2' is refused, all of it is within the notice of 120 s"),
-        ({"notice_s": 700, "time": "10"}, "within the notice of 700 s"),
+        ({"time": "0:1"}, "time: '0:1'.*120 s"),
+        ({"time": "2"}, "time: '2'.*120 s"),
+        ({"notice_s": 700, "time": "10"}, "700 s"),
         ({"partition": "a b"}, "partition"),
         ({"partition": "a\n#SBATCH --uid=0"}, "partition"),
         ({"account": "a\n"}, "account"),
@@ -196,10 +196,10 @@ def test_times_are_read_as_slurm_reads_them(time: str, seconds: int) -> None:
         ({"mem": "16G\n"}, "mem"),
         ({"array": 0}, "array"),
         ({"cpus": 0}, "cpus"),
-        ({"further": ("-C", "a100")}, "'-C' is no option of sbatch; write --name or --name=value"),
-        ({"further": ("--a=b\n#SBATCH --uid=0",)}, "is no option of sbatch"),
-        ({"further": ("--a b",)}, "is no option of sbatch"),
-        ({"colour": "red"}, "is not a setting"),
+        ({"further": ("-C", "a100")}, "'-C'.*--name=value"),
+        ({"further": ("--a=b\n#SBATCH --uid=0",)}, "further"),
+        ({"further": ("--a b",)}, "further"),
+        ({"colour": "red"}, "colour"),
     ],
 )
 def test_wrong_settings_are_refused(settings: dict[str, object], words: str) -> None:
@@ -259,24 +259,24 @@ def test_without_more_the_installation_itself_runs(programs: Path) -> None:
         (["slurm", "tile"], "slurm slurm: is no command"),
         (["--", "--qos=low"], "is no command"),
         (["tile", "--out", "x"], "name no slides"),
-        (["tile", "a", "--out", "x", "--codec", "png"], "codec: 'png' is refused"),
-        (["tile", "a", "--out", "x", "--tile-px", "0"], "tile_px: 0 is refused"),
+        (["tile", "a", "--out", "x", "--codec", "png"], "codec: 'png'"),
+        (["tile", "a", "--out", "x", "--tile-px", "0"], "tile_px: 0"),
         (["tile", "--manifest", "absent.csv", "--out", "x"], "absent.csv: "),
-        (["tile", "a", "--out", "x", "--part", "1/2"], "--part: is what --array gives to each task"),
-        (["tile", "a", "--out", "x", "--", "-C", "a100"], "'-C' is no option of sbatch"),
-        (["train", "--images", "a", "--out", "x", "--epochs", "0"], "epochs: 0 is refused"),
-        (["train", "--images", "a", "--out", "x", "--logger", "paper"], "loggers.0: 'paper' is refused"),
+        (["tile", "a", "--out", "x", "--part", "1/2"], "^--part: .*--array"),
+        (["tile", "a", "--out", "x", "--", "-C", "a100"], "'-C'"),
+        (["train", "--images", "a", "--out", "x", "--epochs", "0"], "epochs: 0"),
+        (["train", "--images", "a", "--out", "x", "--logger", "paper"], "loggers.0: 'paper'"),
         (["train", "--images", "a", "--out", "x", "--config", "absent.yaml"], "absent.yaml"),
-        (["heatmap", "a", "--model", "m", "--out", "x", "--overlap", "1"], "overlap: 1.0 is refused"),
-        (["heatmap", "a", "--model", "m", "--out", "x", "--formats", "bmp"], "formats: .*bmp.* is refused"),
+        (["heatmap", "a", "--model", "m", "--out", "x", "--overlap", "1"], "overlap: 1.0"),
+        (["heatmap", "a", "--model", "m", "--out", "x", "--formats", "bmp"], "formats: .*bmp"),
         (["run", "absent.yaml"], "absent.yaml"),
-        (["tile", "a", "--out", "x", "--cluster", "moon"], "at: 'moon' is refused"),
-        (["run", "study.yaml", "--cluster", "moon"], "at: 'moon' is refused"),
-        (["run", "study.yaml", "--worker-memory", "8GB"], "memory: '8GB' is refused, slurm does not take it"),
-        (["--array", "2", "tile", "a", "--out", "x", "--cluster", "local:2"], "--array: cannot be had with --cluster"),
-        (["--array", "2", "train", "--images", "a", "--out", "x"], "--array: cannot be had with train"),
-        (["--executable", "'", "tile", "a", "--out", "x"], "--executable: cannot be read"),
-        (["--executable", " ", "tile", "a", "--out", "x"], "--executable: is empty"),
+        (["tile", "a", "--out", "x", "--cluster", "moon"], "at: 'moon'"),
+        (["run", "study.yaml", "--cluster", "moon"], "at: 'moon'"),
+        (["run", "study.yaml", "--worker-memory", "8GB"], "memory: '8GB'.*slurm"),
+        (["--array", "2", "tile", "a", "--out", "x", "--cluster", "local:2"], "^--array: .*--cluster"),
+        (["--array", "2", "train", "--images", "a", "--out", "x"], "^--array: .*train"),
+        (["--executable", "'", "tile", "a", "--out", "x"], "^--executable: "),
+        (["--executable", " ", "tile", "a", "--out", "x"], "^--executable: "),
     ],
 )
 def test_what_the_command_would_refuse_is_refused_before_the_queue(
@@ -297,7 +297,7 @@ def test_no_task_of_an_array_starts_a_cluster(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("cluster.yaml").write_text("at: local:2\n")
-    with pytest.raises(ConfigError, match=f"--array: cannot be had with {option[0]}: a cluster shares the slides out"):
+    with pytest.raises(ConfigError, match=f"^--array: .*{option[0]}"):
         slurm("--array", 2, *command, *option)
     assert slurm(*command, *option)
     assert slurm("--array", 2, *command)
@@ -326,10 +326,10 @@ def test_sbatch_gets_the_script(programs: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_job_that_is_not_taken_is_an_error(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(programs))
-    with pytest.raises(ConfigError, match="sbatch: is not there; submit where Slurm is"):
+    with pytest.raises(ConfigError, match=r"^sbatch: "):
         submit_script("#!/bin/bash\n")
     write_program(programs / "sbatch", "import sys\nsys.exit('sbatch: error: invalid partition\\nBatch job failed')")
-    with pytest.raises(ConfigError, match="did not take the job: sbatch: error: invalid partition Batch job failed"):
+    with pytest.raises(ConfigError, match="invalid partition"):
         submit_script("#!/bin/bash\n")
 
 
@@ -382,5 +382,5 @@ def test_heatmap_does_its_part_only(small_slide: Path, tmp_path: Path) -> None:
     model = load_model(write_model(tmp_path / "model", tile_px=128))
     reports, failed = heatmap_all(slides, model, tmp_path / "out", PredictConfig(), part=Part(2, 2))
     assert ([report.slide_id for report in reports], failed) == (["b"], {})
-    with pytest.raises(InputError, match="is one region for 2 slides"):  # the checks are about all slides
+    with pytest.raises(InputError, match="2 slides"):  # the checks are about all slides
         heatmap_all(slides, model, tmp_path / "out", PredictConfig(), roi=small_slide, part=Part(2, 2))

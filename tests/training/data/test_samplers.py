@@ -129,7 +129,7 @@ def test_ranks_share_the_batches_that_one_process_would_read(
 ) -> None:
     order, size = np.random.default_rng(0).permutation(count), per_rank * world
     if count < size and count % world:
-        with pytest.raises(ValueError, match="do not divide"):
+        with pytest.raises(ValueError, match="divide"):
             global_batches(order, size, 0, world)
         return
     alone = global_batches(order, size)
@@ -145,5 +145,5 @@ def test_ranks_share_the_batches_that_one_process_would_read(
 
 
 def test_a_start_inside_a_batch_is_refused() -> None:
-    with pytest.raises(ValueError, match="from position 3"):
+    with pytest.raises(ValueError, match="position 3"):
         global_batches(np.arange(20), 8, start=3)

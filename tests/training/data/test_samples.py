@@ -119,7 +119,7 @@ def test_no_test_split_is_needed_where_none_is_asked_for(write_table: WriteTable
 def test_classes_can_be_given(image_table: Path, tiny: TrainConfig) -> None:
     turned = tiny.model_copy(update={"classes": ("dark", "bright")})
     assert samples_from_images(image_table, turned).label.tolist() == [1, 0] * 24
-    with pytest.raises(InputError, match="row 2: the label 'bright' is none of dark, grey"):
+    with pytest.raises(InputError, match=r"row 2: .*'bright'.*dark, grey"):
         samples_from_images(image_table, tiny.model_copy(update={"classes": ("dark", "grey")}))
     with pytest.raises(ConfigError, match="positive_class"):
         samples_from_images(image_table, tiny.model_copy(update={"positive_class": "grey"}))
@@ -234,7 +234,7 @@ def test_stores_that_do_not_fit_together_are_refused(
 ) -> None:
     stores, manifest = cohort()
     make_store("s3", random_tiles(8, 3), {"tumour": [0.0] * 8}, mpp=0.25)
-    with pytest.raises(InputError, match=r"s\d\.zarr: .* at 0\.5 µm/px, s3\.zarr .* at 0\.25; tile all slides alike"):
+    with pytest.raises(InputError, match=r"s\d\.zarr: .* at 0\.5 µm/px, s3\.zarr .* at 0\.25"):
         samples_from_stores(stores, manifest, tiny)
     without = samples_from_stores(stores, manifest, tiny, leave_out={"s3"})
     assert "s3" not in set(without.slide_id.tolist())
@@ -246,12 +246,12 @@ def test_stores_that_do_not_fit_together_are_refused(
 
 def test_other_store_faults_are_refused(cohort: Cohort, write_table: WriteTable, tiny: TrainConfig) -> None:
     stores, manifest = cohort()
-    with pytest.raises(InputError, match="holds no tile of any slide"):
+    with pytest.raises(InputError, match="no tile"):
         samples_from_stores(stores / "elsewhere", manifest, tiny)
-    with pytest.raises(ConfigError, match="lacks the negative class"):
+    with pytest.raises(ConfigError, match=r"^classes: "):
         samples_from_stores(stores, manifest, tiny.model_copy(update={"classes": ("tumour", "necrosis")}))
     unlabelled = write_table([("slide_path", "slide_id"), *((f"s{i}.svs", f"s{i}") for i in range(6))])
-    with pytest.raises(InputError, match="slide s0: has no label"):
+    with pytest.raises(InputError, match=r"slide s0: .*label"):
         samples_from_stores(stores, unlabelled, tiny.model_copy(update={"label_from": "slide"}))
 
 
@@ -328,12 +328,12 @@ def test_where_chooses_tiles_by_the_columns_of_the_stores(
     assert len(chosen) == (everything.x0 > 0).sum() > 0
     assert chosen.identity() != everything.identity()
     assert "tiles left out by where" in caplog.text
-    with pytest.raises(ConfigError, match=r"position 1: there is no column 'focus'; .*the columns are x, y, tissue"):
+    with pytest.raises(ConfigError, match=r"position 1: .*'focus'.*x, y, tissue"):
         samples_from_stores(stores, manifest, tiny.model_copy(update={"where": "focus > 1"}))
 
 
 def test_where_is_refused_for_images_and_parsed_at_once(image_table: Path, tiny: TrainConfig) -> None:
-    with pytest.raises(ConfigError, match="images have none"):
+    with pytest.raises(ConfigError, match="images"):
         samples_from_images(image_table, tiny.model_copy(update={"where": "x > 1"}))
     with pytest.raises(ConfigError, match="'x >', position"):
         TrainConfig(where="x >")
@@ -368,14 +368,14 @@ def test_sites_are_split_as_a_whole(seed: int, write_table: WriteTable, tiny: Tr
 def test_sites_that_are_missing_or_too_few_are_refused(
     image_table: Path, write_table: WriteTable, tiny: TrainConfig
 ) -> None:
-    with pytest.raises(InputError, match=r"'images/0\.png' has no site, but they are split by site"):
+    with pytest.raises(InputError, match=r"'images/0\.png'.*split by site"):
         samples_from_images(image_table, tiny.model_copy(update={"group": "site"}))
-    with pytest.raises(InputError, match="has no site, but sampling is balanced over sites"):
+    with pytest.raises(InputError, match=r"site.*balanced"):
         samples_from_images(image_table, tiny.model_copy(update={"balance": ("class", "site")}))
     rows = [(f"{i}.png", f"s{i % 2}", "xy"[i // 2 % 2]) for i in range(8)]
     table = write_table([("path", "site", "label"), *rows])
     write_pictures(table, range(8))
-    with pytest.raises(InputError, match="the test split is empty: there are 2 sites in all; add sites"):
+    with pytest.raises(InputError, match=r"test split.*2 sites"):
         samples_from_images(table, tiny.model_copy(update={"group": "site"}))
 
 
@@ -391,12 +391,12 @@ def test_folds_test_each_case_once(image_table: Path, tiny: TrainConfig) -> None
 
 
 def test_folds_that_cannot_be_are_refused(image_table: Path, write_table: WriteTable, tiny: TrainConfig) -> None:
-    with pytest.raises(InputError, match="12 cases cannot make 13 folds; use at most 12 folds"):
+    with pytest.raises(InputError, match=r"13 folds.*at most 12"):
         samples_from_images(image_table, tiny.model_copy(update={"folds": 13}))
     table = write_table([("path", "label", "split"), *((f"{i}.png", "xy"[i % 2], SPLITS[i // 2]) for i in range(6))])
     write_pictures(table, range(6))
     samples_from_images(table, tiny)
-    with pytest.raises(InputError, match="gives splits of its own, which cross-validation would replace"):
+    with pytest.raises(InputError, match=r"splits.*cross-validation"):
         samples_from_images(table, tiny.model_copy(update={"folds": 3}))
 
 
@@ -426,7 +426,7 @@ def test_given_splits_are_checked_for_sites_where_those_are_split(write_table: W
     table = write_table([("path", "site", "label", "split"), *rows])
     write_pictures(table, range(12))
     assert len(samples_from_images(table, tiny)) == 12
-    with pytest.raises(InputError, match="the site 'site0' is in two splits; put all tiles of a site into one split"):
+    with pytest.raises(InputError, match=r"'site0'.*split"):
         samples_from_images(table, tiny.model_copy(update={"group": "site"}))
 
 
@@ -434,10 +434,10 @@ def test_one_picture_in_two_splits_is_refused_and_both_are_named(write_table: Wr
     rows = [(f"{i}.png", f"case{i}", "xy"[i % 2], SPLITS[i // 2]) for i in range(6)]
     table = write_table([("path", "case_id", "label", "split"), *rows])
     write_pictures(table, [0, 1, 2, 3, 2, 5])  # 2 and 4 are alike
-    with pytest.raises(InputError, match=r"2\.png and .*4\.png are the same picture, one is val and the other test"):
+    with pytest.raises(InputError, match=r"2\.png and .*4\.png .*val.*test"):
         samples_from_images(table, tiny)
     write_pictures(table, [0, 0, 2, 3, 4, 5])  # 0 and 1 are alike, in one split, but of two classes
-    with pytest.raises(InputError, match=r"0\.png and .*1\.png are the same picture, one is 'x' and the other 'y'"):
+    with pytest.raises(InputError, match=r"0\.png and .*1\.png .*'x'.*'y'"):
         samples_from_images(table, tiny)
 
 
@@ -454,7 +454,7 @@ def test_one_slide_under_two_names_is_refused(cohort: Cohort, tiny: TrainConfig,
     stores, manifest = cohort()
     slide = TileStore(stores / "s1.zarr").slide
     make_store("s4", TileStore(stores / "s4.zarr").read(slice(None)), {"tumour": [0.0] * 8}, sha256=slide.sha256)
-    with pytest.raises(InputError, match=r"the slides 's1' and 's4' are one and the same \(equal SHA-256\)"):
+    with pytest.raises(InputError, match="'s1' and 's4'"):
         samples_from_stores(stores, manifest, tiny)
     assert len(np.unique(samples_from_stores(stores, manifest, tiny, leave_out={"s1"}).slide_id)) == 5
 

@@ -245,7 +245,7 @@ def test_the_test_split_of_training_is_found_again(
     assert "its figures are too good" in caplog.text
     image_table.write_text("\n".join(rows[:-4]) + "\n")  # other data: its split is not the training's
     other = labelled_tiles(trained.info, images=image_table)
-    with pytest.raises(InputError, match=r"names no splits.*pass --split all"):
+    with pytest.raises(InputError, match="--split all"):
         choose_tiles(other, "test", image_table)
 
 
@@ -319,7 +319,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_written(
 @pytest.mark.parametrize("count", [0, 3])
 def test_one_model_or_two(table: ImageTable, tmp_path: Path, count: int) -> None:
     samples = labelled_tiles(info(), images=table())
-    with pytest.raises(ConfigError, match="pass one, or two to compare"):
+    with pytest.raises(ConfigError, match=r"^models: "):
         evaluate_models([model()] * count, everything(samples), tmp_path / "out")
 
 
@@ -354,7 +354,7 @@ def test_stores_of_another_scale_are_refused(
 
 def test_images_of_another_scale_are_refused_only_if_it_is_given(table: ImageTable) -> None:
     path = table()
-    with pytest.raises(ModelError, match="32 px at 3 µm/px"):
+    with pytest.raises(ModelError, match=r"32 px.*3 µm"):
         labelled_tiles(info(), images=path, mpp=3.0)
     assert labelled_tiles(info(), images=path, mpp=1.02).mpp == 1.02
     assert labelled_tiles(info(tile_px=16), images=path).mpp == 1.0
@@ -363,7 +363,7 @@ def test_images_of_another_scale_are_refused_only_if_it_is_given(table: ImageTab
 @pytest.mark.parametrize("given", [(), ("stores",), ("manifest",), ("images", "stores"), ("images", "manifest")])
 def test_data_are_named_once(given: tuple[str, ...], tmp_path: Path) -> None:
     options: dict[str, Any] = dict.fromkeys(given, tmp_path)
-    with pytest.raises(ConfigError, match="name no data; pass --stores with --manifest, or --images"):
+    with pytest.raises(ConfigError, match=r"--stores.*--manifest.*--images"):
         labelled_tiles(info(), **options)
 
 
@@ -383,7 +383,7 @@ def test_a_failed_evaluation_does_not_look_complete(
     def fail(*args: object) -> None:
         raise OutputError(out, "cannot be written (No space left on device)")
 
-    with pytest.raises(ModelError, match="no finite probability"):
+    with pytest.raises(ModelError, match="finite"):
         evaluate_models([model(Broken)], chosen, out, resamples=5)
     module = importlib.import_module("training.evaluation.evaluate")
     with monkeypatch.context() as patch:

@@ -138,7 +138,7 @@ def test_noise_is_normal_and_unlike_between_tiles_and_channels() -> None:
 
 @pytest.mark.parametrize(("name", "strength"), [("jpeg", -0.1), ("noise", 1.01), ("hue", -1.5), ("gamma", np.nan)])
 def test_strengths_out_of_range_are_refused(name: str, strength: float) -> None:
-    with pytest.raises(ValueError, match="strength must lie in"):
+    with pytest.raises(ValueError, match="strength"):
         SHIFTS[name](batch(), strength)
 
 

@@ -141,7 +141,7 @@ def test_the_target_is_the_typical_tile_and_blank_ones_do_not_count(method: Meth
 
 @pytest.mark.parametrize("method", METHODS)
 def test_tiles_without_stain_give_no_target(method: Method) -> None:
-    with pytest.raises(ConfigError, match="stain_norm: the training tiles show no stain"):
+    with pytest.raises(ConfigError, match=r"^stain_norm: "):
         stain_target(method, torch.from_numpy(np.stack([GLASS, WHITE])))
 
 
@@ -191,11 +191,9 @@ def test_without_the_package_it_is_said_what_to_install(
     samples = samples_from_images(stained_table, config)
     folder = train(samples, tmp_path / "run", config).model
     monkeypatch.setitem(sys.modules, "torchstain", None)
-    with pytest.raises(
-        ModelError, match=r"torchstain, which is missing; install it with pip install 'specslide\[stain"
-    ):
+    with pytest.raises(ModelError, match=r"torchstain.*specslide\[stain\]"):
         load_model(folder)
-    with pytest.raises(ConfigError, match=r"stain_norm: .* needs the package torchstain; install it with pip install"):
+    with pytest.raises(ConfigError, match=r"^stain_norm: .*torchstain.*specslide\[stain\]"):
         train(samples, tmp_path / "other", config)
     assert not (tmp_path / "other").exists()
     assert read_info(folder).stain_norm is not None

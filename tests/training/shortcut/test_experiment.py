@@ -161,7 +161,7 @@ def test_spectral_decoupling_sets_in_when_it_is_to(samples: Samples) -> None:
 
 
 def test_a_network_that_diverges_is_refused(samples: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study, "_logits", lambda network, tiles: np.full((len(tiles), 2), np.nan))
+    monkeypatch.setattr(study, "logits_of", lambda network, tiles: np.full((len(tiles), 2), np.nan))
     with pytest.raises(ModelError, match=r"seed=0.*learning_rate"):
         train_run(Run(0, Setting()), "", read_tiles(samples, SMALL), SMALL)
 
@@ -187,11 +187,11 @@ def test_what_cannot_be_studied_is_refused(samples: Samples, tmp_path: Path, mon
         with pytest.raises((InputError, ConfigError), match=named):
             study_shortcut(wrong, out, config)
     monkeypatch.setattr(study, "LARGEST", 80 * 32 * 32 * 3 - 1)
-    with pytest.raises(InputError, match="80 tiles of 32 px"):
+    with pytest.raises(InputError, match=r"80 tiles.*32 px"):
         study_shortcut(samples, out, SMALL)
     monkeypatch.undo()
     monkeypatch.setattr(study, "missing_package", lambda: "install it")
-    with pytest.raises(ConfigError, match=r"stain_norm.*install it"):
+    with pytest.raises(ConfigError, match="stain_norm"):
         study_shortcut(samples, out, SMALL.model_copy(update={"methods": ("stain_norm",)}))
     assert not out.exists()
     out.write_text("in the way")
@@ -218,7 +218,7 @@ def test_settings_come_from_a_file_and_options(tmp_path: Path) -> None:
     path.write_text("strength: 0.95\nsd_lambdas: [1, 20]\nepochs: 4\n")
     config = load(path, {"epochs": "5", "methods": ["sd", "strong"], "seeds": None})
     assert config == ShortcutConfig(strength=0.95, sd_lambdas=(1, 20), epochs=5, methods=("sd", "strong"))
-    with pytest.raises(ConfigError, match=r"0\.2 to 20"):
+    with pytest.raises(ConfigError, match=r"0\.2.*20"):
         load(None, {"amount": 99})
     path.write_text("strenth: 0.95\n")
     with pytest.raises(ConfigError, match="strenth"):
@@ -259,7 +259,7 @@ def test_a_key_holds_what_decides_a_run_and_nothing_else(samples: Samples) -> No
         ("backbone", "test_byobnet"), ("input_px", 48), ("learning_rate", 1e-3), ("epochs", 4), ("batch_size", 16),
         ("val_fraction", 0.2), ("test_fraction", 0.3),
     ]  # fmt: skip
-    assert {name for name, _ in others} | study._STUDY_ONLY == set(ShortcutConfig.model_fields)
+    assert {name for name, _ in others} | study.STUDY_ONLY == set(ShortcutConfig.model_fields)
     keys = {run_key(run, data, SMALL.model_copy(update={field: value})) for field, value in others}
     keys |= {run_key(replace(run, **change), data, SMALL) for change in (
         {"seed": 1}, {"setting": Setting(1)}, {"setting": Setting(0, 1)}, {"augment": "strong"}, {"stain": True},
