@@ -16,13 +16,14 @@ from tiling.annotations.rasterize import annotation_hash
 from tiling.core.artefact import Recipe, content_hash
 from tiling.core.files import sha256_json, sha256_text
 from tiling.manifest import ManifestRow
+from tiling.slides.ome_zarr_reader import ome_zarr_mark
 from tiling.stores.query import rows_where
 
 
 def is_store(path: Path) -> bool:
     """Whether a path is meant as a tile store rather than a slide."""
     try:
-        return path.name.endswith(".zarr") or (path / "zarr.json").exists()
+        return (path.name.endswith(".zarr") or (path / "zarr.json").exists()) and ome_zarr_mark(path) is None
     except OSError:  # a folder that may not be read: whoever opens it says so
         return False
 

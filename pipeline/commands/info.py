@@ -13,7 +13,9 @@ from tiling.core.errors import SpecslideError
 
 
 def info(
-    slide: Annotated[Path, typer.Argument(help="A slide file, or the folder of a DICOM slide.", readable=False)],
+    slide: Annotated[
+        Path, typer.Argument(help="A slide file, or the folder of a DICOM or OME-Zarr slide.", readable=False)
+    ],
     slide_mpp: SlideMpp = None,
 ) -> None:
     """Size, levels, scale, vendor and compression of a slide, what reads it, and whether it can be tiled.

@@ -101,6 +101,7 @@ def rooms_imported(module: Path, package: str, wing: str = "") -> set[str]:
                 "tiling/stores/store.py",
                 "tiling/stores/write.py",
                 "tiling/stores/codec.py",
+                "tiling/slides/ome_zarr_reader.py",
                 "inference/exports/ome_zarr.py",
             },
         ),

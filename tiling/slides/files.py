@@ -8,6 +8,7 @@ from pathlib import Path
 from tiling.core.errors import SlideError
 from tiling.core.files import require_regular
 from tiling.slides.dicom import dicom_folder, dicom_slide, is_dicom
+from tiling.slides.ome_zarr_reader import is_zarr, ome_zarr_files, ome_zarr_mark
 from tiling.slides.reader import unreadable
 
 SUFFIXES = frozenset(
@@ -19,17 +20,22 @@ _PERHAPS_DICOM = re.compile(r"|\.(dcm|dicom|ima|img|\d*)", re.IGNORECASE)  # end
 
 
 def entry_file(path: Path) -> Path:
-    """The file to open: of a DICOM slide, given by its folder or any of its files, the first with pixels.
+    """The file to open: of a DICOM slide, given by its folder or any of its files, the first with pixels; of OME-Zarr
+    the metadata of its folder.
 
     Raises SlideError for what is no slide or not one.
     """
     try:
+        if (mark := ome_zarr_mark(path)) is not None:
+            return mark
         slide = dicom_slide(path)
         if slide is not None:
             return slide.entry
         if path.is_dir():
-            fix = "pass slide files, or the folder of one DICOM slide"
-            raise SlideError(path, "is a folder without DICOM files", fix)
+            what = (
+                "is zarr without an OME image, a tile store perhaps" if is_zarr(path) else "is a folder without slides"
+            )
+            raise SlideError(path, what, "pass slide files, or the folder of one DICOM or OME-Zarr slide")
         require_regular(path)
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL in it
         raise unreadable(path, error) from error
@@ -37,10 +43,12 @@ def entry_file(path: Path) -> Path:
 
 
 def slide_files(path: Path) -> list[Path]:
-    """Every file that makes up the slide: those of a DICOM series, a MIRAX index and its folder, or one file.
+    """Every file that makes up the slide: those of a DICOM series or of OME-Zarr, a MIRAX index and its folder, or one.
 
     Raises SlideError, OSError.
     """
+    if ome_zarr_mark(path) is not None:
+        return ome_zarr_files(path)
     slide = dicom_slide(path)
     if slide is not None:
         return slide.files
@@ -56,9 +64,9 @@ def slide_name(path: Path) -> str:
 
     DICOM has its folder's name, or, where several slides lie in one folder, that of the slide's first file.
     """
-    if path.suffix == ".zarr":
-        return path.stem
     try:
+        if path.suffix == ".zarr":  # a store of a slide `x.ome.svs` is `x.ome.zarr`, too
+            return path.name.removesuffix(".zarr" if ome_zarr_mark(path) is None else ".ome.zarr").removesuffix(".zarr")
         if path.is_dir():
             return path.resolve().name
         if is_dicom(path):
@@ -78,19 +86,22 @@ def slide_name(path: Path) -> str:
 
 
 def is_slide(path: Path) -> bool:
-    """Whether a path looks like a slide: by a file's ending or first bytes, or as the folder of one DICOM slide.
+    """Whether a path looks like a slide: a file by its ending or first bytes, a folder of one DICOM slide or OME-Zarr.
+
+    Plain pictures are slides only where they are named: in folders they are previews mostly.
 
     Cheap, and no promise that it can be read. Raises OSError.
     """
     if path.is_dir():
-        return len(dicom_folder(path).slides) == 1
+        return ome_zarr_mark(path) is not None or len(dicom_folder(path).slides) == 1
     return path.is_file() and (path.suffix.lower() in SUFFIXES or _may_be_dicom(path))
 
 
 def slides_in(folder: Path) -> list[Path]:
     """The slides that lie directly in a folder, by name: files that look like one, DICOM slides by their first file.
 
-    Hidden files are left out. Cheap, and no promise that they can be read. Raises OSError.
+    Hidden files are left out, and folders: of these `is_slide` tells OME-Zarr. Cheap, and no promise that they can be
+    read. Raises OSError.
     """
     found = [
         path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir() and is_slide(path)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+import numpy as np
 
 from tiling.core.arrays import UInt8Array
 from tiling.core.errors import SlideError
@@ -80,6 +83,42 @@ def _exact(first: Level, level: Level) -> tuple[float, float]:
             return whole, whole
     derived = min(ratios) * (1 - 1e-6) <= stated <= max(ratios) * (1 + 1e-6)
     return ratios if derived else (stated, stated)
+
+
+Part = Callable[[int, int, tuple[slice, slice]], UInt8Array]
+"""Gives a part (rows, columns) of the segment at (column, row) of a level, uint8 (h, w, 3)."""
+
+
+def read_segments(
+    level: tuple[int, int], segment: tuple[int, int], corner: tuple[int, int], size: tuple[int, int], part: Part
+) -> UInt8Array:
+    """A rectangle of a level that is stored in segments (tiles, strips, chunks); white beyond the level.
+
+    Args:
+        level: Width and height of the level, its pixels.
+        segment: Width and height of its segments; those at the right and lower edge may reach beyond it.
+        corner: x and y of the rectangle, pixels of the level; may be negative.
+        size: Width and height of the rectangle.
+        part: Gives the pixels of a segment.
+
+    Returns:
+        uint8 (height, width, 3).
+    """
+    (left, top), (width, height) = corner, size
+    out = np.full((height, width, 3), 255, np.uint8)
+    xa, xb = max(left, 0), min(left + width, level[0])
+    ya, yb = max(top, 0), min(top + height, level[1])
+    if xa >= xb or ya >= yb:
+        return out
+    rows = range(ya // segment[1], (yb - 1) // segment[1] + 1)
+    columns = range(xa // segment[0], (xb - 1) // segment[0] + 1)
+    for row, column in itertools.product(rows, columns):
+        sx, sy = column * segment[0], row * segment[1]
+        x, y = max(sx, xa), max(sy, ya)
+        right, lower = min(sx + segment[0], xb), min(sy + segment[1], yb)
+        inside = (slice(y - sy, lower - sy), slice(x - sx, right - sx))
+        out[y - top : lower - top, x - left : right - left] = part(column, row, inside)
+    return out
 
 
 def unreadable(path: Path, error: OSError | ValueError) -> SlideError:

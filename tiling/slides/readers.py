@@ -8,6 +8,7 @@ from pathlib import Path
 from tiling.core.errors import SlideError
 from tiling.slides.dicom import open_with_dicom
 from tiling.slides.files import entry_file
+from tiling.slides.ome_zarr_reader import open_with_zarr
 from tiling.slides.openslide_reader import open_with_openslide
 from tiling.slides.reader import Opener, SlideReader, unreadable
 from tiling.slides.tifffile_reader import open_with_tifffile
@@ -18,6 +19,7 @@ READERS: dict[str, Opener] = {
     "dicom": open_with_dicom,
     "openslide": open_with_openslide,
     "tifffile": open_with_tifffile,
+    "zarr": open_with_zarr,
 }
 """The openers by name, asked in this order; the first that can read the file reads it."""
 

@@ -23,6 +23,7 @@ from tiling.core.files import sha256_file, sha256_json
 from tiling.grid import Bounds, Frame
 from tiling.slides.files import entry_file, slide_files
 from tiling.slides.jpeg_stream import ScaleDenom
+from tiling.slides.ome_zarr_reader import MARKS
 from tiling.slides.reader import SlideReader, exact_downsamples, unreadable
 from tiling.slides.readers import open_reader
 from tiling.slides.tiff_picture import compression_name
@@ -230,9 +231,13 @@ class Slide:
         Raises SlideError if they cannot be read.
         """
         try:
-            hashes = [sha256_file(p) for p in slide_files(self.path)]
+            files = slide_files(self.path)
+            hashes = [sha256_file(p) for p in files]
         except OSError as error:
             raise unreadable(self.path, error) from error
+        if entry_file(self.path).name in MARKS:  # OME-Zarr: a chunk's name is its place
+            names = (file.relative_to(self.path).as_posix() for file in files)
+            return sha256_json(dict(zip(names, hashes, strict=True)))
         return hashes[0] if len(hashes) == 1 else sha256_json(sorted(hashes))
 
     def compression(self) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 from xml.etree import ElementTree
@@ -17,7 +17,7 @@ from tifffile import COMPRESSION, EXTRASAMPLE, FILLORDER, PLANARCONFIG
 from tiling.core.arrays import AnyArray, UInt8Array
 from tiling.core.errors import SlideError
 from tiling.grid import Bounds
-from tiling.slides.reader import Level, damaged, unreadable
+from tiling.slides.reader import Level, damaged, read_segments, unreadable
 from tiling.slides.tiff_picture import TiffLevel, compression_name, open_tiff, tiff_picture
 from tiling.slides.tile_cache import TileCache
 from tiling.slides.tiled_tiff import PLAIN_VENDORS, TIFF_DAMAGE
@@ -69,22 +69,10 @@ class TifffileReader:
     def read(self, x0: int, y0: int, level: int, width: int, height: int) -> UInt8Array:
         """As `SlideReader.read`."""
         shape, down = self._levels[level], self.levels[level].downsample
-        left, top = round(x0 / down), round(y0 / down)
-        out = np.full((height, width, 3), 255, np.uint8)
-        xa, xb = max(left, 0), min(left + width, shape.width)
-        ya, yb = max(top, 0), min(top + height, shape.height)
-        if xa >= xb or ya >= yb:
-            return out
-        rows = range(ya // shape.segment_h, (yb - 1) // shape.segment_h + 1)
-        columns = range(xa // shape.segment_w, (xb - 1) // shape.segment_w + 1)
+        corner = round(x0 / down), round(y0 / down)
+        sizes = (shape.width, shape.height), (shape.segment_w, shape.segment_h)
         with self._cache.reading(_CACHE_BYTES):
-            for row, column in itertools.product(rows, columns):
-                sx, sy = column * shape.segment_w, row * shape.segment_h
-                x, y = max(sx, xa), max(sy, ya)
-                right, lower = min(sx + shape.segment_w, xb), min(sy + shape.segment_h, yb)
-                part = (slice(y - sy, lower - sy), slice(x - sx, right - sx))
-                out[y - top : lower - top, x - left : right - left] = self._part(level, column, row, part)
-        return out
+            return read_segments(*sizes, corner, (width, height), partial(self._part, level))
 
     def close(self) -> None:
         """Release the file."""
