@@ -18,6 +18,7 @@ from pipeline.commands.histoprep import histoprep
 from pipeline.commands.info import info
 from pipeline.commands.init import init
 from pipeline.commands.label import label
+from pipeline.commands.manifest import manifest
 from pipeline.commands.provenance import provenance
 from pipeline.commands.run import run
 from pipeline.commands.shortcut import shortcut
@@ -45,7 +46,7 @@ studies = typer.Typer(help="Studies of what networks learn.", **_GROUP)
 app.add_typer(imports, name="import")
 app.add_typer(studies, name="study")
 for _command in (
-    info, tile, label, train, evaluate, stress, heatmap, export_model, evaluate_slides, tiles,
+    info, manifest, tile, label, train, evaluate, stress, heatmap, export_model, evaluate_slides, tiles,
     init, run, status, provenance, verify, demo,
 ):  # fmt: skip  # in the order of their use, which --help keeps
     app.command(cls=SuggestingCommand)(_command)

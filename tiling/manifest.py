@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
@@ -109,7 +110,7 @@ def slides_of_paths(paths: Iterable[Path]) -> SlideList:
         except ConfigError as error:
             slides.refused[_printable(path)] = f"{error.what}; {error.fix}"
             continue
-        first = path_of.setdefault(_key(row.slide_id), path)
+        first = path_of.setdefault(id_key(row.slide_id), path)
         if first is not path:
             fix = "give each once, or a manifest with a slide_id for each"
             raise InputError("the slides given", f"two have the id {row.slide_id!r}: {first} and {path}", fix)
@@ -148,7 +149,7 @@ def slides_of_manifest(path: Path) -> SlideList:
                 raise InputError(f"{path}, row {number}", _reason(error), "correct the manifest") from None
             slides.refused[f"row {number}"] = _reason(error)
             continue
-        first = number_of.setdefault(_key(row.slide_id), number)
+        first = number_of.setdefault(id_key(row.slide_id), number)
         if first != number:  # their results would share one name
             what = f"has the slide_id {row.slide_id!r} of row {first}"
             raise InputError(f"{path}, row {number}", what, "give each slide an id of its own")
@@ -156,7 +157,7 @@ def slides_of_manifest(path: Path) -> SlideList:
     return slides
 
 
-def _key(slide_id: str) -> str:
+def id_key(slide_id: str) -> str:
     """What two ids share that are one file on some file systems."""
     return unicodedata.normalize("NFC", slide_id).casefold()
 
@@ -169,29 +170,44 @@ def read_table(path: Path) -> dict[int, dict[str, str]]:
     """Rows of a CSV (comma, with a header) or Parquet table as text, by the number of their line in the file, or of the
     row; column names in lower case, aliases resolved.
 
+    Raises InputError as `read_columns` does, and if the table names one column twice.
+    """
+    raw, rows = read_columns(path)
+    names = [ALIASES.get(name.lower(), name.lower()) for name in raw]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise InputError(path, f"has two columns for {', '.join(sorted(twice))}", "keep one of them")
+    return {number: dict(zip(names, values, strict=True)) for number, values in rows.items()}
+
+
+def read_columns(path: Path) -> tuple[list[str], dict[int, list[str]]]:
+    """The column names of a CSV or Parquet table as they are, and its rows as text, numbered as in `read_table`.
+
     A field stands on one line: a quote that is not closed there would swallow the rows that follow. Raises InputError
-    naming the row for one that cannot be read, and if the table cannot be read, is empty, or names one column twice.
+    naming the row for one that cannot be read, and if the table cannot be read or is empty.
     """
     try:
         require_regular(path)
-        rows = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
+        names, rows = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
     except (OSError, ValueError, pyarrow.ArrowException) as error:  # ValueError: no UTF-8, or a name with a NUL in it
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise InputError(path, f"cannot be read ({reason})", "pass a CSV or Parquet table") from error
     if not rows:
         raise InputError(path, "has no rows", "list one slide or image a row under a header line")
-    return rows
+    return names, rows
 
 
-def _read_csv(path: Path) -> dict[int, dict[str, str]]:
+def _read_csv(path: Path) -> tuple[list[str], dict[int, list[str]]]:
     with path.open(newline="", encoding="utf-8-sig") as f:
         lines = ((number, _fields(line, f"{path}, row {number}")) for number, line in enumerate(f, start=1))
-        names = _column_names(next(lines, (0, []))[1], path)
+        names = next(lines, (0, []))[1]
         rows = {number: fields for number, fields in lines if fields}
+    if len(names) == 1 and (other := re.search(r"[;\t]", names[0])):
+        raise InputError(path, f"has {other[0]!r} between its columns", "write it with commas")
     for number, fields in rows.items():
         if len(fields) != len(names):
             raise InputError(f"{path}, row {number}", f"has {len(fields)} fields instead of {len(names)}", "correct it")
-    return {number: dict(zip(names, fields, strict=True)) for number, fields in rows.items()}
+    return names, rows
 
 
 def _fields(line: str, where: str) -> list[str]:
@@ -207,20 +223,11 @@ def _fields(line: str, where: str) -> list[str]:
     return fields
 
 
-def _read_parquet(path: Path) -> dict[int, dict[str, str]]:
+def _read_parquet(path: Path) -> tuple[list[str], dict[int, list[str]]]:
     table = pyarrow.parquet.read_table(path)
-    names = _column_names(table.column_names, path)
     columns = [["" if v is None else str(v) for v in column.to_pylist()] for column in table.columns]
     rows = enumerate(zip(*columns, strict=True), start=1)
-    return {number: dict(zip(names, values, strict=True)) for number, values in rows}
-
-
-def _column_names(raw: list[str], path: Path) -> list[str]:
-    names = [ALIASES.get(name.strip().lower(), name.strip().lower()) for name in raw]
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise InputError(path, f"has two columns for {', '.join(sorted(twice))}", "keep one of them")
-    return names
+    return [name.strip() for name in table.column_names], {number: list(values) for number, values in rows}
 
 
 def _reason(error: ValidationError) -> str:

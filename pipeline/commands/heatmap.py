@@ -43,7 +43,7 @@ def heatmap(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the results, one folder a slide.")],
     settings: Settings,
     slides: Annotated[
-        list[Path] | None, typer.Argument(help="Slides, or tile stores (*.zarr).", readable=False)
+        list[Path] | None, typer.Argument(help="Slides, tile stores (*.zarr), and folders of them.", readable=False)
     ] = None,
     manifest: ManifestOption = None,
     slide_mpp: SlideMpp = None,
@@ -85,13 +85,13 @@ def heatmap(
     """
     config = settings_of(PredictConfig, settings | {"batch_size": batch_size}, "heatmap options")
     outputs = settings_of(OutputConfig, settings, "heatmap options")
-    rows, refused = slides_of(slides, manifest, slide_mpp)
+    rows, refused = slides_of(slides, manifest, slide_mpp, stores=True)
     workers = cluster_of(cluster, cluster_config, memory=worker_memory)
     place = load_train_config(None, {"device": "cpu" if config.backend == "onnx" else device}).device
     if check:
         return
     require_models(model)
-    require_any(slides)
+    require_any(rows, manifest)
     from inference.predict import require_machine
     from pipeline.execution.jobs import heatmap_all, load_models
 

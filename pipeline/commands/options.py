@@ -17,7 +17,8 @@ from tiling.core.errors import ConfigError, InputError, ModelError
 from tiling.core.settings import checked, read_settings
 
 if TYPE_CHECKING:
-    from tiling.manifest import SlideList
+    from tiling.manifest import ManifestRow, SlideList
+    from tiling.slides.search import Found
     from training import ModelInfo, Samples, TrainConfig
     from training.data.samples import Split
 
@@ -113,10 +114,21 @@ def require_there(*paths: Path) -> None:
             continue  # who reads it says more
 
 
-def require_any(slides: Sequence[Path] | None) -> None:
+def found_slides(named: Sequence[Path], *, stores: bool = False) -> Found:
+    """The slides that the command line names, and it is said what was found where it names folders or patterns."""
+    from tiling.slides.search import find_slides
+
+    found = find_slides(named, stores=stores)
+    if [*named] != found.slides:
+        console.note(f"{', '.join(map(str, named[:3]))}{', ...' if len(named) > 3 else ''}: {found}")
+    return found
+
+
+def require_any(rows: Sequence[ManifestRow], manifest: Path | None) -> None:
     """Raise InputError if none of the slides on the command line exists; a single bad one is for the table."""
-    if not any(map(os.path.lexists, slides or ())):
-        require_there(*(slides or ()))
+    paths = [row.slide_path for row in rows] if manifest is None else []
+    if not any(map(os.path.lexists, paths)):
+        require_there(*paths)
 
 
 def require_models(folders: Sequence[Path]) -> None:
@@ -127,9 +139,11 @@ def require_models(folders: Sequence[Path]) -> None:
             raise ModelError(folder, "is not a model folder", "pass the folder `model` of a training run")
 
 
-def slides_of(slides: list[Path] | None, manifest: Path | None, slide_mpp: float | None) -> SlideList:
-    """The slides to work on, from the command line or a manifest, and how many they are is said; `slide_mpp` comes
-    before a manifest's.
+def slides_of(
+    slides: list[Path] | None, manifest: Path | None, slide_mpp: float | None, *, stores: bool = False
+) -> SlideList:
+    """The slides to work on, or the tile stores too, from the command line or a manifest, and how many they are is
+    said; `slide_mpp` comes before a manifest's.
 
     Raises ConfigError for both or none, and InputError for a wrong manifest or two slides of one name.
     """
@@ -140,7 +154,9 @@ def slides_of(slides: list[Path] | None, manifest: Path | None, slide_mpp: float
         count = len(found.rows) + len(found.refused)
         console.note(f"{manifest}: {count} rows, {len(found.rows)} slides")
     elif slides and manifest is None:
-        found = slides_of_paths(slides)
+        paths = found_slides(slides, stores=stores)
+        found = slides_of_paths(paths.slides)
+        found.refused.update(paths.unreadable)
     else:
         raise ConfigError(
             "the arguments", "name no slides, or name them twice", "pass slides or --manifest, one of them"

@@ -56,6 +56,7 @@ _COMMANDS = {
     "info": "inspect show slide-info",
     "init": "new",
     "label": "annotate",
+    "manifest": "cohort csv list slides table",
     "provenance": "lineage trace",
     "run": "pipeline study-run",
     "stress": "robustness",

@@ -38,7 +38,7 @@ _SHOWN = 5
 
 # readable=False: a slide that may not be read is a bad slide like any other, and must not stop the rest.
 Slides = Annotated[
-    list[Path] | None, typer.Argument(help="Slide files, or folders of one DICOM slide each.", readable=False)
+    list[Path] | None, typer.Argument(help="Slides, and folders with slides in them or below.", readable=False)
 ]
 
 
@@ -109,7 +109,7 @@ def tile(
     masks = tissue_files(Path(tissue), rows) if config.tissue.method == "mask" else {}
     if check:
         return
-    require_any(slides)
+    require_any(rows, manifest)
     from pipeline.execution.jobs import tile_all
     from pipeline.execution.pool import default_workers
     from tiling.annotations.find import find_annotations

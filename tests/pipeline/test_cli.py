@@ -189,6 +189,33 @@ def test_a_name_that_cannot_be_an_id_costs_that_slide(run_cli: RunCli, small_sli
     assert "'index.html'" in line
 
 
+def test_a_folder_of_slides(run_cli: RunCli, small_slide: Path, model: Path, tmp_path: Path) -> None:
+    """What is in it and below; stores and results in it are not slides; what is left out, and what may not be read, is
+    said.
+    """
+    wsis = tmp_path / "wsis"
+    (wsis / "below").mkdir(parents=True)
+    shutil.copy(small_slide, wsis / "below" / "b.tif")
+    shutil.copy(small_slide, wsis / "a.tif")
+    (wsis / "._a.tif").write_bytes(b"AppleDouble")
+    for _ in range(2):  # the second time with the first one's stores and previews among the slides
+        done = run_cli("tile", wsis, "--out", wsis / "stores", "--tile-px", 128, "--workers", 1)
+        assert done.returncode == 0, said(done)
+        assert {p.name for p in (wsis / "stores").iterdir()} == {f"{n}.{e}" for n in "ab" for e in ("zarr", "png")}
+    assert f"{wsis}: 2 slides; left out: 2 .png, 1 hidden, 2 tile store" in done.stderr
+    (wsis / "locked").mkdir(mode=0)
+    out = tmp_path / "heatmaps"
+    done = run_cli("heatmap", wsis / "stores", "--model", model, "--out", out)
+    assert done.returncode == 0, said(done)
+    done = run_cli("tile", wsis, "--out", wsis / "stores", "--tile-px", 128, "--workers", 1)
+    (wsis / "locked").chmod(0o700)
+    failed_slide(done, str(wsis / "locked"), "Permission denied")
+    assert {p.name for p in out.iterdir() if p.is_dir()} == {"a", "b"}
+    shutil.rmtree(wsis / "below")
+    shutil.copytree(wsis, tmp_path / "more" / "x")
+    refused(run_cli("tile", wsis, tmp_path / "more", "--out", tmp_path / "o"), "'a'", "manifest")
+
+
 def test_a_slide_too_coarse_is_tiled_at_its_own_scale_if_asked(
     run_cli: RunCli, small_slide: Path, tmp_path: Path
 ) -> None:
