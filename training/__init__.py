@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from training.models.classifier import TileModel
     from training.models.folder import load_model
     from training.models.info import ModelInfo
-    from training.recipes import model_recipe
+    from training.recipes import model_recipe, model_state
     from training.train import TrainResult, train
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "load_model",
     "load_train_config",
     "model_recipe",
+    "model_state",
     "samples_from_images",
     "samples_from_stores",
     "train",
@@ -51,6 +52,7 @@ make_lazy(
         "load_model": "training.models.folder",
         "load_train_config": "training.config",
         "model_recipe": "training.recipes",
+        "model_state": "training.recipes",
         "samples_from_images": "training.data.from_images",
         "samples_from_stores": "training.data.from_stores",
         "train": "training.train",

@@ -60,6 +60,10 @@ class Checkpoints:
             raise output_error(self.folder, error) from error
         write_file(record, canonical_json(dict(self.identity)))
 
+    def is_own(self) -> bool:
+        """Whether the folder holds the state of this run."""
+        return _recorded(self.folder / "run.json") == self.identity
+
     def save(self, state: State) -> None:
         """Replace the state, whole or not at all. Raises OutputError."""
         buffer = io.BytesIO()

@@ -27,13 +27,13 @@ def require_loggers(config: TrainConfig) -> None:
 
 
 @contextmanager
-def open_loggers(config: TrainConfig, out: Path) -> Iterator[list[Logger]]:
-    """The configured loggers, which write below `out/log`, or where the tracker's own variables say.
+def open_loggers(config: TrainConfig, folder: Path) -> Iterator[list[Logger]]:
+    """The configured loggers, which write below `folder`, or where the tracker's own variables say.
 
     None of them needs a network unless such a variable (MLFLOW_TRACKING_URI, WANDB_MODE=online) asks for it. At the end
     they get to know whether the run came to its own.
     """
-    made = [_LOGGERS[name](out / "log" / name) for name in config.loggers]
+    made = [_LOGGERS[name](folder / name) for name in config.loggers]
     status = "failed"
     try:
         yield made

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tiling.core.artefact import Recipe
+from tiling.core.artefact import COMMIT, TO_DO, Recipe, State, read_commit, state
+from tiling.core.errors import SpecslideError
 from tiling.core.files import sha256_file, sha256_json
 from training.config import ShiftsConfig, TrainConfig
 from training.data.samples import Samples, Split
+from training.models.info import ModelInfo, read_info
 
 MACHINE_SETTINGS = frozenset(
     {"workers", "threads", "devices", "nodes", "checkpoint_minutes", "checkpoint_steps", "loggers"}
@@ -24,6 +26,25 @@ def model_recipe(samples: Samples, config: TrainConfig) -> Recipe:
         inputs["weights"] = sha256_file(weights)
         settings["weights"] = "file"
     return Recipe("model", inputs, settings)
+
+
+def model_state(folder: Path, samples: Samples, config: TrainConfig) -> State:
+    """How the model in a folder stands against the one that these samples and settings would make."""
+    if not (folder / COMMIT).exists():
+        return TO_DO
+    now = model_recipe(samples, config)
+    try:
+        before = read_commit(folder).recipe or _recipe_of_0_1(read_info(folder), samples, now)
+    except SpecslideError as error:
+        return State("changed", error.what)
+    return state(folder, now, before=before)
+
+
+def _recipe_of_0_1(info: ModelInfo, samples: Samples, now: Recipe) -> Recipe:
+    """The recipe of a model of version 0.1, whose folder has none, by its model.json; newer settings count as now."""
+    settings = {n: info.training.get(n, value) if n != "weights" else value for n, value in now.settings.items()}
+    known = samples.known_as(info.hashes.get("data"))
+    return Recipe("model", now.inputs if known else {**now.inputs, "tiles": info.hashes.get("data")}, settings)
 
 
 def evaluation_recipe(

@@ -5,13 +5,12 @@ out/learning_curve.png                                                out/split.
 out/predictions.csv       probabilities of validation and test tiles  out/model/           published last
 out/pictures/             <split>_performance.png, <split>_gallery.png of validation and test
 out/provenance.json       the hashes of all that was learned from, and the machine
-out/checkpoints/          the state of a run that was stopped; gone when the model is there
+out/checkpoints/          the state of a run that was stopped, and its result until all of it is there; then gone
 """
 
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -23,11 +22,10 @@ from lightning.fabric import Fabric
 from lightning.fabric.loggers.logger import Logger
 from numpy.typing import NDArray
 
-from tiling.core.artefact import COMMIT, PROVENANCE, Recipe, locked_folder, require_own, seal
+from tiling.core.artefact import PROVENANCE
 from tiling.core.errors import ConfigError, StoppedError
-from tiling.core.files import canonical_json, output_error, sha256_text, write_file
+from tiling.core.files import canonical_json, sha256_text, write_file
 from tiling.core.signals import listening
-from training.checkpoints import Checkpoints
 from training.config import TrainConfig
 from training.data.dataset import TileDataset
 from training.data.loaders import eval_loader, make_splits, train_batches
@@ -40,21 +38,21 @@ from training.evaluation.metrics import balanced_threshold, ece, fit_temperature
 from training.evaluation.predictions import Predictions, prediction_table, predictions_of
 from training.evaluation.results import measure
 from training.fit import Training
-from training.logs import LOGS, open_loggers, require_loggers
+from training.logs import open_loggers, require_loggers
 from training.models.backbones import load_weights
 from training.models.card import model_card
 from training.models.classifier import Features, TileClassifier, make_classifier
 from training.models.folder import save_model
-from training.models.info import INFO, NoveltySummary
+from training.models.info import NoveltySummary
 from training.models.ood import MAX_TILES, QUANTILE, Novelty, fit_novelty
 from training.models.stain import stain_target
 from training.models.stain_targets import StainTarget
 from training.recipes import model_recipe
 from training.record import Calibration, describe, metric_record, provenance_record, split_table
+from training.run_folder import MODEL, checkpoints_of, held_run, kept_model, log_folder, publish, result_folder
 
 log = logging.getLogger(__name__)
 
-_FILES = (PROVENANCE, "learning_curve.png", "split.csv", "predictions.csv", "metrics.json")
 STAIN_TILES = 128
 """As many training tiles decide the staining that all tiles are given."""
 
@@ -73,15 +71,19 @@ class TrainResult:
     """From 1."""
     temperature: float
     threshold: float
+    reused: bool = False
+    """Whether the model was there already, made from the same samples with the same settings."""
     rank: int = 0
     """Which of the processes that trained together this is; only the first, 0, has written anything."""
 
 
-def train(samples: Samples, out: Path, config: TrainConfig | None = None) -> TrainResult:
+def train(samples: Samples, out: Path, config: TrainConfig | None = None, *, overwrite: bool = False) -> TrainResult:
     """Train a tile classifier on the training split, choose on validation, measure on validation and test.
 
     Writes the files listed above into `out`; `out/model` is there only when everything else is. The same samples,
-    configuration, software and numbers of threads and processes give the same result to the last bit on a CPU.
+    configuration, software and numbers of threads and processes give the same result to the last bit on a CPU. A model
+    of the same samples and settings is kept as it is; another is refused unless `overwrite`, which replaces it when the
+    new one is complete.
 
     On SIGTERM or SIGUSR1 the state is saved and StoppedError raised; the next call with the same samples and
     configuration goes on from there, as it does after a kill from the last state saved (`checkpoint_minutes`), and ends
@@ -89,25 +91,28 @@ def train(samples: Samples, out: Path, config: TrainConfig | None = None) -> Tra
     `out` is a folder they share.
 
     Raises ConfigError for a backbone, weights, input size or machine that cannot be used, ModelError if training
-    diverges, OutputError if `out` cannot be written, is being written by another run, or holds a folder `model` or
-    `checkpoints` of something else.
+    diverges, OutputError if `out` cannot be written, is being written by another run, holds another model, or a folder
+    `model` or `checkpoints` of something else.
     """
     config = config or TrainConfig()
     with settled(config), listening() as stop:
+        if (kept := kept_model(out, samples, config, overwrite)) is not None:
+            chosen = kept.best_epoch, kept.temperature, kept.threshold
+            return TrainResult(out / MODEL, kept.metrics, *chosen, reused=True)
         fabric = make_fabric(config)  # whatever is refused is refused before anything is written
         splits = make_splits(samples, config)
         batches = train_batches(splits["train"], config, fabric.world_size)
         network, origin = _start(splits["train"], config, fabric)
         recipe = model_recipe(samples, config)
-        checkpoints = Checkpoints(out / "checkpoints", {**recipe.settings, **recipe.inputs})
+        checkpoints = checkpoints_of(out, recipe)
         require_loggers(config)
         fabric.launch()
         logs_of: AbstractContextManager[list[Logger]] = nullcontext([])
         if fabric.is_global_zero:
-            logs_of = open_loggers(config, out)
-        with _locked_run(out, checkpoints, fabric), _code_for_launchers(), logs_of as logs:
+            logs_of = open_loggers(config, log_folder(out))
+        with held_run(out, checkpoints, fabric, overwrite), _code_for_launchers(), logs_of as logs:
             training = Training(network, splits["train"], splits["val"], batches, config, fabric, checkpoints, stop)
-            progress = training.fit(logs, out / "log" / "metrics.csv")
+            progress = training.fit(logs, log_folder(out) / "metrics.csv")
             tested = {name: split for name, split in splits.items() if name != "train" and len(split)}
             logits = {name: training.logits(eval_loader(split, config, fabric), training.network, len(split))
                       for name, split in tested.items()}  # fmt: skip
@@ -133,22 +138,24 @@ def train(samples: Samples, out: Path, config: TrainConfig | None = None) -> Tra
             if fabric.is_global_zero:
                 provenance = canonical_json(provenance_record(samples, machine_of(fabric, config)))
                 info = info.model_copy(update={"hashes": info.hashes | {PROVENANCE: sha256_text(provenance)}})
-                write_file(out / PROVENANCE, provenance)
-                write_file(out / "learning_curve.png", learning_curve(progress.history, progress.best_epoch))
-                _write_figures(out, tested, predicted, metrics, config)
-                write_file(out / "split.csv", split_table(samples))
-                write_file(out / "metrics.json", canonical_json(metric_record(info)))
-                model = save_model(out / "model", network, info, model_card(info), novelty, recipe)
-                _seal(out, model.hashes)
+                result = result_folder(out)
+                write_file(result / PROVENANCE, provenance)
+                write_file(result / "learning_curve.png", learning_curve(progress.history, progress.best_epoch))
+                _write_figures(result, tested, predicted, metrics, config)
+                write_file(result / "split.csv", split_table(samples))
+                write_file(result / "metrics.json", canonical_json(metric_record(info)))
+                save_model(result / MODEL, network, info, model_card(info), novelty, recipe)
+                publish(out)
                 checkpoints.remove()
             fabric.barrier()
     return TrainResult(
-        out / "model", metrics, progress.best_epoch, calibration.temperature, calibration.threshold, fabric.global_rank
-    )
+        out / MODEL, metrics, progress.best_epoch, calibration.temperature, calibration.threshold,
+        rank=fabric.global_rank,
+    )  # fmt: skip
 
 
 def _write_figures(
-    out: Path,
+    folder: Path,
     tested: Mapping[str, Split],
     predicted: Mapping[str, Predictions],
     metrics: Mapping[str, Mapping[str, Interval]],
@@ -157,21 +164,11 @@ def _write_figures(
     """The pictures of validation and test, and the table of their predictions."""
     for name, of in predicted.items():
         write_pictures(
-            out / "pictures", name, tested[name], of, metrics[name], resamples=config.bootstrap_resamples,
+            folder / "pictures", name, tested[name], of, metrics[name], resamples=config.bootstrap_resamples,
             seed=config.seed,
         )  # fmt: skip
     table = prediction_table([tested[name] for name in predicted], [{"model": of} for of in predicted.values()])
-    write_file(out / "predictions.csv", table)
-
-
-def _seal(out: Path, hashes: Mapping[str, str]) -> None:
-    """Vouch for the files beside the model."""
-    names = [
-        path.relative_to(out).as_posix()
-        for path in (*(out / name for name in _FILES), *(out / "pictures").glob("*.png"), out / "log" / "metrics.csv")
-        if path.is_file()
-    ]
-    seal(out, Recipe("training", dict(hashes)), names)
+    write_file(folder / "predictions.csv", table)
 
 
 def _start(split: Split, config: TrainConfig, fabric: Fabric) -> tuple[TileClassifier, str]:
@@ -252,20 +249,6 @@ def _ece_before(logits: NDArray[np.float32], split: Split, config: TrainConfig) 
 
 
 @contextmanager
-def _locked_run(out: Path, checkpoints: Checkpoints, fabric: Fabric) -> Iterator[None]:
-    """Hold the right to write `out`, for the first process; the others wait until it has, and write nothing."""
-    if not fabric.is_global_zero:
-        fabric.barrier()
-        yield
-        return
-    with locked_folder(out / "run"):
-        checkpoints.prepare()
-        _remove_earlier(out)
-        fabric.barrier()
-        yield
-
-
-@contextmanager
 def _code_for_launchers() -> Iterator[None]:
     """Let a process that Fabric started end with code 0 when stopped: on any other it would kill the first."""
     try:
@@ -274,20 +257,3 @@ def _code_for_launchers() -> Iterator[None]:
         if is_own_child():
             error.exit_code = 0
         raise
-
-
-def _remove_earlier(out: Path) -> None:
-    """Remove what an earlier run left, its model first, so that an old model never stands beside new figures.
-
-    What else lies in the folders is somebody's, and stays.
-    """
-    require_own(out / "model", INFO, "a model")
-    pictures = [path for kind in ("performance", "gallery") for path in (out / "pictures").glob(f"*_{kind}.png")]
-    left = [out / COMMIT, out / "model", *pictures]
-    if not (out / "checkpoints" / "last.ckpt").exists():
-        left += [out / "log" / name for name in LOGS]
-    try:
-        for path in left:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    except OSError as error:
-        raise output_error(out, error) from error

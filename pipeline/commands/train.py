@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline import console
-from pipeline.commands.options import CheckOption, TileData
+from pipeline.commands.options import CheckOption, Overwrite, TileData
 from pipeline.commands.settings import Settings, given_of, options_of, settings_of
 from training.config import TrainConfig, load_train_config
 
@@ -30,12 +30,14 @@ def train(
         float | None, typer.Option(help="Micrometres per pixel of the images, to use the model on slides.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings; options override it.")] = None,
+    overwrite: Overwrite = False,
     check: CheckOption = False,
 ) -> None:
     """Train a tile classifier, regularised by spectral decoupling, from tile stores or from a table of images.
 
     Cases are split, never tiles. The run folder gets the model, metrics with intervals, and a learning curve.
-    SIGTERM or SIGUSR1 saves the state and ends with exit code 75; the same command goes on, also after a kill.
+    SIGTERM or SIGUSR1 saves the state and ends with exit code 75; the same command goes on, also after a kill. A model
+    of the same data and settings is kept; another is refused, or with --overwrite replaced when the new one is there.
 
     Examples:
 
@@ -54,8 +56,12 @@ def train(
     data.require()
     from training import train as verb
 
-    result = verb(data.samples(wanted, mpp), out, wanted)
+    result = verb(data.samples(wanted, mpp), out, wanted, overwrite=overwrite)
     if result.rank > 0:
         return
     rows = [(split, name, interval) for split, metrics in result.metrics.items() for name, interval in metrics.items()]
-    console.show_table(f"model in {result.model}", ("split", "metric", "value (95% interval over cases)"), rows)
+    console.show_table(
+        f"model in {result.model}{', complete already' if result.reused else ''}",
+        ("split", "metric", "value (95% interval over cases)"),
+        rows,
+    )

@@ -141,7 +141,8 @@ def _train_beside(config: StudyConfig) -> StudyReport:
     study = looked_at(config)
     for training in study.trainings:
         if model_state(training, study) != DONE:
-            result = train(training.samples, config.out / within(TRAINING, training.name), training.config)
+            out = config.out / within(TRAINING, training.name)
+            result = train(training.samples, out, training.config, overwrite=True)
             return StudyReport(config.out, (result.model,), (), {}, None, (True,), rank=result.rank)
     raise ConfigError("train.devices", "a process has nothing to train", "run the study again")
 

@@ -200,25 +200,6 @@ def test_large_images_of_no_known_scale_are_shrunk_when_read(
     assert load_model(result.model).info.tile_px == 32
 
 
-def test_a_run_that_fails_does_not_look_complete(
-    image_table: Path, tiny: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    samples, out = samples_from_images(image_table, tiny), tmp_path / "run"
-    train(samples, out, tiny)
-
-    def fail(*args: object) -> None:
-        raise OutputError(out, "cannot be written (No space left on device)")
-
-    monkeypatch.setattr(importlib.import_module("training.train"), "save_model", fail)
-    with pytest.raises(OutputError):
-        train(samples, out, tiny)
-    assert not (out / "model").exists(), "an old model does not stand beside new figures"
-    monkeypatch.undo()
-    train(samples, out, tiny)
-    assert load_model(out / "model")
-    assert [p.name for p in tmp_path.rglob(".*")] == [], "no stray files"
-
-
 @pytest.mark.parametrize("name", ["model/mine.pt", "checkpoints/last.pt"])
 def test_a_folder_of_something_else_is_never_replaced(
     image_table: Path, tiny: TrainConfig, tmp_path: Path, name: str

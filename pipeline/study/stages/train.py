@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
 from pipeline.study.stages.stage import TRAINING, Artefact, Stage, Study, Training, is_published, state_of, within
-from tiling.core.artefact import TO_DO, Recipe, State, locked_folder
+from tiling.core.artefact import TO_DO, State
 from tiling.core.errors import SpecslideError
-from tiling.core.files import output_error
 
 if TYPE_CHECKING:
     from inference.report.pages import Section
@@ -36,24 +33,10 @@ def _artefacts(study: Study) -> list[Artefact]:
 
 def model_state(training: Training, study: Study) -> State:
     """How the model of a training stands."""
-    from tiling.core.artefact import state
-    from training import model_recipe
+    from training import model_state as state
 
     folder = study.out / within(TRAINING, training.name) / "model"
-    if not is_published(folder):
-        return TO_DO
-    now = model_recipe(training.samples, training.config)
-    return state_of(lambda: state(folder, now, before=_recipe_of_0_1(folder, training, now)))
-
-
-def _recipe_of_0_1(folder: Path, training: Training, now: Recipe) -> Recipe:
-    """The recipe of a model of version 0.1, whose folder has none, by its model.json; newer settings count as now."""
-    from training.models.info import read_info
-
-    info = read_info(folder)
-    settings = {n: info.training.get(n, value) if n != "weights" else value for n, value in now.settings.items()}
-    known = training.samples.known_as(info.hashes.get("data"))
-    return Recipe("model", now.inputs if known else {**now.inputs, "tiles": info.hashes.get("data")}, settings)
+    return state_of(lambda: state(folder, training.samples, training.config)) if is_published(folder) else TO_DO
 
 
 def _train(training: Training, study: Study) -> None:
@@ -61,25 +44,15 @@ def _train(training: Training, study: Study) -> None:
     from training.devices import launching
 
     with launching():
-        train(training.samples, study.out / within(TRAINING, training.name), training.config)
+        train(training.samples, study.out / within(TRAINING, training.name), training.config, overwrite=True)
 
 
 def _make(study: Study, artefacts: Sequence[Artefact]) -> None:
     _ = study.trainings  # raises what there is to learn from is not
     study.make(artefacts)
-    for artefact in artefacts:
-        _remove_leftovers(study.out / artefact.name)
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove what a training left that was killed after its model was there. Raises OutputError."""
-    if not (folder / "checkpoints").exists():
-        return
-    with locked_folder(folder / "run"), locked_folder(folder / "model"):
-        try:
-            shutil.rmtree(folder / "checkpoints")
-        except OSError as error:
-            raise output_error(folder, error) from error
+    for one in study.trainings:
+        if (study.out / within(TRAINING, one.name) / "checkpoints").exists():
+            _train(one, study)  # killed when its model was there: only the rest is done
 
 
 def _sections(study: Study) -> list[Section]:
