@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 HEATMAP = "viridis"
-_OKABE_ITO = (
+_PALETTE = (
     (86, 180, 233),
     (213, 94, 0),
     (0, 158, 115),
@@ -11,9 +11,25 @@ _OKABE_ITO = (
     (204, 121, 167),
     (0, 114, 178),
     (230, 159, 0),
+    (0, 0, 0),
+    (128, 128, 128),
+    (86, 20, 120),
+    (120, 60, 10),
+    (160, 230, 160),
+    (250, 180, 190),
+    (30, 30, 170),
+    (140, 0, 50),
+    (0, 230, 230),
+    (110, 120, 0),
+    (190, 170, 255),
+    (0, 80, 60),
+    (255, 90, 120),
 )
+"""The seven of Okabe and Ito, and then others as far from them and each other as may be."""
 
 
 def class_colour(index: int) -> tuple[int, int, int]:
-    """RGB (0 to 255) of a class, from the palette of Okabe and Ito."""
-    return _OKABE_ITO[index % len(_OKABE_ITO)]
+    """RGB (0 to 255) of a class, of twenty its own; further ones get darker shades of them."""
+    shade, place = divmod(index, len(_PALETTE))
+    red, green, blue = (value * 2 // (2 + shade) for value in _PALETTE[place])
+    return red, green, blue

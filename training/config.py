@@ -96,7 +96,8 @@ class TrainConfig(BaseModel):
     classes: tuple[str, ...] | None = Field(None, min_length=2)
     """Names of the classes in their order. None: those of the data, `negative_class` first, then by name."""
     positive_class: str | None = None
-    """The class whose probability is thresholded. None: the last of the classes."""
+    """The class that heatmaps show and whose probability is thresholded. None: the last of the classes that is not
+    called normal, benign, negative or the like."""
     label_from: Literal["auto", "annotation", "slide"] = "auto"
     """Where a stored tile's label comes from: the fractions of it under annotations, or its slide's label in the
     manifest. "auto": annotations if any store has them."""

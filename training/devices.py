@@ -107,6 +107,12 @@ def is_own_child() -> bool:
     return not _launched()[0] and LightningEnvironment().local_rank() > 0
 
 
+def is_first() -> bool:
+    """Whether this is the first of the processes that train together, before any of them has trained."""
+    environment = {"torchrun": TorchElasticEnvironment, "srun": SLURMEnvironment}.get(_launched()[0])
+    return (LightningEnvironment().local_rank() if environment is None else environment().global_rank()) == 0
+
+
 def from_first(fabric: Fabric, network: nn.Module) -> None:
     """Give every process the first one's buffers: each process's norms have seen their own share of the tiles."""
     if fabric.world_size > 1:

@@ -11,6 +11,7 @@ import numpy as np
 from tiling.core.versions import RESEARCH_USE, software_versions
 from training.config import TrainConfig
 from training.data.samples import Samples, Split
+from training.data.splits import SPLITS
 from training.evaluation.bootstrap import Interval
 from training.evaluation.tables import csv_text
 from training.models.backbones import find_architecture
@@ -117,6 +118,21 @@ def provenance_record(samples: Samples, machine: Mapping[str, object]) -> dict[s
         "software": software_versions(*_SOFTWARE),
         "notice": RESEARCH_USE,
     }
+
+
+def class_rows(samples: Samples) -> list[tuple[str, ...]]:
+    """A row a class: its name, in each split its tiles and their cases, and its sites ("" where none is known)."""
+    rows = []
+    for number, name in enumerate(samples.classes):
+        own = samples.label == number
+        cells = [name]
+        for split in SPLITS:
+            there = samples.where(split)
+            there = there[own[there]]
+            cells.append(f"{len(there):,} of {len(np.unique(samples.case_id[there])):,} cases")
+        sites = np.unique(samples.site[own & (samples.site != "")])
+        rows.append((*cells, f"{len(sites):,}" if len(sites) else ""))
+    return rows
 
 
 def split_table(samples: Samples) -> str:

@@ -29,6 +29,7 @@ from tiling.core.signals import listening
 from training.config import TrainConfig
 from training.data.dataset import TileDataset
 from training.data.loaders import eval_loader, make_splits, train_batches
+from training.data.preparation import positive_class
 from training.data.samples import Samples, Split
 from training.devices import is_own_child, machine_of, make_fabric, settled
 from training.evaluation.bootstrap import Interval, bootstrap_interval
@@ -236,8 +237,12 @@ def _drawn(count: int, limit: int, random: np.random.Generator) -> NDArray[np.in
 
 def _calibrate(logits: NDArray[np.float32], split: Split, config: TrainConfig) -> Calibration:
     """Temperature and threshold, from the validation split alone."""
-    positive = split.classes.index(config.positive_class or split.classes[-1])
+    positive = split.classes.index(positive_class(split.classes, config))
     temperature = fit_temperature(logits, split.label)
+    if temperature == 1.0:
+        log.warning("the validation split cannot say how sure the model may be: its probabilities are not calibrated")
+    if len(np.unique(split.label == positive)) < 2:
+        log.warning("the validation split has one side only of %s: its threshold is 0.5", split.classes[positive])
     threshold = balanced_threshold(softmax(logits, temperature)[:, positive], split.label == positive)
     return Calibration(temperature, threshold, positive)
 

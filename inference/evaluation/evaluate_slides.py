@@ -243,26 +243,34 @@ def _hits(
     found: Sequence[_Result], lesion_classes: Sequence[str], separation_um: float
 ) -> tuple[list[tuple[int, Hits]], list[str]]:
     """The slides whose lesions are known, by their place, with what their detections hit; and what was left out."""
-    hits, unknown = [], []
+    hits, unknown, drawn = [], [], set[str]()
     if not any(result.row.annotation for result in found):
         return [], []
     for place, result in enumerate(found):
         positive = result.row.label == result.summary.positive_class
         annotation = result.row.annotation
         if annotation is not None:
-            hits.append((place, _slide_hits(result, _lesions(result, annotation, lesion_classes), separation_um)))
+            lesions, names = _lesions(result, annotation, lesion_classes)
+            hits.append((place, _slide_hits(result, lesions, separation_um)))
+            drawn |= names
         elif not positive:
             hits.append((place, _slide_hits(result, None, separation_um)))
         else:
             unknown.append(result.row.slide_id)
+    if absent := [name for name in lesion_classes if name not in drawn]:
+        fix = f"use some of {', '.join(sorted(drawn))}" if drawn else "draw the lesions"
+        raise ConfigError("--lesions", f"no tested slide has annotations of the class {absent[0]!r}", fix)
     if not unknown:
         return hits, []
     left_out = f"The lesions of {len(unknown)} slides are not known, {unknown[0]} among them: FROC leaves them out. "
     return hits, [left_out + "Their annotations are missing: GeoJSON of QuPath, XML of ASAP, or a label image."]
 
 
-def _lesions(result: _Result, annotation: Path, lesion_classes: Sequence[str]) -> Lesions:
-    """The lesions of the classes that are. Raises InputError for a positive slide on which none of them is drawn."""
+def _lesions(result: _Result, annotation: Path, lesion_classes: Sequence[str]) -> tuple[Lesions, set[str]]:
+    """The lesions of the classes that are, and the names of all classes drawn on the slide.
+
+    Raises InputError for a positive slide on which none of them is drawn.
+    """
     grid, name = result.summary.grid, result.summary.positive_class
     blank = blank_mask(grid)
     drawn = class_masks(annotation, grid.size0, blank)
@@ -272,7 +280,8 @@ def _lesions(result: _Result, annotation: Path, lesion_classes: Sequence[str]) -
         what = f"marks no {' or '.join(wanted)}, and the slide is {name}"
         fix = f"name its classes with --lesions: {', '.join(drawn)}" if drawn else "draw the lesions"
         raise InputError(annotation, what, fix)
-    return lesions_in(replace(blank, values=np.logical_or.reduce([blank.values, *masks])), grid.slide_mpp)
+    whole = replace(blank, values=np.logical_or.reduce([blank.values, *masks]))
+    return lesions_in(whole, grid.slide_mpp), set(drawn)
 
 
 def _slide_hits(result: _Result, lesions: Lesions | None, separation_um: float) -> Hits:

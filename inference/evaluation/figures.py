@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from inference.evaluation.froc import RATES, Hits, froc_curve
-from inference.evaluation.results import SlideEvaluation, Slides, resamples_of
+from inference.evaluation.results import SlideEvaluation, Slides
 from training.evaluation.bootstrap import bootstrap_band
 from training.evaluation.figures import BLUE, ORANGE, png, tidy
 from training.evaluation.metrics import roc_at, roc_curve
@@ -33,9 +33,9 @@ def slide_picture(evaluation: SlideEvaluation, slides: Slides, hits: Sequence[Hi
 
 def _draw_roc(axes: Axes, evaluation: SlideEvaluation, slides: Slides, seed: int) -> None:
     values, positive = slides.scores[evaluation.score], slides.positive
-    if resamples := resamples_of(slides.case_id, evaluation.resamples):
-        curve = partial(roc_at, values, positive, _GRID)
-        low, high = bootstrap_band(curve, slides.case_id, resamples=resamples, seed=seed)
+    curve = partial(roc_at, values, positive, _GRID)
+    low, high = bootstrap_band(curve, slides.case_id, resamples=evaluation.resamples, seed=seed)
+    if np.isfinite(low).any():
         axes.fill_between(_GRID, low, high, color=BLUE, alpha=0.18, linewidth=0, label="95% interval over cases")
     axes.plot(*roc_curve(values, positive), color=BLUE, label=f"score {evaluation.score}")
     found = evaluation.at_threshold

@@ -161,7 +161,7 @@ class SlideEvaluation:
 
 
 def measure(slides: Slides, score: str, *, resamples: int = 1000, seed: int = 0) -> Group:
-    """How well a score tells the slides apart, with intervals over cases; none for a single case."""
+    """How well a score tells the slides apart, with intervals over cases."""
     values, positive = slides.scores[score], slides.positive
     two = np.stack([-values, values], 1)
     metrics: dict[str, Metric] = {"auroc": partial(auroc, two, positive.astype(np.int64))}
@@ -191,7 +191,7 @@ def measure_froc(
     if not lesions:
         return None
     curve, metric = froc_curve(hits), partial(resampled_sensitivities, hits)
-    low, high = bootstrap_band(metric, case_ids, resamples=resamples_of(case_ids, resamples), seed=seed)
+    low, high = bootstrap_band(metric, case_ids, resamples=resamples, seed=seed)
     score = _intervals({"score": lambda w: metric(w).mean(axis=1)}, case_ids, resamples, seed)["score"]
     assert score.value == froc_score(curve)
     return FrocResult(
@@ -207,15 +207,10 @@ def measure_froc(
     )
 
 
-def resamples_of(case_ids: NDArray[np.str_], resamples: int) -> int:
-    """That many, but of one case none: nothing says how the next one would differ."""
-    return resamples if len(np.unique(case_ids)) > 1 else 0
-
-
 def _intervals(
     metrics: Mapping[str, Metric], case_ids: NDArray[np.str_], resamples: int, seed: int
 ) -> dict[str, Interval]:
-    drawn = resampled(metrics, case_ids, resamples=resamples_of(case_ids, resamples), seed=seed)
+    drawn = resampled(metrics, case_ids, resamples=resamples, seed=seed)
     return {name: interval(*values) for name, values in drawn.items()}
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import shapely
@@ -14,6 +16,7 @@ from tiling.grid import Bounds, Frame, Grid, Raster, Tiles
 
 _STEP0 = 0.125  # coordinates are multiples of it, level-0 pixels: short in text, and exact in binary
 _ARC_SEGMENTS = 8  # a quarter of a circle
+_BLOCK = 16  # pixels of the map that are smoothed at once: larger ones take longer for the same map
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,9 @@ def find_regions(
             are rounded to that radius.
         min_area_um2: Parts that are smaller, holes taken off, are left out.
     """
-    whole = _pixels(heat.values >= threshold, heat.downsample)  # NaN is not
+    marked = heat.values >= threshold  # NaN is not
     radius0 = smoothing_um / grid.slide_mpp
-    if radius0 > 0:
-        for distance in (radius0, -2 * radius0, radius0):
-            whole = whole.buffer(distance, quad_segs=_ARC_SEGMENTS)
-        whole = whole.simplify(radius0 / 50)
+    whole = _smoothed(marked, heat.downsample, radius0) if radius0 > 0 else _pixels(marked, heat.downsample)
     within = scanned or Frame(grid.size0).scanned
     edges = shapely.box(*within.corner, *within.opposite)
     whole = shapely.set_precision(shapely.intersection(whole, edges), _STEP0)
@@ -98,6 +98,37 @@ def rings_of(geometry: shapely.Geometry) -> list[Float64Array]:
     """The rings of the polygons of a geometry, outer ones and holes, each (n, 2)."""
     parts = [part for part in shapely.get_parts(geometry) if part.geom_type == "Polygon"]
     return [np.asarray(ring.coords) for part in parts for ring in (part.exterior, *part.interiors)]
+
+
+def _smoothed(marked: BoolArray, downsample: float, radius0: float) -> shapely.Geometry:
+    """The union of the marked pixels, closed, opened and rounded by a radius.
+
+    Done block by block, for buffers of the whole take time that grows faster than their points. What is farther away
+    than four radii does not count.
+    """
+    reach = math.ceil(4 * radius0 / downsample)
+    side = max(_BLOCK, 2 * reach)
+    height, width = marked.shape
+    parts = []
+    for row in range(0, height, side):
+        for column in range(0, width, side):
+            top, left = max(0, row - reach), max(0, column - reach)
+            seen = marked[top : row + side + reach, left : column + side + reach]
+            if not seen.any():
+                continue
+            part = shapely.transform(_pixels(seen, downsample), partial(np.add, (left * downsample, top * downsample)))
+            for distance in (radius0, -2 * radius0, radius0):
+                part = part.buffer(distance, quad_segs=_ARC_SEGMENTS)
+            parts.append(shapely.intersection(part, _block(row, column, side, marked.shape, downsample)))
+    return shapely.union_all(parts).simplify(radius0 / 100)
+
+
+def _block(row: int, column: int, side: int, shape: tuple[int, ...], downsample: float) -> shapely.Polygon:
+    """The place of a block; those at the edge of the map reach beyond it."""
+    far = side * max(shape)
+    left, right = column if column else -far, column + side if column + side < shape[1] else column + far
+    top, bottom = row if row else -far, row + side if row + side < shape[0] else row + far
+    return shapely.box(*(edge * downsample for edge in (left, top, right, bottom)))
 
 
 def _pixels(marked: BoolArray, downsample: float) -> shapely.Geometry:

@@ -14,6 +14,7 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from tiling.core.errors import ConfigError
 from tiling.core.settings import checked
 
 Settings = dict[str, Any]
@@ -92,9 +93,12 @@ def given_of(model: type[BaseModel], settings: Settings) -> Settings:
     return {name: value for name, value in settings.items() if name in model.model_fields}
 
 
-def listed(text: str | None) -> list[str] | None:
-    """The parts between commas."""
-    return None if text is None else [part.strip() for part in text.split(",")]
+def listed(text: str | None, option: str) -> list[str] | None:
+    """The parts between commas, None if it was not given. Raises ConfigError naming the option for an empty one."""
+    parts = None if text is None else [part.strip() for part in text.split(",")]
+    if parts is not None and "" in parts:
+        raise ConfigError(option, f"{text!r} has nothing between two commas or at an end", "name each part")
+    return parts
 
 
 def _fields(model: type[BaseModel]) -> Iterator[tuple[str, _Field]]:
@@ -151,7 +155,8 @@ def _gathered(fields: Mapping[str, _Field], given: Mapping[str, Any]) -> Setting
         if value is None or value == [] or value == ():
             continue
         if isinstance(value, list | tuple):
-            value = [part.strip() for text in value for part in text.split(",")]
+            flag = f"--{name.replace('_', '-')}"
+            value = [part for text in value for part in listed(text, flag) or ()]
         section = settings
         for key in field.place[:-1]:
             section = section.setdefault(key, {})

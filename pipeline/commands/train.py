@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from pipeline import console
 from pipeline.commands.options import CheckOption, Overwrite, TileData
 from pipeline.commands.settings import Settings, given_of, options_of, settings_of
 from training.config import TrainConfig, load_train_config
+
+if TYPE_CHECKING:
+    from training import Samples
 
 
 @options_of(
@@ -55,9 +58,13 @@ def train(
         return
     data.require()
     from training import train as verb
+    from training.devices import is_first
 
-    result = verb(data.samples(wanted, mpp), out, wanted, overwrite=overwrite)
-    if result.rank > 0:
+    samples = data.samples(wanted, mpp)
+    if is_first():
+        _show_classes(samples, wanted)
+    result = verb(samples, out, wanted, overwrite=overwrite)
+    if not is_first():
         return
     rows = [(split, name, interval) for split, metrics in result.metrics.items() for name, interval in metrics.items()]
     console.show_table(
@@ -65,3 +72,15 @@ def train(
         ("split", "metric", "value (95% interval over cases)"),
         rows,
     )
+
+
+def _show_classes(samples: Samples, config: TrainConfig) -> None:
+    """What is learned from, by class, and which class heatmaps will show."""
+    from training.data.preparation import is_no_disease, positive_class
+    from training.record import class_rows
+
+    columns = ("class", "tiles to train on", "to validate on", "to test on", "sites")
+    console.show_table(f"{len(samples.classes)} classes", columns, class_rows(samples))
+    shown = positive_class(samples.classes, config)
+    doubt = ", by its name the one without disease; name another with --positive-class" if is_no_disease(shown) else ""
+    console.note(f"heatmaps of this model show the class {shown}{doubt}")

@@ -18,7 +18,8 @@ from tiling.core.artefact import folder_faults
 from tiling.core.errors import OutputError, StoppedError
 from training import Samples, TrainConfig, load_model, samples_from_images, train
 from training.fit import Training
-from training.run_folder import checkpoints_of, kept_model, model_recipe, publish
+from training.recipes import model_recipe
+from training.run_folder import checkpoints_of, kept_model, publish
 from training.train import TrainResult
 
 
@@ -147,4 +148,4 @@ def test_a_replacement_that_was_killed_is_finished_by_the_next_call(
         assert files_of(place) == expected
         if killer.left >= 0:
             break
-    assert steps > 8, "so many steps were seen"
+    assert steps >= 8, "so many steps were seen"

@@ -196,7 +196,7 @@ def test_large_images_of_no_known_scale_are_shrunk_when_read(
     small = tiny.model_copy(update={"input_px": 16, "epochs": 1})
     result = train(samples_from_images(image_table, small), tmp_path / "run", small)
     assert load_model(result.model).info.tile_px == 16
-    result = train(samples_from_images(image_table, small, mpp=1.0), tmp_path / "run", small)
+    result = train(samples_from_images(image_table, small, mpp=1.0), tmp_path / "run", small, overwrite=True)
     assert load_model(result.model).info.tile_px == 32
 
 

@@ -80,13 +80,19 @@ def loader_workers(workers: int | None, device: str, processes: int = 1) -> int:
 
 
 def read_image(path: Path, side: int) -> Pixels:
-    """A picture file as RGB uint8 (side, side, 3); grey ones get three equal channels, deeper ones eight bits.
+    """A picture file as RGB uint8 (side, side, 3); grey ones get three equal channels.
 
+    Of 16-bit ones the upper eight of the bits in use count: 10, 12, 14 or 16, whichever hold the brightest value.
     Shrunk by area, enlarged linearly; the aspect ratio is not kept. Raises InputError.
     """
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH)
     if picture is None:
         raise InputError(path, "cannot be read as a picture", "pass PNG or JPEG files")
+    if picture.dtype == np.uint16:
+        bits = next(bits for bits in (10, 12, 14, 16) if picture.max() < 2**bits)
+        picture = np.right_shift(picture.astype(np.uint16), bits - 8).astype(np.uint8)
+    if picture.dtype != np.uint8:
+        raise InputError(path, f"has pixels of {picture.dtype}", "pass pictures of 8 or 16 bits a channel")
     if picture.shape[:2] != (side, side):
         shrinks = min(picture.shape[:2]) > side
         picture = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)

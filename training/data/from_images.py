@@ -17,7 +17,7 @@ from tiling.core.errors import ConfigError, InputError
 from tiling.core.files import sha256_file
 from tiling.manifest import read_table
 from training.config import TrainConfig
-from training.data.preparation import capped, class_index, class_names, prepared
+from training.data.preparation import NO_LABEL, capped, class_index, class_names, is_missing, prepared
 from training.data.samples import TEXTS, Samples
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def samples_from_images(
     """
     if config.where is not None:
         raise ConfigError("where", "chooses by the columns of tile stores, images have none", "leave it out")
-    rows = [_image_row(number, raw, index) for number, raw in read_table(index).items()]
+    rows = [_image_row(number, raw, index, config) for number, raw in read_table(index).items()]
     if not any(row.case_id for row in rows):
         log.warning("%s: has no case_id, so each image counts as a case of its own", index)
         rows = [replace(row, case_id=str(row.path)) for row in rows]
@@ -44,7 +44,7 @@ def samples_from_images(
         if not row.case_id:
             raise InputError(row.where, "has no case_id, although other rows have one", "give every image its case")
     rows = _capped_images(rows, config)
-    classes = class_names(config, {row.label for row in rows})
+    classes = class_names(config, {row.label for row in rows}, index)
     paths = [row.path for row in rows]
     with ThreadPoolExecutor() as threads:
         hashes = tuple(threads.map(sha256_file, paths))
@@ -82,13 +82,13 @@ class _ImageRow:
     scanner: str
 
 
-def _image_row(number: int, raw: Mapping[str, str], index: Path) -> _ImageRow:
+def _image_row(number: int, raw: Mapping[str, str], index: Path, config: TrainConfig) -> _ImageRow:
     where = f"{index}, row {number}"
     name = raw.get("path") or raw.get("slide_path")
     if not name:
         raise InputError(where, "has no path", "name the picture in a column called path")
-    if not raw.get("label"):
-        raise InputError(where, "has no label", "name the class in a column called label")
+    if is_missing(raw.get("label"), config):
+        raise InputError(where, f"has no label ({raw.get('label', '')!r})", NO_LABEL)
     path = index.parent / name
     if not path.is_file():
         raise InputError(

@@ -17,7 +17,7 @@ from tiling.grid import same_scale
 from tiling.manifest import ManifestRow, read_manifest
 from tiling.stores.query import rows_where
 from training.config import TrainConfig
-from training.data.preparation import capped, class_index, class_names, prepared
+from training.data.preparation import NO_LABEL, capped, class_index, class_names, is_missing, prepared
 from training.data.samples import TEXTS, Ints, Samples
 
 log = logging.getLogger(__name__)
@@ -43,11 +43,11 @@ def samples_from_stores(
     annotated = sorted({name for slide in slides for name in slide.store.annotations})
     by_annotation = config.label_from == "annotation" or (config.label_from == "auto" and bool(annotated))
     if by_annotation:
-        classes = class_names(config, {config.negative_class, *annotated})
+        classes = class_names(config, {config.negative_class, *annotated}, manifest)
         if config.negative_class not in classes:
             raise ConfigError("classes", f"lacks the negative class {config.negative_class!r}", "add it to classes")
     else:
-        classes = class_names(config, {_slide_label(slide.row, manifest) for slide in slides})
+        classes = class_names(config, {_slide_label(slide.row, manifest, config) for slide in slides}, manifest)
     tables = [_label_slide(slide, classes, by_annotation, config, manifest) for slide in slides]
     kept = [table for table in tables if table.chosen.any()]
     if not kept:
@@ -144,10 +144,12 @@ def _label_slide(
     store, row = slide.store, slide.row
     every = np.ones(len(store), np.bool_)
     if not by_annotation:
-        label = class_index(_slide_label(row, manifest), classes, f"{manifest}, slide {row.slide_id}")
+        label = class_index(_slide_label(row, manifest, config), classes, f"{manifest}, slide {row.slide_id}")
         return _LabelledSlide(slide, np.full(len(store), label), every, _chosen(slide, config))
     if not store.annotations and row.label != config.negative_class:
-        log.warning("%s: left out, it has neither annotations nor the label %r", row.slide_id, config.negative_class)
+        fix = f", or pass --negative-class {row.label} if none of its tissue is to be found" if row.label else ""
+        what = "%s: left out, it has neither annotations nor the label %r; annotate it%s"
+        log.warning(what, row.slide_id, config.negative_class, fix)
         return _LabelledSlide(slide, np.zeros(len(store), np.int64), every, ~every)
     labels, clear = annotation_labels(store.annotations, len(store), classes, config)
     if not clear.all():
@@ -173,6 +175,9 @@ def _join_slides(tables: Sequence[_LabelledSlide], classes: tuple[str, ...], con
     def gather(columns: Iterable[NDArray[Any]]) -> Ints:
         return np.concatenate([c[r] for c, r in zip(columns, rows, strict=True)]).astype(np.int64)
 
+    texts: dict[str, Any] = {
+        name: np.repeat([getattr(slide.row, name) or "" for slide in slides], counts) for name in TEXTS
+    }
     return Samples(
         kind="stores",
         classes=classes,
@@ -189,11 +194,11 @@ def _join_slides(tables: Sequence[_LabelledSlide], classes: tuple[str, ...], con
         tile_px0=np.repeat(np.array([store.grid.tile_px0 for store in stores]), counts),
         clear=gather(table.clear for table in tables).astype(np.bool_),
         slides=tuple(store.slide.sha256 for store in stores),
-        **{name: np.repeat([getattr(slide.row, name) or "" for slide in slides], counts) for name in TEXTS},
+        **texts,
     )
 
 
-def _slide_label(row: ManifestRow, manifest: Path) -> str:
-    if not row.label:
-        raise InputError(f"{manifest}, slide {row.slide_id}", "has no label", "add it in the column label")
+def _slide_label(row: ManifestRow, manifest: Path, config: TrainConfig) -> str:
+    if row.label is None or is_missing(row.label, config):
+        raise InputError(f"{manifest}, slide {row.slide_id}", f"has no label ({row.label or ''!r})", NO_LABEL)
     return row.label

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,13 +18,48 @@ from training.data.splits import SPLITS, joined, parse_splits, split_by_fold, sp
 
 log = logging.getLogger(__name__)
 
+_MISSING = frozenset({"", "-", "?", ".", "na", "n/a", "#n/a", "nan", "nil", "none", "null"})
+_NO_DISEASE = re.compile(
+    r"(benign|control|healthy|neg|negative|norm|normal|non|not|no|false|0)\d*([\W_].*)?", re.IGNORECASE
+)
 
-def class_names(config: TrainConfig, found: set[str]) -> tuple[str, ...]:
-    """The configured classes, or those found: the negative one first, then by name."""
+
+NO_LABEL = "write its class in the column label, or take the row out; a class of that name is to be in --classes"
+
+
+def is_missing(label: str | None, config: TrainConfig) -> bool:
+    """Whether a table's label says that there is none, as R and pandas write it; not if it is one of the classes."""
+    return label is None or (_plain(label) in _MISSING and label not in (config.classes or ()))
+
+
+def is_no_disease(name: str) -> bool:
+    """Whether a class goes by its name without what is looked for: normal, benign, negative, non-tumour, 0 ..."""
+    return _NO_DISEASE.fullmatch(name.strip()) is not None
+
+
+def positive_class(classes: Sequence[str], config: TrainConfig) -> str:
+    """The class that heatmaps show: the configured one, or the last that is not called normal, benign or the like."""
+    return config.positive_class or next((name for name in reversed(classes) if not is_no_disease(name)), classes[-1])
+
+
+def class_names(config: TrainConfig, found: set[str], where: object) -> tuple[str, ...]:
+    """The configured classes, or those found: the negative one first, then by name.
+
+    Raises InputError for names found that differ in case or blanks only.
+    """
+    alike: dict[str, str] = {}
+    for name in sorted(found) if config.classes is None else ():
+        if (other := alike.setdefault(_plain(name), name)) != name:
+            what = f"the classes {other!r} and {name!r} differ in case or blanks only"
+            raise InputError(where, what, "write them alike, or name all classes with --classes if they are two")
     classes = config.classes or tuple(sorted(found, key=lambda name: (name != config.negative_class, name)))
     if config.positive_class is not None and config.positive_class not in classes:
         raise ConfigError("positive_class", f"{config.positive_class!r} is none of {', '.join(classes)}", "correct it")
     return classes
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.split()).casefold()
 
 
 def class_index(name: str, classes: tuple[str, ...], where: str) -> int:

@@ -60,6 +60,8 @@ class Samples:
     clear: NDArray[np.bool_]
     """Whether a tile is of its class beyond doubt. Others are validated and tested on, as heatmaps show them too, and
     not trained on."""
+    mpp_assumed: bool = False
+    """Whether `mpp` is only taken to be the model's, since nobody said the pictures' own."""
     whole: tuple[str, ...] = ()
     """SHA-256 of everything in each store, by which models of version 0.1 know them."""
     slides: tuple[str, ...] = ()

@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 from training.evaluation.metrics import Floats, Metric
 
+MIN_CASES = 5
+"""Of fewer cases there is no interval: nothing says how the next one would differ."""
+FEW_CASES = f"no interval of fewer than {MIN_CASES} cases"
 _WEIGHTS_AT_ONCE = 2**16  # half a megabyte: what is still in the cache is computed on ten times as fast
 
 
@@ -23,7 +26,8 @@ class Interval:
     """A metric with its bootstrap interval; None where it is undefined.
 
     `undefined` counts the resamples in which the metric was undefined (a class was missing); they are left out of the
-    interval, which is therefore somewhat too narrow when there are many. With more than half, there is no interval.
+    interval, which is therefore somewhat too narrow when there are many. With more than half, there is no interval, nor
+    of fewer than MIN_CASES cases.
     """
 
     value: float | None
@@ -61,7 +65,10 @@ class Resampled(NamedTuple):
 def bootstrap_interval(
     metric: Metric, case_ids: NDArray[np.str_], *, resamples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> Interval:
-    """The metric on all samples, and its percentile interval over resamples of the cases; `case_ids` is (N,)."""
+    """The metric on all samples, and its percentile interval over resamples of the cases; `case_ids` is (N,).
+
+    No interval for fewer than MIN_CASES cases.
+    """
     return interval(*resampled({"": metric}, case_ids, resamples=resamples, seed=seed)[""], level=level)
 
 
@@ -122,8 +129,12 @@ def bootstrap_band(
 
 
 def _resampled_weights(case_ids: NDArray[np.str_], resamples: int, seed: int) -> Iterator[Floats]:
-    """How often each sample is drawn, (R, N) a block: its case's count in a draw of as many cases as there are."""
+    """How often each sample is drawn, (R, N) a block: its case's count in a draw of as many cases as there are.
+
+    Never, where there are fewer than MIN_CASES cases.
+    """
     cases, case_of = np.unique(case_ids, return_inverse=True)
+    resamples = resamples if len(cases) >= MIN_CASES else 0
     random = np.random.default_rng(seed)
     block = max(1, _WEIGHTS_AT_ONCE // max(1, len(case_ids)))
     for start in range(0, resamples, block):

@@ -77,7 +77,8 @@ def labelled_tiles(
     if samples.kind == "stores" or mpp is not None:
         _require_scale(samples, info, stores or where_from)
     samples = _as_classes(samples, info.classes, where_from)
-    return _as_trained(samples, info, config) or samples
+    assumed = images is not None and mpp is None and info.mpp is not None
+    return _as_trained(samples, info, config) or replace(samples, mpp_assumed=assumed)
 
 
 def choose_tiles(samples: Samples, split: str, where: Path) -> Split:
@@ -132,7 +133,7 @@ def evaluate_models(
         _require_column(split, column)
     for model in models:
         require_fit(model.info, models[0].info, split.samples)
-    notes = [note for name, model in by_name.items() for note in leaks(name, model, split)]
+    notes = [note for name, model in by_name.items() for note in leaks(name, model, split)] + scale_notes(split)
     for note in notes:
         log.warning("%s", note)
     hashes = {name: model.sha256 for name, model in by_name.items()}
@@ -172,6 +173,14 @@ def evaluate_models(
         with atomic_folder(out, recipe, made_with=made_with(models[0])) as folder:
             _write(folder, evaluation, split, predicted, seed)
     return evaluation
+
+
+def scale_notes(split: Split) -> list[str]:
+    """What to bear in mind of pictures of unknown scale, a sentence."""
+    if not split.samples.mpp_assumed:
+        return []
+    scale = f"{split.samples.mpp:.4g} µm/px, the model's scale"
+    return [f"The scale of the pictures was not given: they are taken to be at {scale}. Pass --mpp if they are not."]
 
 
 def made_with(model: TileModel) -> dict[str, str]:

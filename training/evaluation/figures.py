@@ -34,7 +34,7 @@ from training.evaluation.predictions import Predictions
 BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
 COLOURS = (BLUE, ORANGE, GREEN, "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
 STYLES = ("-", "--", "-.", ":")
-MAX_GROUPS = 40
+MAX_GROUPS, MAX_CURVES = 40, 24
 _GRID = np.linspace(0, 1, 101)
 
 
@@ -95,7 +95,8 @@ def performance(
     bootstrap intervals over cases; `metrics` are those of the same predictions, and stand in the titles.
     """
     few = len(predictions.classes) < 4  # names that surely fit: finding a layout takes longer than all the drawing
-    figure = Figure(figsize=(9.5, 9.2), layout=None if few else "constrained")
+    wider = 0.8 * min(max(0, len(predictions.classes) - 6), 14)  # so that cells and legends have room, up to 20 classes
+    figure = Figure(figsize=(9.5 + wider, 9.2 + wider), layout=None if few else "constrained")
     places = {"left": 0.08, "right": 0.98, "bottom": 0.08, "top": 0.92, "wspace": 0.2, "hspace": 0.24}
     figure.suptitle(_plain(title, 100))
     (roc, precision), (confusion, calibration) = figure.subplots(2, 2, gridspec_kw=places if few else None)
@@ -203,7 +204,7 @@ def _draw_roc(axes: Axes, predictions: Predictions, resamples: int, seed: int) -
     for curve, (c, name) in enumerate(_curves(predictions)):
         scores, positive = predictions.probabilities[:, c], predictions.labels == c
         _draw_band(axes, predictions, lambda w, s=scores, p=positive: roc_at(s, p, _GRID, w), curve, resamples, seed)
-        axes.plot(*roc_curve(scores, positive), STYLES[curve % 4], color=COLOURS[curve % 8], label=name)
+        axes.plot(*roc_curve(scores, positive), _style(curve), color=COLOURS[curve % 8], label=name)
     if len(predictions.classes) == 2:
         wrong, right = (
             _share(predictions.called == predictions.positive, (predictions.labels == predictions.positive) == of)
@@ -224,7 +225,7 @@ def _draw_precision(axes: Axes, predictions: Predictions, resamples: int, seed: 
             axes, predictions, lambda w, s=scores, p=positive: precision_at(s, p, _GRID, w), curve, resamples, seed
         )
         recall, precision = precision_recall_curve(scores, positive)
-        axes.plot(recall, precision, STYLES[curve % 4], color=colour, label=name, drawstyle="steps-pre")
+        axes.plot(recall, precision, _style(curve), color=colour, label=name, drawstyle="steps-pre")
         chance = "chance" if curve == 0 else None
         axes.axhline(positive.mean(), color=colour, linestyle=":", linewidth=1, label=chance)
     axes.set(xlabel="recall", ylabel="precision", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
@@ -255,10 +256,11 @@ def _draw_confusion(axes: Axes, predictions: Predictions) -> None:
     np.add.at(table, (predictions.labels, predictions.called), 1)
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    if count <= 12:
+    if count <= 20:
         for (row, column), share in np.ndenumerate(shares):
             text = f"{table[row, column]:,}\n{share:.1%}"
-            axes.text(column, row, text, ha="center", va="center", color="white" if share > 0.6 else "black")
+            colour, size = "white" if share > 0.6 else "black", 10 if count < 8 else 6
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
     names = [_plain(name, 16) for name in predictions.classes]
     axes.set_xticks(range(count), names)
     axes.set_yticks(range(count), names, rotation=90 if count < 4 else 0, va="center")
@@ -293,12 +295,20 @@ def _draw_interval(axes: Axes, place: int, interval: Interval, colour: str) -> N
 
 
 def _curves(predictions: Predictions) -> list[tuple[int, str]]:
-    """Index and label of the classes that get a curve: those with and without samples, at most eight."""
+    """Index and label of the classes that get a curve: the positive one of two, else the MAX_CURVES most frequent."""
     if len(predictions.classes) == 2:
         return [(predictions.positive, _plain(predictions.classes[predictions.positive], 24))]
     counts = np.bincount(predictions.labels, minlength=len(predictions.classes))
-    frequent = sorted(np.argsort(-counts, kind="stable")[: len(COLOURS)].tolist())
-    return [(c, f"{_plain(predictions.classes[c], 24)} against the rest") for c in frequent]
+    frequent = sorted(np.argsort(-counts, kind="stable")[:MAX_CURVES].tolist())
+    labels = [f"{_plain(predictions.classes[c], 24)} against the rest" for c in frequent]
+    if left_out := len(counts) - len(frequent):
+        labels[-1] += f" ({left_out} rarer classes not drawn)"
+    return list(zip(frequent, labels, strict=True))
+
+
+def _style(curve: int) -> str:
+    """A line's style: with its colour no two of 32 curves are alike."""
+    return STYLES[(curve + curve // len(COLOURS)) % len(STYLES)]
 
 
 def _share(which: NDArray[np.bool_], among: NDArray[np.bool_]) -> float:

@@ -183,9 +183,12 @@ def decide(probabilities: NDArray[np.floating[Any]], threshold: float, positive:
 def fit_temperature(logits: NDArray[np.floating[Any]], labels: Ints) -> float:
     """The temperature in [0.05, 20] that minimises the log loss of logits (N, C); Guo et al. 2017.
 
-    The loss is convex in 1/temperature, so its minimum on a line is the minimum. 1 if every label has the largest
-    logit: the loss then falls for ever with the temperature, and says nothing of how sure one may be.
+    The loss is convex in 1/temperature, so its minimum on a line is the minimum. 1, which changes nothing, where the
+    samples cannot say how sure one may be: if a class is missing, if every label has the largest logit, so that the
+    loss falls for ever with the temperature, or if it rises so, for logits that say nothing of the labels.
     """
+    if len(np.unique(labels)) < logits.shape[1]:
+        return 1.0
     from scipy.optimize import minimize_scalar  # slow to load, as the next is, and rarely used
 
     others = np.where(np.eye(logits.shape[1], dtype=bool)[labels], -np.inf, logits).max(axis=1)
@@ -196,7 +199,7 @@ def fit_temperature(logits: NDArray[np.floating[Any]], labels: Ints) -> float:
         return float(log_loss(softmax(logits, float(np.exp(log_temperature))), labels))
 
     found = minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded", options={"xatol": 1e-4})
-    return float(np.exp(found.x))
+    return float(np.exp(found.x)) if found.x < np.log(0.99 * TEMPERATURES[1]) else 1.0
 
 
 def balanced_threshold(scores: Floats, positive: NDArray[np.bool_]) -> float:
@@ -220,11 +223,10 @@ def balanced_threshold(scores: Floats, positive: NDArray[np.bool_]) -> float:
 def standard_metrics(probabilities: Floats, labels: Ints, *, threshold: float, positive: int) -> dict[str, Metric]:
     """The metrics of a model's probabilities, by name, each a function of weights.
 
-    AUROC and average precision; balanced accuracy, for two classes at the threshold, else of the likeliest class; log
-    loss, Brier score and ECE.
+    AUROC and average precision; balanced accuracy of what `decide` calls; log loss, Brier score and ECE.
     """
     classes = probabilities.shape[1]
-    predicted = called(probabilities, threshold, positive)
+    predicted = decide(probabilities, threshold, positive)
     return {
         "auroc": partial(auroc, probabilities, labels),
         "average_precision": partial(average_precision, probabilities, labels, positive=positive),
@@ -233,13 +235,6 @@ def standard_metrics(probabilities: Floats, labels: Ints, *, threshold: float, p
         "brier": partial(brier, probabilities, labels),
         "ece": partial(ece, probabilities, labels),
     }
-
-
-def called(probabilities: Floats, threshold: float, positive: int) -> Ints:
-    """The class (N,) a model calls: for two classes `positive` from the threshold on, else the likeliest."""
-    if probabilities.shape[1] == 2:
-        return decide(probabilities, threshold, positive)
-    return np.asarray(probabilities.argmax(axis=1))
 
 
 def _weights(labels: NDArray[Any], weights: Floats | None) -> Floats:

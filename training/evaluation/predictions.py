@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tiling.core.errors import ModelError
 from training.data.dataset import TileDataset
 from training.data.samples import Split
-from training.evaluation.metrics import Floats, Ints, Metric, called, standard_metrics
+from training.evaluation.metrics import Floats, Ints, Metric, decide, standard_metrics
 from training.evaluation.tables import csv_text
 from training.models.classifier import TileModel
 
@@ -32,14 +32,14 @@ class Predictions:
     """(N,)."""
     classes: tuple[str, ...]
     threshold: float
-    """The positive class is called from this probability on, where there are two classes."""
+    """The positive class is called from this probability on."""
     positive: int
     """Index of the positive class."""
 
     @property
     def called(self) -> Ints:
         """The class the model calls, (N,)."""
-        return called(self.probabilities, self.threshold, self.positive)
+        return decide(self.probabilities, self.threshold, self.positive)
 
     def chosen(self, which: NDArray[Any]) -> Predictions:
         """Those of some of the tiles: indices (n,), or a mask bool (N,)."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiling.core.versions import RESEARCH_USE
-from training.evaluation.bootstrap import Difference, Interval, Resampled, difference, interval, resampled
+from training.evaluation.bootstrap import FEW_CASES, Difference, Interval, Resampled, difference, interval, resampled
 from training.evaluation.metrics import LOWER_IS_BETTER, METRIC_NAMES
 from training.evaluation.predictions import Predictions
 from training.evaluation.tables import markdown_table
@@ -32,7 +32,7 @@ class Group:
     tiles: int
     tiles_per_class: dict[str, int]
     metrics: dict[str, Interval]
-    """Without intervals where there is one case only: nothing says how the next one would differ."""
+    """Without intervals where there are fewer cases than bootstrap.MIN_CASES."""
 
 
 @dataclass(frozen=True)
@@ -154,8 +154,7 @@ def compare(first: Predictions, second: Predictions, *, resamples: int = 1000, s
 
 
 def _resampled(predictions: Predictions, resamples: int, seed: int) -> dict[str, Resampled]:
-    """The metrics with their resamples; of one case there are none: nothing says how the next one would differ."""
-    resamples = resamples if len(np.unique(predictions.case_ids)) > 1 else 0
+    """The metrics with their resamples."""
     return resampled(predictions.metrics(), predictions.case_ids, resamples=resamples, seed=seed)
 
 
@@ -167,14 +166,14 @@ def _models_table(models: Sequence[ModelResult]) -> str:
 def _explanation(classes: int, positive: str, resamples: int, paired: bool) -> str:
     lines = [
         f"In brackets the 95% bootstrap interval over cases ({resamples:,} resamples); that of ECE lies high, since",
-        "noise only adds to it.",
+        f"noise only adds to it. There is {FEW_CASES}.",
     ]
     if classes == 2:
         lines += [f"AUROC and average precision are those of {positive}, which a model calls from its threshold on."]
     else:
         lines += [
-            "AUROC and average precision are the mean over the classes of one against the rest; the likeliest class is",
-            "called, and the Brier score is summed over the classes.",
+            "AUROC and average precision are the mean over the classes of one against the rest, and the Brier score is",
+            f"summed over the classes. A model calls {positive} from its threshold on, else the likeliest other class.",
         ]
     if paired:
         lines += [

@@ -23,7 +23,7 @@ from tiling.core.versions import RESEARCH_USE
 from training.config import ShiftsConfig
 from training.data.samples import Split
 from training.evaluation.bootstrap import Interval, Resampled, interval, resampled
-from training.evaluation.evaluate import Progress, counter, leaks, made_with, require_fit
+from training.evaluation.evaluate import Progress, counter, leaks, made_with, require_fit, scale_notes
 from training.evaluation.figures import ShiftPanel, shift_curves
 from training.evaluation.metrics import METRIC_NAMES, Floats
 from training.evaluation.perturbations import SHIFTS
@@ -131,7 +131,7 @@ def stress(
     first = next(iter(models.values()))
     for name, model in models.items():
         require_fit(model.info, first.info, split.samples, name)
-    notes = [note for name, model in models.items() for note in leaks(name, model, split)]
+    notes = [note for name, model in models.items() for note in leaks(name, model, split)] + scale_notes(split)
     for note in notes:
         log.warning("%s", note)
     hashes = {name: model.sha256 for name, model in models.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tiling.core.versions import RESEARCH_USE
-from training.evaluation.bootstrap import Interval
+from training.evaluation.bootstrap import FEW_CASES, Interval
 from training.evaluation.metrics import METRIC_NAMES
 from training.evaluation.tables import markdown_table
 from training.models.info import ModelInfo
@@ -16,7 +16,8 @@ def model_card(info: ModelInfo) -> str:
     scale = "at an unknown scale" if info.mpp is None else f"at {info.mpp:.4g} µm/px"
     settings = "\n".join(f"- {name}: {value}" for name, value in info.training.items())
     by_site, two = info.training.get("group") == "site", len(info.classes) == 2
-    decision = f"{info.positive_class} from a probability of {info.threshold:.4g} on" if two else "the likeliest class"
+    decision = f"{info.positive_class} from a probability of {info.threshold:.4g} on"
+    decision += "" if two else ", and else the likeliest other class"
     averages = f"those of {info.positive_class}" if two else "the mean over the classes of one against the rest"
     tested = "cases from where the training cases came from"
     if by_site:
@@ -40,7 +41,8 @@ Splits are made of whole cases: no case is in two of them.{" Nor is any site." i
 
 {_metric_table(info)}
 
-In brackets the 95% bootstrap interval over cases; that of ECE lies high, since noise only adds to it.
+In brackets the 95% bootstrap interval over cases; that of ECE lies high, since noise only adds to it. There is
+{FEW_CASES}.
 AUROC and average precision are {averages}.
 Balanced accuracy calls {decision}.
 Epoch, temperature and threshold were chosen on the validation split, so its figures are optimistic; the test split was

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -45,6 +46,22 @@ def test_any_picture_becomes_rgb(
     assert image.shape == (8, 8, 3)
     assert image.dtype == np.uint8
     assert abs(image.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+def test_deep_pictures_keep_their_grey_levels(tmp_path: Path, bits: int) -> None:
+    random = np.random.default_rng(0)
+    deep = np.clip(random.normal(2 ** (bits - 1), 2 ** (bits - 4), (64, 64)), 0, 2**bits - 1).astype(np.uint16)
+    deep[0, 0] = 2**bits - 1
+    cv2.imwrite(str(tmp_path / "p.png"), deep)
+    assert np.array_equal(np.array(PIL.Image.open(tmp_path / "p.png")), deep), "as another library reads it"
+    np.testing.assert_array_equal(read_image(tmp_path / "p.png", 64)[..., 0], deep >> (bits - 8))
+
+
+def test_pictures_of_other_numbers_are_refused(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "p.tiff"), np.full((8, 8, 3), 0.5, np.float32))
+    with pytest.raises(InputError, match=r"p\.tiff: has pixels of float32"):
+        read_image(tmp_path / "p.tiff", 8)
 
 
 def test_pictures_are_shrunk_by_area(tmp_path: Path) -> None:

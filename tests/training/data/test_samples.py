@@ -18,8 +18,10 @@ from tiling.stores.label import label_store
 from training import Samples, TrainConfig, load_train_config, model_recipe, samples_from_images, samples_from_stores
 from training.data.dataset import TileDataset
 from training.data.from_stores import annotation_labels
+from training.data.preparation import positive_class
 from training.data.samples import Split
 from training.data.splits import SPLITS
+from training.record import class_rows
 
 WriteTable = Callable[[Sequence[Sequence[object]]], Path]
 MakeStore = Callable[..., Path]
@@ -49,6 +51,12 @@ def test_image_table(image_table: Path, tiny: TrainConfig) -> None:
     [
         ([("path",), ("a.png",)], "row 2", "has no label"),
         ([("path", "label"), ("a.png", "x"), ("a.png", "")], "row 3", "has no label"),
+        *(
+            ([("path", "label"), ("a.png", name)], "row 2", "has no label")
+            for name in ("NA", "nan", "None", " n/a ", "?")
+        ),
+        ([("path", "label"), ("a.png", "IDC"), ("b.png", "idc")], "table.csv", "'IDC' and 'idc' differ in case"),
+        ([("path", "label"), ("a.png", "a  b"), ("b.png", "a b")], "table.csv", "'a  b' and 'a b' differ in case"),
         ([("label",), ("x",)], "row 2", "has no path"),
         ([("path", "label"), ("a.png", "x"), ("lost.png", "y")], "row 3", "does not exist"),
         ([("path", "label"), ("text.png", "x")], "row 2", "is no picture"),
@@ -469,3 +477,39 @@ def test_levels_are_what_sampling_is_balanced_over(write_table: WriteTable, tiny
         "case": ["case3", "case0", "case0"],
         "slide": ["3.png", "0.png", "12.png"],
     }
+
+
+def test_labels_that_are_named_as_classes_are_classes(image_table: Path, tiny: TrainConfig) -> None:
+    table = image_table.read_text().replace("dark", "none").replace("bright", "None")
+    image_table.write_text(table)
+    samples = samples_from_images(image_table, tiny.model_copy(update={"classes": ("None", "none")}))
+    assert samples.classes == ("None", "none")
+    assert np.bincount(samples.label).tolist() == [24, 24]
+
+
+@pytest.mark.parametrize(
+    ("classes", "named", "shown"),
+    [
+        (("cancer", "normal"), None, "cancer"),
+        (("benign", "tumour"), None, "tumour"),
+        (("0", "1"), None, "1"),
+        (("Tumor", "negative"), None, "Tumor"),
+        (("TUM", "non-tumour tissue"), None, "TUM"),
+        (("MUC", "NORM", "STR", "TUM"), None, "TUM"),
+        (("adenoma", "normal mucosa"), "normal mucosa", "normal mucosa"),
+        (("nodule", "normal"), None, "nodule"),
+        (("benign", "normal"), None, "normal"),
+    ],
+)
+def test_the_class_that_heatmaps_show_is_not_the_one_without_disease(
+    classes: tuple[str, ...], named: str | None, shown: str
+) -> None:
+    assert positive_class(classes, TrainConfig(positive_class=named)) == shown
+
+
+def test_what_is_learned_from_is_counted_by_class(image_table: Path, tiny: TrainConfig) -> None:
+    samples = samples_from_images(image_table, tiny)
+    expected = ("12 of 6 cases", "6 of 3 cases", "6 of 3 cases")
+    assert class_rows(samples) == [("bright", *expected, ""), ("dark", *expected, "")]
+    two = replace(samples, site=np.where(samples.label == 0, np.where(samples.row + np.arange(48) < 24, "A", "B"), ""))
+    assert [row[-1] for row in class_rows(two)] == ["2", ""]

@@ -227,6 +227,12 @@ def test_the_test_split_of_training_is_found_again(
     for name, interval in result.metrics["test"].items():
         assert found.models[0].overall.metrics[name].value == pytest.approx(interval.value, abs=1e-6)
     assert found.notes == ()
+    rows = image_table.read_text().splitlines()
+    image_table.write_text("\n".join(rows[:-4]) + "\n")  # no longer what it was trained on
+    for mpp, notes in ((None, 1), (2.0, 0)):
+        chosen = choose_tiles(labelled_tiles(trained.info, images=image_table, mpp=mpp), "all", image_table)
+        said = evaluate_models([trained], chosen, tmp_path / f"{notes}", resamples=0).notes
+        assert sum("taken to be at 2 µm/px" in note for note in said) == notes
 
     recorded = {(g.split, g.name): g for g in trained.info.groups}
     assert {group.column for group in trained.info.groups} == {"site"}

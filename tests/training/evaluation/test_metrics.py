@@ -110,10 +110,10 @@ def test_weights_are_repetitions(classes: int) -> None:
 
 
 def test_a_missing_class_is_undefined_not_guessed() -> None:
-    p, labels = np.array([[0.4, 0.6], [0.7, 0.3]]), np.array([1, 1])
+    p, labels = np.array([[0.4, 0.6], [0.7, 0.3]] * 3), np.ones(6, dtype=np.int64)
     assert np.isnan(auroc(p, labels))
     assert np.isnan(balanced_accuracy(p.argmax(axis=1), labels, 2))
-    found = figures(p, labels, np.array(["a", "b"]), threshold=0.5, positive=1, resamples=20)
+    found = figures(p, labels, np.array(list("abcdef")), threshold=0.5, positive=1, resamples=20)
     assert found["auroc"].value is None
     assert found["auroc"].undefined == 20
     assert str(found["auroc"]) == "undefined"
@@ -121,7 +121,7 @@ def test_a_missing_class_is_undefined_not_guessed() -> None:
 
 
 def test_bootstrap_resamples_cases_with_replacement() -> None:
-    cases = np.array(["a", "a", "b", "c", "c", "c"])
+    cases = np.array(["a", "a", "b", "c", "c", "c", "d", "e"])
     drawn: list[Floats] = []
 
     def spy(weights: Floats) -> Floats:
@@ -130,11 +130,11 @@ def test_bootstrap_resamples_cases_with_replacement() -> None:
 
     bootstrap_interval(spy, cases, resamples=500, seed=3)
     weights = np.concatenate(drawn[1:])
-    assert weights.shape == (500, 6)
+    assert weights.shape == (500, 8)
     assert (weights[:, 0] == weights[:, 1]).all(), "a case is drawn whole"
-    assert (weights[:, [0, 2, 3]].sum(axis=1) == 3).all(), "as many draws as cases"
-    assert weights[:, [0, 2, 3]].mean() == pytest.approx(1, abs=1e-9)
-    assert {0.0, 1.0, 2.0, 3.0} == set(np.unique(weights))
+    assert (weights[:, [0, 2, 3, 6, 7]].sum(axis=1) == 5).all(), "as many draws as cases"
+    assert weights[:, [0, 2, 3, 6, 7]].mean() == pytest.approx(1, abs=1e-9)
+    assert set(np.unique(weights)) >= {0.0, 1.0, 2.0, 3.0}
 
 
 def test_bootstrap_interval_of_a_mean_is_the_normal_one() -> None:
@@ -148,9 +148,10 @@ def test_bootstrap_interval_of_a_mean_is_the_normal_one() -> None:
 
 
 def test_bootstrap_counts_undefined_resamples() -> None:
-    p, labels = np.array([[0.2, 0.8], [0.6, 0.4], [0.7, 0.3]]), np.array([1, 0, 0])
-    some = bootstrap_interval(partial(auroc, p, labels), np.array(["a", "b", "c"]), resamples=1000, seed=0)
-    expected = 1000 * ((2 / 3) ** 3 + (1 / 3) ** 3)  # never the one positive, or nothing else
+    p = np.array([[0.2, 0.8], [0.6, 0.4], [0.7, 0.3], [0.8, 0.2], [0.9, 0.1]])
+    labels = np.array([1, 0, 0, 0, 0])
+    some = bootstrap_interval(partial(auroc, p, labels), np.array(list("abcde")), resamples=1000, seed=0)
+    expected = 1000 * ((4 / 5) ** 5 + (1 / 5) ** 5)  # never the one positive, or nothing else
     assert some.undefined == pytest.approx(expected, abs=50)
     assert (some.value, some.low, some.high) == (1.0, 1.0, 1.0)
     most = bootstrap_interval(partial(auroc, p[:2], labels[:2]), np.array(["a", "a"]), resamples=0)
@@ -241,7 +242,7 @@ def test_all_metrics_equal_scikit_learn_with_weights(classes: int, ties: bool) -
     p, labels = random_case(classes, seed=7, ties=ties)
     w = np.random.default_rng(8).integers(0, 4, len(labels)).astype(np.float64)
     w[:classes] = 1  # every class stays
-    predicted = p.argmax(axis=1)
+    predicted = decide(p, 0.5, classes - 1)
     truth = np.eye(classes)[labels]  # one column a class: weights are taken for one-versus-rest in this form only
     columns = [1] if classes == 2 else range(classes)
 
@@ -257,9 +258,6 @@ def test_all_metrics_equal_scikit_learn_with_weights(classes: int, ties: bool) -
         "ece": slow_ece(np.repeat(p, w.astype(int), axis=0), np.repeat(labels, w.astype(int))),
     }
     found = standard_metrics(p, labels, threshold=0.5, positive=classes - 1)
-    if classes == 2:
-        predicted = decide(p, 0.5, 1)
-        expected["balanced_accuracy"] = sklearn.metrics.balanced_accuracy_score(labels, predicted, sample_weight=w)
     assert set(found) == set(expected) == set(METRIC_NAMES)
     for name, metric in found.items():
         assert metric(np.stack([np.ones_like(w), w]))[1] == pytest.approx(expected[name], abs=EXACT), name
@@ -371,3 +369,26 @@ def test_a_model_does_not_differ_from_itself() -> None:
     assert str(found) == "+0.000 (+0.000 to +0.000)"
     undefined = difference(same, Resampled(float("nan"), same.drawn))
     assert (undefined.value, undefined.above_zero, str(undefined)) == (None, None, "undefined")
+
+
+@pytest.mark.parametrize(("cases", "known"), [(1, False), (4, False), (5, True)])
+def test_few_cases_have_no_interval_anywhere(cases: int, known: bool) -> None:
+    p, labels = random_case(2, seed=0, samples=60)
+    case_ids = np.array([f"case {i % cases}" for i in range(60)])
+    found = figures(p, labels, case_ids, threshold=0.5, positive=1, resamples=50)["auroc"]
+    alone = bootstrap_interval(partial(auroc, p, labels), case_ids, resamples=50)
+    low, _ = bootstrap_band(lambda w: np.stack([auroc(p, labels, w)] * 2, axis=1), case_ids, resamples=50)
+    assert {found.low is not None, alone.low is not None, bool(np.isfinite(low).all())} == {known}
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels"),
+    [
+        (np.random.default_rng(0).normal((-0.3, 0.3), 1, (200, 2)), np.zeros(200, dtype=np.int64)),
+        (np.random.default_rng(0).normal(0, 1, (300, 3)), np.arange(300) % 2),
+        (np.array([[1.0, -1.0], [-1.0, 1.0]] * 20), np.array([1, 0] * 20)),
+    ],
+    ids=["one class", "a class is missing", "always wrong"],
+)
+def test_what_cannot_calibrate_changes_no_probability(logits: Floats, labels: NDArray[np.int64]) -> None:
+    assert fit_temperature(logits, labels) == 1.0
