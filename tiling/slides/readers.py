@@ -10,6 +10,7 @@ from tiling.slides.dicom import open_with_dicom
 from tiling.slides.files import entry_file
 from tiling.slides.ome_zarr_reader import open_with_zarr
 from tiling.slides.openslide_reader import open_with_openslide
+from tiling.slides.picture_reader import open_with_pillow
 from tiling.slides.reader import Opener, SlideReader, unreadable
 from tiling.slides.tifffile_reader import open_with_tifffile
 
@@ -20,6 +21,7 @@ READERS: dict[str, Opener] = {
     "openslide": open_with_openslide,
     "tifffile": open_with_tifffile,
     "zarr": open_with_zarr,
+    "pillow": open_with_pillow,
 }
 """The openers by name, asked in this order; the first that can read the file reads it."""
 

@@ -391,9 +391,9 @@ def fake_dicom(tmp_path: Path) -> Path:
     return tmp_path / "folder"
 
 
-def png(tmp_path: Path) -> Path:
-    assert cv2.imwrite(str(tmp_path / "a.png"), noise(32, 32))
-    return tmp_path / "a.png"
+def bmp(tmp_path: Path) -> Path:
+    assert cv2.imwrite(str(tmp_path / "a.bmp"), noise(32, 32))
+    return tmp_path / "a.bmp"
 
 
 def tiff_header(tmp_path: Path) -> Path:
@@ -422,7 +422,7 @@ def dangling(tmp_path: Path) -> Path:
 
 
 HOSTILE = [
-    missing, empty, text, folder, fake_dicom, png, tiff_header, endless_ifds, too_long_name, nul, under_a_file,
+    missing, empty, text, folder, fake_dicom, bmp, tiff_header, endless_ifds, too_long_name, nul, under_a_file,
     dangling,
 ]  # fmt: skip
 
