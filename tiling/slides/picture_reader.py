@@ -53,6 +53,7 @@ class PictureReader:
     bounds: Bounds | None = None
     plane: str | None = None
     compression: str | None
+    levels: tuple[Level, ...]
 
     def __init__(self, path: Path, entry: Path, kind: str, png_bits: bytes) -> None:
         self._path, self._entry, self._kind = path, entry, kind
