@@ -177,7 +177,7 @@ def _annotated(
 ) -> Iterator[str]:
     """How many slides are annotated, and what looks like an annotation that was meant and is missing."""
     given = [report for report in reports if report.classes is not None]
-    yield f"annotations: {len(given)} of {len(reports)} slides have one"
+    yield f"annotations: of {len(given)} of {len(reports)} slides"
     for what, ids in {
         "has no annotation": [report.slide_id for report in reports if report.classes is None] if given else [],
         "has an annotation without an area on the slide": [r.slide_id for r in given if not r.classes],

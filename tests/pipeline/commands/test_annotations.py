@@ -83,15 +83,15 @@ def test_camelyon17_and_an_order_of_the_users(slide: Path, tmp_path: Path) -> No
 
 WORDS: dict[str, tuple[str, list[tuple[str, str, Any]], dict[str, float], list[str]]] = {
     # name: file, what is drawn, area under each class, words
-    "as the slide's file": ("s.tif.geojson", [polygon("Tumor", BIG)], {"Tumor": 280 * 200}, ["1 of 1 slides have one"]),
-    "a slash": ("s.geojson", [polygon("Tumor/G3", BIG)], {"Tumor%2FG3": 280 * 200}, ["1 of 1 slides have one"]),
+    "as the slide's file": ("s.tif.geojson", [polygon("Tumor", BIG)], {"Tumor": 280 * 200}, ["of 1 of 1 slides"]),
+    "a slash": ("s.geojson", [polygon("Tumor/G3", BIG)], {"Tumor%2FG3": 280 * 200}, ["of 1 of 1 slides"]),
     "off the slide": ("s.geojson", [polygon("Tumor", OFF)], {}, ["s: has an annotation without an area on the slide"]),
     "partly off": ("s.geojson", [polygon("Tumor", BIG), polygon("Fat", OFF)], {"Tumor": 280 * 200}, []),
     "points": ("s.geojson", [("Tumor", "MultiPoint", BIG)], {}, ["s: has an annotation without an area on the slide"]),
     "nothing": ("s.geojson", [], {}, ["s: has an annotation without an area on the slide"]),
     "on glass": ("s.geojson", [polygon("Tumor", [[500, 440], [520, 440], [520, 460]])], {"Tumor": 0},
                  ["s: has an annotation under which no tile lies"]),
-    "another slide's": ("x.geojson", [polygon("Tumor", BIG)], {}, ["0 of 1 slides have one", "x.geojson"]),
+    "another slide's": ("x.geojson", [polygon("Tumor", BIG)], {}, ["annotations: of 0 of 1 slides", "x.geojson"]),
 }  # fmt: skip
 
 

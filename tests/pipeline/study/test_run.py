@@ -39,6 +39,7 @@ from pipeline.study.stages import Artefact, Stage, Study
 from pipeline.study.status import read_status
 from tests.pipeline.conftest import RunCli, listing
 from tiling import TileStore, TilingConfig
+from tiling.annotations.classes import ClassRules
 from tiling.core.artefact import Recipe, atomic_folder, content_hash, folder_faults, locked_folder, state
 from tiling.core.errors import ConfigError, InputError, OutputError, StoppedError
 from training import TrainConfig, evaluate_models
@@ -323,6 +324,20 @@ def test_a_cross_validation_judges_each_slide_by_a_model_that_has_not_seen_it(
     assert {slide: made[slide]["model_sha256"] for slide in tested} == tested
     assert report.slides is not None
     assert len(json.loads((report.slides / "slides.json").read_bytes())["slides"]) == 6
+    assert {step.state for step in plan(config)} == {"done"}
+
+
+def test_another_order_of_classes_relabels_stores(copied: StudyConfig) -> None:
+    """The setting is one of labels: no pixel is made again, nor what was computed of them."""
+    rules = ClassRules(order=("tumour", "fat"))
+    config = copied.model_copy(update={"tile": copied.tile.model_copy(update={"annotation": rules})})
+    before = stamps(copied.out)
+    report = run(config)
+    assert (report.trained, report.failed) == ((False,), {})
+    after = stamps(copied.out)
+    tiles = [name for name in before if "/tiles/c/" in name]
+    assert tiles
+    assert [after[name] for name in tiles] == [before[name] for name in tiles]
     assert {step.state for step in plan(config)} == {"done"}
 
 
