@@ -103,6 +103,18 @@ def header_of(stream: bytes, width: int, height: int) -> Header:
     raise NotUnderstoodError("JPEG without a picture")
 
 
+def frame_shape(stream: bytes) -> tuple[int, int, int]:
+    """Height, width and samples a pixel that a JPEG claims, the most of all its frames. Raises NotUnderstoodError."""
+    frames = [
+        struct.unpack_from(">HHB", stream, start + 5)
+        for marker, start, end in _segments(stream)
+        if marker in _FRAMES and end - start >= 10
+    ]
+    if not frames:
+        raise NotUnderstoodError("JPEG without a picture")
+    return max(f[0] for f in frames), max(f[1] for f in frames), max(f[2] for f in frames)
+
+
 def _segments(stream: bytes) -> Iterator[tuple[int, int, int]]:
     """(marker, start, end) of each marker segment after SOI, up to SOS or EOI. Raises NotUnderstoodError."""
     if stream[:2] != bytes((0xFF, _SOI)):

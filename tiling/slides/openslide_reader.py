@@ -16,8 +16,8 @@ from tiling.core.arrays import UInt8Array
 from tiling.core.errors import SlideError, UnsupportedSlideError
 from tiling.grid import Bounds
 from tiling.slides.reader import Level, damaged, number_of
-from tiling.slides.tiff_picture import compression_name, not_rgb, open_tiff
-from tiling.slides.tiled_tiff import PLAIN_VENDORS, TIFF_DAMAGE
+from tiling.slides.tiff_picture import TIFF_DAMAGE, compression_name, not_rgb, open_tiff
+from tiling.slides.tiled_tiff import PLAIN_VENDORS
 
 
 def open_with_openslide(path: Path, entry: Path) -> OpenSlideReader | None:

@@ -21,6 +21,11 @@ from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, PLANARCONFIG
 from tiling.core.errors import UnsupportedSlideError
 from tiling.slides.reader import number_of
 
+TIFF_DAMAGE = (
+    tifffile.TiffFileError, ValueError, LookupError, TypeError, ArithmeticError, AttributeError, struct.error,
+)  # fmt: skip
+"""What tifffile raises for damaged files."""
+
 READABLE = frozenset(
     {
         COMPRESSION.NONE, COMPRESSION.LZW, COMPRESSION.JPEG, COMPRESSION.ADOBE_DEFLATE, COMPRESSION.DEFLATE,

@@ -12,15 +12,16 @@ from xml.etree import ElementTree
 import numpy as np
 import openslide
 import tifffile
-from tifffile import COMPRESSION, EXTRASAMPLE, FILLORDER, PLANARCONFIG
+from tifffile import COMPRESSION, EXTRASAMPLE, FILLORDER
 
 from tiling.core.arrays import AnyArray, UInt8Array
 from tiling.core.errors import SlideError
 from tiling.grid import Bounds
 from tiling.slides.reader import Level, damaged, read_segments, unreadable
-from tiling.slides.tiff_picture import TiffLevel, compression_name, open_tiff, tiff_picture
+from tiling.slides.tiff_picture import TIFF_DAMAGE, TiffLevel, compression_name, open_tiff, tiff_picture
+from tiling.slides.tiff_segments import decoded_segment, samples_of
 from tiling.slides.tile_cache import TileCache
-from tiling.slides.tiled_tiff import PLAIN_VENDORS, TIFF_DAMAGE
+from tiling.slides.tiled_tiff import PLAIN_VENDORS
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)  # it quotes the free text of damaged files
 
@@ -86,12 +87,12 @@ class TifffileReader:
         try:
             if _read_in_part(shape):
                 raw = [self._raw(page, first + index, shape.segment_w, part) for page, first in shape.sources]
-                return _as_rgb(np.concatenate(raw, axis=2), shape.page)
+                return _as_rgb(raw, shape.page)
             segment = self._cache.get(key)
             if segment is None:
-                inside = shape.inside(column, row)
-                samples = [self._decoded(page, first + index, inside) for page, first in shape.sources]
-                segment = _as_rgb(np.concatenate(samples, axis=2), shape.page)
+                whole, inside = (shape.segment_h, shape.segment_w), shape.inside(column, row)
+                samples = [self._decoded(page, first + index, whole, inside) for page, first in shape.sources]
+                segment = _as_rgb(samples, shape.page)
                 self._cache.put(key, segment)
             return segment[part]
         except OSError as error:
@@ -99,25 +100,20 @@ class TifffileReader:
         except (MemoryError, *DAMAGE) as error:  # MemoryError: a stream may claim any size
             raise damaged(self._path, error) from error
 
-    def _decoded(self, page: Any, index: int, inside: tuple[int, int]) -> AnyArray:
-        """One strip or tile of a page, (h, w, samples), at least as large as what of it lies `inside` (h, w) the level.
+    def _decoded(self, page: Any, index: int, whole: tuple[int, int], inside: tuple[int, int]) -> AnyArray:
+        """One strip or tile, as `decoded_segment`; white if the file leaves it out.
 
-        White if the file leaves it out. Raises OSError, MemoryError and DAMAGE.
+        Raises OSError, MemoryError and DAMAGE.
         """
         size = page.databytecounts[index]
         if size == 0:
-            samples = page.samplesperpixel if page.planarconfig == PLANARCONFIG.CONTIG else 1
-            return np.full((*inside, samples), np.iinfo(page.dtype).max, page.dtype)
-        data = _stored(self._file, page.dataoffsets[index], size)
-        segment = page.decode(data, index, jpegtables=page.jpegtables)[0][0]
-        if segment.shape[0] < inside[0] or segment.shape[1] < inside[1]:
-            raise ValueError("fewer pixels than the strip or tile has")
-        return np.asarray(segment)
+            return np.full((*inside, samples_of(page)), np.iinfo(page.dtype).max, page.dtype)
+        return decoded_segment(page, index, _stored(self._file, page.dataoffsets[index], size), whole, inside)
 
     def _raw(self, page: Any, index: int, segment_w: int, part: tuple[slice, slice]) -> AnyArray:
         """A part (rows, columns) of an uncompressed strip or tile, (h, w, samples); the rest is not read. As above."""
         rows, columns = part
-        samples = page.samplesperpixel if page.planarconfig == PLANARCONFIG.CONTIG else 1
+        samples = samples_of(page)
         dtype = np.dtype(f"{self._tiff.byteorder}u{page.bitspersample // 8}")
         pixel, width = samples * dtype.itemsize, columns.stop - columns.start
         out = np.full((rows.stop - rows.start, width, samples), np.iinfo(dtype).max, dtype)
@@ -145,8 +141,9 @@ def _read_in_part(level: TiffLevel) -> bool:
     return plain and level.segment_w * level.segment_h * page.samplesperpixel > _KEPT_RAW_BYTES
 
 
-def _as_rgb(samples: AnyArray, page: Any) -> UInt8Array:
-    """Samples (h, w, 3 or 4) as uint8 (h, w, 3): 16 bits rounded to 8, as libtiff does, and alpha laid over white."""
+def _as_rgb(sources: list[AnyArray], page: Any) -> UInt8Array:
+    """Samples of each source (h, w, n) as uint8 (h, w, 3): 16 bits rounded as libtiff does, alpha laid over white."""
+    samples = sources[0] if len(sources) == 1 else np.concatenate(sources, axis=2)
     if samples.dtype != np.uint8:
         samples = ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if samples.shape[2] == 3:

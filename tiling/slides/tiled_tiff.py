@@ -12,7 +12,6 @@ import itertools
 import logging
 import math
 import os
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +35,7 @@ from tiling.slides.jpeg_stream import (
     header_of,
     stream_prefix,
 )
-from tiling.slides.tiff_picture import open_tiff
+from tiling.slides.tiff_picture import TIFF_DAMAGE, open_tiff
 from tiling.slides.tile_cache import TileCache
 
 Unpack = Callable[[bytes, int], bytes]  # stored bytes, bytes of pixels -> pixels
@@ -61,16 +60,6 @@ _UNPACK: dict[int, Unpack] = {
     tifffile.COMPRESSION.ZSTD: lambda data, size: bytes(_imagecodecs.zstd_decode(data, out=size)),
     tifffile.COMPRESSION.DEFLATE: lambda data, size: bytes(_imagecodecs.zlib_decode(data, out=size)),
 }
-# What tifffile raises for damaged files.
-TIFF_DAMAGE = (
-    tifffile.TiffFileError,
-    ValueError,
-    LookupError,
-    TypeError,
-    ArithmeticError,
-    AttributeError,
-    struct.error,
-)
 
 
 class LevelSize(Protocol):

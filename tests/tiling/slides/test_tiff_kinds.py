@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import imagecodecs
 import numpy as np
 import openslide
 import pytest
@@ -410,6 +411,45 @@ def set_tag(path: Path, name: str, value: int, page: int = 0) -> None:
         tag = tiff.pages[page].aspage().tags[name]
     struct.pack_into("<HII", data, tag.offset + 2, 4, 1, value)
     path.write_bytes(data)
+
+
+BOMBS: dict[str, Callable[[U8], bytes | bytearray]] = {
+    "png": lambda pixels: imagecodecs.png_encode(pixels, level=1),
+    "webp": lambda pixels: imagecodecs.webp_encode(pixels, lossless=True),
+    "jpegxl": lambda pixels: imagecodecs.jpegxl_encode(pixels, lossless=True, effort=1),
+    "jpegxr": lambda pixels: imagecodecs.jpegxr_encode(pixels, level=0.9),
+    "jpeg2000": lambda pixels: imagecodecs.jpeg2k_encode(pixels, level=0),
+    "jpeg": lambda pixels: imagecodecs.jpeg_encode(pixels),
+}
+
+
+@pytest.mark.parametrize("compression", BOMBS)
+def test_a_stream_that_claims_more_than_its_tile_is_not_decoded(tmp_path: Path, compression: str) -> None:
+    path, other = tmp_path / "a.ome.tif", tmp_path / "b.tif"
+    side = 1300
+    big = BOMBS[compression](np.zeros((side, side, 3), np.uint8))
+    # tiles of JPEG have a reader of their own
+    layout: dict[str, Any] = {"rowsperstrip": 64} if compression == "jpeg" else {"tile": (64, 64)}
+    how: dict[str, Any] = {"photometric": "rgb", "compression": compression, **layout}
+    tifffile.imwrite(path, PICTURE, metadata={"axes": "YXS", **UM}, ome=True, **how)
+    tifffile.imwrite(other, PICTURE, metadata=None, **how)
+    with tifffile.TiffFile(path) as tiff:
+        tags = tiff.pages.first.tags
+        data = bytearray(path.read_bytes()) + big
+        kind = "Strip" if compression == "jpeg" else "Tile"
+        struct.pack_into("<I", data, tags[f"{kind}Offsets"].valueoffset, len(data) - len(big))
+        counts = tags[f"{kind}ByteCounts"]
+        assert len(big) < 1 << 16
+        struct.pack_into("<H" if counts.dtype == 3 else "<I", data, counts.valueoffset, len(big))
+    path.write_bytes(data)
+    with Slide(path) as slide:
+        tracemalloc.start()
+        with pytest.raises(SlideError, match="damaged"):
+            slide.read_region(0, 0, 0, 60, 60)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        np.testing.assert_array_equal(slide.read_region(64, 64, 0, 60, 60), tifffile.imread(other)[64:124, 64:124])
+    assert peak < side * side
 
 
 @pytest.mark.parametrize("compression", ["webp", "lzw"])

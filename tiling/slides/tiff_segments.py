@@ -1,0 +1,89 @@
+"""One strip or tile of a TIFF, decoded into no more memory than its pixels take, whatever size its stream claims."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import imagecodecs
+import numpy as np
+from tifffile import COMPRESSION, PLANARCONFIG
+
+from tiling.core.arrays import AnyArray
+from tiling.slides.jpeg_stream import NotUnderstoodError, frame_shape
+
+_imagecodecs: Any = imagecodecs  # its stubs leave out arguments
+_INTO: dict[int, Callable[..., AnyArray]] = {
+    COMPRESSION.PNG: _imagecodecs.png_decode,
+    COMPRESSION.WEBP: _imagecodecs.webp_decode,
+    COMPRESSION.WEBP_DEPRECATED: _imagecodecs.webp_decode,
+    COMPRESSION.JPEGXL: _imagecodecs.jpegxl_decode,
+    COMPRESSION.JPEGXL_DNG: _imagecodecs.jpegxl_decode,
+    COMPRESSION.JPEGXR: _imagecodecs.jpegxr_decode,
+    COMPRESSION.JPEGXR_NDPI: _imagecodecs.jpegxr_decode,
+}
+"""Decoders that look at a stream's size first, given the memory for its pixels."""
+_JPEG2000 = (
+    COMPRESSION.JPEG2000, COMPRESSION.APERIO_JP2000_YCBC, COMPRESSION.JPEG_2000_LOSSY, COMPRESSION.APERIO_JP2000_RGB,
+)  # fmt: skip
+_JPEG2000_SIZE = b"\xff\x4f\xff\x51"  # start of a codestream, and the marker of its size
+
+
+def decoded_segment(page: Any, index: int, data: bytes, whole: tuple[int, int], inside: tuple[int, int]) -> AnyArray:
+    """One strip or tile of a page, (h, w, samples): of its `whole` size, or less but for what lies `inside` the level.
+
+    Args:
+        page: Of tifffile, in a compression of `tiling.slides.tiff_picture.READABLE`.
+        index: Which of the page's strips or tiles it is.
+        data: Its bytes as they are stored.
+        whole: Height and width of the page's strips or tiles.
+        inside: Height and width of the part of this one that lies on the level.
+
+    Raises:
+        ValueError: It has fewer pixels, or its stream claims more. Else what tifffile and imagecodecs raise.
+    """
+    samples = samples_of(page)
+    decode = _INTO.get(page.compression)
+    if decode is not None:
+        if page.samplesperpixel == 4 and decode is _imagecodecs.webp_decode:
+            decode = partial(decode, hasalpha=True)  # streams may leave out an alpha of 255
+        try:
+            return _into(decode, data, (*whole, samples), page.dtype)
+        except ValueError:  # at the edge, some writers store what lies on the level
+            return _into(decode, data, (*inside, samples), page.dtype)
+    if page.compression == COMPRESSION.JPEG or page.compression in _JPEG2000:
+        claimed = _jpeg_claims(data) if page.compression == COMPRESSION.JPEG else _jpeg2000_claims(data)
+        if any(n > m for n, m in zip(claimed, (*whole, page.samplesperpixel), strict=True)):
+            raise ValueError("a stream that claims more pixels than the strip or tile has")
+    segment = np.asarray(page.decode(data, index, jpegtables=page.jpegtables)[0][0])
+    if segment.shape[0] < inside[0] or segment.shape[1] < inside[1]:
+        raise ValueError("fewer pixels than the strip or tile has")
+    return segment
+
+
+def samples_of(page: Any) -> int:
+    """Samples a pixel in each of a page's strips or tiles."""
+    return int(page.samplesperpixel) if page.planarconfig == PLANARCONFIG.CONTIG else 1
+
+
+def _into(decode: Callable[..., AnyArray], data: bytes, shape: tuple[int, int, int], dtype: Any) -> AnyArray:
+    return np.asarray(decode(data, out=np.empty(shape if shape[2] > 1 else shape[:2], dtype))).reshape(shape)
+
+
+def _jpeg_claims(data: bytes) -> tuple[int, int, int]:
+    """Height, width and samples a pixel that a JPEG stream claims. Raises ValueError if it does not say."""
+    try:
+        return frame_shape(data)
+    except NotUnderstoodError as error:
+        raise ValueError(str(error)) from error
+
+
+def _jpeg2000_claims(data: bytes) -> tuple[int, int, int]:
+    """Height, width and samples a pixel that a JPEG 2000 stream claims. Raises ValueError if it does not say."""
+    at = data.find(_JPEG2000_SIZE)
+    if at < 0 or len(data) < at + 42:
+        raise ValueError("not a JPEG 2000 stream")
+    x1, y1, x0, y0 = struct.unpack_from(">4I", data, at + 8)
+    return y1 - y0, x1 - x0, struct.unpack_from(">H", data, at + 40)[0]
