@@ -8,25 +8,49 @@ from typing import Annotated
 import typer
 
 from pipeline import console
-from pipeline.commands.options import SlideMpp
+from pipeline.commands.options import SlideMpp, found_slides
+from pipeline.commands.outcomes import show_outcomes
 from tiling.core.errors import SpecslideError
+
+Job = tuple[Path, float | None]
+"""A slide, and its given micrometres per pixel."""
+_IN_ONE_LINE = ("size", "micrometres per pixel", "vendor", "compression", "can be tiled")
 
 
 def info(
-    slide: Annotated[
-        Path, typer.Argument(help="A slide file, or the folder of a DICOM or OME-Zarr slide.", readable=False)
+    slides: Annotated[
+        list[Path], typer.Argument(help="A slide; or several, and folders of them: a line each.", readable=False)
     ],
     slide_mpp: SlideMpp = None,
 ) -> None:
     """Size, levels, scale, vendor and compression of a slide, what reads it, and whether it can be tiled.
 
-    Of each level a part is decoded before that is said.
+    Of each level a part is decoded before that is said. One of several that cannot be opened costs itself.
 
-    Example: `specslide info slide.svs`
+    Examples:
+
+    `specslide info slide.svs`
+
+    `specslide info wsis`
     """
+    found = found_slides(slides)
+    jobs: list[Job] = [(path, slide_mpp) for path in found.slides]
+    if len(jobs) == 1 and not found.unreadable:
+        console.show_table(str(jobs[0][0]), ("", ""), facts(jobs[0]).items())
+        return
+    from pipeline.execution.pool import default_workers, run_slides
+
+    outcomes = run_slides(facts, jobs, workers=default_workers(), title="slides")  # a crash in a decoder costs one
+    shown = [(str(o.job[0]), _line(o.result) if o.result else "", o.error or "") for o in outcomes]
+    show_outcomes("slides", [*shown, *((path, "", why) for path, why in found.unreadable.items())])
+
+
+def facts(job: Job, progress: object = None) -> dict[str, str]:
+    """What is known of a slide, by what it is called. Raises SlideError if it cannot be opened."""
     from tiling import Slide
 
-    with Slide(slide, mpp=slide_mpp) as opened:
+    path, slide_mpp = job
+    with Slide(path, mpp=slide_mpp) as opened:
         try:
             mpp, tileable = f"{opened.mpp:.6g}", "yes"
         except SpecslideError as error:
@@ -40,7 +64,7 @@ def info(
             for number, level in enumerate(opened.levels)
         )
         bounds = opened.frame.bounds
-        facts = {
+        return {
             "size": f"{opened.width} x {opened.height} px",
             "scanned part": "all"
             if bounds is None
@@ -54,4 +78,8 @@ def info(
             "read with": opened.reader,
             "can be tiled": tileable,
         }
-    console.show_table(str(slide), ("", ""), facts.items())
+
+
+def _line(known: dict[str, str]) -> str:
+    size, mpp, vendor, compression, tileable = (known[name] for name in _IN_ONE_LINE)
+    return f"{size}, {mpp} µm/px, {vendor}, {compression}; can be tiled: {tileable}"

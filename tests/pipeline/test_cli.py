@@ -203,6 +203,10 @@ def test_a_folder_of_slides(run_cli: RunCli, small_slide: Path, model: Path, tmp
         assert done.returncode == 0, said(done)
         assert {p.name for p in (wsis / "stores").iterdir()} == {f"{n}.{e}" for n in "ab" for e in ("zarr", "png")}
     assert f"{wsis}: 2 slides; left out: 2 .png, 1 hidden, 2 tile store" in done.stderr
+    (tmp_path / "text.svs").write_text("no slide")
+    done = run_cli("info", wsis, tmp_path / "text.svs")
+    assert said(done).count("1024 x 1024 px, 0.5 µm/px") == 2
+    failed_slide(done, str(tmp_path / "text.svs"), "is not a slide")
     (wsis / "locked").mkdir(mode=0)
     out = tmp_path / "heatmaps"
     done = run_cli("heatmap", wsis / "stores", "--model", model, "--out", out)

@@ -13,7 +13,8 @@ from pathlib import Path
 from tiling.core.artefact import COMMIT
 from tiling.core.errors import SlideError
 from tiling.slides.dicom import dicom_folder
-from tiling.slides.files import SUFFIXES, entry_file, is_slide, slide_files, slides_in
+from tiling.slides.files import SUFFIXES, entry_file, slide_files, slides_in
+from tiling.slides.ome_zarr_reader import ome_zarr_mark
 
 _PICTURES = frozenset({".png", ".jpg", ".jpeg"})  # in a folder of slides: previews, labels, heatmaps
 _DICOM = frozenset({".dcm", ".dicom", ""})
@@ -48,7 +49,7 @@ def find_slides(named: Sequence[Path], *, stores: bool = False) -> Found:
     for path in _expanded(named):
         if not _is_folder(path):
             _add_file(path, found)
-        elif path.suffix == _STORE:
+        elif path.suffix == _STORE or _is_ome_zarr(path):
             found.slides.append(path)
         elif not _is_companion(path):
             within = Found()
@@ -126,9 +127,10 @@ def _add_dicom(folder: Path, paths: Sequence[Path], found: Found) -> set[Path]:
 def _add_folder(path: Path, found: Found, stores: bool) -> bool:
     """Whether a folder is one thing, which then is added, or counted."""
     published, zarr = (path / COMMIT).exists(), path.suffix == _STORE
-    if zarr and (stores if published else is_slide(path)):
+    if (stores and zarr) if published else ome_zarr_mark(path) is not None:
         found.slides.append(path)
-    elif published:
+        return True
+    if published:
         found.left_out["tile store" if zarr else "folder of results"] += 1
     elif zarr:
         found.left_out["other .zarr"] += 1
@@ -138,6 +140,13 @@ def _add_folder(path: Path, found: Found, stores: bool) -> bool:
 def _is_companion(folder: Path) -> bool:
     """Whether a folder holds the pixels of a MIRAX slide beside it."""
     return folder.with_name(f"{folder.name}.mrxs").is_file()
+
+
+def _is_ome_zarr(path: Path) -> bool:
+    try:
+        return ome_zarr_mark(path) is not None
+    except OSError:  # as below
+        return False
 
 
 def _is_folder(path: Path) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.tiling.dicom_files import write_instance
+from tests.tiling.slides.test_ome_zarr import write_ome_zarr
 from tiling.manifest import slides_of_paths
 from tiling.slides.search import find_slides
 
@@ -56,6 +57,15 @@ def test_stores_are_found_where_they_are_asked_for(tmp_path: Path) -> None:
     expected = ["s/a.zarr", "s/b.zarr"], {".png": 1, "folder of results": 1, "other .zarr": 1}
     assert below(tmp_path, stores=True) == expected
     assert below(tmp_path, tmp_path / "s" / "a.zarr") == (["s/a.zarr"], {})
+
+
+def test_an_ome_zarr_is_one_slide(tmp_path: Path) -> None:
+    """Whatever it is called, and named itself too; nothing within it is looked at."""
+    for name in ("a.ome.zarr", "b.zarr", "sub/c"):
+        write_ome_zarr(tmp_path / name, PICTURE)
+        filled(tmp_path / name, "label.tif")
+    assert below(tmp_path) == (["a.ome.zarr", "b.zarr", "sub/c"], {})
+    assert below(tmp_path, tmp_path / "sub" / "c") == (["sub/c"], {})
 
 
 def test_dicom_counts_by_slides(tmp_path: Path) -> None:
