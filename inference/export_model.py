@@ -113,9 +113,20 @@ def export_model(model: TileModel, to: ExportFormat, out_dir: Path | str, *, ove
     `onnx` writes model.onnx: `tiles` uint8 (batch, tile_px, tile_px, 3) -> `logits` and `probabilities`, float32
     (batch, classes), calibrated. `torchscript` writes model.pt with the same input and outputs. `wsinfer` writes
     torchscript_model.pt and config.json by the wsinfer-zoo schema, spec 1.0. Beside it are export.json with classes,
-    scale, threshold and provenance, and README.md. Raises ModelError for a model that cannot be exported or whose
-    export differs, OutputError for an export that is there already, unless `overwrite`, and for a folder that holds
-    something else.
+    scale, threshold and provenance, and README.md.
+
+    Args:
+        model: The model.
+        to: onnx, torchscript or wsinfer.
+        out_dir: The folder.
+        overwrite: Replace an export that is there already.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ModelError: For a model that cannot be exported, or whose export differs from it.
+        OutputError: For an export that is there already, unless `overwrite`, and a folder that holds something else.
     """
     folder = Path(out_dir)
     with locked_folder(folder):

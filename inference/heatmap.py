@@ -87,6 +87,12 @@ def make_heatmap(
         ConfigError: For an id that cannot name a folder.
         OutputError: For a result made otherwise, unless `overwrite`, and a folder that holds something else.
         SpecslideError: As `predict_slide`.
+
+    Example:
+        >>> from inference import load_model, make_heatmap
+        >>> model = load_model("results/training/seed-0/model")
+        >>> make_heatmap("results/stores/synthetic-04.zarr", model, "heatmaps").folder.as_posix()
+        'heatmaps/synthetic-04'
     """
     path = Path(source)
     bf16 = any(uses_bf16(one.device, config.precision) for one in members(model))

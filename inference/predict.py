@@ -48,11 +48,34 @@ def predict_slide(
     """Predict every tissue tile of a slide, or of a tile store (a folder `*.zarr`), with one model or several.
 
     A slide finer than the model's scale is resampled while it is read, tile by tile: it is never in memory as a whole.
-    `slide_mpp` (micrometres per level-0 pixel) overrides the file's own scale, and `slide_sha256` is its hash if that
-    is known; a store brings both, its overlap and min_tissue. `roi` is a GeoJSON or ASAP XML file; tiles outside
-    all its polygons are left out. Raises ModelError where scales do not fit and nothing can be resampled, and for a
-    model that gives no finite probability, naming the tile; SlideError, StoreError, InputError for `roi`, and
-    ConfigError for a column in `config.where` that there is not and what this machine cannot do.
+    A store brings its scale, overlap and min_tissue.
+
+    Args:
+        source: A slide, or a tile store.
+        model: One model, or several as an ensemble.
+        config: How the tiles are predicted.
+        slide_id: What the slide is called; None: as the store says, or the slide's file.
+        slide_mpp: Micrometres per level-0 pixel, in place of what the slide's file says.
+        slide_sha256: The hash of the slide, if it is known.
+        roi: GeoJSON or ASAP XML; tiles outside all its polygons are left out.
+        progress: Called with (tiles done, tiles in all).
+
+    Returns:
+        The probabilities of the tiles, with their places and what they were made by.
+
+    Raises:
+        ModelError: Where scales do not fit and nothing can be resampled, and for a model that gives no finite
+            probability, naming the tile.
+        SlideError, StoreError: If the source cannot be read.
+        InputError: If `roi` cannot be read.
+        ConfigError: For a column in `config.where` that there is not, and what this machine cannot do.
+
+    Example:
+        >>> from inference import load_model, predict_slide
+        >>> model = load_model("results/training/seed-0/model")
+        >>> prediction = predict_slide("results/stores/synthetic-04.zarr", model)
+        >>> prediction.probabilities.shape == (len(prediction.tiles), 2)
+        True
     """
     path = Path(source)
     if config.where is not None and not is_store(path):

@@ -89,8 +89,15 @@ def cross_entropy(
 class SpectralDecouplingLoss(nn.Module):
     """Cross-entropy plus spectral decoupling: called with logits and labels it returns the total loss, a scalar tensor.
 
-    `sd_lambda` >= 0 weighs the penalty (0 is plain cross-entropy); `reduction` is "sum" or "mean", as above. For the
-    rest see `cross_entropy` and `spectral_decoupling`. Raises ValueError for any other setting.
+    Args:
+        sd_lambda: Weight of the penalty, >= 0; 0 is plain cross-entropy.
+        reduction: "sum" or "mean", as above.
+        gamma: As for `spectral_decoupling`.
+        class_weights: As for `cross_entropy`.
+        label_smoothing: As for `cross_entropy`.
+
+    Raises:
+        ValueError: For any other setting.
     """
 
     def __init__(

@@ -94,6 +94,13 @@ def train(samples: Samples, out: Path, config: TrainConfig | None = None, *, ove
     Raises ConfigError for a backbone, weights, input size or machine that cannot be used, ModelError if training
     diverges, OutputError if `out` cannot be written, is being written by another run, holds another model, or a folder
     `model` or `checkpoints` of something else.
+
+    Example:
+        >>> from training import TrainConfig, samples_from_stores, train
+        >>> config = TrainConfig(backbone="test_resnet", weights="none", epochs=1, bootstrap_resamples=10)
+        >>> samples = samples_from_stores(Path("results/stores"), Path("cohort/manifest.csv"), config)
+        >>> train(samples, Path("run"), config).model.as_posix()
+        'run/model'
     """
     config = config or TrainConfig()
     with settled(config), listening() as stop:

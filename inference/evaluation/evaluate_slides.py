@@ -88,6 +88,13 @@ def evaluate_slides(
         InputError: Naming slide and fix: no whole result, no label, results of several models, a class is missing.
         ConfigError: A score or split that is not there; slides of val are among those tested.
         OutputError: `out` cannot be written, or holds something else.
+
+    Example:
+        >>> from inference.config import EvaluateSlidesConfig
+        >>> heatmaps, manifest = Path("results/heatmaps"), Path("cohort/manifest.csv")
+        >>> found = evaluate_slides(heatmaps, manifest, Path("slides"), EvaluateSlidesConfig(resamples=10))
+        >>> "top5_mean" in found.scores
+        True
     """
     rows = read_manifest(manifest) if rows is None else rows
     split = config.split or ("test" if any(row.split == "test" for row in rows) else "all")

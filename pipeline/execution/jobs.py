@@ -177,9 +177,20 @@ def predict_all(
     """Make heatmaps with one model or several: in this process, on all GPUs of this machine, or on a cluster.
 
     On a CPU, and with one GPU, the slides follow each other in this process: torch uses all cores there already, and
-    more processes would only share them. With several GPUs each has a process of its own. `models` are a model that is
-    loaded, for this process alone, or the folders of models, which each process loads for itself. `device` is auto, cpu
-    or cuda. Raises as `pipeline.execution.pool.run_slides` does, and ConfigError for a loaded model on a cluster.
+    more processes would only share them. With several GPUs each has a process of its own.
+
+    Args:
+        jobs: The slides or stores.
+        models: A loaded model, for this process alone; or the folders of models, which each process loads for itself.
+        device: auto, cpu or cuda.
+        cluster: Where it is done; None: on this machine.
+
+    Returns:
+        What became of each job, in their order.
+
+    Raises:
+        ConfigError: For a loaded model on a cluster.
+        SpecslideError: As `pipeline.execution.pool.run_slides`.
     """
     sizes = [bytes_of(job.source) for job in jobs]
     if not isinstance(models, Sequence):
@@ -216,12 +227,27 @@ def heatmap_all(
     device: str = "auto",
     cluster: ClusterConfig | None = None,
 ) -> tuple[list[HeatmapReport], dict[str, str]]:
-    """Heatmaps of slides or stores, as `predict_all` makes them; and the reason for each that failed.
+    """Heatmaps of slides or stores, as `predict_all` makes them; `out/index.html` shows all results in the folder.
 
-    `rows` name slides or stores by their ids, no two alike, and may give a slide's `mpp`. `roi` is the region of
-    interest of a single slide, or a folder of those of each. Of several jobs that share the slides, each does its
-    `part`. `out/index.html` shows all results in the folder. Raises InputError for one region for several slides,
-    OutputError if the folder `out` cannot be made or written, and as `predict_all` does.
+    Args:
+        rows: Slides or stores by their ids, no two alike; a row may give its slide's `mpp`.
+        models: As for `predict_all`.
+        out: Folder of the results.
+        config: How the tiles are predicted.
+        roi: The region of interest of a single slide, or a folder of those of each.
+        outputs: Which further files are written.
+        part: The share of the slides that is done here, where several jobs share them.
+        overwrite: Replace results made otherwise, or damaged ones.
+        device: auto, cpu or cuda.
+        cluster: Where it is done; None: on this machine.
+
+    Returns:
+        The heatmaps; and the reason for each slide that failed, by its id.
+
+    Raises:
+        InputError: For one region for several slides.
+        OutputError: If the folder `out` cannot be made or written.
+        SpecslideError: As `predict_all`.
     """
     if roi is not None and len(rows) > 1 and not roi.is_dir():
         raise InputError(roi, f"is one region for {len(rows)} slides", "pass a folder of them, named by slide_id")

@@ -66,13 +66,24 @@ def run_slides(
     cluster: ClusterConfig | None = None,
     devices: Sequence[str] = (),
 ) -> list[Outcome[Job, Result]]:
-    """Run `task` on every job, the largest first, showing progress; outcomes in the order of the jobs.
+    """Run `task` on every job, the largest first, showing progress.
 
-    In up to `workers` processes of this machine, with 0 in this process itself, or on `cluster`. `sizes` are the jobs'
-    (bytes, in their order); without them the jobs are taken as they come. `devices` are GPUs, as CUDA_VISIBLE_DEVICES
-    names them: each process gets its own one. Raises StoppedError when SIGINT, SIGTERM or SIGUSR1 asks to stop: what is
-    complete stays, and the same call goes on. Raises ClusterError for a cluster that is not there or is lost, and
-    ConfigError for settings it does not take.
+    Args:
+        task: What is done for a job.
+        jobs: The slides.
+        workers: Processes of this machine at most; 0: this process itself does it.
+        title: What the progress is called.
+        sizes: The jobs' in bytes; without them the jobs are taken as they come.
+        cluster: Where it is done, in place of processes of this machine.
+        devices: GPUs, as CUDA_VISIBLE_DEVICES names them: each process gets its own one.
+
+    Returns:
+        What became of each job, in their order.
+
+    Raises:
+        StoppedError: When SIGINT, SIGTERM or SIGUSR1 asks to stop: what is complete stays, and the same call goes on.
+        ClusterError: For a cluster that is not there or is lost.
+        ConfigError: For settings that the cluster does not take.
     """
     weights = [max(1, size) for size in sizes] if sizes is not None else [1] * len(jobs)
     order = sorted(range(len(jobs)), key=lambda number: -weights[number])  # stable

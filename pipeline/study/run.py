@@ -79,6 +79,10 @@ def run(study: StudyConfig | Path | str, *, announce: Announce | None = None) ->
     call goes on; so it does after a kill, to the very same artefacts. Raises SpecslideError where nothing can go on: a
     wrong configuration or manifest, a folder that another process is running, a disk that is full, or no model to be
     had from the slides that are left.
+
+    Example:
+        >>> run("study.yaml").out.as_posix()
+        'results'
     """
     from pipeline.execution.jobs import require_folder
     from training.devices import is_own_child

@@ -29,10 +29,21 @@ def samples_from_images(
     """The images of a CSV or Parquet table with the columns `path` and `label`.
 
     Optional columns: `case_id` (else each image is its own case, which is said in the log), `slide_id`, `split`,
-    `site`, `scanner`. Paths are relative to the table's folder. `mpp` is the images' scale, needed to use the model on
-    slides. Not `to_train`, the data need not serve for training, and the split is "" where they bring none. Raises
-    InputError naming the row for a missing label, image or case, naming both for one picture that is in two splits or
-    of two classes, and for a table that cannot be split.
+    `site`, `scanner`. Paths are relative to the table's folder.
+
+    Args:
+        index: The table.
+        config: The settings of the training; classes, splits and seed among them.
+        mpp: Micrometres per pixel of the images, needed to use the model on slides.
+        to_train: Whether a model is to be trained on them; if not, the split is "" where the data bring none.
+
+    Returns:
+        The images as tiles.
+
+    Raises:
+        InputError: Naming the row for a missing label, image or case; naming both for one picture that is in two splits
+            or of two classes; for a table that cannot be split.
+        ConfigError: For a setting that images cannot meet.
     """
     if config.where is not None:
         raise ConfigError("where", "chooses by the columns of tile stores, images have none", "leave it out")

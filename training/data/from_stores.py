@@ -33,10 +33,23 @@ def samples_from_stores(
 ) -> Samples:
     """The tiles of the stores `<stores>/<slide_id>.zarr` of a manifest's slides, labelled as `config.label_from` says.
 
-    The slides of `leave_out` do not count; for `to_train` see `samples_from_images`. Slides without a store, without
-    tiles or without usable labels, and tiles between two classes, are left out, with the reason and their number in the
-    log. Raises InputError for stores of different tile size or scale, one slide under two names, a slide without the
-    label it needs, and slides that cannot be split; StoreError for a damaged store.
+    Slides without a store, without tiles or without usable labels, and tiles between two classes, are left out, with
+    the reason and their number in the log.
+
+    Args:
+        stores: Folder of the stores.
+        manifest: Table of the slides.
+        config: The settings of the training; labels, splits and seed among them.
+        leave_out: Slides that do not count, by their ids.
+        to_train: Whether a model is to be trained on them; if not, the split is "" where the data bring none.
+
+    Returns:
+        The tiles.
+
+    Raises:
+        InputError: For stores of different tile size or scale, one slide under two names, a slide without the label it
+            needs, and slides that cannot be split.
+        StoreError: For a damaged store.
     """
     rows = [row for row in read_manifest(manifest) if row.slide_id not in leave_out]
     slides = _open_slides(stores, rows, manifest)

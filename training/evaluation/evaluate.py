@@ -57,11 +57,24 @@ def labelled_tiles(
 ) -> Samples:
     """The tiles of `images`, or of `stores` and `manifest`, labelled, filtered and capped as the model's training was.
 
-    The classes are the model's, in its order. `where` replaces the filter of the training. Images without `mpp` are
-    taken to be at the model's scale and shrunk or enlarged to its tiles. The split is the data's own; of data without
-    one that the model was trained on, the split that training made; else "". Raises ConfigError if the options name
-    no data, ModelError if the tiles' scale is not the model's, InputError for labels the model does not know and
-    whatever `training.data` refuses.
+    The classes are the model's, in its order. The split is the data's own; of data without one that the model was
+    trained on, the split that training made; else "".
+
+    Args:
+        info: The model's.
+        images: Table of labelled images.
+        stores: Folder of tile stores.
+        manifest: Table of the stores' slides.
+        mpp: Micrometres per pixel of the images; None: the model's. They are shrunk or enlarged to the model's tiles.
+        where: A filter by the stores' columns, in place of the training's.
+
+    Returns:
+        The tiles.
+
+    Raises:
+        ConfigError: If the arguments name no data, or two.
+        ModelError: If the tiles' scale is not the model's.
+        InputError: For labels that the model does not know, and as `samples_from_images` and `samples_from_stores`.
     """
     config = _data_settings(info)
     if images is not None and stores is None and manifest is None:
@@ -124,6 +137,15 @@ def evaluate_models(
         ModelError: For a model that does not fit the tiles or the other one.
         InputError: For a column that nobody filled.
         OutputError: If `out` cannot be written, or holds something else.
+
+    Example:
+        >>> from training import evaluate_models, labelled_tiles, load_model
+        >>> model = load_model("results/training/seed-0/model")
+        >>> stores, manifest = Path("results/stores"), Path("cohort/manifest.csv")
+        >>> tiles = labelled_tiles(model.info, stores=stores, manifest=manifest).split_of("test")
+        >>> found = evaluate_models([model], tiles, Path("test"), resamples=10)
+        >>> sorted(found.models[0].overall.metrics)[:3]
+        ['auroc', 'average_precision', 'balanced_accuracy']
     """
     if not 1 <= len(models) <= 2:
         raise ConfigError("models", f"{len(models)} are given", "pass one, or two to compare")
@@ -131,11 +153,7 @@ def evaluate_models(
     by_name = dict(zip(names, models, strict=True))
     for column in by:
         _require_column(split, column)
-    for model in models:
-        require_fit(model.info, models[0].info, split.samples)
-    notes = [note for name, model in by_name.items() for note in leaks(name, model, split)] + scale_notes(split)
-    for note in notes:
-        log.warning("%s", note)
+    notes = require_comparable(by_name, split)
     hashes = {name: model.sha256 for name, model in by_name.items()}
     recipe = evaluation_recipe(hashes, split, by=by, resamples=resamples, seed=seed)
     with locked_folder(out):
@@ -168,7 +186,7 @@ def evaluate_models(
             resamples=resamples,
             models=results,
             differences=compare(*both, resamples=resamples, seed=seed) if len(both) == 2 else {},
-            notes=tuple(notes),
+            notes=notes,
         )
         with atomic_folder(out, recipe, made_with=made_with(models[0])) as folder:
             _write(folder, evaluation, split, predicted, seed)
@@ -289,8 +307,22 @@ def _as_trained(samples: Samples, info: ModelInfo, config: TrainConfig) -> Sampl
     return split if split.known_as(info.hashes.get("data")) else None
 
 
-def require_fit(info: ModelInfo, first: ModelInfo, samples: Samples, name: str = "the second model") -> None:
-    """Raise ModelError for a further model that cannot be compared with the first on these tiles."""
+def require_comparable(models: Mapping[str, TileModel], split: Split) -> tuple[str, ...]:
+    """What a reader must know of models, by their names, that are tested on these tiles; it is logged too.
+
+    Raises ModelError for a model that does not fit the tiles or the first one.
+    """
+    first = next(iter(models.values())).info
+    for name, model in models.items():
+        _require_fit(model.info, first, split.samples, name)
+    notes = [note for name, model in models.items() for note in _leaks(name, model, split)] + scale_notes(split)
+    for note in notes:
+        log.warning("%s", note)
+    return tuple(notes)
+
+
+def _require_fit(info: ModelInfo, first: ModelInfo, samples: Samples, name: str) -> None:
+    """Raise ModelError for a model that cannot be compared with the first on these tiles."""
     if set(info.classes) != set(first.classes) or info.positive_class != first.positive_class:
         a, b = (f"{', '.join(i.classes)} (positive {i.positive_class})" for i in (first, info))
         raise ModelError(name, f"has other classes: {b}, not {a}", "compare models of the same classes")
@@ -302,7 +334,7 @@ def require_fit(info: ModelInfo, first: ModelInfo, samples: Samples, name: str =
         raise ModelError(name, what, "compare models of the same tile size")
 
 
-def leaks(name: str, model: TileModel, split: Split) -> list[str]:
+def _leaks(name: str, model: TileModel, split: Split) -> list[str]:
     """A warning if some of the tiles are known to have been used to make the model."""
     samples, config = split.samples, _data_settings(model.info)
     unsplit = replace(samples, split=np.full(len(samples), ""))

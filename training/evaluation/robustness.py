@@ -6,7 +6,6 @@ out/stress.png       the metric against the strength, a plot a shift
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -23,7 +22,7 @@ from tiling.core.versions import RESEARCH_USE
 from training.config import ShiftsConfig
 from training.data.samples import Split
 from training.evaluation.bootstrap import Interval, Resampled, interval, resampled
-from training.evaluation.evaluate import Progress, counter, leaks, made_with, require_fit, scale_notes
+from training.evaluation.evaluate import Progress, counter, made_with, require_comparable
 from training.evaluation.figures import ShiftPanel, shift_curves
 from training.evaluation.metrics import METRIC_NAMES, Floats
 from training.evaluation.perturbations import SHIFTS
@@ -31,8 +30,6 @@ from training.evaluation.predictions import predict_views
 from training.evaluation.tables import csv_text
 from training.models.classifier import TileModel
 from training.recipes import stress_recipe
-
-log = logging.getLogger(__name__)
 
 Place = tuple[str, float]
 """A shift and its strength; ("", 0) for unshifted tiles."""
@@ -123,17 +120,23 @@ def stress(
         ConfigError: Without a model or a shift.
         ModelError: For a model that does not fit the tiles.
         OutputError: If `out` cannot be written, or holds something else.
+
+    Example:
+        >>> from training import labelled_tiles, load_model
+        >>> from training.config import ShiftsConfig
+        >>> model = load_model("results/training/seed-0/model")
+        >>> stores, manifest = Path("results/stores"), Path("cohort/manifest.csv")
+        >>> tiles = labelled_tiles(model.info, stores=stores, manifest=manifest).split_of("test")
+        >>> config = ShiftsConfig(shifts=("hue",), strengths=1)
+        >>> found = stress({"mine": model}, tiles, Path("stress"), config, resamples=10)
+        >>> [point.amount for point in found.curves["hue"]["mine"].points]
+        ['-45°', '+0°', '+45°']
     """
     config = config or ShiftsConfig()
     shifts, steps = config.shifts, config.strengths
     if not models or not shifts:
         raise ConfigError("the stress test", f"names no {'shift' if models else 'model'}", "pass one or more")
-    first = next(iter(models.values()))
-    for name, model in models.items():
-        require_fit(model.info, first.info, split.samples, name)
-    notes = [note for name, model in models.items() for note in leaks(name, model, split)] + scale_notes(split)
-    for note in notes:
-        log.warning("%s", note)
+    notes = require_comparable(models, split)
     hashes = {name: model.sha256 for name, model in models.items()}
     recipe = stress_recipe(hashes, split, config, resamples=resamples, seed=seed)
     places = [UNSHIFTED] + [(name, s) for name in shifts for s in SHIFTS[name].strengths(steps) if s != 0]
@@ -156,9 +159,9 @@ def stress(
             models=hashes,
             unshifted={name: interval(*at[UNSHIFTED]) for name, at in found.items()},
             curves={shift: {name: _curve(shift, steps, at) for name, at in found.items()} for shift in shifts},
-            notes=tuple(notes),
+            notes=notes,
         )
-        with atomic_folder(out, recipe, made_with=made_with(first)) as folder:
+        with atomic_folder(out, recipe, made_with=made_with(next(iter(models.values())))) as folder:
             write_file(folder / "stress.png", picture(result, len(split.classes)))
             write_file(folder / "stress.csv", result.table())
             write_file(folder / "stress.json", canonical_json(result.record()))

@@ -96,12 +96,24 @@ def study_shortcut(
     workers: int = 1,
     progress: Progress | None = None,
 ) -> list[Line]:
-    """Train and test every method under every seed, and write the files listed above into `out`; a line a method.
+    """Train and test every method under every seed, and write the files listed above into `out`.
 
     Each seed splits the cases anew; splits that the data brings are not used. Runs that `out` holds are not repeated.
-    `workers` processes of one thread each share the runs; their number changes no figure but the seconds. Raises
-    ConfigError and InputError, before anything is written, for what cannot be studied; ModelError if a network
-    diverges; OutputError.
+
+    Args:
+        samples: Tiles of two classes.
+        out: The folder.
+        config: The settings; None: the defaults.
+        workers: Processes of one thread each that share the runs; their number changes no figure but the seconds.
+        progress: Called with (runs done, runs in all).
+
+    Returns:
+        A line a method.
+
+    Raises:
+        ConfigError, InputError: For what cannot be studied, before anything is written.
+        ModelError: If a network diverges.
+        OutputError: If `out` cannot be written.
     """
     config = config or ShortcutConfig()
     data = read_tiles(samples, config)
