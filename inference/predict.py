@@ -19,7 +19,6 @@ from inference.sources import (
     Rows,
     Source,
     min_tissue_of,
-    read_region_of_interest,
     require_columns_of_slides,
     slide_source,
     store_source,
@@ -80,13 +79,12 @@ def predict_slide(
     path = Path(source)
     if config.where is not None and not is_store(path):
         require_columns_of_slides(config.where)
-    region = None if roi is None else read_region_of_interest(roi)
     settings = prediction_settings(path, config, roi)
     predictor = Predictor.of(model, config)
     with ExitStack() as stack:
         if is_store(path):
             store = TileStore(path)
-            found = store_source(store, slide_id or store.slide.slide_id, predictor, config, region)
+            found = store_source(store, slide_id or store.slide.slide_id, predictor, config, roi)
             settings |= {"store_sha256": store.sha256, "store_pixels_sha256": store.pixels_sha256}
             settings["min_tissue"] = min_tissue_of(store, config)
         else:
@@ -94,7 +92,7 @@ def predict_slide(
             def opened() -> Slide:
                 return stack.enter_context(Slide(path, mpp=slide_mpp))
 
-            found = slide_source(opened, slide_id or slide_name(path), slide_sha256, predictor, config, region)
+            found = slide_source(opened, slide_id or slide_name(path), slide_sha256, predictor, config, roi)
         predicted, probabilities, columns = _predict(found, predictor, progress or (lambda done, total: None))
     first, filtered = predictor.models[0].info, int(found.filtered.sum())
     undecodable = len(found.tiles) - len(predicted) - filtered

@@ -24,7 +24,7 @@ from tiling import Slide, TileStore, TilingConfig
 from tiling.annotations.rasterize import area_fractions, read_polygons
 from tiling.core.arrays import BoolArray, Float32Array, UInt8Array
 from tiling.core.errors import ConfigError, InputError, ModelError, SlideError
-from tiling.grid import Raster, Tiles, same_scale
+from tiling.grid import Frame, Raster, Tiles, same_scale
 from tiling.quality import METRICS, measurer
 from tiling.stores.query import parse_where, rows_where, tile_columns
 from tiling.stores.store import SlideFacts
@@ -38,9 +38,9 @@ Rows = NDArray[np.intp]
 _BATCHES_AHEAD = 2  # beside those that the readers are at
 
 
-def read_region_of_interest(path: Path) -> shapely.Geometry:
-    """The union of all polygons of a GeoJSON or ASAP XML file, level-0 pixels. Raises InputError if it has no area."""
-    region = shapely.union_all(list(read_polygons(path).values()))
+def read_region_of_interest(path: Path, frame: Frame) -> shapely.Geometry:
+    """The union of all polygons of a file, on a slide of that frame. Raises InputError if it has no area."""
+    region = shapely.union_all(list(read_polygons(path, frame).values()))
     if region.area == 0:
         raise InputError(path, "marks no area", "draw the region of interest as a polygon")
     return region
@@ -67,11 +67,12 @@ def slide_source(
     sha256: str | None,
     predictor: Predictor,
     config: PredictConfig,
-    region: shapely.Geometry | None,
+    roi: Path | None,
 ) -> Source:
     """The tissue tiles of a slide, cut while it is read. Raises ModelError where its scale does not fit, SlideError."""
     model = predictor.models[0]
     slide, mpp = opened(), model_mpp(model)
+    region = None if roi is None else read_region_of_interest(roi, slide.frame)
     if slide.mpp > mpp * (1 + config.mpp_tolerance):
         fix = f"use a model of {slide.mpp:g} or coarser: specslide tile --mpp {slide.mpp:g}, then train on those stores"
         what = f"has {slide.mpp:g} micrometres a pixel, too coarse for the model's {mpp:g}"
@@ -157,11 +158,11 @@ def min_tissue_of(store: TileStore, config: PredictConfig) -> float:
 
 
 def store_source(
-    store: TileStore, slide_id: str, predictor: Predictor, config: PredictConfig, region: shapely.Geometry | None
+    store: TileStore, slide_id: str, predictor: Predictor, config: PredictConfig, roi: Path | None
 ) -> Source:
     """The tiles of a store. Raises ModelError where they do not fit the model, StoreError."""
-    model = predictor.models[0]
-    store.slide.frame()  # raises where it is not known, before anything is predicted
+    model, frame = predictor.models[0], store.slide.frame()
+    region = None if roi is None else read_region_of_interest(roi, frame)
     mpp, tile_px = model_mpp(model), model.info.tile_px
     if not same_scale(store.grid.mpp, mpp) or store.grid.tile_px != tile_px:
         what = (

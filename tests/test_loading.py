@@ -49,6 +49,7 @@ from inference.report.cohort import failed_before, write_cohort_index
 from tiling.annotations.rasterize import annotation_mask
 from tiling.core.errors import SpecslideError
 from tiling.core.versions import software_versions
+from tiling.grid import Frame, Raster
 from tiling.manifest import read_manifest
 from tiling.slides.slide import Slide
 from tiling.stores.store import TileStore, verify_store
@@ -64,7 +65,7 @@ software_versions()  # which asks git for the commit of the code, of no file's
 sys.addaudithook(hook)
 
 def drawn(path):
-    annotation_mask(path, (1024, 1024), 8.0, (128, 128))
+    annotation_mask(path, Frame((1024, 1024)), Raster(np.zeros((128, 128)), 8.0))
 def weights(path):
     load_weights(make_classifier("test_resnet", 2, 32, 64), "test_resnet", str(path))
 def slide(path):

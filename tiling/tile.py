@@ -173,7 +173,7 @@ def plan_tiles(slide: Slide, config: TilingConfig, tissue_file: Path | None = No
     if tissue_file is None:
         mask[scanned] = tissue_mask(np.asarray(small[scanned], np.uint8), mask_px0 * slide.mpp, config.tissue)
     else:
-        given = annotation_mask(tissue_file, (slide.width, slide.height), Raster(small, mask_px0))
+        given = annotation_mask(tissue_file, slide.frame, Raster(small, mask_px0))
         mask[scanned] = sized(given.values, mask_px0 * slide.mpp, config.tissue)[scanned]
     # Nobody knows what a damaged part holds: it counts as tissue, so that its tiles are tried, counted and named.
     if unreadable.any():
@@ -306,7 +306,7 @@ def _write(
     write_tiles(folder, config.tile_px, codec, measured.encoded(read(slide, plan.tiles, config.max_bad_tiles), codec))
     bad = plan.tiles.only(measured.missing())
     tiles = plan.tiles.only(measured.kept)
-    fractions = annotation_fractions(annotation, tiles, config.annotation) if annotation else {}
+    fractions = annotation_fractions(annotation, tiles, slide.frame, config.annotation) if annotation else {}
     attributes = StoreAttributes(
         slide=facts,
         grid=tiles.grid,

@@ -280,7 +280,7 @@ def _lesions(result: _Result, annotation: Path, lesion_classes: Sequence[str]) -
     """
     grid, name = result.summary.grid, result.summary.positive_class
     blank = blank_mask(grid)
-    drawn = class_masks(annotation, grid.size0, blank)
+    drawn = class_masks(annotation, result.summary.slide.frame(), blank)
     wanted = tuple(lesion_classes) or (name,)
     masks = [drawn[wish].values for wish in wanted if wish in drawn]
     if not masks and result.row.label == name:

@@ -68,7 +68,7 @@ def facts(job: Job, progress: object = None) -> dict[str, str]:
             "size": f"{opened.width} x {opened.height} px",
             "scanned part": "all"
             if bounds is None
-            else f"{bounds.width0} x {bounds.height0} px, from x {bounds.x0}, y {bounds.y0} on: QuPath's 0, 0",
+            else f"{bounds.width0} x {bounds.height0} px, from x {bounds.x0}, y {bounds.y0} on",
             "micrometres per pixel": mpp,
             "objective power": f"{opened.objective_power:g}" if opened.objective_power else "unknown",
             "vendor": opened.vendor,

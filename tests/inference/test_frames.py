@@ -23,9 +23,14 @@ from inference.config import OutputConfig, PredictConfig
 from inference.exports import formats
 from inference.heatmap import make_heatmap
 from inference.predict import predict_slide
+from pipeline.study.config import StudyConfig
+from pipeline.study.stages.heatmap import truth_of
+from pipeline.study.stages.stage import STORES, Study
 from tests.inference.test_alignment import BARE, FULL, paint_model
 from tests.scn import write_scn
-from tiling import TilingConfig, tile_slide
+from tiling import Slide, TilingConfig, tile_slide
+from tiling.annotations.rasterize import read_polygons
+from tiling.manifest import slide_row
 
 SIDE, CORNER0, SIZE0, PART = 32, (203, 101), (1000, 700), (400, 300)
 BLOCK = (320, 192, 448, 256)  # painted: left, top, right, bottom on the whole picture
@@ -120,3 +125,34 @@ def test_a_store_says_the_same_of_the_same_places(made: Made, tmp_path: Path) ->
     assert stored.slide.frame() == direct.slide.frame()
     assert stored.tiles.places() == direct.tiles.places()
     np.testing.assert_array_equal(stored.probabilities, direct.probabilities)
+
+
+@pytest.mark.parametrize("source", ["slide", "store"])
+def test_a_region_of_interest_lies_where_its_program_has_it(made: Made, tmp_path: Path, source: str) -> None:
+    left, top, right, bottom = IN_QUPATH
+    ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
+    roi = tmp_path / "roi.geojson"
+    roi.write_text(json.dumps({"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}}))
+    tiling = TilingConfig(mpp=0.5, tile_px=SIDE, min_tissue=0, codec="lossless")
+    path = made.slide if source == "slide" else tile_slide(made.slide, tmp_path, tiling).store
+    found = predict_slide(path, paint_model(SIDE), PredictConfig(min_tissue=0), roi=roi)
+    whole = [(x, y) for y in range(BLOCK[1], BLOCK[3], SIDE) for x in range(BLOCK[0], BLOCK[2], SIDE)]
+    assert found.tiles.places() == whole
+
+
+def test_the_truth_of_a_study_lies_where_it_was_drawn(made: Made, tmp_path: Path) -> None:
+    """The regions written for QuPath, taken for a pathologist's."""
+    row = slide_row(made.slide).model_copy(update={"annotation": made.folder / "regions.geojson"})
+    config = StudyConfig(manifest=tmp_path / "slides.csv", out=tmp_path)
+    tile_slide(made.slide, tmp_path / STORES, TilingConfig(mpp=0.5, tile_px=SIDE, min_tissue=0))
+    truth = truth_of(row, paint_model(SIDE).info, Study(config, [row]))
+    assert truth is not None
+    assert truth.contains(shapely.box(*BLOCK).buffer(-8))
+    assert not truth.intersects(shapely.box(0, 0, *CORNER0))
+
+
+def test_regions_of_a_heatmap_are_annotations_of_the_same_places(made: Made) -> None:
+    with Slide(made.slide) as slide:
+        ours, theirs = (read_polygons(made.folder / name, slide.frame) for name in ("regions.geojson", "regions.xml"))
+    assert ours["painted"].symmetric_difference(theirs["painted"]).area < 1e-6
+    assert ours["painted"].contains(shapely.box(*BLOCK).buffer(-8))

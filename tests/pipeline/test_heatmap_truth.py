@@ -45,7 +45,7 @@ def agreement(rows: Sequence[ManifestRow], model: TileModel, folder: Path) -> Ag
     heat, is_tumour, shared, covered = [], [], 0.0, 0.0
     for row in rows:
         assert row.annotation is not None
-        truth = read_polygons(row.annotation).get("tumour", shapely.Polygon())
+        truth = read_polygons(row.annotation, None).get("tumour", shapely.Polygon())
         config = PredictConfig(overlap=0.5)
         made = make_heatmap(row.slide_path, model, folder, config, slide_id=row.slide_id, outputs=outputs)
         features = json.loads((made.folder / "regions.geojson").read_text())["features"]

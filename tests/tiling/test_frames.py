@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import openslide
+import PIL.Image
 import pytest
 from numpy.typing import NDArray
 from typer.testing import CliRunner
@@ -15,8 +19,9 @@ from pipeline.demo.synthetic import write_pyramid
 from tests.scn import write_scn
 from tests.tiling.squares import squares
 from tiling import TileStore, TilingConfig, tile_slide
+from tiling.annotations.rasterize import class_masks
 from tiling.core.errors import StoreError
-from tiling.grid import Bounds, Frame
+from tiling.grid import Bounds, Frame, Raster
 from tiling.slides.openslide_reader import OpenSlideReader
 from tiling.slides.slide import Slide
 from tiling.stores.label import label_store
@@ -150,3 +155,90 @@ def test_a_frame(
     np.testing.assert_array_equal(
         coarse, [[touched[y : y + 10, x : x + 10].any() for x in range(0, 100, 10)] for y in range(0, 80, 10)]
     )
+
+
+# ------------------------------------------------------------------------------------------------- annotations
+
+DISC = (300, 200)  # its middle, within the part
+ON_WHOLE = tuple(a + b for a, b in zip(CORNER0, DISC, strict=True))
+
+
+def square(x: int, y: int) -> list[tuple[int, int]]:
+    return [(x - 64, y - 64), (x + 64, y - 64), (x + 64, y + 64), (x - 64, y + 64)]
+
+
+def qupath(folder: Path, x: int, y: int) -> Path:
+    geometry = {"type": "Polygon", "coordinates": [[*square(x, y), square(x, y)[0]]]}
+    feature = {"type": "Feature", "geometry": geometry, "properties": {"classification": {"name": "tumour"}}}
+    (folder / "a.geojson").write_text(json.dumps(feature))
+    return folder / "a.geojson"
+
+
+def asap(folder: Path, x: int, y: int) -> Path:
+    points = "".join(f'<Coordinate Order="{n}" X="{a}" Y="{b}"/>' for n, (a, b) in enumerate(square(x, y)))
+    one = f'<Annotation Name="1" Type="Polygon" PartOfGroup="tumour"><Coordinates>{points}</Coordinates></Annotation>'
+    (folder / "a.xml").write_text(f"<ASAP_Annotations><Annotations>{one}</Annotations></ASAP_Annotations>")
+    return folder / "a.xml"
+
+
+def imagescope(folder: Path, x: int, y: int) -> Path:
+    points = "".join(f'<Vertex X="{a}" Y="{b}" Z="0"/>' for a, b in square(x, y))
+    region = f'<Regions><Region Type="0" NegativeROA="0"><Vertices>{points}</Vertices></Region></Regions>'
+    (folder / "b.xml").write_text(f'<Annotations><Annotation Name="tumour">{region}</Annotation></Annotations>')
+    return folder / "b.xml"
+
+
+def picture(folder: Path, size: tuple[int, int], x: int, y: int) -> Path:
+    """Four times as coarse as the slide."""
+    labels = np.zeros((size[1] // 4, size[0] // 4), np.uint8)
+    labels[(y - 64) // 4 : (y + 64) // 4, (x - 64) // 4 : (x + 64) // 4] = 1
+    (folder / "a.classes.json").write_text('{"1": "tumour"}')
+    PIL.Image.fromarray(labels).save(folder / "a.png")
+    return folder / "a.png"
+
+
+FILES: dict[str, Callable[[Path], Path]] = {
+    "QuPath": lambda folder: qupath(folder, *DISC),
+    "ASAP": lambda folder: asap(folder, *ON_WHOLE),
+    "ImageScope": lambda folder: imagescope(folder, *ON_WHOLE),
+    "label image of the part": lambda folder: picture(folder, (512, 384), *DISC),
+    "label image of the whole": lambda folder: picture(folder, SIZE0, *ON_WHOLE),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_square_drawn_in_any_program_lies_where_it_was_drawn(
+    scn: Path, store: TileStore, tmp_path: Path, kind: str
+) -> None:
+    """As column of a store, on a finished store, as tissue mask, and as lesion."""
+    file = FILES[kind](tmp_path)
+    made = TileStore(tile_slide(scn, tmp_path / "a", SMALL, annotation=file).store)
+    across, down = (
+        np.clip(np.minimum(at + 64, middle + 64) - np.maximum(at, middle - 64), 0, 64)
+        for at, middle in zip((made.tiles.x0, made.tiles.y0), ON_WHOLE, strict=True)
+    )
+    np.testing.assert_allclose(made.annotations["tumour"], across * down / 64**2, atol=1e-6)
+    assert made.annotations["tumour"].sum() == pytest.approx(4)
+
+    copy = Path(shutil.copytree(store.path, tmp_path / store.path.name))
+    label_store(copy, file)
+    np.testing.assert_array_equal(TileStore(copy).annotations["tumour"], made.annotations["tumour"])
+
+    config = TilingConfig.model_validate(SMALL.model_dump() | {"tissue": {"method": "mask"}})
+    masked = TileStore(tile_slide(scn, tmp_path / "b", config, tissue_file=file).store).mask
+    rows, columns = np.nonzero(masked.values)
+    assert masked.downsample == 4
+    assert (4 * columns.min(), 4 * rows.min()) == (ON_WHOLE[0] - 64, ON_WHOLE[1] - 64)
+    assert (4 * columns.max() + 4, 4 * rows.max() + 4) == (ON_WHOLE[0] + 64, ON_WHOLE[1] + 64)
+
+    lesions = class_masks(file, store.slide.frame(), Raster(np.zeros((900, 1200)), 1.0))["tumour"].values
+    expected = np.zeros_like(lesions)
+    expected[ON_WHOLE[1] - 64 : ON_WHOLE[1] + 64, ON_WHOLE[0] - 64 : ON_WHOLE[0] + 64] = True
+    np.testing.assert_array_equal(lesions, expected)
+
+
+def test_what_lies_off_the_scanned_part_is_said(scn: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """On the glass, but on no part of it that was scanned."""
+    report = tile_slide(scn, tmp_path, SMALL, annotation=qupath(tmp_path, 700, 600))
+    assert not TileStore(report.store).annotations.get("tumour", np.zeros(1)).any()
+    assert "1 of 1 outlines lie off the slide, which is 512 x 384 px" in caplog.text

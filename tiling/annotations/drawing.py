@@ -10,10 +10,12 @@ from typing import NamedTuple
 import numpy as np
 import shapely
 from numpy.typing import ArrayLike
+from shapely.affinity import translate
 
 from tiling.annotations.classes import ClassRules
 from tiling.core.arrays import Float64Array
 from tiling.core.errors import InputError
+from tiling.grid import Bounds
 
 MAX_PX0 = 1e9
 """Beyond any slide, level-0 pixels."""
@@ -48,16 +50,18 @@ class Drawing:
     """Classes that are cut out of all others, unless the user says otherwise."""
     notes: tuple[str, ...] = ()
     """What of the file version 0.1.0 read otherwise; see `annotation_hash`."""
+    corner0: tuple[int, int] = (0, 0)
+    """Where the outlines' program counts from, level-0 pixels of the whole picture."""
 
-    def areas(self, rules: ClassRules, size0: tuple[int, int] | None = None) -> tuple[Geometries, int]:
+    def areas(self, rules: ClassRules, within: Bounds | None = None) -> tuple[Geometries, int]:
         """The area of each class that is left once holes and cut-outs are taken from it, in order of the names.
 
-        With a slide's `size0` (width, height) the outlines that lie off it are left out, and their number is the second
-        value, else 0. Raises InputError.
+        They count from the corner of the whole picture. The outlines that lie off what is `within` are left out, and
+        their number is the second value; 0 without it. Raises InputError.
         """
-        drawn = [(outline, outline.area()) for outline in self.outlines]
-        if size0 is not None:
-            slide = shapely.box(0, 0, *size0)
+        drawn = [(outline, self._placed(outline.area())) for outline in self.outlines]
+        if within is not None:
+            slide = shapely.box(*within.corner, *within.opposite)
             on = [(outline, area) for outline, area in drawn if area.is_empty or shapely.intersects(slide, area)]
             drawn, off = on, len(drawn) - len(on)
         else:
@@ -65,6 +69,9 @@ class Drawing:
         cut_out = self.cut_out if rules.cut_out is None else rules.cut_out
         order = self.order if rules.order is None else rules.order
         return _cut(drawn, cut_out, order), off
+
+    def _placed(self, area: shapely.Geometry) -> shapely.Geometry:
+        return area if self.corner0 == (0, 0) else translate(area, *self.corner0)
 
 
 def _cut(

@@ -1,10 +1,11 @@
-"""Label images: pictures over a whole slide whose integer values are classes; 0 is nothing. PNG and TIFF."""
+"""Label images: pictures over a slide whose integer values are classes; 0 is nothing. PNG and TIFF."""
 
 from __future__ import annotations
 
 import json
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import PIL.Image
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from tiling.annotations.classes import column_name
 from tiling.core.arrays import BoolArray, Float32Array
 from tiling.core.errors import InputError
-from tiling.grid import Raster, Tiles, box_sums
+from tiling.grid import Bounds, Frame, Raster, Tiles, box_sums
 
 Labels = NDArray[np.integer]
 
@@ -27,12 +28,22 @@ NAMES = ".classes.json"
 """The names of a label image `a.png` are in `a.classes.json`, as {"1": "tumour", "2": "stroma"}."""
 
 
-def read_label_image(path: Path, size0: tuple[int, int]) -> Labels:
-    """The values of a label image, unsigned or signed integers or bool (h, w).
+class LabelImage(NamedTuple):
+    """Labels and where they lie."""
 
-    It may be of any size with the aspect ratio of the slide, `size0` level-0 pixels. A PNG with a palette gives its
-    indices; of a pyramid TIFF the finest level below 400 megapixels is taken; RGB is taken where it is grey. Raises
-    InputError, also for a picture in colour: it is a photograph or a preview.
+    values: Labels
+    """Unsigned or signed integers or bool, (h, w)."""
+    over: Bounds
+    """What they cover of the slide."""
+
+
+def read_label_image(path: Path, frame: Frame) -> LabelImage:
+    """A label image over a slide of that frame.
+
+    It may be of any size with the aspect ratio of the whole picture or of what was scanned of it, and covers the one
+    that it has the ratio of. A PNG with a palette gives its indices; of a pyramid TIFF the finest level below 400
+    megapixels is taken; RGB is taken where it is grey. Raises InputError, also for a picture in colour: it is a
+    photograph or a preview.
     """
     labels = _read_tiff(path) if path.suffix.lower() in _TIFF else _read_png(path)
     if labels.ndim == 3 and labels.shape[2] in (3, 4) and (labels[..., :3] == labels[..., :1]).all():
@@ -40,55 +51,78 @@ def read_label_image(path: Path, size0: tuple[int, int]) -> Labels:
     if labels.ndim != 2 or labels.size == 0 or labels.dtype.kind not in "uib":
         what = f"is no picture of one integer a pixel ({labels.dtype}, {labels.shape})"
         raise InputError(path, what, "save one grey level a class")
-    height, width = labels.shape
-    shown, expected = width / height, size0[0] / size0[1]
-    # A picture of few pixels cannot have the exact ratio: its sides are whole numbers.
-    if abs(shown / expected - 1) > _ASPECT_TOLERANCE + 1 / min(width, height):
-        what = f"is {width} x {height} px, but the slide is {size0[0]} x {size0[1]}"
+    return LabelImage(np.asarray(labels), _covered(path, (labels.shape[1], labels.shape[0]), frame))
+
+
+def _covered(path: Path, size: tuple[int, int], frame: Frame) -> Bounds:
+    """What a picture of that size (width, height) covers. Raises InputError if that is nothing, or cannot be told."""
+    whole = Frame(frame.size0).scanned
+    parts = [whole] if frame.bounds in (None, whole) else [whole, frame.bounds]
+    fitting = [part for part in parts if _has_ratio(size, part)]
+    # Of two of nearly one ratio it is the one of which its pixels are squares of a whole number of pixels.
+    fitting = [part for part in fitting if _divides(size, part)] or fitting if len(fitting) > 1 else fitting
+    sides = " or ".join(f"{part.width0} x {part.height0}" for part in parts)
+    if not fitting:
+        what = f"is {size[0]} x {size[1]} px, but the slide is {sides}"
         raise InputError(path, what, "pass a picture of the whole slide")
-    return np.asarray(labels)
+    if len(fitting) > 1:
+        what = f"is {size[0]} x {size[1]} px: of the whole picture or of what was scanned of it, {sides}?"
+        raise InputError(path, what, "save it with the sides of one of them, or draw polygons")
+    return fitting[0]
 
 
-def label_fractions(path: Path, tiles: Tiles) -> dict[str, Float32Array]:
-    """Fraction of each tile that each class covers, float32 (N,).
+def _has_ratio(size: tuple[int, int], part: Bounds) -> bool:
+    # A picture of few pixels cannot have the exact ratio: its sides are whole numbers.
+    return abs(size[0] / size[1] * part.height0 / part.width0 - 1) <= _ASPECT_TOLERANCE + 1 / min(size)
+
+
+def _divides(size: tuple[int, int], part: Bounds) -> bool:
+    """Whether a picture has the sides of a part divided by one whole number, but for rounding."""
+    times = max(1, round(part.width0 / size[0]))
+    return all(abs(n - times * m) < times for n, m in zip((part.width0, part.height0), size, strict=True))
+
+
+def label_fractions(path: Path, tiles: Tiles, frame: Frame) -> dict[str, Float32Array]:
+    """Fraction of each tile that each class covers, float32 (N,), on a slide of that frame.
 
     Classes are the values other than 0, and those with a name: from `<name>.classes.json` beside the picture, or else
     the number itself. Raises InputError.
     """
-    return {name: _fractions(mask, tiles) for name, mask in class_masks(path, tiles.grid.size0).items()}
+    labels = read_label_image(path, frame)
+    return {name: _fractions(mask, labels.over, tiles) for name, mask in class_masks(path, labels).items()}
 
 
-def _fractions(mask: BoolArray, tiles: Tiles) -> Float32Array:
+def _fractions(mask: BoolArray, covered: Bounds, tiles: Tiles) -> Float32Array:
     """Mean of a mask (h, w) over each tile; its pixels need not be exactly square."""
-    side, wide, high = tiles.side_px0, tiles.grid.width0 / mask.shape[1], tiles.grid.height0 / mask.shape[0]
-    sums = box_sums(mask, tiles.x0 / wide, tiles.y0 / high, (tiles.x0 + side) / wide, (tiles.y0 + side) / high)
+    side, wide, high = tiles.side_px0, covered.width0 / mask.shape[1], covered.height0 / mask.shape[0]
+    x, y = tiles.x0 - covered.x0, tiles.y0 - covered.y0
+    sums = box_sums(mask, x / wide, y / high, (x + side) / wide, (y + side) / high)
     return np.asarray(np.clip(sums * (wide * high / side**2), 0.0, 1.0), np.float32)
 
 
-def class_masks(path: Path, size0: tuple[int, int]) -> dict[str, BoolArray]:
-    """Where each class is, bool (h, w) of the label image's own pixels, by name as for `label_fractions`, in order.
+def class_masks(path: Path, labels: LabelImage) -> dict[str, BoolArray]:
+    """Where each class of a label image is, bool (h, w) of its own pixels, by name as for `label_fractions`, in order.
 
-    The image covers a slide of `size0` (width, height). Raises InputError.
+    Raises InputError.
     """
-    labels = read_label_image(path, size0)
     masks: dict[str, BoolArray] = {}
-    for value, name in _class_names(path, labels).items():
-        found = labels == value
+    for value, name in _class_names(path, labels.values).items():
+        found = labels.values == value
         masks[name] = masks[name] | found if name in masks else found
     return dict(sorted(masks.items()))
 
 
-def sampled(mask: BoolArray, size0: tuple[int, int], over: Raster) -> Raster:
-    """A mask over a slide of `size0` (width, height) on the pixels of another picture of it: each as its centre is.
+def sampled(mask: BoolArray, covered: Bounds, over: Raster) -> Raster:
+    """A mask over what is `covered` of a slide on the pixels of another picture of the slide: each as its centre is.
 
-    Beyond the slide nothing is marked.
+    Beyond it nothing is marked.
     """
-    height, width = over.values.shape[:2]
-    out = np.zeros((height, width), np.bool_)
-    lengths = (size0[1], mask.shape[0], height), (size0[0], mask.shape[1], width)
-    rows, columns = (((np.arange(n) + 0.5) * over.downsample * m / s0).astype(int) for s0, m, n in lengths)
-    rows, columns = rows[rows < mask.shape[0]], columns[columns < mask.shape[1]]
-    out[: len(rows), : len(columns)] = mask[np.ix_(rows, columns)]
+    (height, width), (m, n) = mask.shape, over.values.shape[:2]
+    rows = np.floor(((np.arange(m) + 0.5) * over.downsample - covered.y0) * height / covered.height0).astype(int)
+    columns = np.floor(((np.arange(n) + 0.5) * over.downsample - covered.x0) * width / covered.width0).astype(int)
+    within = [(places >= 0) & (places < end) for places, end in ((rows, height), (columns, width))]
+    out = np.zeros((m, n), np.bool_)
+    out[np.ix_(*within)] = mask[np.ix_(rows[within[0]], columns[within[1]])]
     return Raster(out, over.downsample)
 
 

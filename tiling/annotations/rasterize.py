@@ -1,4 +1,8 @@
-"""Annotation files -> area fractions of tiles by class, or masks over a slide. Level-0 pixels throughout."""
+"""Annotation files -> area fractions of tiles by class, or masks over a slide. Level-0 pixels throughout.
+
+Files count from where their program does; what is made of them counts from the corner of the whole picture, as tiles
+do.
+"""
 
 from __future__ import annotations
 
@@ -15,25 +19,27 @@ from tiling.annotations.readers import read_drawing
 from tiling.core.arrays import Float32Array
 from tiling.core.errors import InputError
 from tiling.core.files import require_regular, sha256_file, sha256_json
-from tiling.grid import Raster, Tiles
+from tiling.grid import Frame, Raster, Tiles
 
 log = logging.getLogger(__name__)
 
 _DEFAULT = ClassRules()
 
 
-def annotation_fractions(path: Path, tiles: Tiles, rules: ClassRules = _DEFAULT) -> dict[str, Float32Array]:
-    """Fraction of each tile under each class of an annotation file, float32 (N,).
+def annotation_fractions(
+    path: Path, tiles: Tiles, frame: Frame, rules: ClassRules = _DEFAULT
+) -> dict[str, Float32Array]:
+    """Fraction of each tile under each class of an annotation file of a slide of that frame, float32 (N,).
 
     What has no area or lies off the slide is left out, and the log says how much. Raises InputError.
     """
     if _is_picture(path):
-        fractions = label_image.label_fractions(path, tiles)  # of whose classes no two overlap
+        fractions = label_image.label_fractions(path, tiles, frame)  # of whose classes no two overlap
         return {name: values for name, values in fractions.items() if name not in (rules.cut_out or ())}
-    drawing = read_drawing(path)
-    areas, off = drawing.areas(rules, tiles.grid.size0)
+    drawing = read_drawing(path, frame)
+    areas, off = drawing.areas(rules, frame.scanned)
     if off:
-        width, height = tiles.grid.size0
+        width, height = frame.scanned.width0, frame.scanned.height0
         what = "they were drawn on another slide, level or frame" if off == len(drawing.outlines) else "see where"
         log.warning(
             "%s: %d of %d outlines lie off the slide, which is %d x %d px: %s",
@@ -58,38 +64,43 @@ def annotation_hash(path: Path) -> str:
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL in it
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(path, f"cannot be read ({reason})", "check the annotation's path") from error
-    notes = read_drawing(path).notes
+    notes = read_drawing(path, None).notes
     return sha256_json([own, *notes]) if notes else own
 
 
-def annotation_mask(path: Path, size0: tuple[int, int], over: Raster) -> Raster:
-    """Where an annotation file marks anything, bool (h, w) on the pixels of `over`, a picture of a slide of `size0`.
+def annotation_mask(path: Path, frame: Frame, over: Raster) -> Raster:
+    """Where an annotation file marks anything, bool (h, w) on the pixels of `over`, a picture of a slide of that frame.
 
     A pixel is marked if its centre is. Raises InputError.
     """
     if not _is_picture(path):
-        return rasterised(shapely.union_all(list(read_polygons(path).values())), over)
-    return label_image.sampled(label_image.read_label_image(path, size0) != 0, size0, over)
+        return rasterised(shapely.union_all(list(read_polygons(path, frame).values())), over)
+    labels = label_image.read_label_image(path, frame)
+    return label_image.sampled(labels.values != 0, labels.over, over)
 
 
-def class_masks(path: Path, size0: tuple[int, int], over: Raster, rules: ClassRules = _DEFAULT) -> dict[str, Raster]:
+def class_masks(path: Path, frame: Frame, over: Raster, rules: ClassRules = _DEFAULT) -> dict[str, Raster]:
     """Where an annotation file marks each class, by name, as `annotation_mask`.
 
     Classes that a label image names and shows nowhere are left out, as are those of which no polygon is drawn.
     """
     if not _is_picture(path):
-        return {name: rasterised(area, over) for name, area in read_polygons(path, rules).items()}
-    masks = label_image.class_masks(path, size0).items()
+        return {name: rasterised(area, over) for name, area in read_polygons(path, frame, rules).items()}
+    labels = label_image.read_label_image(path, frame)
+    masks = label_image.class_masks(path, labels).items()
     shown = {name: mask for name, mask in masks if mask.any() and name not in (rules.cut_out or ())}
-    return {name: label_image.sampled(mask, size0, over) for name, mask in shown.items()}
+    return {name: label_image.sampled(mask, labels.over, over) for name, mask in shown.items()}
 
 
-def read_polygons(path: Path, rules: ClassRules = _DEFAULT) -> Geometries:
-    """The area of each class of a file of polygons. Raises InputError."""
+def read_polygons(path: Path, frame: Frame | None, rules: ClassRules = _DEFAULT) -> Geometries:
+    """The area of each class of a file of polygons, on a slide of that frame.
+
+    Without a frame it stays where the file's program has it. Raises InputError.
+    """
     if _is_picture(path):
         fix = "draw them in QuPath (GeoJSON), ASAP (XML), ImageScope or HALO"
         raise InputError(path, "is a picture, and polygons are needed here", fix)
-    return read_drawing(path).areas(rules)[0]
+    return read_drawing(path, frame).areas(rules)[0]
 
 
 def _is_picture(path: Path) -> bool:

@@ -44,13 +44,13 @@ def label_store(path: Path | str, annotation: Path, rules: ClassRules = ClassRul
     with locked_folder(path):
         store = TileStore(path)
         slide, before = store.slide, store.attributes
-        slide.frame()  # raises where it is not known
+        frame = slide.frame()
         inputs = annotated_inputs(before.config, annotation_hash(annotation), rules)
         if before.config_sha256 == sha256_json(inputs):
             return LabelReport(slide.slide_id, path, before.annotation, reused=True)
         if faults := verify_store(path):  # or the new hashes would make the damage the truth
             raise StoreError(path, f"is damaged: {faults[0]}", "tile the slide again with --overwrite")
-        fractions = annotation_fractions(annotation, store.tiles, rules)
+        fractions = annotation_fractions(annotation, store.tiles, frame, rules)
         changed = {"annotation": tuple(fractions), "config": inputs, "config_sha256": sha256_json(inputs)}
         with atomic_folder(path, store_recipe(slide.sha256, inputs)) as folder:
             for name in read_commit(path).files:

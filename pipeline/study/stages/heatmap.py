@@ -97,14 +97,16 @@ def predict_settings(study: Study) -> PredictConfig:
 def truth_of(row: ManifestRow, info: ModelInfo, study: Study) -> shapely.Geometry | None:
     """What the slide's annotation says of the model's positive class; of a label image, which has no outlines, None.
 
-    Raises InputError.
+    The slide's store knows where its coordinates begin. Raises InputError, StoreError.
     """
+    from tiling import TileStore
     from tiling.annotations.label_image import SUFFIXES
     from tiling.annotations.rasterize import read_polygons
 
     if row.annotation is None or row.annotation.suffix.lower() in SUFFIXES:
         return None
-    return read_polygons(row.annotation, study.config.tile.annotation).get(info.positive_class)
+    frame = TileStore(study.out / store_of(row)).slide.frame()
+    return read_polygons(row.annotation, frame, study.config.tile.annotation).get(info.positive_class)
 
 
 def _look(row: ManifestRow, study: Study) -> State:

@@ -168,7 +168,9 @@ def test_lesions_are_found_as_the_parts_say(cohort: Cohort) -> None:
     for line in cohort.lines:
         table = pyarrow.parquet.read_table(cohort.results / line[1] / "predictions.parquet")
         p, x, y = (table[name].to_numpy() for name in ("prob_tumour", "minx", "miny"))
-        lesions = lesions_of(read_polygons(cohort.folder / line[5])["tumour"], (SIDE, SIDE), 0.5) if line[5] else None
+        lesions = (
+            lesions_of(read_polygons(cohort.folder / line[5], None)["tumour"], (SIDE, SIDE), 0.5) if line[5] else None
+        )
         grid = Grid(width0=SIDE, height0=SIDE, slide_mpp=0.5, tile_px=250, tile_px0=250, stride_px0=250)
         hits.append(hits_of(detect(p, Tiles(grid, x, y)), lesions))
     assert found.score.value == pytest.approx(froc_score(froc_curve(hits)))

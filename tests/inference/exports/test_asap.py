@@ -36,7 +36,7 @@ def test_the_area_comes_back_with_its_holes(
     make_prediction: MakePrediction, tmp_path: Path, shapes: list[shapely.Polygon]
 ) -> None:
     write(make_prediction([], []), shapes, tmp_path / "regions.xml")
-    read = read_polygons(tmp_path / "regions.xml")
+    read = read_polygons(tmp_path / "regions.xml", None)
     assert set(read) == ({"tumour"} if shapes else set())
     if shapes:
         wanted = shapely.union_all(shapes)
@@ -47,7 +47,7 @@ def test_the_area_comes_back_with_its_holes(
 def test_any_class_name_survives(make_prediction: MakePrediction, tmp_path: Path, name: str) -> None:
     path = tmp_path / "regions.xml"
     write(make_prediction([], [], classes=("benign", name)), [shapely.box(0, 0, 9, 9)], path)
-    assert set(read_polygons(path)) == {name}
+    assert set(read_polygons(path, None)) == {name}
     root = ElementTree.parse(path).getroot()
     assert root.tag == "ASAP_Annotations"
     assert [group.get("Name") for group in root.iterfind("AnnotationGroups/Group")] == [name]

@@ -49,7 +49,7 @@ def test_every_format_tells_of_the_same_ring(folder: Path) -> None:
     (feature,) = json.loads((folder / "regions.geojson").read_text())["features"]
     assert shape(feature["geometry"]).equals(ring)
     for name in ("regions.geojson", "regions.xml"):
-        (region,) = read_polygons(folder / name).values()
+        (region,) = read_polygons(folder / name, None).values()
         assert region.equals(ring)
     values = np.array([[0.9, 0.8, 0.9], [0.7, 0.1, 0.7], [0.9, 0.8, 0.9]], np.float32)
     expected = np.pad(values, ((0, 0), (0, 1)), constant_values=np.nan)

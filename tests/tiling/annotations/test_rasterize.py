@@ -22,7 +22,7 @@ from tiling.annotations.rasterize import (
     read_polygons,
 )
 from tiling.core.errors import InputError
-from tiling.grid import Raster
+from tiling.grid import Frame, Raster
 
 SQUARE = [[0, 0], [10, 0], [10, 10], [0, 10], [0, 0]]
 HOLE = [[2, 2], [8, 2], [8, 8], [2, 8], [2, 2]]
@@ -154,7 +154,7 @@ def test_features(tmp_path: Path, case: str) -> None:
     corners = np.array([0, 5, 10], np.int32)
     found = {
         name: area_fractions(geometry, squares(corners, corners, 10))
-        for name, geometry in read_polygons(written(tmp_path, *features)).items()
+        for name, geometry in read_polygons(written(tmp_path, *features), None).items()
     }
     assert list(found) == list(expected)
     for name, fractions in expected.items():
@@ -165,14 +165,14 @@ def test_features(tmp_path: Path, case: str) -> None:
 def test_qupaths_derived_classes(tmp_path: Path) -> None:
     derived = feature(polygon(SQUARE))
     derived["properties"]["classification"] = {"names": ["Tumour", "Positive"], "color": [1, 2, 3]}
-    assert list(read_polygons(written(tmp_path, derived))) == ["Tumour: Positive"]
+    assert list(read_polygons(written(tmp_path, derived), None)) == ["Tumour: Positive"]
 
 
 @pytest.mark.parametrize("document", [[feature(polygon(SQUARE))], feature(polygon(SQUARE))], ids=["list", "bare"])
 def test_other_containers(tmp_path: Path, document: Any) -> None:
     path = tmp_path / "a.geojson"
     path.write_text(json.dumps(document))
-    assert read_polygons(path)["tumour"].area == 100
+    assert read_polygons(path, None)["tumour"].area == 100
 
 
 # ---------------------------------------------------------------------------------------------------------- hostile
@@ -187,7 +187,7 @@ def test_what_is_no_geojson_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.geojson"
     path.write_bytes(content)
     with pytest.raises(InputError, match="is no") as caught:
-        read_polygons(path)
+        read_polygons(path, None)
     assert str(caught.value).startswith(f"{path}: ")
     assert len(str(caught.value)) < len(str(path)) + 200
 
@@ -212,18 +212,18 @@ BAD_GEOMETRIES: dict[str, Any] = {
 def test_bad_geometries_are_refused_by_number(tmp_path: Path, case: str) -> None:
     path = written(tmp_path, feature(polygon(SQUARE)), feature(BAD_GEOMETRIES[case]))
     with pytest.raises(InputError, match=r"a\.geojson, feature 2: has "):
-        read_polygons(path)
+        read_polygons(path, None)
 
 
 @pytest.mark.parametrize("odd", [[1], 5, "x", None, {}], ids=str)
 def test_features_that_are_none_are_refused(tmp_path: Path, odd: Any) -> None:
     with pytest.raises(InputError, match="feature 1: has no valid geometry"):
-        read_polygons(written(tmp_path, odd))
+        read_polygons(written(tmp_path, odd), None)
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
-        read_polygons(tmp_path / "missing.geojson")
+        read_polygons(tmp_path / "missing.geojson", None)
 
 
 # ------------------------------------------------------------------------------------------------------------- ASAP
@@ -265,7 +265,7 @@ def asap(folder: Path, *annotations: tuple[str, str, list[list[int]]], head: str
     ],
 )  # fmt: skip
 def test_asap(tmp_path: Path, annotations: list[tuple[str, str, list[list[int]]]], areas: dict[str, float]) -> None:
-    found = read_polygons(asap(tmp_path, *annotations))
+    found = read_polygons(asap(tmp_path, *annotations), None)
     assert {name: pytest.approx(shape.area) for name, shape in found.items()} == areas
     assert list(found) == sorted(found)
 
@@ -288,7 +288,7 @@ def test_what_is_no_asap_is_refused(tmp_path: Path, content: bytes, reason: str)
     path = tmp_path / "a.xml"
     path.write_bytes(content)
     with pytest.raises(InputError, match=reason) as caught:
-        read_polygons(path)
+        read_polygons(path, None)
     assert str(caught.value).startswith(f"{path}: ")
 
 
@@ -300,7 +300,7 @@ def test_what_is_no_asap_is_refused(tmp_path: Path, content: bytes, reason: str)
 def test_bad_asap_annotations_are_refused_by_number(tmp_path: Path, group: str, points: Any, reason: str) -> None:
     path = asap(tmp_path, ("Polygon", "t", ASAP_SQUARE), ("Polygon", group, points))
     with pytest.raises(InputError, match=rf"a\.xml, annotation 2: .*{reason}"):
-        read_polygons(path)
+        read_polygons(path, None)
 
 
 # ------------------------------------------------------------------------------------------------------ three kinds
@@ -316,14 +316,14 @@ def test_the_same_annotation_in_three_files_gives_the_same(tmp_path: Path) -> No
     files = [written(tmp_path, feature(polygon(SQUARE, HOLE))), xml, tmp_path / "a.png"]
     corners = np.array([0, 5, 7, 30], np.int32)
     for path in files:
-        found = annotation_fractions(path, squares(corners, corners, 6, (40, 30)))
+        found = annotation_fractions(path, squares(corners, corners, 6, (40, 30)), Frame((40, 30)))
         assert list(found) == ["tumour"]
         np.testing.assert_allclose(found["tumour"], np.array([20, 16, 8, 0]) / 36, atol=1e-6)
-        mask = annotation_mask(path, (40, 30), blank(2.0, (15, 20)))
+        mask = annotation_mask(path, Frame((40, 30)), blank(2.0, (15, 20)))
         np.testing.assert_array_equal(mask.values, labels == 1)
-        assert annotation_mask(path, (40, 30), blank(0.5, (60, 80))).values.sum() == 64 * 4
+        assert annotation_mask(path, Frame((40, 30)), blank(0.5, (60, 80))).values.sum() == 64 * 4
 
 
 def test_a_missing_asap_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
-        read_polygons(tmp_path / "missing.xml")
+        read_polygons(tmp_path / "missing.xml", None)

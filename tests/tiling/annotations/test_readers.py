@@ -7,6 +7,7 @@ import math
 import random
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ SMALL = [[20, 20], [60, 20], [60, 60], [20, 60]]
 
 
 def areas(path: Path, rules: ClassRules = ClassRules()) -> dict[str, float]:  # noqa: B008 - frozen
-    return {name: round(area.area, 6) for name, area in read_polygons(path, rules).items()}
+    return {name: round(area.area, 6) for name, area in read_polygons(path, None, rules).items()}
 
 
 # ------------------------------------------------------------------------------------------------- which cuts which
@@ -150,7 +151,7 @@ def test_imagescope_and_halo(tmp_path: Path, case: str) -> None:
 def test_an_ellipse_lies_in_the_rectangle_of_its_points(tmp_path: Path, kind: str, vertex: str) -> None:
     path = tmp_path / "a.xml"
     path.write_text(imagescope(f'Name="t"><Regions>{region(kind, [[10, 20], [50, 100]], vertex)}</Regions>'))
-    (area,) = read_polygons(path).values()
+    (area,) = read_polygons(path, None).values()
     assert area.bounds == pytest.approx((10, 20, 50, 100))
     assert area.area == pytest.approx(math.pi * 20 * 40, rel=1e-3)
 
@@ -159,7 +160,7 @@ def test_bad_regions_are_refused_by_number(tmp_path: Path) -> None:
     path = tmp_path / "a.xml"
     path.write_text(imagescope(f'Name="t"><Regions>{region("0", BIG)}{region("0", BIG).replace("100", "x")}</Regions>'))
     with pytest.raises(InputError, match=r"a\.xml, region 2: has a point without coordinates"):
-        read_polygons(path)
+        read_polygons(path, None)
 
 
 # ---------------------------------------------------------------------------------------------------------- hostile
@@ -180,14 +181,14 @@ def test_other_encodings_are_refused(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "a.xml"
     path.write_bytes(f'<?xml version="1.0" encoding="{encoding}"?><ASAP_Annotations/>'.encode())
     with pytest.raises(InputError, match=r"a\.xml: is no annotation"):
-        read_drawing(path)
+        read_drawing(path, None)
 
 
 def test_bytes_that_are_none_of_the_encoding_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.xml"
     path.write_bytes(b'<?xml version="1.0" encoding="iso-8859-5"?><ASAP_Annotations>\x00</ASAP_Annotations>')
     with pytest.raises(InputError, match=r"a\.xml: is not XML"):
-        read_drawing(path)
+        read_drawing(path, None)
 
 
 @pytest.mark.parametrize("value", ["1" + "0" * 400, "-1" + "0" * 5000, "1e400", '"x"', "{}"])
@@ -195,10 +196,10 @@ def test_numbers_beyond_all_measure_are_refused(tmp_path: Path, value: str) -> N
     path = tmp_path / "a.geojson"
     path.write_text(json.dumps([feature(polygon(SQUARE))]).replace("10", value))
     with pytest.raises(InputError, match=r"a\.geojson(, feature 1)?: (has|is not JSON)"):
-        read_polygons(path)
+        read_polygons(path, None)
 
 
-@pytest.mark.parametrize("read", [read_drawing, annotation_hash])
+@pytest.mark.parametrize("read", [partial(read_drawing, frame=None), annotation_hash])
 @pytest.mark.parametrize("name", ["nul\0.geojson", "nul\0.png"])
 def test_a_path_that_is_none_is_refused(read: Any, name: str) -> None:
     with pytest.raises(InputError, match="cannot be read"):
@@ -223,7 +224,7 @@ def test_scribbles_take_bounded_time(tmp_path: Path, points: int, refused: bool)
     start = time.process_time()
     if refused:
         with pytest.raises(InputError, match=r"feature 2: crosses itself more than 20,000 times"):
-            read_polygons(path)
+            read_polygons(path, None)
     else:
-        assert 1e6 < read_polygons(path)["tumour"].area < 3e6
+        assert 1e6 < read_polygons(path, None)["tumour"].area < 3e6
     assert time.process_time() - start < 5
