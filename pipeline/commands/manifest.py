@@ -54,7 +54,7 @@ def manifest(
         raise InputError(unreadable, reason, "make it readable, or name the others")
     require_there(*found.slides)
     for path in slides:
-        if path in found.slides and not is_slide(path):  # what a search without a slide gives
+        if path in found.slides and path.is_dir() and not is_slide(path):  # what a search without a slide gives
             raise InputError(path, "holds no slide", "pass slides, or folders of them")
     draft = draft_manifest(found.slides, table or [], label=label)
     write_file(out, draft.csv(out.parent))
