@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,7 @@ def open_with_openslide(path: Path, entry: Path) -> OpenSlideReader | None:
                 _require_tiles(path, tiff)
                 if container == "generic-tiff" and _misread(tiff):
                     return None
-                plane = _plane(tiff)
+                plane = _plane(tiff) if container == "generic-tiff" else None
         except TIFF_DAMAGE:
             pass  # OpenSlide may do better
     return OpenSlideReader(path, entry, plane=plane)
@@ -70,6 +70,16 @@ def _plane(tiff: tifffile.TiffFile) -> str | None:
     return f"page 1 of {alike}" if alike > 1 else None
 
 
+def _one_plane(sizes: Sequence[tuple[int, int]]) -> tuple[list[int], int, int]:
+    """Of OpenSlide's levels those that are read, one of each size; how many planes there are, and which that is.
+
+    OpenSlide lists the focal planes of an Aperio slide as levels of equal size: the middle plane is read.
+    """
+    alike = [[i for i, other in enumerate(sizes) if other == size] for size in dict.fromkeys(sizes)]
+    planes = len(alike[0]) if len({len(numbers) for numbers in alike}) == 1 else 1
+    return [numbers[planes // 2] for numbers in alike], planes, planes // 2
+
+
 def _bounds(known: Mapping[str, str]) -> Bounds | None:
     """The part that was scanned; as for QuPath, what is not whole and in whole numbers is not declared."""
     names = (
@@ -100,10 +110,11 @@ class OpenSlideReader:
             number_of(known.get(openslide.PROPERTY_NAME_MPP_Y)),
         )
         self.mpp_xy = None if mpp[0] is None or mpp[1] is None else (mpp[0], mpp[1])
-        self.levels = tuple(
-            Level(width, height, float(down))
-            for (width, height), down in zip(self._slide.level_dimensions, self._slide.level_downsamples, strict=True)
-        )
+        sizes, downs = self._slide.level_dimensions, self._slide.level_downsamples
+        self._numbers, planes, taken = _one_plane(sizes)
+        if planes > 1:
+            self.plane = f"focal plane {taken + 1} of {planes}"
+        self.levels = tuple(Level(*sizes[number], float(downs[number])) for number in self._numbers)
         self.bounds = _bounds(known)
         background = known.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "ffffff")
         self._background = tuple(int(background[i : i + 2], 16) for i in (0, 2, 4))
@@ -111,7 +122,7 @@ class OpenSlideReader:
     def read(self, x0: int, y0: int, level: int, width: int, height: int) -> UInt8Array:
         """As `SlideReader.read`."""
         try:
-            rgba = np.asarray(self._slide.read_region((x0, y0), level, (width, height)))
+            rgba = np.asarray(self._slide.read_region((x0, y0), self._numbers[level], (width, height)))
         except openslide.OpenSlideError as error:
             raise damaged(self._path, error) from error
         rgb = rgba[..., :3]

@@ -507,6 +507,29 @@ def test_openslide_reads_the_first_of_equal_pages_and_says_so(tmp_path: Path) ->
         assert (slide.plane, slide.reader) == ("page 1 of 3", "openslide")
 
 
+@pytest.mark.parametrize(("count", "taken"), [(1, 0), (3, 1), (4, 2)])
+def test_the_middle_focal_plane_of_an_aperio_slide_is_read_at_every_level(
+    tmp_path: Path, count: int, taken: int
+) -> None:
+    """OpenSlide lists the planes as levels of one size."""
+    path, planes = tmp_path / "a.svs", [plane[:128, :192] for plane in marked(count)]
+    text = "Aperio Image Library v1\r\n192x128 (64x64) |AppMag = 20|MPP = 0.5"
+    how: dict[str, Any] = {"photometric": "rgb", "description": text, "metadata": None, "contiguous": False}
+    with tifffile.TiffWriter(path) as tiff:
+        tiff.write(planes[0], tile=(64, 64), **how)
+        tiff.write(noise(40, 60), **how)  # thumbnail
+        for plane in (*planes[1:], *(plane[::2, ::2] for plane in planes)):
+            tiff.write(plane, tile=(64, 64), **how)
+    with openslide.OpenSlide(path) as oracle:
+        assert oracle.level_count == 2 * count
+    with Slide(path) as slide:
+        assert [(lv.width, lv.height, lv.downsample) for lv in slide.levels] == [(192, 128, 1), (96, 64, 2)]
+        assert slide.plane == (f"focal plane {taken + 1} of {count}" if count > 1 else None)
+        np.testing.assert_array_equal(slide.read_region(0, 0, 0, 192, 128), planes[taken])
+        np.testing.assert_array_equal(slide.read_scaled(64, 32, (64, 64), (64, 64)), planes[taken][32:96, 64:128])
+        np.testing.assert_array_equal(slide.read_scaled(0, 0, (192, 128), (96, 64)), planes[taken][::2, ::2])
+
+
 @pytest.mark.parametrize(
     ("name", "compression", "reader"),
     [
