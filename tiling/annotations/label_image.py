@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import struct
 import warnings
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +23,13 @@ from tiling.grid import Bounds, Frame, Raster, Tiles, box_sums
 Labels = NDArray[np.integer]
 
 _MAX_PX = 400_000_000
+_MAX_BYTES = 2 * _MAX_PX
 _MAX_CLASSES = 256
+# What Pillow and tifffile raise for bytes that are not as they should be.
+_DAMAGE = (
+    OSError, ValueError, SyntaxError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError,
+    MemoryError, struct.error, zlib.error,
+)  # fmt: skip
 _ASPECT_TOLERANCE = 0.02
 _TIFF = (".tif", ".tiff")
 SUFFIXES = (".png", *_TIFF)
@@ -152,7 +161,7 @@ def _read_png(path: Path) -> NDArray[np.generic]:
             warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
             with PIL.Image.open(path, formats=["PNG"]) as picture:
                 return np.asarray(picture)
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+    except (*_DAMAGE, PIL.Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise InputError(path, f"cannot be read as PNG ({reason})", "save it again, at a lower resolution") from error
 
@@ -161,10 +170,18 @@ def _read_tiff(path: Path) -> NDArray[np.generic]:
     try:
         with tifffile.TiffFile(path) as tiff:
             levels = tiff.series[0].levels
-            level = next((lv for lv in levels if np.prod(lv.shape[:2]) <= _MAX_PX), None)
+            level = next((lv for lv in levels if _fits(lv)), None)
             if level is not None:
+                page = level.keyframe
+                if len(page.dataoffsets) < math.prod(page.chunked):  # each that is missing would be waited for
+                    raise ValueError("lists fewer strips or tiles than it has")
                 return np.asarray(level.asarray())
-    except (OSError, ValueError, IndexError, RuntimeError, tifffile.TiffFileError) as error:
+    except (*_DAMAGE, tifffile.TiffFileError) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise InputError(path, f"cannot be read as TIFF ({reason})", "save it again") from error
     raise InputError(path, "is larger than 400 megapixels", "save it at a lower resolution")
+
+
+def _fits(level: tifffile.TiffPageSeries) -> bool:
+    """Whether a level is to be read: a few bytes can claim any size."""
+    return math.prod(level.shape[:2]) <= _MAX_PX and level.nbytes <= _MAX_BYTES
