@@ -25,10 +25,11 @@ from tiling.annotations.rasterize import area_fractions, read_polygons
 from tiling.core.arrays import BoolArray, Float32Array, UInt8Array
 from tiling.core.errors import ConfigError, InputError, ModelError, SlideError
 from tiling.grid import Frame, Raster, Tiles, same_scale
+from tiling.plan import Plan, plan_tiles
 from tiling.quality import METRICS, measurer
 from tiling.stores.query import parse_where, rows_where, tile_columns
 from tiling.stores.store import SlideFacts
-from tiling.tile import Plan, plan_tiles, read_tiles, slide_facts
+from tiling.tile import read_tiles, slide_facts
 from training import TileModel
 
 log = logging.getLogger(__name__)

@@ -26,15 +26,18 @@ class TissueConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    method: str = "specslide"
-    """specslide: stained pixels, without ink (the default). otsu: Otsu's threshold on the optical density. hsv:
-    saturated pixels of a stain's hue. histoprep: HistoPrep's detection, from the extra. mask: the user's own file."""
+    method: str = "local"
+    """local: what differs in colour or its texture from the glass nearby (the default). specslide: stained against one
+    glass colour (the default of 0.1). otsu: Otsu's threshold on the optical density. hsv: saturated pixels of a stain's
+    hue. histoprep: HistoPrep's detection, from the extra. all: the whole slide. mask: the user's own file."""
     mask_mpp: Annotated[PositiveFloat, Field(le=1000)] = 8.0
     """Micrometres per mask pixel: fixed, so that the mask does not depend on the pyramid."""
     min_object_um2: NonNegativeFloat = 20_000.0
     """Smaller tissue pieces are dropped, square micrometres."""
     max_hole_um2: NonNegativeFloat = 20_000.0
     """Smaller holes are filled, square micrometres."""
+    drop_ink: bool = False
+    """Leave out tissue under pen ink too; by default it is kept, and the column `pen` says which tiles have ink."""
 
     @field_validator("method")
     @classmethod

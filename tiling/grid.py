@@ -82,10 +82,14 @@ class Frame:
         (x0, y0), (x1, y1), side = self.scanned.corner, self.scanned.opposite, tiles.side_px0
         return (tiles.x0 < x1) & (tiles.y0 < y1) & (tiles.x0 > x0 - side) & (tiles.y0 > y0 - side)
 
-    def pixels(self, downsample: float) -> tuple[slice, slice]:
-        """Rows and columns, of a picture over the slide, that reach into what was scanned."""
+    def pixels(self, downsample: float, *, whole: bool = False) -> tuple[slice, slice]:
+        """Rows and columns, of a picture over the slide, that reach into what was scanned; `whole`: that lie in it."""
         (x0, y0), (x1, y1) = self.scanned.corner, self.scanned.opposite
         rows, columns = (slice(int(a / downsample), math.ceil(b / downsample)) for a, b in ((y0, y1), (x0, x1)))
+        if not whole:
+            return rows, columns
+        inner = [(math.ceil(a / downsample), int(b / downsample)) for a, b in ((y0, y1), (x0, x1))]
+        rows, columns = (slice(a, b) if a < b else reach for (a, b), reach in zip(inner, (rows, columns), strict=True))
         return rows, columns
 
 

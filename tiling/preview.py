@@ -12,9 +12,11 @@ from tiling.core.arrays import UInt8Array
 from tiling.core.files import write_file
 from tiling.core.images import length_text, nice_length
 from tiling.stores.store import TileStore
+from tiling.tissue import INK, TOO_SMALL
 
-_OUTLINE = (0, 114, 178)  # Okabe-Ito blue and vermillion: distinct also for colour-blind readers
+_OUTLINE = (0, 114, 178)  # Okabe and Ito's colours: distinct also for colour-blind readers
 _TILES = (213, 94, 0)
+_CUT = {INK: ((204, 121, 167), "pen ink"), TOO_SMALL: ((0, 158, 115), "too small")}
 _LONGEST_SIDE_PX = (700, 3000)  # min and max
 
 
@@ -36,12 +38,38 @@ def draw_preview(store: TileStore, kept: NDArray[np.bool_] | None = None) -> UIn
     corners = np.stack([store.tiles.x0, store.tiles.y0], 1)[slice(None) if kept is None else kept]
     first = np.round(corners / px0 * times).astype(int)
     last = np.round((corners + store.grid.tile_px0) / px0 * times).astype(int)
-    for (xa, ya), (xb, yb) in zip(first.tolist(), last.tolist(), strict=True):
-        cv2.rectangle(picture, (xa, ya), (xb, yb), _TILES, 2)
     outlines, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(picture, outlines, -1, _OUTLINE, 2)
+    for (xa, ya), (xb, yb) in zip(first.tolist(), last.tolist(), strict=True):
+        cv2.rectangle(picture, (xa, ya), (xb, yb), _TILES, 2)
+    if store.cut is not None:
+        cut = cv2.resize(store.cut.values, picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+        for value, (colour, _) in _CUT.items():
+            lines, _ = cv2.findContours((cut == value).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+            cv2.drawContours(picture, lines, -1, colour, 2)
     _scale_bar(picture, store.slide.mpp * px0 / times)
-    return picture
+    return np.concatenate([picture, _legend(store, picture.shape[1])])
+
+
+def _legend(store: TileStore, width: int) -> UInt8Array:
+    """What the colours say, what was left out and why, and what is doubtful: lines of text, uint8 (h, width, 3)."""
+    summary = store.attributes.tissue_summary
+    if summary is None:
+        return np.full((0, width, 3), 255, np.uint8)
+    lines = [(f"tissue {summary.tissue_mm2:.2f} mm2", _OUTLINE if summary.tissue_mm2 else None)]
+    lines += [(f"{len(store)} tiles", _TILES if len(store) else None)]
+    colours = {label: colour for colour, label in _CUT.values()}
+    for why, area in summary.left_out().items():
+        share = f" ({area / summary.tissue_mm2:.0%} of the tissue)" if summary.tissue_mm2 else ""
+        lines.append((f"left out, {why}: {area:.2f} mm2{share}", colours.get(why)))
+    lines += [(f"! {doubt.partition(':')[0]}".replace("²", "2"), None) for doubt in store.attributes.doubts()]
+    legend = np.full((8 + 20 * len(lines), width, 3), 255, np.uint8)
+    for number, (text, colour) in enumerate(lines):
+        top = 8 + 20 * number
+        if colour is not None:
+            cv2.rectangle(legend, (8, top), (22, top + 12), colour, -1)
+        cv2.putText(legend, text, (30, top + 11), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
+    return legend
 
 
 def _scale_bar(picture: UInt8Array, mpp: float) -> None:

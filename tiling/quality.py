@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from tiling import histoprep
 from tiling.config import MetricSet
-from tiling.tissue import pen_mask
 
 Measure = Callable[[NDArray[np.uint8]], dict[str, float]]
 
@@ -22,13 +21,13 @@ METRICS: Final = {
     "blur": "softness of edges, the sigma of a blur in pixels: below 1.2 is sharp; 5 is the most, or no structure",
     "white": "share of nearly white pixels: glass",
     "black": "share of nearly black pixels",
-    "pen": "share of pixels of an ink's colour",
+    "pen": "share of the tile under pen ink: of the slide in small, by `tiling.ink`",
     "saturation": "mean saturation of the colours: 0 is grey, 1 is pure colour",
     "haematoxylin": "mean amount of the stain, as optical density: 0 is none",
     "eosin": "mean amount of the stain, as optical density: 0 is none",
     "dab": "mean amount of the stain, as optical density: 0 is none",
 }
-"""The metrics of the set `specslide`, in the order of `quality`, and what they say."""
+"""The metrics of the set `specslide` and what they say: those of `quality`, and `pen`, which a plan of tiles has."""
 HED: Final = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
 """Optical density of red, green and blue by unit of haematoxylin, eosin and DAB: Ruifrok & Johnston, Anal Quant Cytol
 Histol 23 (2001) 291-299, with the figures of ImageJ and scikit-image."""
@@ -43,8 +42,8 @@ def quality(tile: NDArray[np.uint8]) -> dict[str, float]:
     """The metrics of an RGB tile uint8 (h, w, 3).
 
     focus: variance of the Laplacian of grey levels (0 and up). It depends on content and scale: compare it within a
-    slide only. blur: see `blur_px`. The others are taken at a quarter of the tile's scale. white, black, pen: fractions
-    of pixels that are nearly white (all channels above 225), nearly black (all below 30), or of an ink's colour.
+    slide only. blur: see `blur_px`. The others are taken at a quarter of the tile's scale. white, black: fractions
+    of pixels that are nearly white (all channels above 225) or nearly black (all below 30).
     saturation: mean HSV saturation, 0 to 1. haematoxylin, eosin, dab: mean amount of each stain, natural optical
     density against white, 0 and up.
     """
@@ -57,7 +56,6 @@ def quality(tile: NDArray[np.uint8]) -> dict[str, float]:
         "blur": blur_px(grey),
         "white": _share(cv2.inRange(small, (226, 226, 226), (255, 255, 255))),
         "black": _share(cv2.inRange(small, (0, 0, 0), (29, 29, 29))),
-        "pen": _share(pen_mask(small)),
         "saturation": cv2.mean(cv2.cvtColor(small, cv2.COLOR_RGB2HSV))[1] / 255,
         "haematoxylin": haematoxylin,
         "eosin": eosin,

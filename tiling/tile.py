@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-import cv2
 import numpy as np
 
-from tiling.annotations.rasterize import annotation_fractions, annotation_hash, annotation_mask
+from tiling.annotations.rasterize import annotation_fractions, annotation_hash
 from tiling.config import TilingConfig
-from tiling.core.arrays import AnyArray, Float32Array, UInt8Array
+from tiling.core.arrays import Float32Array, UInt8Array
 from tiling.core.artefact import DONE, Recipe, atomic_folder, locked_folder, require_own, state
 from tiling.core.errors import ConfigError, OutputError, SlideError, StoreError
 from tiling.core.files import sha256_json
 from tiling.core.versions import software_versions
-from tiling.grid import Grid, Raster, Tiles, box_mean, fit_grid
+from tiling.grid import Grid, Tiles
 from tiling.manifest import require_slide_id
+from tiling.plan import Plan, plan_tiles
 from tiling.preview import write_preview
 from tiling.quality import Measure, measurer, no_quality
 from tiling.slides.files import slide_name
@@ -36,8 +35,8 @@ from tiling.stores.store import (
     annotated_inputs,
     store_recipe,
 )
+from tiling.stores.summary import TissueSummary
 from tiling.stores.write import write_columns, write_tiles
-from tiling.tissue import sized, tissue_mask
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +44,6 @@ Tile = TypeVar("Tile")
 Progress = Callable[[int, int], None]
 """Called with (tiles done, tiles in all)."""
 
-_THUMBNAIL_PX = 2048  # about the longest side of the stored thumbnail, where the mask is coarser
-_MAX_MASK_PX = 1 << 28  # at 8 micrometres a pixel, 13 cm squared
 _STORE_SUFFIX = ".zarr"
 
 
@@ -61,25 +58,16 @@ class TileReport:
     """Whether the store was there already, complete and made the same way."""
     mpp: float
     """Micrometres per pixel of its tiles."""
+    tissue: TissueSummary | None = None
+    """What became of the slide's area; None if the store does not say."""
+    doubts: tuple[str, ...] = ()
+    """What a person should look at."""
     bad: tuple[tuple[int, int], ...] = ()
     """Corners (x0, y0), level-0 pixels, of the tiles left out because they cannot be decoded."""
     classes: tuple[str, ...] | None = None
     """Its annotation columns; None where no annotation was given."""
     annotated: int = 0
     """Tiles that lie under an annotation, at least in part."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Which tiles a slide is made of, with their `tissue`; tissue mask and thumbnail behind."""
-
-    tiles: Tiles
-    mask: Raster
-    thumbnail: Raster
-
-    def only(self, rows: Sequence[int] | AnyArray) -> Plan:
-        """The plan with those of its tiles, in their order."""
-        return replace(self, tiles=self.tiles.only(rows))
 
 
 def tile_slide(
@@ -120,16 +108,21 @@ def tile_slide(
         store = kept or TileStore(store_path)
         if not preview_path.exists():
             write_preview(store, preview_path)
+    of = store.attributes
+    for doubt in of.doubts() if kept is None else ():
+        log.warning("%s: %s", slide_id, doubt)
     covered = np.logical_or.reduce([np.zeros(len(store), np.bool_), *(c > 0 for c in store.annotations.values())])
     return TileReport(
         slide_id,
         store_path,
         len(store),
         reused=kept is not None,
-        mpp=store.attributes.mpp,
-        classes=None if annotation is None else store.attributes.annotation,
+        mpp=of.mpp,
+        tissue=of.tissue_summary,
+        doubts=tuple(of.doubts()),
+        classes=None if annotation is None else of.annotation,
         annotated=int(covered.sum()),
-        bad=store.attributes.bad_tiles,
+        bad=of.bad_tiles,
     )
 
 
@@ -141,64 +134,18 @@ def tiling_inputs(
     A setting that version 0.1 had not is named only where it is not as it was then. Raises InputError for a file that
     cannot be read.
     """
-    unchanged = set() if config.coarser_ok else {"coarser_ok"}
-    inputs = config.model_dump(mode="json", exclude=unchanged) | {
+    inputs = config.model_dump(mode="json")
+    if not config.coarser_ok:
+        del inputs["coarser_ok"]
+    if not config.tissue.drop_ink:
+        del inputs["tissue"]["drop_ink"]
+    inputs |= {
         "slide_mpp": slide_mpp,
         "annotation_sha256": None,
         "tissue_sha256": None if tissue_file is None else annotation_hash(tissue_file),
     }
     sha256 = None if annotation is None else annotation_hash(annotation)
     return annotated_inputs(inputs, sha256, config.annotation)
-
-
-def plan_tiles(slide: Slide, config: TilingConfig, tissue_file: Path | None = None) -> Plan:
-    """Decide which tiles a slide is made of: those with at least `min_tissue` tissue. Raises as `tile_slide`."""
-    if (config.tissue.method == "mask") != (tissue_file is not None):
-        fix = "pass both, or neither: --tissue FILE does"
-        raise ConfigError("tissue", "the method mask and a file with the mask belong together", fix)
-    # The grid covers the whole picture, whatever was scanned of it: so places in stores and tables are OpenSlide's.
-    grid = _fitted(slide, config)
-    mask_px0 = max(1.0, config.tissue.mask_mpp / slide.mpp)
-    width, height = math.ceil(slide.width / mask_px0), math.ceil(slide.height / mask_px0)
-    if width * height > _MAX_MASK_PX:
-        what = f"has {slide.width} x {slide.height} px at {slide.mpp:g} micrometres, more than any glass slide holds"
-        raise SlideError(slide.path, what, "check its scale and pass --slide-mpp, or copy the slide again")
-    # The thumbnail is a whole number of times finer than the mask, so that one read of the slide serves both.
-    size0 = (round(width * mask_px0), round(height * mask_px0))
-    times = max(1, min(int(mask_px0), _THUMBNAIL_PX // max(width, height)))
-    thumbnail, unreadable = slide.overview(size0, (width * times, height * times))
-    small = thumbnail if times == 1 else cv2.resize(thumbnail, (width, height), interpolation=cv2.INTER_AREA)
-    # Around what was scanned there is no slide: nothing there is looked at, or counts as glass.
-    scanned, mask = slide.frame.pixels(mask_px0), np.zeros((height, width), np.bool_)
-    if tissue_file is None:
-        mask[scanned] = tissue_mask(np.asarray(small[scanned], np.uint8), mask_px0 * slide.mpp, config.tissue)
-    else:
-        given = annotation_mask(tissue_file, slide.frame, Raster(small, mask_px0))
-        mask[scanned] = sized(given.values, mask_px0 * slide.mpp, config.tissue)[scanned]
-    # Nobody knows what a damaged part holds: it counts as tissue, so that its tiles are tried, counted and named.
-    if unreadable.any():
-        mask |= unreadable.reshape(height, times, width, times).any(axis=(1, 3))
-    where = Raster(mask, mask_px0)
-    tissue = box_mean(where, Tiles.all_of(grid))
-    every = Tiles(grid, *grid.corners(), {"tissue": tissue})
-    kept = every.only((tissue > 0) & (tissue >= config.min_tissue) & slide.frame.touches(every))
-    return Plan(kept, where, Raster(thumbnail, mask_px0 / times))
-
-
-def _fitted(slide: Slide, config: TilingConfig) -> Grid:
-    try:
-        return fit_grid(
-            (slide.width, slide.height),
-            slide.mpp,
-            tuple(level.downsample for level in slide.levels),
-            mpp=config.mpp_of(slide.mpp),
-            tile_px=config.tile_px,
-            overlap=config.overlap,
-            mpp_tolerance=config.mpp_tolerance,
-        )
-    except ConfigError as error:
-        fix = f"{error.fix}, --mpp native for each slide's own scale, or --coarser-ok for that of coarser ones"
-        raise ConfigError(f"{slide.path}: {error.where}", error.what, fix) from None
 
 
 def read_tiles(slide: Slide, tiles: Tiles, max_bad: float) -> Iterator[tuple[int, UInt8Array]]:
@@ -313,16 +260,17 @@ def _write(
         mpp=tiles.grid.mpp,
         mask_px0=plan.mask.downsample,
         thumbnail_px0=plan.thumbnail.downsample,
-        quality=measured.names,
+        quality=(*measured.names, "pen"),
         bad_tiles=tuple(bad.places()),
         annotation=tuple(fractions),
+        tissue_summary=plan.summary,
         config=inputs,
         config_sha256=sha256_json(inputs),
         software=software_versions(*_MAKERS),
     )
     labels = {f"{ANNOTATION}/{name}": values for name, values in fractions.items()}
     tiles = replace(tiles, columns={**tiles.columns, **measured.columns(), **labels})
-    write_columns(folder, tiles, plan.mask, plan.thumbnail, attributes)
+    write_columns(folder, tiles, {"mask": plan.mask, "cut": plan.cut, "thumbnail": plan.thumbnail}, attributes)
 
 
 _MAKERS = ("numpy", "opencv-python-headless", "opencv-python", "openslide-bin", "simplejpeg", "tifffile", "zarr")

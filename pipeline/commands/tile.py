@@ -54,8 +54,14 @@ Slides = Annotated[
         "codec",
         "quality",
         "max_bad_tiles",
+        "min_object_um2",
+        "max_hole_um2",
+        "drop_ink",
     ),
-    names={"tissue_method": "tissue"},
+    names={
+        "tissue_method": "tissue",
+        **{f"tissue_{name}": name for name in ("min_object_um2", "max_hole_um2", "drop_ink")},
+    },
 )
 def tile(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the stores.")],
@@ -71,8 +77,11 @@ def tile(
         ),
     ] = None,
     tissue: Annotated[
-        str, typer.Option(help="specslide, otsu, hsv, histoprep; or a mask: a file, or a folder as for --annotations.")
-    ] = "specslide",
+        str,
+        typer.Option(
+            help="local, specslide, otsu, hsv, histoprep, all; or a mask: a file, or a folder as for --annotations."
+        ),
+    ] = "local",
     workers: Annotated[int | None, typer.Option(min=1, help="Parallel processes; default: one a core.")] = None,
     cluster: ClusterOption = None,
     cluster_config: ClusterConfigFile = None,
@@ -164,7 +173,12 @@ def tissue_files(path: Path, rows: list[Any]) -> dict[str, Path]:
 
 
 def _note(report: Any, config: TilingConfig) -> str:
-    """What became of a slide, and its tiles' scale where it is not the one asked for."""
+    """What became of a slide: its tissue, what is doubtful, and its tiles' scale where it is not the one asked for."""
+    said = [_scale_note(report, config), *([report.tissue.text()] if report.tissue else []), *report.doubts]
+    return "; ".join(said)
+
+
+def _scale_note(report: Any, config: TilingConfig) -> str:
     done = "kept" if report.reused else "made"
     if config.mpp == "native":
         return f"{done} at {report.mpp:.4g} µm/px"

@@ -24,9 +24,10 @@ from sklearn.metrics import roc_auc_score
 
 from tiling import Slide, TilingConfig
 from tiling.config import TissueConfig
+from tiling.plan import plan_tiles
 from tiling.quality import blur_px, quality
 from tiling.stores.codec import decode_jpeg, encode_jpeg
-from tiling.tile import plan_tiles, read_tiles
+from tiling.tile import read_tiles
 
 U8 = NDArray[np.uint8]
 SLIDES = {

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 import pytest
+import yaml
 from typer.testing import CliRunner, Result
 
 from inference import PredictConfig, predict_slide
@@ -68,7 +69,8 @@ def test_a_store_has_the_pixels_and_columns_that_tiling_gives_today(golden: Path
     assert today.tiles.columns.keys() - store.tiles.columns.keys() == {"blur"}, "which came later"
     assert today.tiles.columns.keys() > store.tiles.columns.keys() > {"tissue", "focus", "annotation/tumour"}
     for name, values in store.tiles.columns.items():
-        np.testing.assert_allclose(today.tiles.columns[name], values, rtol=1e-5, atol=1e-6)
+        tolerance = 0.1 if name == "tissue" else 1e-6  # edges of the mask are smoothed over wider gaps today
+        np.testing.assert_allclose(today.tiles.columns[name], values, rtol=1e-5, atol=tolerance)
     rows = np.arange(len(store))
     np.testing.assert_array_equal(today.read(rows), store.read(rows))
 
@@ -136,13 +138,25 @@ def test_what_is_made_otherwise_is_kept_and_the_user_told_what_to_do(
 
 
 def test_the_study_is_planned_and_what_can_be_kept_is_kept(golden: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its stores and its model are today's own; its heatmap, whose folder says no recipe, would be made again."""
+    """With the tissue method of then its stores and its model are today's own; its heatmap, whose folder says no
+    recipe, would be made again. With today's method the stores are made again.
+    """
     lines = (golden / "slides.csv").read_text().splitlines()
     here = (lines[0], lines[1], lines[6])  # two of its six slides
     (golden / "slides.csv").write_text("\n".join(here) + "\n")
-    done = specslide(golden, monkeypatch, "run", "study.yaml", "--dry-run")
-    assert done.exit_code == 0, done.output
-    states = {row.split("│")[1].strip(): row.split("│")[2].strip() for row in done.output.splitlines() if "│" in row}
+
+    def states_by(settings: str) -> dict[str, str]:
+        (golden / "study.yaml").write_text(settings)
+        done = specslide(golden, monkeypatch, "run", "study.yaml", "--dry-run")
+        assert done.exit_code == 0, done.output
+        cells = [row.split("│") for row in done.output.splitlines() if "│" in row]
+        return {cell[1].strip(): cell[2].strip() for cell in cells}
+
+    settings = yaml.safe_load((golden / "study.yaml").read_text())
+    states = states_by(yaml.safe_dump(settings))
+    assert {states[f"stores/golden-{k}.zarr"] for k in (0, 5)} == {"changed"}
+    settings["tile"]["tissue"] = {"method": "specslide"}
+    states = states_by(yaml.safe_dump(settings))
     assert {states[f"stores/golden-{k}.zarr"] for k in (0, 5)} == {"done"}
     assert states["heatmaps/golden-5"] in ("changed", "failed")
     done = specslide(golden, monkeypatch, "status", "study")

@@ -13,7 +13,7 @@ from tiling import TileStore
 from tiling.core.arrays import BoolArray, UInt8Array
 from tiling.slides.reader import Level
 from tiling.slides.readers import READERS
-from tiling.tissue import METHODS
+from tiling.tissue import METHODS, Scene
 
 
 class NumpyReader:
@@ -35,8 +35,8 @@ class NumpyReader:
     def close(self) -> None: ...
 
 
-def everywhere(picture: UInt8Array) -> BoolArray:
-    return np.ones(picture.shape[:2], np.bool_)
+def everywhere(scene: Scene) -> BoolArray:
+    return np.ones(scene.picture.shape[:2], np.bool_)
 
 
 def tiled(slide: Path, out: Path, *options: str) -> TileStore:

@@ -92,7 +92,7 @@ def make_store(tmp_path: Path) -> StoreMaker:
         final, codec = tmp_path / "stores" / f"{slide_id}.zarr", TileCodec.parse("lossless")
         with locked_folder(final), atomic_folder(final) as partial:
             write_tiles(partial, side, codec, map(codec.encode, tiles))
-            write_columns(partial, placed, mask, thumbnail, attributes)
+            write_columns(partial, placed, {"mask": mask, "thumbnail": thumbnail}, attributes)
         return final
 
     return make

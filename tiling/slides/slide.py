@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import tifffile
 
-from tiling.core.arrays import BoolArray, UInt8Array
+from tiling.core.arrays import UInt8Array
 from tiling.core.errors import SlideError
 from tiling.core.files import sha256_file, sha256_json
 from tiling.grid import Bounds, Frame
@@ -33,7 +33,6 @@ from tiling.slides.tiled_tiff import TiledLevels, open_tiled_levels
 # Scanners and field formats lie between; outside, the "resolution" is a printing default such as 72 dpi.
 PLAUSIBLE_MPP = (0.02, 60.0)
 _READ_PX = 4096  # longest side of one read: bounds memory at any slide size
-_WHITE = 255
 _DENOMS: tuple[ScaleDenom, ...] = (8, 4, 2, 1)
 _MIN_PART_PX = 16  # a damaged part of an overview is looked at again in quarters, down to this side
 _MAX_OVERVIEW_FAILURES = 1000
@@ -152,33 +151,33 @@ class Slide:
             picture[part.rows, part.columns] = self._read_part(level, x0 + part.x0, y0 + part.y0, part.size0, part.size)
         return picture
 
-    def overview(self, size0: tuple[int, int], size: tuple[int, int]) -> tuple[UInt8Array, BoolArray]:
-        """The level-0 rectangle of `size0` at the slide's corner, resampled to `size`, and where it cannot be decoded.
+    def overview(
+        self, size0: tuple[int, int], size: tuple[int, int], *, unit: int = 1
+    ) -> Iterator[tuple[slice, slice, UInt8Array | None]]:
+        """The level-0 rectangle of `size0` at the slide's corner, resampled to `size`, a part at a time.
 
-        uint8 (h, w, 3), and bool (h, w), where the picture is white because a damaged part of the slide lies there.
-        Parts outside what was scanned are not read, and white. Raises SlideError if more of the slide is damaged than
-        is worth looking for.
+        Gives a part's rows and columns in the result, which begin and end at multiples of `unit`, as `size` does, and
+        its pixels uint8 (h, w, 3), or None where a damaged part of the slide lies there. Parts outside what was scanned
+        are left out. Raises SlideError if more of the slide is damaged than is worth looking for.
         """
         level = self._level_for(size0, size)
-        picture, unreadable = np.full((size[1], size[0], 3), _WHITE, np.uint8), np.zeros(size[::-1], np.bool_)
-        waiting, failures = list(self._parts(level, size0, size)), 0
+        waiting, failures = list(self._parts(level, size0, size, unit)), 0
         while waiting:
             part = waiting.pop()
             if not part.meets(self.frame.scanned):
                 continue
             try:
-                picture[part.rows, part.columns] = self._read_part(level, part.x0, part.y0, part.size0, part.size)
+                yield part.rows, part.columns, self._read_part(level, part.x0, part.y0, part.size0, part.size)
             except SlideError as error:
                 failures += 1
                 if failures > _MAX_OVERVIEW_FAILURES:
                     fix = "copy or scan the slide again"
                     raise SlideError(self.path, "is damaged or incomplete in too many places", fix) from error
                 self.reopen()
-                if max(part.size) <= _MIN_PART_PX:
-                    unreadable[part.rows, part.columns] = True
+                if max(part.size) <= max(_MIN_PART_PX, unit):
+                    yield part.rows, part.columns, None
                 else:
-                    waiting += part.quarters(size0, size)
-        return picture, unreadable
+                    waiting += part.quarters(size0, size, unit)
 
     def reopen(self) -> None:
         """Open the slide's file again: after one damaged tile OpenSlide refuses every further read."""
@@ -198,10 +197,10 @@ class Slide:
     def _level_for(self, size0: tuple[int, int], size: tuple[int, int]) -> int:
         return max(i for i, down in enumerate(self._downsamples) if i == 0 or _covers(down, size0, size))
 
-    def _parts(self, level: int, size0: tuple[int, int], size: tuple[int, int]) -> Iterator[_Part]:
+    def _parts(self, level: int, size0: tuple[int, int], size: tuple[int, int], unit: int = 1) -> Iterator[_Part]:
         """The rectangle in parts that are read one at a time."""
         px0 = max(size0[0] / size[0], size0[1] / size[1])
-        step = max(1, int(_READ_PX * self.levels[level].downsample / px0))
+        step = max(1, int(_READ_PX * self.levels[level].downsample / px0) // unit) * unit
         for y in range(0, size[1], step):
             for x in range(0, size[0], step):
                 yield _Part.of(x, y, min(x + step, size[0]), min(y + step, size[1]), size0, size)
@@ -293,10 +292,10 @@ class _Part:
         begins_before = self.x0 < scanned.opposite[0] and self.y0 < scanned.opposite[1]
         return begins_before and all(end > first for end, first in zip(ends, scanned.corner, strict=True))
 
-    def quarters(self, size0: tuple[int, int], size: tuple[int, int]) -> list[_Part]:
-        """The part cut in four, or in two if it is one pixel wide or high."""
-        xs = sorted({self.left, (self.left + self.right) // 2, self.right})
-        ys = sorted({self.top, (self.top + self.lower) // 2, self.lower})
+    def quarters(self, size0: tuple[int, int], size: tuple[int, int], unit: int) -> list[_Part]:
+        """The part cut in four at a multiple of `unit`, or in two if it is one wide or high."""
+        xs = sorted({self.left, (self.left + self.right) // 2 // unit * unit, self.right})
+        ys = sorted({self.top, (self.top + self.lower) // 2 // unit * unit, self.lower})
         return [_Part.of(xa, ya, xb, yb, size0, size) for ya, yb in pairwise(ys) for xa, xb in pairwise(xs)]
 
 

@@ -140,7 +140,7 @@ def _write(partial: Path, tiles: _Folder, slide_id: str, mpp: float, inputs: dic
         software=software_versions("numpy", "simplejpeg", "zarr"),
     )
     placed = Tiles(grid, tiles.x0, tiles.y0, {"tissue": tissue, **tiles.metrics})
-    write_columns(partial, placed, mask, thumbnail, attributes)
+    write_columns(partial, placed, {"mask": mask, "thumbnail": thumbnail}, attributes)
 
 
 class _Mosaic:

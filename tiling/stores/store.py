@@ -26,6 +26,7 @@ from tiling.core.versions import RESEARCH_USE
 from tiling.grid import Bounds, Frame, Grid, Raster, Tiles
 from tiling.stores.codec import JpegCodec, TileCodec
 from tiling.stores.shards import ShardReader
+from tiling.stores.summary import TissueSummary
 
 FORMAT: Final = "specslide-tiles"
 VERSION: Final = 1
@@ -95,11 +96,18 @@ class StoreAttributes(BaseModel):
     annotation: tuple[str, ...]
     bad_tiles: tuple[tuple[int, int], ...] = ()
     """Corners (x0, y0), level-0 pixels, of tiles left out because the slide cannot be decoded there."""
+    tissue_summary: TissueSummary | None = None
+    """None in stores of before version 0.2, and imported ones; as is `cut`."""
     config: dict[str, Any]
     """The whole tiling configuration, with the slide's given mpp and the hash of its annotation file."""
     config_sha256: str
     software: dict[str, str]
     notice: str = RESEARCH_USE
+
+    def doubts(self) -> list[str]:
+        """What a person should look at: see `TissueSummary.doubts`; nothing where the mask was given."""
+        given = self.config.get("tissue", {}).get("method") in ("all", "mask")
+        return [] if self.tissue_summary is None or given else self.tissue_summary.doubts()
 
 
 def store_recipe(slide_sha256: str, config: Mapping[str, Any]) -> Recipe:
@@ -209,6 +217,13 @@ class TileStore:
     def mask(self) -> Raster:
         """Tissue mask, bool (h, w)."""
         return Raster(np.asarray(self._read("mask", np.uint8, (-1, -1)) > 0), self.attributes.mask_px0)
+
+    @cached_property
+    def cut(self) -> Raster | None:
+        """What the mask leaves out, uint8 (h, w): 1 for pen ink, 2 for pieces that are too small; 0 elsewhere."""
+        if "cut/zarr.json" not in self._files:
+            return None
+        return Raster(self._read("cut", np.uint8, (-1, -1)), self.attributes.mask_px0)
 
     @cached_property
     def thumbnail(self) -> Raster:

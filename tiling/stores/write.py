@@ -56,10 +56,11 @@ def write_tiles(folder: Path, tile_px: int, codec: TileCodec, encoded: Iterable[
     return len(checksums)
 
 
-def write_columns(folder: Path, tiles: Tiles, mask: Raster, thumbnail: Raster, attributes: StoreAttributes) -> None:
-    """Finish the store in `folder`: the tiles' places and columns, mask (h, w), thumbnail uint8 (h, w, 3), attributes.
+def write_columns(folder: Path, tiles: Tiles, rasters: Mapping[str, Raster], attributes: StoreAttributes) -> None:
+    """Finish the store in `folder`: the tiles' places and columns, pictures by name, attributes.
 
-    Its columns are `tissue`, and those that the attributes name.
+    Its columns are `tissue`, and those that the attributes name; its pictures `mask` bool (h, w), `thumbnail` uint8
+    (h, w, 3), and `cut` uint8 (h, w) where it is known.
     """
     columns = tiles.columns
     with _group_of(folder) as group:
@@ -68,8 +69,8 @@ def write_columns(folder: Path, tiles: Tiles, mask: Raster, thumbnail: Raster, a
         _write_array(group, "tissue", columns["tissue"])
         _write_group(group, "quality", {name: columns[name] for name in attributes.quality})
         _write_group(group, ANNOTATION, {name: columns[f"{ANNOTATION}/{name}"] for name in attributes.annotation})
-        _write_array(group, "mask", mask.values.astype(np.uint8))
-        _write_array(group, "thumbnail", thumbnail.values)
+        for name, raster in rasters.items():
+            _write_array(group, name, raster.values.astype(np.uint8))
         group.attrs.update(attributes.model_dump(mode="json"))
         _consolidate(group)
 

@@ -103,7 +103,7 @@ def test_verify_reads_what_a_model_says_of_itself(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["verify", str(tmp_path / "model")])
     assert done.exit_code == 1
     assert "0 intact, 1 damaged" in done.output
-    assert "it does not describe a specslide model of version 1" in " ".join(done.output.split())
+    assert "model.json: does not describe a model" in " ".join(done.output.split())
 
 
 def test_what_tissue_names(tmp_path: Path) -> None:

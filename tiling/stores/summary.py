@@ -1,0 +1,66 @@
+"""What became of a slide's area, and what is doubtful about it. Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat
+
+_NEARLY_ALL: Final = 0.95
+_MUCH: Final = 0.1  # of what the mask could have held
+_MANY: Final = 0.25  # of the tissue, in tiles that are not kept
+
+
+class TissueSummary(BaseModel):
+    """What became of a slide's area, square millimetres."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scanned_mm2: NonNegativeFloat
+    tissue_mm2: NonNegativeFloat
+    """Under the mask."""
+    ink_mm2: NonNegativeFloat
+    """Pen ink outside the mask."""
+    too_small_mm2: NonNegativeFloat
+    """Looked like tissue, in pieces below `min_object_um2`: left out."""
+    notable_mm2: NonNegativeFloat
+    """Dark or textured, outside the mask: neither ink nor too small."""
+    below_min_tissue_mm2: NonNegativeFloat
+    """Tissue in places that hold less than `min_tissue`, so that no tile shows it."""
+
+    def left_out(self) -> dict[str, float]:
+        """What was left out and why, square millimetres; without what is nothing."""
+        areas = {
+            "pen ink": self.ink_mm2,
+            "too small": self.too_small_mm2,
+            "in tiles below min-tissue": self.below_min_tissue_mm2,
+        }
+        return {why: area for why, area in areas.items() if area >= 0.005}
+
+    def text(self) -> str:
+        """One line: the tissue's area, and what was left out with its share of the tissue."""
+        cut = [f"{why} {area:.2f} ({area / self.tissue_mm2:.0%})" if self.tissue_mm2 else f"{why} {area:.2f}"
+               for why, area in self.left_out().items()]  # fmt: skip
+        return f"tissue {self.tissue_mm2:.2f} mm²" + (f", left out: {', '.join(cut)}" if cut else "")
+
+    def doubts(self) -> list[str]:
+        """What a person should look at, and which option helps; of a mask that was detected."""
+        if not self.tissue_mm2:
+            fix = "--min-object-um2 0 keeps small pieces, --tissue all the whole slide"
+            return [f"no tissue was found (in fluorescence none is): look at the preview; {fix}"]
+        seen, found = self.tissue_mm2 + self.too_small_mm2 + self.notable_mm2, []
+        if self.tissue_mm2 > _NEARLY_ALL * self.scanned_mm2:
+            share = self.tissue_mm2 / self.scanned_mm2
+            found.append(f"nearly all of the slide ({share:.0%}) counts as tissue: look at the preview")
+        if self.notable_mm2 > _MUCH * seen:
+            share = self.notable_mm2 / seen
+            found.append(
+                f"much that is dark or textured ({self.notable_mm2:.2f} mm², {share:.0%}) lies outside the mask: look "
+                "at the preview; another --tissue, or a mask of your own, may fit"
+            )
+        if self.too_small_mm2 > _MUCH * seen:
+            found.append(f"small pieces were left out ({self.too_small_mm2:.2f} mm²): --min-object-um2 0 keeps them")
+        if self.below_min_tissue_mm2 > _MANY * self.tissue_mm2:
+            share = self.below_min_tissue_mm2 / self.tissue_mm2
+            found.append(f"no tile shows {share:.0%} of the tissue: a lower --min-tissue does")
+        return found
