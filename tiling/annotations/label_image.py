@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tiling.annotations.classes import column_name
 from tiling.core.arrays import BoolArray, Float32Array
 from tiling.core.errors import InputError
+from tiling.core.tiff import open_tiff
 from tiling.grid import Bounds, Frame, Raster, Tiles, box_sums
 
 Labels = NDArray[np.integer]
@@ -168,7 +169,7 @@ def _read_png(path: Path) -> NDArray[np.generic]:
 
 def _read_tiff(path: Path) -> NDArray[np.generic]:
     try:
-        with tifffile.TiffFile(path) as tiff:
+        with path.open("rb") as f, open_tiff(f) as tiff:
             levels = tiff.series[0].levels
             level = next((lv for lv in levels if _fits(lv)), None)
             if level is not None:

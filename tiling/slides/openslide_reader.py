@@ -14,9 +14,10 @@ from tifffile import PHOTOMETRIC
 
 from tiling.core.arrays import UInt8Array
 from tiling.core.errors import SlideError, UnsupportedSlideError
+from tiling.core.tiff import TIFF_DAMAGE, open_tiff
 from tiling.grid import Bounds
 from tiling.slides.reader import Level, damaged, number_of
-from tiling.slides.tiff_picture import TIFF_DAMAGE, compression_name, not_rgb, open_tiff
+from tiling.slides.tiff_picture import compression_name, not_rgb
 from tiling.slides.tiled_tiff import PLAIN_VENDORS
 
 

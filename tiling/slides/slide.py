@@ -20,6 +20,7 @@ import tifffile
 from tiling.core.arrays import UInt8Array
 from tiling.core.errors import SlideError
 from tiling.core.files import sha256_file, sha256_json
+from tiling.core.tiff import DAMAGE
 from tiling.grid import Bounds, Frame
 from tiling.slides.files import entry_file, slide_files
 from tiling.slides.jpeg_stream import ScaleDenom
@@ -27,7 +28,6 @@ from tiling.slides.ome_zarr_reader import MARKS
 from tiling.slides.reader import SlideReader, exact_downsamples, unreadable
 from tiling.slides.readers import open_reader
 from tiling.slides.tiff_picture import compression_name
-from tiling.slides.tifffile_reader import DAMAGE
 from tiling.slides.tiled_tiff import TiledLevels, open_tiled_levels
 
 # Scanners and field formats lie between; outside, the "resolution" is a printing default such as 72 dpi.

@@ -7,12 +7,10 @@ focal plane, the first of everything else. What is not surely red, green and blu
 from __future__ import annotations
 
 import math
-import os
 import re
-import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from xml.etree import ElementTree
 
 import tifffile
@@ -20,11 +18,6 @@ from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, PLANARCONFIG
 
 from tiling.core.errors import UnsupportedSlideError
 from tiling.slides.reader import number_of
-
-TIFF_DAMAGE = (
-    tifffile.TiffFileError, ValueError, LookupError, TypeError, ArithmeticError, AttributeError, struct.error,
-)  # fmt: skip
-"""What tifffile raises for damaged files."""
 
 READABLE = frozenset(
     {
@@ -40,7 +33,6 @@ READABLE = frozenset(
 MAX_SEGMENT_BYTES = 256 << 20
 """Of a compressed strip or tile, decoded: it has to be decoded whole, however little of it is wanted."""
 
-_MAX_PAGES = 10_000
 _FIX = "convert it to a tiled RGB pyramid TIFF, for example with `vips tiffsave --tile --pyramid`"
 _AXES = {"Z": "focal plane", "T": "time point", "I": "page", "Q": "page"}
 _UM_PER_UNIT = {
@@ -89,26 +81,6 @@ class TiffPicture:
     objective_power: float | None
     plane: str | None
     """Which of several pictures, focal planes or time points it is; None if there is one only."""
-
-
-def open_tiff(file: BinaryIO) -> tifffile.TiffFile:
-    """A TIFF whose list of pages ends: tifffile follows a circle for ever. Raises what it raises for damaged files."""
-    tiff = tifffile.TiffFile(file)
-    form, seen, offset = tiff.tiff, set[int](), tiff.pages.first.offset
-    while offset:
-        if offset in seen or len(seen) == _MAX_PAGES:
-            raise ValueError("a list of pages without an end")
-        seen.add(offset)
-        file.seek(offset)
-        count = file.read(form.tagnosize)
-        if len(count) < form.tagnosize:
-            break
-        file.seek(struct.unpack(form.tagnoformat, count)[0] * form.tagsize, os.SEEK_CUR)
-        following = file.read(form.offsetsize)
-        if len(following) < form.offsetsize:
-            break
-        offset = struct.unpack(form.offsetformat, following)[0]
-    return tiff
 
 
 def tiff_picture(path: Path, tiff: tifffile.TiffFile) -> TiffPicture:

@@ -7,7 +7,6 @@ import os
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
-from xml.etree import ElementTree
 
 import numpy as np
 import openslide
@@ -16,17 +15,15 @@ from tifffile import COMPRESSION, EXTRASAMPLE, FILLORDER
 
 from tiling.core.arrays import AnyArray, UInt8Array
 from tiling.core.errors import SlideError
+from tiling.core.tiff import DAMAGE, open_tiff
 from tiling.grid import Bounds
 from tiling.slides.reader import Level, damaged, read_segments, unreadable
-from tiling.slides.tiff_picture import TIFF_DAMAGE, TiffLevel, compression_name, open_tiff, tiff_picture
+from tiling.slides.tiff_picture import TiffLevel, compression_name, tiff_picture
 from tiling.slides.tiff_segments import decoded_segment, samples_of
 from tiling.slides.tile_cache import TileCache
 from tiling.slides.tiled_tiff import PLAIN_VENDORS
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)  # it quotes the free text of damaged files
-
-DAMAGE = (*TIFF_DAMAGE, RuntimeError, ElementTree.ParseError)  # RuntimeError: what imagecodecs raises
-"""What tifffile and its codecs raise for damaged files."""
 
 _CACHE_BYTES = 256 << 20
 _KEPT_RAW_BYTES = 16 << 20  # larger uncompressed strips and tiles are read in part, each time anew
@@ -97,13 +94,13 @@ class TifffileReader:
             return segment[part]
         except OSError as error:
             raise unreadable(self._path, error) from error
-        except (MemoryError, *DAMAGE) as error:  # MemoryError: a stream may claim any size
+        except DAMAGE as error:
             raise damaged(self._path, error) from error
 
     def _decoded(self, page: Any, index: int, whole: tuple[int, int], inside: tuple[int, int]) -> AnyArray:
         """One strip or tile, as `decoded_segment`; white if the file leaves it out.
 
-        Raises OSError, MemoryError and DAMAGE.
+        Raises OSError and DAMAGE.
         """
         size = page.databytecounts[index]
         if size == 0:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from tiling.core.arrays import UInt8Array
 from tiling.core.errors import SlideError
+from tiling.core.tiff import TIFF_DAMAGE, open_tiff
 from tiling.slides.jpeg_stream import (
     TRANSFORM,
     Header,
@@ -35,7 +36,6 @@ from tiling.slides.jpeg_stream import (
     header_of,
     stream_prefix,
 )
-from tiling.slides.tiff_picture import TIFF_DAMAGE, open_tiff
 from tiling.slides.tile_cache import TileCache
 
 Unpack = Callable[[bytes, int], bytes]  # stored bytes, bytes of pixels -> pixels

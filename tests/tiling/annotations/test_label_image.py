@@ -97,6 +97,38 @@ def test_broken_pictures_are_refused(tmp_path: Path, name: str, content: bytes) 
         read_label_image(tmp_path / name, FRAME)
 
 
+def test_a_list_of_pages_in_a_circle_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as tiff:
+        for _ in range(2):
+            tiff.write(labels(), photometric="minisblack", contiguous=False, metadata=None)
+    with tifffile.TiffFile(path) as tiff, path.open("r+b") as file:
+        first = tiff.pages[0].offset
+        assert len(tiff.pages) == 2
+        file.seek(tiff.pages.next_page_offset or 0)
+        file.write(first.to_bytes(4, "little"))
+    with pytest.raises(InputError, match="cannot be read as TIFF"):
+        read_label_image(path, FRAME)
+
+
+def test_a_damaged_tiff_is_refused_or_read(tmp_path: Path) -> None:
+    """Whichever byte of its directory is changed."""
+    path = save(tmp_path / "a.tif", labels())
+    data = path.read_bytes()
+    with tifffile.TiffFile(path) as tiff:
+        start = tiff.pages.first.offset
+    refused = 0
+    for place in range(start, min(len(data), start + 180)):
+        for value in (0, 255):
+            path.write_bytes(data[:place] + bytes([value]) + data[place + 1 :])
+            try:
+                read_label_image(path, FRAME)
+            except InputError as error:
+                assert str(path) in str(error)  # noqa: PT017 - reading it is as good
+                refused += 1
+    assert refused > 20
+
+
 def test_a_missing_picture_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No such file"):
         read_label_image(tmp_path / "a.png", FRAME)

@@ -15,6 +15,7 @@ import re
 import resource
 import select
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -42,7 +43,7 @@ BEGINNING = 200  # bytes: about the header of a compressed tile
 APERIO = "Aperio Image Library v11.2.1 \r\n480x400 [0,0 480x400] (128x128) JPEG/RGB Q=85|AppMag = 20|MPP = 0.5"
 
 # Reads lines of slide, folder of a store ("": none) and max_bad_tiles; answers each with a JSON line: the error, or how
-# the tiles compare.
+# the tiles compare. A forked child does the work; its parent says when it has died, and forks another.
 _WORKER = """
 import json, math, os, resource, sys, traceback
 import numpy as np, openslide, tifffile
@@ -80,10 +81,10 @@ def tifffile_tiles(path, corners, size):
             row, column = divmod(index, page.chunked[1])
             y, x = row * page.chunks[0], column * page.chunks[1]
             block = whole[y : min(y + page.chunks[0], height), x : min(x + page.chunks[1], width)]
-            tiff.filehandle.seek(offset)
-            data = tiff.filehandle.read(length)
             try:
                 if length:
+                    tiff.filehandle.seek(offset)
+                    data = tiff.filehandle.read(min(length, path.stat().st_size))
                     segment = page.decode(data, index, jpegtables=page.jpegtables)[0]
                     block[:] = segment[0, : block.shape[0], : block.shape[1]]
             except Exception:
@@ -118,32 +119,45 @@ def work(path, out, max_bad_tiles):
     wrong = [c for c, tile, expected in pairs if expected is None or not np.array_equal(tile, expected)]
     return {"tiles": len(tiles), "compared": len(tiles), "wrong": wrong}
 
-print("ready", flush=True)
-for line in sys.stdin:
-    path, out, max_bad_tiles = line.rstrip("\\n").split("\\t")
-    try:
-        answer = work(Path(path), out, float(max_bad_tiles))
-    except Exception:
-        answer = {"mistake": traceback.format_exc()}
-    print(json.dumps(answer), flush=True)
+def serve():
+    print(json.dumps({"ready": os.getpid()}), flush=True)
+    while line := sys.stdin.readline():
+        path, out, max_bad_tiles = line.rstrip("\\n").split("\\t")
+        try:
+            answer = work(Path(path), out, float(max_bad_tiles))
+        except Exception:
+            answer = {"mistake": traceback.format_exc()}
+        print(json.dumps(answer), flush=True)
+
+while child := os.fork():
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code == 0:
+        break
+    print(json.dumps({"died": code}), flush=True)
+else:
+    serve()
+    os._exit(0)
 """
 
 
 class Worker:
-    """The process that does the work; started anew when it has died."""
+    """The process that does the work; another does when it has died."""
 
     def __init__(self, log: Path) -> None:
-        self._log, self._process = log, self._start(log)
+        self._log = log
+        self._start()
 
-    def _start(self, log: Path) -> subprocess.Popen[str]:
-        with log.open("a") as stderr:
-            process = subprocess.Popen(
-                [sys.executable, "-c", _WORKER, str(MEMORY)],
+    def _start(self) -> None:
+        with self._log.open("a") as stderr:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _WORKER, str(MEMORY)], start_new_session=True,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True,
             )  # fmt: skip
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        return process
+        self._pid = int(self._line()["ready"])
+
+    def _line(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        return dict(json.loads(self._process.stdout.readline()))
 
     def tile(self, slide: Path, out: Path | None, max_bad_tiles: float) -> dict[str, Any]:
         """What the worker says of that slide; {"died": code} if it died of it, {"hung": seconds} if it is too slow."""
@@ -154,15 +168,12 @@ class Worker:
         stdin.flush()
         if not self._answers(stdout):
             self.close()
-            self._process = self._start(self._log)
+            self._start()
             return {"hung": LIMIT_S}
-        line = stdout.readline()
-        if line:
-            return dict(json.loads(line))
-        code = self._process.wait()
-        self.close()
-        self._process = self._start(self._log)
-        return {"died": code}
+        answer = self._line()
+        if "died" in answer:
+            self._pid = int(self._line()["ready"])
+        return answer
 
     def _answers(self, stdout: IO[str]) -> bool:
         """Whether there is an answer, or an end, within the limit: of waiting, or of computing on a busy machine."""
@@ -176,11 +187,11 @@ class Worker:
 
     def _cpu_s(self) -> float:
         """Seconds that the worker has computed for."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{self._pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def close(self) -> None:
-        self._process.kill()
+        os.killpg(self._process.pid, signal.SIGKILL)
         self._process.communicate()
 
 
