@@ -33,6 +33,7 @@ from inference.exports import formats
 from pipeline import cli
 from tests.inference.conftest import picture, write_model
 from tests.pipeline.conftest import RunCli
+from tests.tiling.dicom_files import REPORT, write_instance, write_object
 from tiling.core.errors import SpecslideError
 
 Pixels = NDArray[np.uint8]
@@ -279,6 +280,36 @@ def test_a_slide_that_fails_is_named_and_nothing_of_it_is_told(
     command(ran, caplog, "heatmap", canary.path, "--model", model, "--out", out / "by name", code=1)
     assert words_in(ran.said, [canary]) == {"name", "folder"}, "or nobody could find the file"
     assert words_in(ran.log, [canary], but=("name", "folder")) == set()
+
+
+def test_nothing_of_a_dicom_slide_leaves_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Whether it is tiled or fails, for its transfer syntax, its header, or a second slide in its folder."""
+    words = {kind: f"Zq{kind.capitalize()}Canary09" for kind in ("patient", "barcode", "date", "folder", "name")}
+    more: dict[str, Any] = {
+        "PatientName": words["patient"],
+        "PatientID": words["patient"],
+        "ContainerIdentifier": words["barcode"],
+    }
+    more |= {"AcquisitionContextDescription": words["date"], "StudyDescription": words["date"]}
+    folders = [tmp_path / words["folder"] / f"{words['name']}{number}" for number in range(4)]
+    for folder in folders:
+        write_instance(folder / f"{words['name']}.dcm", picture(512), mpp=1.0, **more)
+        label = np.full((96, 128, 3), MAGENTA, np.uint8)
+        write_instance(folder / f"{words['name']}.label", label, flavour="LABEL", **more)
+        write_object(folder / f"{words['name']}.report", REPORT)
+    write_instance(folders[1] / f"{words['name']}.dcm", picture(512), syntax="1.2.840.10008.1.2.4.80", **more)
+    (folders[2] / f"{words['name']}.dcm").write_bytes(bytes(128) + b"DICM" + words["patient"].encode() * 9)
+    write_instance(folders[3] / f"{words['name']}2.dcm", picture(512), series="2", **more)
+    lines = [f"{folder},s{number:02}" for number, folder in enumerate(folders)]
+    (tmp_path / "slides.csv").write_text("\n".join(["slide_path,slide_id", *lines]) + "\n")
+    out, ran = tmp_path / "out", Ran()
+    tile = ["tile", "--manifest", tmp_path / "slides.csv", "--mpp", 1, "--tile-px", 64, "--out", out, "--workers", 1]
+    command(ran, caplog, *tile, code=1)
+    assert [path.name for path in out.glob("*.zarr")] == ["s00.zarr"]
+    assert "JPEG-LS" in ran.said
+    canary = Canary(folders[0], words)
+    assert words_in(ran.said + ran.log, [canary]) == set()
+    assert_silent(out, [canary])
 
 
 def test_the_terminal_of_a_run_that_fails(run_cli: RunCli, tmp_path: Path) -> None:

@@ -52,10 +52,13 @@ def write_instance(
     encode: Encode = jpeg,
     flavour: str = "VOLUME",
     part: int | None = None,
+    frames_of: list[int] | None = None,
     **more: Any,
 ) -> Path:
-    """A tiled whole-slide image; `part` 0 or 1 is that half of it as a concatenation; `more` elements by name."""
+    """A tiled whole-slide image; `part` 0 or 1 is that half of it as a concatenation; `frames_of` tiles are
+    written, in that order; `more` are elements by name."""
     tiles = frames(picture)
+    tiles = tiles if frames_of is None else [tiles[index] for index in frames_of]
     ds = _object(WHOLE_SLIDE, series)
     ds.ImageType = ["ORIGINAL", "PRIMARY", flavour, "NONE"]
     ds.Rows = ds.Columns = TILE_PX

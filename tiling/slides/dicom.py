@@ -47,11 +47,12 @@ _KINDS = {  # by the beginning of their SOP class
 _PREAMBLE = 128
 _MAGIC = b"DICM"
 _SOP_CLASS, _META_SOP_CLASS, _TRANSFER_SYNTAX = 0x00080016, 0x00020002, 0x00020010
-_IMAGE_TYPE, _SERIES, _CONCATENATION = 0x00080008, 0x0020000E, 0x00209161
+_IMAGE_TYPE, _SERIES, _CONCATENATION, _ORGANISATION = 0x00080008, 0x0020000E, 0x00209161, 0x00209311
+_FOCAL_PLANES, _FRAME_PLACES = 0x00480303, 0x52009230
 _SAMPLES, _PHOTOMETRIC, _BITS, _COLUMNS, _ROWS = 0x00280002, 0x00280004, 0x00280100, 0x00480006, 0x00480007
 _WANTED = {
     _META_SOP_CLASS, _TRANSFER_SYNTAX, _SOP_CLASS, _IMAGE_TYPE, _SERIES, _CONCATENATION, _SAMPLES, _PHOTOMETRIC, _BITS,
-    _COLUMNS, _ROWS,
+    _COLUMNS, _ROWS, _ORGANISATION, _FOCAL_PLANES,
 }  # fmt: skip
 _COLOURS = (
     "MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT",
@@ -80,6 +81,9 @@ class Header:
     """Photometric interpretation."""
     size: tuple[int, int]
     """Width and height of the whole image (total pixel matrix), pixels."""
+    focal_planes: int
+    placed: bool
+    """Whether it is known where its frames lie: in reading order, or as each of them says."""
 
     @property
     def is_pyramid(self) -> bool:
@@ -142,7 +146,7 @@ def read_header(path: Path) -> Header | None:
             found = dict(_elements(f, explicit=True, last=0x0002FFFF))
             syntax = _text(found, _TRANSFER_SYNTAX)
             if syntax not in _OTHERWISE_LAID_OUT:
-                found |= dict(_elements(f, explicit=syntax != _IMPLICIT_VR, last=_ROWS))
+                found |= dict(_elements(f, explicit=syntax != _IMPLICIT_VR, last=_FRAME_PLACES))
     except (ValueError, struct.error):
         return None
     sop_class = _text(found, _SOP_CLASS) or _text(found, _META_SOP_CLASS)
@@ -158,6 +162,8 @@ def read_header(path: Path) -> Header | None:
         bits=_number(found, _BITS),
         colours=_text(found, _PHOTOMETRIC),
         size=(_number(found, _COLUMNS), _number(found, _ROWS)),
+        focal_planes=max(1, _number(found, _FOCAL_PLANES)),
+        placed=_text(found, _ORGANISATION) != "TILED_SPARSE" or _FRAME_PLACES in found,
     )
 
 
@@ -256,6 +262,11 @@ def _require_supported(path: Path, header: Header) -> None:
     if header.samples != 3 or header.bits != 8:
         what = f"is DICOM with {header.samples} samples of {header.bits} bits a pixel, not three of 8"
         raise UnsupportedSlideError(path, f"{what}, which is not supported", fix)
+    if header.focal_planes > 1:
+        what = f"is DICOM of {header.focal_planes} focal planes in one file, which is not supported"
+        raise UnsupportedSlideError(path, what, "export one of them")
+    if not header.placed:  # OpenSlide crashes on it
+        raise SlideError(path, "is TILED_SPARSE DICOM that does not say where its frames lie", "export the slide again")
     compression, colours = _COMPRESSION[syntax]
     if header.colours not in colours:
         named = header.colours if header.colours in _COLOURS else "unknown"
@@ -267,8 +278,8 @@ def _require_supported(path: Path, header: Header) -> None:
 def _elements(f: BinaryIO, *, explicit: bool, last: int) -> Iterator[tuple[int, bytes]]:
     """The wanted data elements of the dataset at the file's position, up to the tag `last`; (tag, value).
 
-    What sequences hold is passed over. `explicit`: whether value representations are written out. Raises ValueError,
-    struct.error.
+    What sequences hold is passed over; of `last`, which may be a long one, nothing but that it is there is told.
+    `explicit`: whether value representations are written out. Raises ValueError, struct.error.
     """
     inside = [explicit]  # of the dataset and of the sequences and items of undefined length about to be passed over
     for _ in range(_MAX_ELEMENTS):
@@ -279,6 +290,9 @@ def _elements(f: BinaryIO, *, explicit: bool, last: int) -> Iterator[tuple[int, 
         tag, representation = group << 16 | element, head[4:6]
         if len(inside) == 1 and tag > last:
             f.seek(-8, os.SEEK_CUR)
+            return
+        if len(inside) == 1 and tag == last:
+            yield tag, b""
             return
         if tag in (_ITEM_END, _SEQUENCE_END):
             inside.pop()

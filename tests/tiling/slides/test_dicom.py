@@ -13,6 +13,7 @@ import numpy as np
 import pydicom
 import pytest
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset
 
 from tests.tiling.dicom_files import REPORT, WHOLE_SLIDE, Encode, write_instance, write_object
 from tests.tiling.slides.test_slide import assert_one_sentence, noise
@@ -179,6 +180,35 @@ def test_datasets_laid_out_otherwise_are_named(tmp_path: Path, syntax: str) -> N
     ds.save_as(tmp_path / "case/a.dcm", implicit_vr=syntax == SYNTAX, little_endian=True)
     with pytest.raises(UnsupportedSlideError, match="not supported"):
         Slide(tmp_path / "case")
+
+
+def test_focal_planes_are_named(tmp_path: Path, picture: U8) -> None:
+    write_instance(tmp_path / "case/a", picture, TotalPixelMatrixFocalPlanes=3)
+    with pytest.raises(UnsupportedSlideError, match="3 focal planes"):
+        Slide(tmp_path / "case")
+
+
+def test_frames_without_places_are_refused(tmp_path: Path, picture: U8) -> None:
+    """OpenSlide crashes on them."""
+    sparse: dict[str, Any] = {"DimensionOrganizationType": "TILED_SPARSE"}
+    write_instance(tmp_path / "case/a", picture, **sparse)
+    with pytest.raises(SlideError, match="where its frames lie"):
+        Slide(tmp_path / "case")
+    sparse["PerFrameFunctionalGroupsSequence"] = [
+        place(column, row) for row, column in ((257, 1), (1, 257), (1, 1))
+    ]  # the fourth is left out
+    how: dict[str, Any] = {"syntax": JPEG_2000, "colours": "YBR_RCT", "encode": lossless}
+    write_instance(tmp_path / "case/a", picture, frames_of=[2, 1, 0], **how, **sparse)
+    expected = picture.copy()
+    expected[256:, 256:] = 255
+    np.testing.assert_array_equal(pixels(tmp_path / "case"), expected)
+
+
+def place(column: int, row: int) -> Dataset:
+    where, frame = Dataset(), Dataset()
+    where.ColumnPositionInTotalImagePixelMatrix, where.RowPositionInTotalImagePixelMatrix = column, row
+    frame.PlanePositionSlideSequence = [where]
+    return frame
 
 
 def test_images_of_one_size_in_one_series_are_refused(tmp_path: Path, picture: U8) -> None:
