@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -17,10 +18,25 @@ results = Console(highlight=False, markup=False, emoji=False)
 errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
+_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""What a terminal obeys and does not show: names and texts of others may hold it."""
+
+
+def plain(text: str) -> str:
+    """The text with what a terminal would obey written out, as \\x1b."""
+    return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+class _Plain(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return plain(super().format(record))
+
+
 def start_logging(verbose: bool) -> None:
     """Send the log to standard error: warnings, and with `verbose` what is done at each step."""
     handler = RichHandler(console=errors, show_time=False, show_path=False)
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler], format="%(message)s")
+    handler.setFormatter(_Plain("%(message)s"))
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
 
 
 def progress_bar() -> Progress:
@@ -41,24 +57,24 @@ def progress(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table."""
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=plain(title), title_justify="left", title_style="bold")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(plain(column), overflow="fold")
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*(plain(str(cell)) for cell in row))
     results.print(table)
 
 
 def say(message: str) -> None:
     """Print a line."""
-    results.print(message, soft_wrap=True)
+    results.print(plain(message), soft_wrap=True)
 
 
 def note(message: str) -> None:
     """Print a line beside the results, on standard error."""
-    errors.print(message, soft_wrap=True)
+    errors.print(plain(message), soft_wrap=True)
 
 
 def show_error(message: str) -> None:
     """Print a message that ends the command."""
-    errors.print(Text.assemble(("error:", "bold red"), f" {message}"), soft_wrap=True)
+    errors.print(Text.assemble(("error:", "bold red"), f" {plain(message)}"), soft_wrap=True)

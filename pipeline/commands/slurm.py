@@ -58,6 +58,8 @@ def slurm(
         raise ConfigError("--array", f"cannot be had with {what}", "leave it out")
     settings |= {"processes": settings.get("gpus", 1) if name == "train" else 1, "further": further}
     config = settings_of(SlurmConfig, settings, "slurm options")
+    if hidden := [word for word in (name, *arguments, *further) if not word.isprintable()]:
+        raise ConfigError(f"slurm {name}", f"{hidden[0]!a} holds characters that are not seen", "leave them out")
     script = job_script(f"specslide-{name}", [*_executable(executable), name, *arguments], config)
     if submit:
         typer.echo(f"job {submit_script(script)}")

@@ -37,3 +37,15 @@ def test_a_table_shows_names_as_they_are(capsys: pytest.CaptureFixture[str], nam
     assert title.strip() == f"stores in {name}"
     assert [cell.strip() for cell in head.strip("┃ ").split("┃")] == ["slide", name]
     assert [cell.strip() for cell in row.strip("│ ").split("│")] == [name, "1"]
+
+
+@pytest.mark.parametrize("hidden", ["\x1b", "\r", "\x9b", "\u202e", "\x07"])
+def test_what_a_terminal_would_obey_is_written_out(capfd: pytest.CaptureFixture[str], hidden: str) -> None:
+    text = f"a{hidden}[31mb"
+    console.say(text)
+    console.note(text)
+    console.show_error(text)
+    console.show_table(text, (text,), [(text,)])
+    for written in capfd.readouterr():
+        assert ascii(text)[1:-1] in written
+        assert all(c.isprintable() for c in written if c != "\n")

@@ -12,6 +12,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,7 +20,16 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 from tiling.core.errors import OutputError, SpecslideError
-from tiling.core.files import canonical_json, locked, output_error, sha256_file, sha256_json, sync, write_file
+from tiling.core.files import (
+    canonical_json,
+    locked,
+    output_error,
+    read_json,
+    sha256_file,
+    sha256_json,
+    sync,
+    write_file,
+)
 
 COMMIT = "commit.json"
 PROVENANCE = "provenance.json"
@@ -27,6 +37,8 @@ PROVENANCE = "provenance.json"
 VERSION = 2
 """Of commit.json. Version 1 lists the files alone, without a recipe; it is still read."""
 _SHOWN_DIFFERENCES = 4
+_MAX_COMMIT_BYTES = 2**26
+"""Of a list of half a million files."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +91,11 @@ DONE, TO_DO = State("done"), State("to do")
 
 @contextmanager
 def locked_folder(final: Path) -> Iterator[None]:
-    """Hold the lock of the folder `final`, and remove what a killed job left of it. Raises OutputError."""
+    """Hold the lock of the folder `final`, and remove what a killed job left of it. Raises OutputError.
+
+    Of a link, here and in `atomic_folder`, it is the folder that it leads to, which may lie on another disk.
+    """
+    final = _real(final)
     with locked(final):
         _remove_leftovers(final)
         yield
@@ -95,6 +111,7 @@ def atomic_folder(
     is left, and a folder that was to be replaced is back. Raises OutputError for whatever the file system refuses
     (disk full, read-only, no permission).
     """
+    final = _real(final)
     partial, replaced = _partial(final), _replaced(final)
     try:
         if final.exists() and not final.is_dir():
@@ -188,7 +205,9 @@ def read_commit(folder: Path) -> Commit:
     """
     path = folder / COMMIT
     try:
-        record = json.loads(path.read_bytes())
+        if path.stat().st_size > _MAX_COMMIT_BYTES:
+            raise ValueError("no folder has so many files")
+        record = read_json(path)
         own = record.pop("sha256")
         files = {name: {"sha256": of["sha256"], "bytes": of["bytes"]} for name, of in record["files"].items()}
         version, recipe = record["version"], record.get("recipe")
@@ -198,6 +217,8 @@ def read_commit(folder: Path) -> Commit:
         raise SpecslideError(path, "is missing, so the folder is incomplete", "make it again") from None
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise SpecslideError(path, f"cannot be read ({type(error).__name__})", "make the folder again") from None
+    if strangers := [name for name in files if not _stays_within(name)]:
+        raise SpecslideError(path, f"lists {strangers[0]!a}, which is no file of the folder", "make the folder again")
     if own != sha256_json(record) or version not in (1, VERSION):
         raise SpecslideError(path, "was changed after it was written", "make the folder again")
     return commit
@@ -223,7 +244,9 @@ def folder_faults(folder: Path, only: Collection[str] | None = None) -> list[str
             continue
         path = folder / name
         try:
-            if path.stat().st_size != expected["bytes"]:
+            if not stat.S_ISREG(path.stat().st_mode):
+                faults.append(f"{path}: is no file")
+            elif path.stat().st_size != expected["bytes"]:
                 faults.append(f"{path}: is {path.stat().st_size} bytes long instead of {expected['bytes']}")
             elif sha256_file(path) != expected["sha256"]:
                 faults.append(f"{path}: its content was changed after it was written")
@@ -307,6 +330,12 @@ def _short(value: object) -> str:
     return text if len(text) <= 40 else sha256_json(value)[:12] if isinstance(value, dict | list) else text[:37] + "..."
 
 
+def _stays_within(name: str) -> bool:
+    """Whether a listed name is that of a file below the folder."""
+    parts = name.split("/")
+    return "\0" not in name and not any(part in ("", ".", "..") for part in parts)
+
+
 def _is_partial(path: Path) -> bool:
     return path.name.startswith(".") and path.name.endswith(".partial")
 
@@ -317,6 +346,10 @@ def _lists(folder: Path, name: str) -> bool:
         return name in read_commit(folder).files
     except SpecslideError:
         return False
+
+
+def _real(final: Path) -> Path:
+    return final.resolve() if final.is_symlink() else final
 
 
 def _partial(final: Path) -> Path:
@@ -331,6 +364,9 @@ def _remove_leftovers(final: Path) -> None:
     """Remove what a killed job left of `final`."""
     partial, replaced = _partial(final), _replaced(final)
     try:
+        for planted in (partial, replaced):
+            if planted.is_symlink():  # somebody else's: a job leaves none
+                planted.unlink()
         if replaced.exists() and not final.exists():  # killed between the two renames of an overwrite
             replaced.rename(final)
         for leftover in (partial, replaced):

@@ -22,6 +22,7 @@ from tiling.core.errors import OutputError
 
 log = logging.getLogger(__name__)
 
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}  # some Lustre, NFS and FUSE mounts
 
 
@@ -74,7 +75,8 @@ def write_file(path: Path, data: bytes | str) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as f:
+        partial.unlink(missing_ok=True)  # what a kill left, or a link that somebody put there
+        with os.fdopen(os.open(partial, _NEW, 0o666), "wb") as f:
             f.write(data.encode() if isinstance(data, str) else data)
             f.flush()
             os.fsync(f.fileno())
@@ -115,7 +117,7 @@ def locked(final: Path, *, wait: bool = False) -> Iterator[None]:
 def is_locked(final: Path) -> bool:
     """Whether a living process holds the lock of `final`; false where that cannot be known."""
     try:
-        fd = os.open(_lock_of(final), os.O_RDONLY)
+        fd = os.open(_lock_of(final), os.O_RDONLY | os.O_NOFOLLOW)
     except OSError:
         return False
     try:
@@ -158,7 +160,7 @@ def _lock(lock: Path, final: Path, how: int) -> int:
     while True:
         try:
             lock.parent.mkdir(parents=True, exist_ok=True)
-            fd = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+            fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         except OSError as error:
             raise output_error(final, error) from error
         try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import reprlib
+from collections import Counter
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -32,13 +34,13 @@ def checked(model: type[Model], values: object, where: object) -> Model:
             raise ConfigError(key, "is missing", "set it") from None
         reason = first["msg"].removeprefix("Value error, ")
         reason = reason[:1].lower() + reason[1:]
-        raise ConfigError(key, f"{value!r} is refused, {reason}", "correct the value") from None
+        raise ConfigError(key, f"{_shown(value)} is refused, {reason}", "correct the value") from None
 
 
 def read_settings(path: Path) -> dict[str, Any]:
     """The settings of a YAML file, {} for an empty one. Raises ConfigError for what is no mapping."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - it is a SafeLoader
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: no such date, not UTF-8
         problem = getattr(error, "strerror", None) or getattr(error, "problem", None) or type(error).__name__
         raise ConfigError(path, f"cannot be read as YAML ({problem})", "correct the file") from None
@@ -47,6 +49,33 @@ def read_settings(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(path, "is not a list of settings", "write one 'key: value' a line")
     return {str(key): value for key, value in values.items()}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as the safe loader reads it, less what nobody means: a key that is given twice, and the character NUL."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        names = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        for name, count in names.items():
+            if count > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"{name!a} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        value = super().construct_scalar(node)
+        if "\0" in str(value):
+            raise yaml.constructor.ConstructorError(None, None, "a text holds the character NUL", node.start_mark)
+        return value
+
+
+def _shown(value: object) -> str:
+    """A value as Python writes it, cut short: aliases in YAML make values of any size from a few bytes."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxother = 2, 200, 200
+    try:
+        return short.repr(value)
+    except ValueError:  # an integer of thousands of digits
+        return "a number of thousands of digits"
 
 
 def load_settings(

@@ -5,16 +5,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from tiling.core.artefact import Recipe, atomic_folder, content_hash, folder_faults, locked_folder
-from tiling.core.errors import ConfigError, ModelError, OutputError, SpecslideError
+from tiling.core.errors import ConfigError, ModelError, SpecslideError
 from tiling.core.files import canonical_json, sha256_file
 from training.models.backbones import Architecture, find_architecture, make_backbone
 from training.models.classifier import TileClassifier, TileModel
@@ -51,14 +52,9 @@ def save_model(
     """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.backbone.state_dict().items()}
     with locked_folder(folder), atomic_folder(folder, recipe) as partial:
-        try:
-            save_file(state, partial / WEIGHTS)
-            if novelty is not None:
-                save_file(_novelty_tensors(novelty), partial / NOVELTY)
-        except SafetensorError as error:  # how it reports a full disk
-            raise OutputError(
-                folder / WEIGHTS, f"cannot be written ({error})", "free some space and train again"
-            ) from None
+        (partial / WEIGHTS).write_bytes(save(state))  # save_file would let nobody else read it
+        if novelty is not None:
+            (partial / NOVELTY).write_bytes(save(_novelty_tensors(novelty)))
         info = info.model_copy(update={"hashes": info.hashes | {WEIGHTS: sha256_file(partial / WEIGHTS)}})
         (partial / INFO).write_text(canonical_json(info.model_dump(mode="json")), encoding="utf-8")
         (partial / CARD).write_text(card, encoding="utf-8")
@@ -74,6 +70,9 @@ def load_model(folder: Path | str, device: str | torch.device = "cpu") -> TileMo
     folder = Path(folder)
     if not folder.is_dir():
         raise ModelError(folder, "is not a model folder", "pass the folder `model` of a training run")
+    for path in folder.iterdir() if os.access(folder, os.R_OK | os.X_OK) else [folder]:
+        if not os.access(path, os.R_OK):
+            raise ModelError(path, "may not be read by you", "ask its owner for the right to read it")
     faults = folder_faults(folder)
     if faults:
         raise ModelError(folder, f"is damaged: {faults[0]}", "copy it again from where it was made, or train again")

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.forged import write_commit
 from tiling.core.artefact import atomic_folder, content_hash, folder_faults, locked_folder, read_commit, require_own
 from tiling.core.errors import OutputError, SpecslideError
 from tiling.core.files import canonical_json, is_locked, sha256_file, sha256_json, write_file
@@ -471,3 +472,75 @@ def test_a_folder_that_was_published_with_the_mark_is_its_own_without_it(tmp_pat
     (name, *_) = read_commit(folder).files
     (folder / name).unlink()
     require_own(folder, name, "a result")
+
+
+# -------------------------------------------------------------------------------------------- links and hostile lists
+
+
+def test_a_folder_that_is_a_link_is_replaced_where_it_lies(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "stores").mkdir()
+    real, link = publish(tmp_path / "disk" / "x", "before"), tmp_path / "stores" / "x"
+    link.symlink_to(real)
+    for content in ("once", "twice"):
+        publish(link, content)
+        assert (real / "sub" / "a.txt").read_text() == content
+    assert link.readlink() == real
+    assert (names(tmp_path / "stores")[:1], names(tmp_path / "disk")) == (["x"], PUBLISHED)
+
+
+def test_nothing_is_written_through_a_planted_link(tmp_path: Path) -> None:
+    victim, folder = tmp_path / "victim", tmp_path / "theirs"
+    victim.write_text("precious")
+    folder.mkdir()
+    (folder / "a").write_text("precious")
+    (tmp_path / ".x.partial").symlink_to(victim)
+    write_file(tmp_path / "x", "new")
+    assert ((tmp_path / "x").read_text(), (tmp_path / "x").is_symlink(), victim.read_text()) == (
+        "new",
+        False,
+        "precious",
+    )
+    for name in (".y.partial", ".y.replaced"):
+        (tmp_path / name).symlink_to(folder)
+    publish(tmp_path / "y")
+    assert names(folder) == ["a"]
+    (tmp_path / ".z.lock").symlink_to(tmp_path / "made")
+    with pytest.raises(OutputError, match="z"):
+        publish(tmp_path / "z")
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("name", ["../victim", "/dev/zero", "a\0b", "sub/../../victim", "", "./b.bin", "sub//a.txt"])
+def test_a_list_names_files_of_its_folder_alone(tmp_path: Path, name: str) -> None:
+    final = publish(tmp_path / "x")
+    record = json.loads((final / "commit.json").read_text())
+    record["files"][name] = {"sha256": "0" * 64, "bytes": 0}
+    write_commit(final, record)
+    (fault,) = folder_faults(final)
+    assert "commit.json" in fault
+    assert repr(name)[1:-1] in fault
+
+
+def test_a_listed_device_is_a_fault_and_not_read(tmp_path: Path) -> None:
+    final = publish(tmp_path / "x")
+    (final / "b.bin").unlink()
+    (final / "b.bin").symlink_to("/dev/zero")
+    assert folder_faults(final) == [f"{final / 'b.bin'}: is no file"]
+
+
+@pytest.mark.parametrize(
+    "text", ['{"sha256": "x", "version": Infinity, "files": {}}', "[" * 100_000, '{"a": "\\ud800"}']
+)
+def test_a_list_that_cannot_be_hashed_is_a_fault(tmp_path: Path, text: str) -> None:
+    final = publish(tmp_path / "x")
+    (final / "commit.json").write_text(text)
+    (fault,) = folder_faults(final)
+    assert "commit.json: cannot be read" in fault
+
+
+def test_a_list_without_end_is_not_read(tmp_path: Path) -> None:
+    final = publish(tmp_path / "x")
+    with (final / "commit.json").open("ab") as f:
+        f.truncate(2**27)
+    assert "commit.json: cannot be read" in folder_faults(final)[0]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import resource
 import shutil
 from collections.abc import Iterator
@@ -442,3 +443,20 @@ def test_a_hub_s_own_head_is_left_to_it(hub: Path) -> None:
     (hub / "config.json").write_text(json.dumps(record | {"model_args": args}))
     assert find_architecture("hf-hub:lab/tiny").args == {"init_values": 0.5}
     assert make_classifier("hf-hub:lab/tiny", 2, None, 64).backbone.get_classifier().out_features == 2  # type: ignore[operator]
+
+
+def test_whom_the_umask_lets_read_a_model_may(tmp_path: Path, network: TileClassifier) -> None:
+    info = info_of(network)
+    before = os.umask(0o002)
+    try:
+        save_model(tmp_path / "model", network, info, model_card(info))
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()} == {0o664}
+
+
+def test_a_model_that_may_not_be_read_is_not_called_damaged(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: real(path, mode) and Path(path).name != "weights.safetensors")
+    with pytest.raises(ModelError, match=r"weights\.safetensors: may not be read by you"):
+        load_model(folder)
