@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 
 from inference.exports import formats, formats_help
+from tiling.annotations.classes import ClassRules
 from tiling.stores.query import parse_where
 
 Backend = Literal["torch", "onnx", "auto"]
@@ -107,3 +108,5 @@ class EvaluateSlidesConfig(SlideTestConfig):
     """Slides to test, by the manifest. None: test where there are such, else all."""
     seed: int = Field(0, ge=0)
     """Decides the resamples."""
+    annotation: ClassRules = ClassRules()
+    """What counts where annotations of several classes overlap."""

@@ -12,6 +12,7 @@ import shapely
 from inference.config import EvaluateSlidesConfig, OutputConfig, PredictTilesConfig
 from inference.summary import VERSION
 from tiling import Slide, TileStore
+from tiling.annotations.classes import ClassRules
 from tiling.annotations.rasterize import annotation_hash
 from tiling.core.artefact import Recipe, content_hash
 from tiling.core.files import sha256_json, sha256_text
@@ -101,5 +102,6 @@ def slides_recipe(results: Path, rows: Sequence[ManifestRow], config: EvaluateSl
         for row in rows
     }
     heatmaps = {row.slide_id: content_hash(results / row.slide_id) for row in rows}
-    settings = config.model_dump(mode="json")
+    unchanged = {"annotation"} if config.annotation == ClassRules() else set()  # version 0.1 had none
+    settings = config.model_dump(mode="json", exclude=unchanged)
     return Recipe("slides", {"heatmaps": heatmaps, "slides": sha256_json(truth)}, settings)

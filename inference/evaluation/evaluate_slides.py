@@ -111,7 +111,7 @@ def evaluate_slides(
         )
     _require_both(slides, f"{manifest}, split {split}" if split != "all" else manifest, found[0])
     drawing = {"resamples": config.resamples, "seed": config.seed}
-    hits, notes = _hits(found, config.lesion_classes, config.separation_um)
+    hits, notes = _hits(found, config)
     if empty := [result.row.slide_id for result in found if not result.summary.tiles]:
         what = f"Of {len(empty)} slides nothing was analysed, {empty[0]} among them: they count with the score 0."
         notes = [what, *notes]
@@ -246,18 +246,17 @@ def _at_threshold(slides: Slides, val: Slides, config: EvaluateSlidesConfig, man
     return at_threshold(slides, score, threshold, chosen, resamples=config.resamples, seed=config.seed)
 
 
-def _hits(
-    found: Sequence[_Result], lesion_classes: Sequence[str], separation_um: float
-) -> tuple[list[tuple[int, Hits]], list[str]]:
+def _hits(found: Sequence[_Result], config: EvaluateSlidesConfig) -> tuple[list[tuple[int, Hits]], list[str]]:
     """The slides whose lesions are known, by their place, with what their detections hit; and what was left out."""
     hits, unknown, drawn = [], [], set[str]()
+    lesion_classes, separation_um = config.lesion_classes, config.separation_um
     if not any(result.row.annotation for result in found):
         return [], []
     for place, result in enumerate(found):
         positive = result.row.label == result.summary.positive_class
         annotation = result.row.annotation
         if annotation is not None:
-            lesions, names = _lesions(result, annotation, lesion_classes)
+            lesions, names = _lesions(result, annotation, config)
             hits.append((place, _slide_hits(result, lesions, separation_um)))
             drawn |= names
         elif not positive:
@@ -273,15 +272,15 @@ def _hits(
     return hits, [left_out + "Their annotations are missing: GeoJSON of QuPath, XML of ASAP, or a label image."]
 
 
-def _lesions(result: _Result, annotation: Path, lesion_classes: Sequence[str]) -> tuple[Lesions, set[str]]:
+def _lesions(result: _Result, annotation: Path, config: EvaluateSlidesConfig) -> tuple[Lesions, set[str]]:
     """The lesions of the classes that are, and the names of all classes drawn on the slide.
 
     Raises InputError for a positive slide on which none of them is drawn.
     """
     grid, name = result.summary.grid, result.summary.positive_class
     blank = blank_mask(grid)
-    drawn = class_masks(annotation, result.summary.slide.frame(), blank)
-    wanted = tuple(lesion_classes) or (name,)
+    drawn = class_masks(annotation, result.summary.slide.frame(), blank, config.annotation)
+    wanted = config.lesion_classes or (name,)
     masks = [drawn[wish].values for wish in wanted if wish in drawn]
     if not masks and result.row.label == name:
         what = f"marks no {' or '.join(wanted)}, and the slide is {name}"

@@ -59,7 +59,7 @@ def _artefacts(study: Study) -> list[Artefact]:
 
 def _settings(study: Study) -> EvaluateSlidesConfig:
     asked = study.config.evaluate.model_dump(include=set(SlideTestConfig.model_fields))
-    return EvaluateSlidesConfig(split="test", **asked)
+    return EvaluateSlidesConfig(split="test", annotation=study.config.tile.annotation, **asked)
 
 
 def _recipe(rows: Sequence[ManifestRow], study: Study) -> Recipe:

@@ -18,6 +18,7 @@ from inference.evaluation.evaluate_slides import OUTPUTS, evaluate_slides
 from inference.evaluation.froc import detect, froc_curve, froc_score, hits_of
 from inference.recipes import slides_recipe
 from tests.inference.evaluation.test_froc import lesions_of
+from tiling.annotations.classes import ClassRules
 from tiling.annotations.rasterize import read_polygons
 from tiling.core.artefact import atomic_folder, content_hash, state
 from tiling.core.errors import ConfigError, InputError, OutputError
@@ -226,6 +227,12 @@ def test_hostile_names_stay_in_their_cells(cohort: Cohort) -> None:
     rows = [line for line in (cohort.out / "slides.md").read_text().splitlines() if "<script" in line]
     assert len(rows) == 1
     assert rows[0].startswith(r"| a\|b<script>$x | 12 |")
+
+
+def test_what_is_cut_out_is_no_lesion(cohort: Cohort) -> None:
+    assert cohort.evaluate(annotation=ClassRules(cut_out=("necrosis",))).froc.lesions == 6
+    with pytest.raises(InputError, match="marks no tumour"):
+        cohort.evaluate(annotation=ClassRules(cut_out=("tumour",)))
 
 
 def test_a_slide_without_tiles_counts_as_least_suspicious(cohort: Cohort) -> None:

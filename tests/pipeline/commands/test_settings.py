@@ -77,7 +77,7 @@ def test_commands_and_options_keep_their_names(name: str) -> None:
         ("heatmap", PredictConfig, {}),
         ("heatmap", OutputConfig, {}),
         ("stress", ShiftsConfig, {}),
-        ("evaluate-slides", EvaluateSlidesConfig, {"lesion_classes": "lesions"}),
+        ("evaluate-slides", EvaluateSlidesConfig, {"lesion_classes": "lesions", "annotation": "annotation_order"}),
         ("study shortcut", ShortcutConfig, {"sd_lambdas": "lambdas"}),
     ],
 )
