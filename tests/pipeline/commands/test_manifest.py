@@ -36,8 +36,8 @@ def test_every_guess_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(OutputError, match="--overwrite"):
         CliRunner().invoke(app, [*map(str, words[:2]), "--out", str(out)], catch_exceptions=False)
     assert out.read_bytes() == before
-    words = ["manifest", str(tmp_path / "wsis"), str(tmp_path / "wsis" / "a.png"), "-o", str(out), "--overwrite"]
-    CliRunner().invoke(app, words, catch_exceptions=False)
+    again = ["manifest", str(tmp_path / "wsis"), str(tmp_path / "wsis" / "a.png"), "-o", str(out), "--overwrite"]
+    CliRunner().invoke(app, again, catch_exceptions=False)
     assert [row.label for row in read_manifest(out)] == [None] * 4, "a picture that is named is a slide"
 
 
