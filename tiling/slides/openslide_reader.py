@@ -16,6 +16,7 @@ from tiling.core.arrays import UInt8Array
 from tiling.core.errors import SlideError, UnsupportedSlideError
 from tiling.core.tiff import TIFF_DAMAGE, open_tiff
 from tiling.grid import Bounds
+from tiling.slides.aperio_jpeg2000 import AperioStreams, aperio_streams
 from tiling.slides.reader import Level, damaged, number_of
 from tiling.slides.tiff_picture import compression_name, not_rgb
 from tiling.slides.tiled_tiff import PLAIN_VENDORS
@@ -29,17 +30,18 @@ def open_with_openslide(path: Path, entry: Path) -> OpenSlideReader | None:
     container = openslide.OpenSlide.detect_format(str(entry))
     if container in (None, "dicom"):
         return None
-    plane = None
+    plane, streams = None, None
     if container in PLAIN_VENDORS:
         try:
             with entry.open("rb") as f, open_tiff(f) as tiff:
+                streams = aperio_streams(path, entry, tiff) if container == "aperio" else None
                 _require_tiles(path, tiff)
                 if container == "generic-tiff" and _misread(tiff):
                     return None
                 plane = _plane(tiff) if container == "generic-tiff" else None
         except TIFF_DAMAGE:
             pass  # OpenSlide may do better
-    return OpenSlideReader(path, entry, plane=plane)
+    return OpenSlideReader(path, entry, plane=plane, streams=streams)
 
 
 def _pages(tiff: tifffile.TiffFile) -> Iterator[tifffile.TiffPage]:
@@ -97,10 +99,22 @@ def _bounds(known: Mapping[str, str]) -> Bounds | None:
 class OpenSlideReader:
     """Reads whatever OpenSlide recognises."""
 
-    def __init__(self, path: Path, entry: Path, compression: str | None = None, *, plane: str | None = None) -> None:
-        self._path, self.compression, self.plane = path, compression, plane
+    def __init__(
+        self,
+        path: Path,
+        entry: Path,
+        compression: str | None = None,
+        *,
+        plane: str | None = None,
+        streams: AperioStreams | None = None,
+    ) -> None:
+        self._path, self.compression, self.plane, self._streams = path, compression, plane, streams
         try:
+            if streams is not None:
+                streams.require_first()
             self._slide = openslide.OpenSlide(str(entry))
+            if streams is not None:
+                streams.require_levels(self._slide.level_dimensions)
         except openslide.OpenSlideError as error:
             raise _failed(path, error) from error
         known = self._slide.properties
@@ -122,6 +136,9 @@ class OpenSlideReader:
 
     def read(self, x0: int, y0: int, level: int, width: int, height: int) -> UInt8Array:
         """As `SlideReader.read`."""
+        if self._streams is not None:
+            down = self.levels[level].downsample
+            self._streams.require(self._numbers[level], x0 / down, y0 / down, width, height)
         try:
             rgba = np.asarray(self._slide.read_region((x0, y0), self._numbers[level], (width, height)))
         except openslide.OpenSlideError as error:

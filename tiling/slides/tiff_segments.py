@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from tifffile import COMPRESSION, PLANARCONFIG
 
 from tiling.core.arrays import AnyArray
+from tiling.slides import jpeg2000_stream
 from tiling.slides.jpeg_stream import NotUnderstoodError, frame_shape
 
 _imagecodecs: Any = imagecodecs  # its stubs leave out arguments
@@ -25,10 +25,7 @@ _INTO: dict[int, Callable[..., AnyArray]] = {
     COMPRESSION.JPEGXR_NDPI: _imagecodecs.jpegxr_decode,
 }
 """Decoders that look at a stream's size first, given the memory for its pixels."""
-_JPEG2000 = (
-    COMPRESSION.JPEG2000, COMPRESSION.APERIO_JP2000_YCBC, COMPRESSION.JPEG_2000_LOSSY, COMPRESSION.APERIO_JP2000_RGB,
-)  # fmt: skip
-_JPEG2000_SIZE = b"\xff\x4f\xff\x51"  # start of a codestream, and the marker of its size
+_JPEG2000 = (COMPRESSION.JPEG2000, COMPRESSION.JPEG_2000_LOSSY, COMPRESSION.APERIO_JP2000_RGB)
 
 
 def decoded_segment(page: Any, index: int, data: bytes, whole: tuple[int, int], inside: tuple[int, int]) -> AnyArray:
@@ -54,12 +51,14 @@ def decoded_segment(page: Any, index: int, data: bytes, whole: tuple[int, int], 
         except ValueError:  # at the edge, some writers store what lies on the level
             return _into(decode, data, (*inside, samples), page.dtype)
     if page.compression == COMPRESSION.JPEG or page.compression in _JPEG2000:
-        claimed = _jpeg_claims(data) if page.compression == COMPRESSION.JPEG else _jpeg2000_claims(data)
+        claimed = _jpeg_claims(data) if page.compression == COMPRESSION.JPEG else jpeg2000_stream.frame_shape(data)
         if any(n > m for n, m in zip(claimed, (*whole, page.samplesperpixel), strict=True)):
             raise ValueError("a stream that claims more pixels than the strip or tile has")
     segment = np.asarray(page.decode(data, index, jpegtables=page.jpegtables)[0][0])
     if segment.shape[0] < inside[0] or segment.shape[1] < inside[1]:
         raise ValueError("fewer pixels than the strip or tile has")
+    if (segment.dtype.kind, segment.itemsize) != (page.dtype.kind, page.dtype.itemsize):
+        raise ValueError("a stream of other samples than the page's")
     return segment
 
 
@@ -78,12 +77,3 @@ def _jpeg_claims(data: bytes) -> tuple[int, int, int]:
         return frame_shape(data)
     except NotUnderstoodError as error:
         raise ValueError(str(error)) from error
-
-
-def _jpeg2000_claims(data: bytes) -> tuple[int, int, int]:
-    """Height, width and samples a pixel that a JPEG 2000 stream claims. Raises ValueError if it does not say."""
-    at = data.find(_JPEG2000_SIZE)
-    if at < 0 or len(data) < at + 42:
-        raise ValueError("not a JPEG 2000 stream")
-    x1, y1, x0, y0 = struct.unpack_from(">4I", data, at + 8)
-    return y1 - y0, x1 - x0, struct.unpack_from(">H", data, at + 40)[0]
