@@ -80,7 +80,21 @@ def choose_backend(model: TileModel, backend: Backend, precision: Precision) -> 
 def chosen_onnx(
     network: TileClassifier, temperature: float, novelty: Novelty | None, tile_px: int, backend: Backend
 ) -> Predict | None:
-    """ONNX Runtime's prediction if it is wanted, or with "auto" faster; None: torch. Raises ModelError."""
+    """ONNX Runtime's prediction if it is wanted, or with "auto" faster than torch's.
+
+    Args:
+        network: The network.
+        temperature: Its calibration, > 0.
+        novelty: Its out-of-distribution detection, or None.
+        tile_px: Side of the tiles, pixels.
+        backend: "onnx" or "auto".
+
+    Returns:
+        The prediction; None: torch is to be used.
+
+    Raises:
+        ModelError: With "onnx", if ONNX Runtime cannot compute the network, or not what torch computes.
+    """
     tiles = np.random.default_rng(0).integers(0, 256, (_PROBE_TILES, tile_px, tile_px, 3), np.uint8)
 
     outputs = _Outputs(network, novelty is not None)

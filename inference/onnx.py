@@ -22,7 +22,19 @@ def onnx_graph(module: nn.Module, example: Tensor, inputs: str, outputs: Sequenc
     """The ONNX model of a module from one tensor to one or several, all of any number of rows (B, ...).
 
     Made by torch's TorchScript exporter: the one that is based on torch.export takes ten to thirty times as long, and
-    gives the same graph. Raises ModelError for a module that it does not know.
+    gives the same graph.
+
+    Args:
+        module: The module; it is put into evaluation mode.
+        example: An input, (B, ...).
+        inputs: The input's name.
+        outputs: The outputs' names.
+
+    Returns:
+        The bytes of the ONNX file.
+
+    Raises:
+        ModelError: For a module that the exporter does not know.
     """
     import onnx  # an extra
 

@@ -70,7 +70,25 @@ def slide_source(
     config: PredictConfig,
     roi: Path | None,
 ) -> Source:
-    """The tissue tiles of a slide, cut while it is read. Raises ModelError where its scale does not fit, SlideError."""
+    """The tissue tiles of a slide, cut while it is read.
+
+    Args:
+        opened: Opens the slide: once, and for each thread that reads.
+        slide_id: What the slide is called.
+        sha256: The slide's hash, if it is known.
+        predictor: The models, and the size of their batches.
+        config: How the tiles are cut and filtered.
+        roi: A file of polygons; tiles outside all of them are left out.
+
+    Returns:
+        The tiles, and the batches that read them.
+
+    Raises:
+        ModelError: If the slide's scale does not fit the model.
+        SlideError: If the slide cannot be read.
+        InputError: If `roi` cannot be read.
+        ConfigError: For settings that do not fit the slide.
+    """
     model = predictor.models[0]
     slide, mpp = opened(), model_mpp(model)
     region = None if roi is None else read_region_of_interest(roi, slide.frame)
@@ -161,7 +179,24 @@ def min_tissue_of(store: TileStore, config: PredictConfig) -> float:
 def store_source(
     store: TileStore, slide_id: str, predictor: Predictor, config: PredictConfig, roi: Path | None
 ) -> Source:
-    """The tiles of a store. Raises ModelError where they do not fit the model, StoreError."""
+    """The tiles of a store.
+
+    Args:
+        store: The store.
+        slide_id: What the slide is called.
+        predictor: The models, and the size of their batches.
+        config: How the tiles are filtered.
+        roi: A file of polygons; tiles outside all of them are left out.
+
+    Returns:
+        The tiles, and the batches that read them.
+
+    Raises:
+        ModelError: If the tiles' scale or side does not fit the model.
+        StoreError: If the store cannot be read.
+        InputError: If `roi` cannot be read.
+        ConfigError: For a column in `config.where` that the store has not.
+    """
     model, frame = predictor.models[0], store.slide.frame()
     region = None if roi is None else read_region_of_interest(roi, frame)
     mpp, tile_px = model_mpp(model), model.info.tile_px

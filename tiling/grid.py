@@ -197,11 +197,25 @@ def fit_grid(
     overlap: float = 0.0,
     mpp_tolerance: float = 0.02,
 ) -> Grid:
-    """The grid of tiles of `tile_px` pixels at `mpp` on a slide of `size0` (width, height).
+    """The grid of tiles of a given side and scale on a slide.
 
     A level within `mpp_tolerance` of the asked scale is taken as it is, and the grid's `mpp` says the true one;
-    otherwise a tile's side is rounded to whole level-0 pixels. `overlap` is a fraction in [0, 1). Raises ConfigError
-    for a scale finer than the slide's: pixels are never invented.
+    otherwise a tile's side is rounded to whole level-0 pixels.
+
+    Args:
+        size0: (width, height) of the slide, level-0 pixels.
+        slide_mpp: Micrometres per level-0 pixel.
+        downsamples: Level-0 pixels per pixel of each level of the slide.
+        mpp: Micrometres per pixel of the tiles.
+        tile_px: Side of a tile, pixels.
+        overlap: Fraction of a tile's side that neighbours share, in [0, 1).
+        mpp_tolerance: How far a level's scale may be from `mpp`, as a fraction of it.
+
+    Returns:
+        The grid, which covers the slide to its last pixel.
+
+    Raises:
+        ConfigError: For a scale finer than the slide's: pixels are never invented.
     """
     scale = mpp / slide_mpp
     near = [d for d in downsamples if abs(scale / d - 1) <= mpp_tolerance]
@@ -256,7 +270,18 @@ def box_mean(raster: Raster, tiles: Tiles) -> Float32Array:
 def box_sums(
     values: AnyArray, left: Float64Array, top: Float64Array, right: Float64Array, lower: Float64Array
 ) -> Float64Array:
-    """Sum of a picture (h, w) over rectangles with those edges (N,), in its own pixels and parts of them, (N,)."""
+    """Sum of a picture's values over N rectangles, float64 (N,); pixels that are cut count by the part inside.
+
+    Args:
+        values: The picture, (h, w); 0 outside.
+        left: Left edges (N,), in pixels of the picture and parts of them.
+        top: Upper edges (N,).
+        right: Right edges (N,).
+        lower: Lower edges (N,).
+
+    Returns:
+        The sums (N,).
+    """
     # In place, and masks as int32, which hold 2**31 pixels: those of large slides are large.
     counted = np.int32 if values.dtype == np.bool_ else np.float64
     integral = np.zeros((values.shape[0] + 1, values.shape[1] + 1), counted)

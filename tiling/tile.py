@@ -82,13 +82,40 @@ def tile_slide(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> TileReport:
-    """Write the tile store `<out_dir>/<slide_id>.zarr` and its preview picture; nothing, if it is there already.
+    """Write the tile store `<out_dir>/<slide_id>.zarr` of a slide and its preview picture.
 
-    `slide_mpp` (micrometres per level-0 pixel) overrides the file's own scale; `annotation` is a file of QuPath, ASAP,
-    ImageScope or HALO, or a label image; `tissue_file`, one of these too, is the mask for the tissue method `mask`. The
-    store appears whole or not at all, and is the same bytes for the same slide and settings. Raises SlideError,
-    ConfigError, InputError (annotation, mask), OutputError, also for a folder of that name that holds something else,
-    or StoreError for a store made otherwise, unless `overwrite`.
+    The store appears whole or not at all, and is the same bytes for the same slide and settings. One that is there
+    already, made the same way, is kept.
+
+    Args:
+        slide_path: The slide: a file, or the folder of a DICOM or OME-Zarr slide.
+        out_dir: The folder of the stores.
+        config: How the slide is tiled.
+        slide_id: What the slide is called; None: the name of its file.
+        slide_mpp: Micrometres per level-0 pixel, in place of what the slide's file says.
+        annotation: A file of QuPath, ASAP, ImageScope or HALO, or a label image.
+        tissue_file: One of these too: the mask for the tissue method `mask`.
+        overwrite: Whether a store made otherwise is replaced, when the new one is complete.
+        progress: Called with (tiles done, tiles in all).
+
+    Returns:
+        What became of the slide.
+
+    Raises:
+        SlideError: If the slide cannot be opened, scaled or read.
+        ConfigError: For settings that do not fit the slide, and an id that cannot name a folder.
+        InputError: If the annotation or the mask cannot be used.
+        OutputError: If the store cannot be written, or something else has its name.
+        StoreError: For a store made otherwise, unless `overwrite`.
+
+    Example:
+        >>> from tiling import TileStore, TilingConfig, tile_slide
+        >>> truth = Path("cohort/annotations/synthetic-04.geojson")
+        >>> config = TilingConfig(mpp=1, tile_px=128)
+        >>> report = tile_slide("cohort/slides/synthetic-04.tif", "stores", config, annotation=truth)
+        >>> store = TileStore(report.store)
+        >>> store.read([0]).shape, list(store.annotations)
+        ((1, 128, 128, 3), ['tumour'])
     """
     slide_id = require_slide_id(slide_id or slide_name(Path(slide_path)), slide_path)
     store_path = Path(out_dir) / f"{slide_id}{_STORE_SUFFIX}"
@@ -129,10 +156,21 @@ def tile_slide(
 def tiling_inputs(
     config: TilingConfig, slide_mpp: float | None, annotation: Path | None, tissue_file: Path | None = None
 ) -> dict[str, object]:
-    """All that decides a store beside its slide: what its attributes say as `config`, by `TilingConfig.for_slide`.
+    """All that decides a store beside its slide: what its attributes say as `config`.
 
-    A setting that version 0.1 had not is named only where it is not as it was then. Raises InputError for a file that
-    cannot be read.
+    A setting that version 0.1 had not is named only where it is not as it was then.
+
+    Args:
+        config: The settings, as `TilingConfig.for_slide` gives them.
+        slide_mpp: Micrometres per level-0 pixel that the user gave, or None.
+        annotation: The annotation file, or None.
+        tissue_file: The user's tissue mask, or None.
+
+    Returns:
+        The settings by name, and the hashes of the files.
+
+    Raises:
+        InputError: For a file that cannot be read.
     """
     inputs = config.model_dump(mode="json")
     if not config.coarser_ok:

@@ -112,7 +112,17 @@ def find_tissue(overview: Overview, mpp: float, config: TissueConfig) -> Found:
 
 
 def given_tissue(tissue: BoolArray, overview: Overview, mpp: float, config: TissueConfig) -> Found:
-    """The user's own mask, bool (h, w), taken as drawn; without the ink on it if the settings say so."""
+    """The user's own tissue mask, taken as drawn.
+
+    Args:
+        tissue: The mask, bool (h, w).
+        overview: The slide in small, of (h, w) pixels.
+        mpp: Micrometres per pixel of the overview.
+        config: The settings: with `drop_ink` the pen ink on the mask is taken away.
+
+    Returns:
+        The mask, and where ink was found.
+    """
     ink = Scene.of(overview, mpp).ink
     return Found(tissue & ~ink if config.drop_ink else tissue, ink, np.zeros_like(tissue))
 

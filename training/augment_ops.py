@@ -41,7 +41,17 @@ class Operation:
 
 
 def scale_channel(pixels: Tensor, factor: Tensor, generator: Generator, *, channel: int) -> Tensor:
-    """Multiply one channel."""
+    """Multiply one colour channel of each sample by a factor of its own.
+
+    Args:
+        pixels: float32 (B, 3, H, W) in [0, 1].
+        factor: (B,).
+        generator: Not used: nothing here is drawn.
+        channel: 0 red, 1 green, 2 blue.
+
+    Returns:
+        The pixels (B, 3, H, W), not clipped.
+    """
     factors = torch.ones(len(pixels), 3, 1, 1, device=pixels.device)
     factors[:, channel, 0, 0] = factor
     return pixels * factors

@@ -36,9 +36,16 @@ class LossTerms(NamedTuple):
 
 
 def convert_lambda(sd_lambda: float, classes: int, source: Reduction, target: Reduction) -> float:
-    """The lambda that gives under the reduction `target` the loss that `sd_lambda` gives under `source`.
+    """The lambda that gives under one reduction the loss that another lambda gives under another.
 
-    `classes` is the number of logits a sample has: 1 for a single logit with binary cross-entropy.
+    Args:
+        sd_lambda: Lambda under `source`.
+        classes: Logits a sample; 1 for a single logit with binary cross-entropy.
+        source: The reduction `sd_lambda` is for.
+        target: The reduction wanted.
+
+    Returns:
+        Lambda under `target`.
     """
     weight = sd_lambda * _weight(source, classes)
     return weight / _weight(target, classes)
@@ -52,11 +59,20 @@ def balanced_weights(counts: Sequence[int]) -> tuple[float, ...]:
 def spectral_decoupling(
     logits: Tensor, sd_lambda: float, reduction: Reduction = "sum", gamma: Sequence[float] | None = None
 ) -> Tensor:
-    """The penalty alone: a scalar tensor.
+    """The spectral decoupling penalty alone, a scalar tensor.
 
-    `logits` is float (B, C), or (B,) for one logit a sample, which counts as C = 1: there "sum" is lambda/2 * z^2 and
-    "mean" is lambda' * z^2, both averaged over the batch, so that lambda' = lambda/2. `gamma` are C offsets; None is 0.
-    Raises ValueError if there are not C of them.
+    Args:
+        logits: Float (B, C), or (B,) for one logit a sample, which counts as C = 1: there "sum" is lambda/2 * z^2 and
+            "mean" is lambda' * z^2, both averaged over the batch, so that lambda' = lambda/2.
+        sd_lambda: Weight of the penalty, at least 0.
+        reduction: How the squares are reduced over the classes; see above.
+        gamma: C offsets; None: 0.
+
+    Returns:
+        The penalty, with its lambda.
+
+    Raises:
+        ValueError: If there are not C offsets.
     """
     scores = logits.reshape(len(logits), -1).float()  # (B, C); in bf16 the sum of squares would lose its digits
     if gamma is not None:
@@ -69,12 +85,20 @@ def spectral_decoupling(
 def cross_entropy(
     logits: Tensor, labels: Tensor, class_weights: Sequence[float] | None = None, label_smoothing: float = 0.0
 ) -> Tensor:
-    """Cross-entropy alone: a scalar tensor, the mean over the batch of weight[label] * cross-entropy of the sample.
+    """The cross-entropy alone, a scalar tensor: the mean over the batch of weight[label] * cross-entropy of the sample.
 
-    `logits` float (B, C) with `labels` int64 (B,) in [0, C) gives the softmax cross-entropy; `class_weights` are then C
-    numbers, and a share `label_smoothing` in [0, 1) of each label is spread evenly over the C classes (Szegedy et al.
-    2016, arXiv 1512.00567). One logit a sample, (B,) or (B, 1), gives the binary cross-entropy, with `labels` (B,) or
-    (B, 1) in [0, 1], unweighted and not smoothed. Raises ValueError for weights or smoothing there.
+    Args:
+        logits: Float (B, C) for the softmax cross-entropy, or (B,) or (B, 1) for the binary one.
+        labels: int64 (B,) in [0, C), or for one logit a sample (B,) or (B, 1) in [0, 1].
+        class_weights: C weights; None: all 1.
+        label_smoothing: Share of each label, in [0, 1), that is spread evenly over the C classes (Szegedy et al. 2016,
+            arXiv 1512.00567).
+
+    Returns:
+        The loss.
+
+    Raises:
+        ValueError: For weights or smoothing with one logit a sample.
     """
     if logits.ndim == 1 or logits.shape[1] == 1:
         if class_weights is not None or label_smoothing:

@@ -43,8 +43,17 @@ def rate_at(step: int, steps: int, warmup: int) -> float:
 def update_ema(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
     """Move an exponential moving average (EMA) of the weights one step on: average <- d * average + (1 - d) * weights.
 
-    d is min(decay, (1 + step) / (10 + step)) for steps from 0, so that a short run does not remember its first weights
-    (as in TensorFlow's ExponentialMovingAverage). Buffers of norms are averaged too, counters copied.
+    d is min(decay, (1 + step) / (10 + step)), so that a short run does not remember its first weights (as in
+    TensorFlow's ExponentialMovingAverage). Buffers of norms are averaged too, counters copied.
+
+    Args:
+        average: The network that holds the average; changed in place.
+        network: The network that is trained.
+        decay: In [0, 1).
+        step: From 0.
+
+    Raises:
+        ValueError: If the two networks are not alike.
     """
     d = min(decay, (1 + step) / (10 + step))
     with torch.no_grad():

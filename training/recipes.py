@@ -50,7 +50,18 @@ def _recipe_of_0_1(info: ModelInfo, samples: Samples, now: Recipe) -> Recipe:
 def evaluation_recipe(
     models: Mapping[str, str], split: Split, *, by: Sequence[str] = (), resamples: int = 1000, seed: int = 0
 ) -> Recipe:
-    """What an evaluation is made from: models (name -> sha256), tiles with their groups, and settings."""
+    """The recipe of an evaluation: models, tiles with their groups, and settings.
+
+    Args:
+        models: Name -> sha256.
+        split: The tiles.
+        by: Columns to group by, beside site and scanner.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the resamples.
+
+    Returns:
+        The recipe.
+    """
     groups = {name: split.column(name).tolist() for name in dict.fromkeys((*by, "scanner", "site"))}
     inputs = {"models": dict(models), "tiles": split.samples.identity(), "groups": sha256_json(groups)}
     return Recipe("evaluation", inputs, {"split": split.name, "by": list(by), "resamples": resamples, "seed": seed})
@@ -59,6 +70,17 @@ def evaluation_recipe(
 def stress_recipe(
     models: Mapping[str, str], split: Split, config: ShiftsConfig, *, resamples: int = 1000, seed: int = 0
 ) -> Recipe:
-    """What a stress test is made from: models (name -> sha256), tiles, and settings."""
+    """The recipe of a stress test: models, tiles, and settings.
+
+    Args:
+        models: Name -> sha256.
+        split: The tiles.
+        config: The shifts and their strengths.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the resamples.
+
+    Returns:
+        The recipe.
+    """
     settings = config.model_dump(mode="json") | {"split": split.name, "resamples": resamples, "seed": seed}
     return Recipe("stress", {"models": dict(models), "tiles": split.samples.identity()}, settings)

@@ -45,7 +45,27 @@ def describe(
     groups: Sequence[GroupSummary],
     novelty: NoveltySummary | None,
 ) -> ModelInfo:
-    """The record of a trained network; `origin` names its first weights, `key` is the hash of its recipe."""
+    """The record of a trained network, which model.json holds.
+
+    Args:
+        network: The trained network.
+        origin: The name of its first weights.
+        splits: The tiles by split; "train" is among them.
+        config: The settings it was trained with.
+        calibration: Temperature, threshold and positive class.
+        metrics: By split and metric.
+        best_epoch: From 1.
+        key: The hash of the recipe.
+        ece_before: By split, the expected calibration error before the temperature.
+        groups: The metrics by site and by scanner.
+        novelty: How out-of-distribution detection was fitted; None: it was not.
+
+    Returns:
+        The record, without the hashes of files.
+
+    Raises:
+        ConfigError: For a hub's backbone whose configuration cannot be fetched.
+    """
     samples = splits["train"].samples
     mean, std = (cast(tuple[float, float, float], tuple(b.flatten().tolist())) for b in (network.mean, network.std))
     architecture = find_architecture(config.backbone)

@@ -42,9 +42,21 @@ def result_folder(out: Path) -> Path:
 
 
 def kept_model(out: Path, samples: Samples, config: TrainConfig, overwrite: bool) -> ModelInfo | None:
-    """The model that stands in `out` and is the one asked for; None if there is none, or with `overwrite` another.
+    """The record of the model in `out`, if it is the one asked for.
 
-    Raises OutputError, naming the difference, for a model made otherwise or damaged, unless `overwrite`.
+    A complete result that was not yet put in its place is put there first.
+
+    Args:
+        out: The folder of the run.
+        samples: The tiles to train on.
+        config: The settings to train with.
+        overwrite: Whether another model may be replaced.
+
+    Returns:
+        The model's record; None if there is none, or with `overwrite` another.
+
+    Raises:
+        OutputError: For a model made otherwise or damaged, naming the difference, unless `overwrite`.
     """
     if (result_folder(out) / MODEL / COMMIT).exists():
         with locked(out / "run", wait=True):
@@ -74,7 +86,20 @@ def _tidy(out: Path, checkpoints: Checkpoints) -> None:
 
 @contextmanager
 def held_run(out: Path, checkpoints: Checkpoints, fabric: Fabric, overwrite: bool) -> Iterator[None]:
-    """Hold the right to write `out`, for the first process; the others wait until it has, and write nothing."""
+    """Hold the lock of the run in `out` in the first process; the others wait until it has it, and write nothing.
+
+    Args:
+        out: The folder of the run.
+        checkpoints: The state of the run, which is made ready.
+        fabric: The processes that train together.
+        overwrite: Whether another model may be replaced.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        OutputError: If the lock is held by another run, a model was made meanwhile, or `out` holds something else.
+    """
     if not fabric.is_global_zero:
         fabric.barrier()
         yield

@@ -82,18 +82,28 @@ def train(samples: Samples, out: Path, config: TrainConfig | None = None, *, ove
     """Train a tile classifier on the training split, choose on validation, measure on validation and test.
 
     Writes the files listed above into `out`; `out/model` is there only when everything else is. The same samples,
-    configuration, software and numbers of threads and processes give the same result to the last bit on a CPU. A model
-    of the same samples and settings is kept as it is; another is refused unless `overwrite`, which replaces it when the
-    new one is complete.
+    configuration, software and numbers of threads and processes give the same result to the last bit on a CPU.
 
     On SIGTERM or SIGUSR1 the state is saved and StoppedError raised; the next call with the same samples and
     configuration goes on from there, as it does after a kill from the last state saved (`checkpoint_minutes`), and ends
     with the very same weights. With torchrun, srun or `devices` each process calls this with the same arguments, and
     `out` is a folder they share.
 
-    Raises ConfigError for a backbone, weights, input size or machine that cannot be used, ModelError if training
-    diverges, OutputError if `out` cannot be written, is being written by another run, holds another model, or a folder
-    `model` or `checkpoints` of something else.
+    Args:
+        samples: The labelled tiles, in their splits.
+        out: The folder of the run. A model of the same samples and settings in it is kept as it is.
+        config: The settings; None: the defaults.
+        overwrite: Whether another model in `out` is replaced, when the new one is complete.
+
+    Returns:
+        The model folder, and what was measured.
+
+    Raises:
+        ConfigError: For a backbone, weights, input size or machine that cannot be used.
+        ModelError: If training diverges.
+        OutputError: If `out` cannot be written, is being written by another run, holds another model, or a folder
+            `model` or `checkpoints` of something else.
+        StoppedError: When a signal asked to stop; the state is saved.
 
     Example:
         >>> from training import TrainConfig, samples_from_stores, train

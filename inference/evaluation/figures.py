@@ -20,7 +20,17 @@ _MIN_RATE = 0.125
 
 
 def slide_picture(evaluation: SlideEvaluation, slides: Slides, hits: Sequence[Hits], *, seed: int = 0) -> bytes:
-    """The PNG's bytes; equal data give equal bytes. Without `hits` there is no FROC panel; `seed` draws the cases."""
+    """PNG of the ROC of the slides and the FROC of the lesions; equal data give equal bytes.
+
+    Args:
+        evaluation: What the test found.
+        slides: The slides and their scores.
+        hits: What the detections of each slide are worth; without any there is no FROC panel.
+        seed: Draws the bootstrap resamples of the cases.
+
+    Returns:
+        The PNG's bytes.
+    """
     # Fixed places: to find a layout takes longer than all the drawing.
     figure = Figure(figsize=(10.8 if hits else 5.6, 5.0), dpi=110)
     places = {"left": 0.07 if hits else 0.13, "right": 0.98, "bottom": 0.15, "top": 0.92, "wspace": 0.18}

@@ -29,9 +29,18 @@ def threshold_at_sensitivity(scores: Floats, positive: NDArray[np.bool_], sensit
 def sensitivity_at_specificity(
     scores: Floats, positive: NDArray[np.bool_], specificity: float, weights: Floats | None = None
 ) -> Floats:
-    """The highest sensitivity of a threshold with at least that specificity, (R,) for weights (R, N); NaN without both.
+    """The highest sensitivity of a threshold with at least a given specificity.
 
-    Only what a threshold really gives counts: nothing is interpolated. `weights` as in `training.evaluation.metrics`.
+    Only what a threshold really gives counts: nothing is interpolated.
+
+    Args:
+        scores: (N,), the higher, the more positive.
+        positive: Truth, bool (N,).
+        specificity: In [0, 1].
+        weights: (R, N), as in `training.evaluation.metrics`; None: R = 1, all 1.
+
+    Returns:
+        (R,); NaN without both positives and negatives.
     """
     weights = np.ones((1, len(scores))) if weights is None else weights
     false, true = roc_curve(scores, positive, weights)

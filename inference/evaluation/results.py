@@ -161,7 +161,17 @@ class SlideEvaluation:
 
 
 def measure(slides: Slides, score: str, *, resamples: int = 1000, seed: int = 0) -> Group:
-    """How well a score tells the slides apart, with intervals over cases."""
+    """How well a score tells positive slides from others, with intervals over cases.
+
+    Args:
+        slides: The slides.
+        score: A name of `slides.scores`.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the resamples.
+
+    Returns:
+        AUROC, and the sensitivity at each of `SPECIFICITIES`.
+    """
     values, positive = slides.scores[score], slides.positive
     two = np.stack([-values, values], 1)
     metrics: dict[str, Metric] = {"auroc": partial(auroc, two, positive.astype(np.int64))}
@@ -173,7 +183,19 @@ def measure(slides: Slides, score: str, *, resamples: int = 1000, seed: int = 0)
 def at_threshold(
     slides: Slides, score: str, threshold: float, chosen: tuple[str, float, int], *, resamples: int, seed: int
 ) -> AtThreshold:
-    """What a threshold gives; `chosen` says on which split, for which sensitivity, on how many positives."""
+    """Sensitivity and specificity of a threshold, with intervals over cases.
+
+    Args:
+        slides: The slides.
+        score: A name of `slides.scores`.
+        threshold: A slide is called positive from this score on.
+        chosen: On which split it was chosen, for which sensitivity, on how many positives.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the resamples.
+
+    Returns:
+        What the threshold gives.
+    """
     called, positive = slides.scores[score] >= threshold, slides.positive
     metrics: dict[str, Metric] = {
         "sensitivity": partial(sensitivity_of, called, positive),
@@ -186,7 +208,18 @@ def at_threshold(
 def measure_froc(
     hits: list[Hits], case_ids: NDArray[np.str_], separation_um: float, *, resamples: int, seed: int
 ) -> FrocResult | None:
-    """FROC score and sensitivities of S slides with intervals over cases (S,); None without a lesion that counts."""
+    """FROC score and sensitivities, with intervals over cases.
+
+    Args:
+        hits: What the detections of each of S slides are worth.
+        case_ids: The slides' cases, (S,).
+        separation_um: How far apart the detections are, micrometres.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the resamples.
+
+    Returns:
+        The result; None without a lesion that counts.
+    """
     lesions = sum(len(slide.found) for slide in hits)
     if not lesions:
         return None

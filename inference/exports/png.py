@@ -92,7 +92,14 @@ def heatmap_of(prediction: Prediction) -> NDArray[np.float32]:
 
 
 def draw_outlines(axes: Axes, rings: Sequence[NDArray[np.float64]], downsample: float, colour: str) -> None:
-    """Rings of level-0 pixels, in a colour that an edge of the other one sets off from any ground."""
+    """Draw rings on a picture, in a colour with an edge of black or white that sets it off from any ground.
+
+    Args:
+        axes: The axes that show the picture.
+        rings: (n, 2) each, level-0 pixels.
+        downsample: Level-0 pixels per pixel of the picture.
+        colour: matplotlib's name of the colour.
+    """
     drawn, joints = [ring / downsample - 0.5 for ring in rings], {"capstyle": "projecting", "joinstyle": "round"}
     for shade, width in (("black" if colour == "white" else "white", 2.4), (colour, 1.2)):
         # One collection of all: a line of its own for each ring takes half the time of the picture.

@@ -74,11 +74,19 @@ def noisy_or(probabilities: NDArray[np.floating]) -> float:
 def areas_mm2(
     probabilities: Float32Array, threshold: float, tiles: Tiles, scanned: Bounds | None = None
 ) -> tuple[float, float]:
-    """Area at or above the threshold, and that of its largest connected part, square millimetres.
+    """Area at or above a threshold, and that of its largest connected part, square millimetres.
 
-    Measured on the map that outlines of regions are drawn on, up to the edges of the slide, or of what was `scanned` of
-    it, so they are the areas of the regions before these are smoothed; see `inference.maps.stitch.map_downsample` for
-    how exactly tiles lie on it.
+    Measured on the map that outlines of regions are drawn on, so they are the areas of the regions before these are
+    smoothed; see `inference.maps.stitch.map_downsample` for how exactly tiles lie on it.
+
+    Args:
+        probabilities: The positive class's, float32 (N,).
+        threshold: In [0, 1].
+        tiles: The N tiles.
+        scanned: What was scanned of the slide: nothing beyond it counts; None: all of the slide.
+
+    Returns:
+        The whole area, and the largest part's.
     """
     heat, within = slide_map(probabilities, tiles), scanned or Frame(tiles.grid.size0).scanned
     # Pixels of the map may reach beyond them.

@@ -47,12 +47,21 @@ def map_downsample(grid: Grid) -> float:
 
 
 def assemble(values: Float32Array, tiles: Tiles, downsample: float, shape: tuple[int, int]) -> Float32Array:
-    """The map of tile values (N,), float32 `shape` (h, w), NaN where no tile lies; overlapping tiles are averaged.
+    """The map of tile values over a slide, float32 (h, w); overlapping tiles are averaged.
 
     A tile's edges are rounded to whole pixels of the map, so that neighbours neither overlap nor leave a gap. Where
     tiles overlap, each counts by a tent: the product of a pixel's distances from the tile's nearer vertical and nearer
     horizontal edge. So tiles that overlap by half are interpolated bilinearly between their centres, and a pixel under
     one tile shows its value.
+
+    Args:
+        values: (N,).
+        tiles: The N tiles.
+        downsample: Level-0 pixels per pixel of the map.
+        shape: (h, w) of the map.
+
+    Returns:
+        The map, NaN where no tile lies.
     """
     # Weights are the outer product of one tent down and one across, so the map is three sparse matrices: tents of the
     # rows of tiles, the tiles' values, tents of their columns. They are whole numbers, so that a value weighted and

@@ -63,7 +63,17 @@ _COLUMNS = {
 
 
 def report_html(prediction: Prediction, scores: SlideScores, evidence: Evidence, software: Mapping[str, str]) -> str:
-    """The page, UTF-8; equal input gives equal text. `software` are versions by name."""
+    """The report of a slide as an HTML page; equal input gives equal text.
+
+    Args:
+        prediction: What was predicted of the slide.
+        scores: The slide's scores.
+        evidence: The tiles and quality columns to show.
+        software: Versions by name.
+
+    Returns:
+        The page.
+    """
     name, grid = prediction.positive_class, prediction.grid
     known = outside(prediction.columns, prediction.ood_quantile)
     found = asdict(scores)

@@ -30,9 +30,19 @@ class Anatomy:
 
 
 def plan_anatomy(rng: np.random.Generator, *, size_px: tuple[int, int], mpp: float, tumour: bool) -> Anatomy:
-    """Draw the polygons of a slide: 1 to 3 pieces of tissue, in them 1 to 3 tumours (or none), and some fat.
+    """Draw the polygons of a slide: 1 to 3 pieces of tissue, in them 1 to 3 tumours (or none), and some fat. Pure.
 
-    Pure. `size_px` is (width, height). Raises ConfigError if the slide is less than 256 micrometres wide or high.
+    Args:
+        rng: Where chance comes from.
+        size_px: (width, height) of the slide.
+        mpp: Micrometres per pixel.
+        tumour: Whether there are tumours.
+
+    Returns:
+        The polygons, level-0 pixels.
+
+    Raises:
+        ConfigError: If the slide is less than 256 micrometres wide or high.
     """
     width, height = size_px
     if min(size_px) * mpp < 256:
@@ -67,7 +77,18 @@ def _tumours(rng: np.random.Generator, cores: Sequence[Polygon], side: int) -> t
 
 
 def blob(rng: np.random.Generator, x: float, y: float, radius: float, *, wobble: float) -> Polygon:
-    """A smooth star-shaped outline around (x, y): a circle with a few random waves on its radius."""
+    """A smooth star-shaped outline: a circle with a few random waves on its radius.
+
+    Args:
+        rng: Where chance comes from.
+        x: Centre, pixels.
+        y: Centre, pixels.
+        radius: Of the circle, pixels.
+        wobble: Height of the waves, as a fraction of the radius.
+
+    Returns:
+        The outline.
+    """
     angle = np.linspace(0, 2 * np.pi, 160, endpoint=False)
     waves = sum(
         rng.normal() / order * np.cos(order * angle + rng.uniform(0, 2 * np.pi)) for order in (2, 3, 4, 5, 7, 9)

@@ -42,14 +42,32 @@ def full(half: NDArray[Any], size_px: tuple[int, int], unit: float = FULL_DENSIT
 
 
 def fill(canvas: U8, polygon: Polygon, density: float, *, scale: float = 1.0, origin: int = 0) -> None:
-    """Fill a polygon, given in level-0 pixels, with a density; edges are smooth."""
+    """Fill a polygon with a density; edges are smooth.
+
+    Args:
+        canvas: uint8 (h, w), painted in place.
+        polygon: In level-0 pixels.
+        density: 0 to FULL_DENSITY.
+        scale: Canvas pixels per level-0 pixel.
+        origin: Where the slide's corner is on the canvas, in x and y, canvas pixels.
+    """
     # Level-0 (0, 0) is the corner of the first pixel, OpenCV's is its centre; 4 bits of sub-pixel.
     points = np.rint(((np.asarray(polygon.exterior.coords) * scale) - 0.5 + origin) * 16).astype(np.int32)
     cv2.fillPoly(canvas, [points], round(density / FULL_DENSITY * 255), lineType=cv2.LINE_AA, shift=4)
 
 
 def scatter(rng: np.random.Generator, shape: Any, spacing: float, jitter: float) -> Points:
-    """Points on a shaken grid inside a shape: int64 (N, 2), x and y in level-0 pixels."""
+    """Points on a jittered hexagonal grid inside a shape.
+
+    Args:
+        rng: Where chance comes from.
+        shape: A shapely geometry in level-0 pixels.
+        spacing: Of the grid, level-0 pixels.
+        jitter: Standard deviation of the points' shifts, in halves of the spacing.
+
+    Returns:
+        int64 (N, 2), x and y in level-0 pixels.
+    """
     if shape.is_empty:
         return np.empty((0, 2), np.int64)
     prepare(shape)
@@ -63,7 +81,19 @@ def scatter(rng: np.random.Generator, shape: Any, spacing: float, jitter: float)
 
 
 def stamp(rng: np.random.Generator, a: float, b: float, angle: float, density: float, chromatin: float) -> U8:
-    """One nucleus: an uneven ellipse of semi-axes a and b pixels with mottled chromatin and a darker rim."""
+    """One nucleus: an uneven ellipse with mottled chromatin and a darker rim.
+
+    Args:
+        rng: Where chance comes from.
+        a: One semi-axis, pixels.
+        b: The other semi-axis, pixels.
+        angle: Of the axis `a` to x, radians.
+        density: Of the stain, 0 to FULL_DENSITY.
+        chromatin: How strongly it is mottled; 0: not.
+
+    Returns:
+        The picture of its stain, uint8 (2n + 1, 2n + 1).
+    """
     n = math.ceil(max(a, b) * 1.25) + 1
     y, x = np.mgrid[-n : n + 1, -n : n + 1].astype(np.float32)
     u, v = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
@@ -78,7 +108,14 @@ def stamp(rng: np.random.Generator, a: float, b: float, angle: float, density: f
 
 
 def blit(canvas: U8, stamp: U8, x: float, y: float) -> None:
-    """Press a stamp around (x, y), where it is darker than what is there; cut at the canvas's edge."""
+    """Paint a stamp where it is darker than what is there; it is cut at the canvas's edge.
+
+    Args:
+        canvas: uint8 (h, w), painted in place.
+        stamp: uint8 (2n + 1, 2n + 1).
+        x: Where its centre goes, canvas pixels.
+        y: Where its centre goes, canvas pixels.
+    """
     n = stamp.shape[0] // 2
     x0, y0 = int(x) - n, int(y) - n
     top, left = max(0, -y0), max(0, -x0)

@@ -36,7 +36,20 @@ class DemoReport:
 
 
 def run_demo(out: Path, *, slide: Path | None, seed: int, say: Callable[[str], None]) -> DemoReport:
-    """Run the demo into `out`; the real slide is `slide`, or found. Raises SpecslideError."""
+    """Run the demo into `out`: a study over a synthetic cohort, then the heatmap of a real slide.
+
+    Args:
+        out: The folder of the demo.
+        slide: The real slide; None: it is looked for, and fetched.
+        seed: Of the cohort and the training.
+        say: Called with what is about to be done, in words.
+
+    Returns:
+        What was made.
+
+    Raises:
+        SpecslideError: If a part cannot be made.
+    """
     real_slide = find_real_slide(slide)  # first: without it there is no use in waiting
     say(f"making a cohort of synthetic slides in {out / 'cohort'}")
     manifest = make_cohort(out / "cohort", seed=seed)

@@ -38,7 +38,17 @@ _EOSIN = np.array([0.14, 0.85, 0.45])
 
 
 def paint(anatomy: Anatomy, *, seed: int, pen: Pen | None, background: Background) -> U8:
-    """Paint a slide: uint8 (height, width, 3), RGB. Pure. The background and the pen change nothing else."""
+    """The picture of a synthetic slide: uint8 (height, width, 3), RGB. Pure.
+
+    Args:
+        anatomy: What lies where.
+        seed: Of all that chance decides.
+        pen: The colour of a pen mark, or None; it changes nothing else.
+        background: The colour of the glass; it changes nothing else.
+
+    Returns:
+        The picture.
+    """
     rng = np.random.default_rng([seed, 1])
     fields = _fields(anatomy, rng)
     haematoxylin, eosin = _ground(fields, rng, anatomy)

@@ -29,13 +29,25 @@ def write_pyramid(
     subsampling: tuple[int, int] = (2, 2),
     description: str | None = None,
 ) -> None:
-    """Write `level0`, uint8 (height, width, 3) RGB, as a tiled pyramidal TIFF that OpenSlide opens.
+    """Write a picture as a tiled pyramidal TIFF that OpenSlide opens, whole or not at all.
 
-    Each further level is the one before, exactly halved by area; an odd last row or column is dropped. `mpp`, in
-    micrometres per pixel, goes into the resolution tags, or nowhere if None. `tile_px` is a multiple of 16. With
-    `compression="jpeg"` (`quality` 1-100, chroma `subsampling` such as (1, 1) or (2, 2)) the tiles are YCbCr JPEGs.
-    The file carries no date and no software name: same pixels, same bytes. It appears whole or not at all. Raises
-    ConfigError if a level would be empty, and OutputError.
+    Each further level is the one before, exactly halved by area; an odd last row or column is dropped. The file carries
+    no date and no software name: same pixels, same bytes.
+
+    Args:
+        path: The file.
+        level0: uint8 (height, width, 3), RGB.
+        mpp: Micrometres per pixel, for the resolution tags; None: there are none.
+        levels: Number of levels.
+        tile_px: Side of the tiles, pixels, a multiple of 16.
+        compression: "jpeg": the tiles are YCbCr JPEGs; or "none".
+        quality: Of the JPEGs, 1 to 100.
+        subsampling: Of their chroma, such as (1, 1) or (2, 2).
+        description: The text of the tag ImageDescription.
+
+    Raises:
+        ConfigError: If a level would be empty.
+        OutputError: If the file cannot be written.
     """
     if min(level0.shape[:2]) >> (levels - 1) < 1:
         raise ConfigError("levels", f"{levels} are too many for {level0.shape[1]} x {level0.shape[0]} pixels")

@@ -62,13 +62,25 @@ class SyntheticSlide:
 def make_cohort(
     folder: Path, *, n_slides: int = 12, seed: int = 0, size_px: tuple[int, int] = (4096, 4096), mpp: float = 0.5
 ) -> Path:
-    """Make a cohort of synthetic slides in `folder` and return its `manifest.csv`.
+    """Make a cohort of synthetic slides: `slides/*.tif`, `annotations/*.geojson`, `manifest.csv` and `commit.json`.
 
-    The folder holds `slides/*.tif`, `annotations/*.geojson`, `manifest.csv` (slide_path and annotation relative to
-    the folder, slide_id, case_id, label, split, site, scanner) and `commit.json`; it appears when it
-    is complete. An intact cohort made with the same settings is kept; an older or damaged one is made anew.
-    `size_px` is (width, height), `mpp` micrometres per pixel. Raises ConfigError for fewer than 6 slides, and
-    OutputError if the folder cannot be written or holds anything else.
+    The manifest has slide_path and annotation, relative to the folder, slide_id, case_id, label, split, site and
+    scanner. The folder appears when it is complete. An intact cohort made with the same settings is kept; an older or
+    damaged one is made anew.
+
+    Args:
+        folder: The cohort's folder.
+        n_slides: Number of slides, at least 6.
+        seed: Of all that chance decides.
+        size_px: (width, height) of each slide.
+        mpp: Micrometres per pixel.
+
+    Returns:
+        The manifest's path.
+
+    Raises:
+        ConfigError: For fewer than 6 slides, and slides less than 256 micrometres wide or high.
+        OutputError: If the folder cannot be written or holds anything else.
     """
     slides = plan_cohort(n_slides, seed)
     settings = {"version": VERSION, "size_px": list(size_px), "mpp": mpp, "slides": [asdict(s) for s in slides]}
@@ -99,11 +111,25 @@ def make_slide(
     levels: int = 3,
     tile_px: int = 256,
 ) -> list[Polygon]:
-    """Write one synthetic slide and return its tumour regions, disjoint polygons in level-0 pixels.
+    """Write one synthetic slide; same arguments, same bytes, under the same versions of the libraries.
 
-    `size_px` is (width, height), `mpp` micrometres per pixel. Same arguments, same bytes, under the same versions
-    of the libraries. Without `tumour` the list is empty. The pen mark and the background change nothing else.
-    Raises ConfigError if the slide is less than 256 micrometres wide or high, and OutputError.
+    Args:
+        path: The TIFF.
+        seed: Of all that chance decides.
+        tumour: Whether there are tumours.
+        size_px: (width, height).
+        mpp: Micrometres per pixel.
+        pen: The colour of a pen mark, or None; it changes nothing else.
+        background: The colour of the glass; it changes nothing else.
+        levels: Number of levels.
+        tile_px: Side of the TIFF's tiles, pixels, a multiple of 16.
+
+    Returns:
+        The tumours, disjoint polygons in level-0 pixels; [] without `tumour`.
+
+    Raises:
+        ConfigError: If the slide is less than 256 micrometres wide or high, or has too many levels.
+        OutputError: If the file cannot be written.
     """
     anatomy = plan_anatomy(np.random.default_rng(seed), size_px=size_px, mpp=mpp, tumour=tumour)
     picture = paint(anatomy, seed=seed, pen=pen, background=background)

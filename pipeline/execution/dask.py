@@ -63,11 +63,20 @@ def run_on_cluster(
     watch: Watch[Job, Result],
     devices: Sequence[str] = (),
 ) -> None:
-    """Run `task` on the jobs of `watch` in that order, and give each its outcome.
+    """Run `task` on the jobs of `watch` on a Dask cluster, and give each its outcome; what is complete stays.
 
-    `devices` are the GPUs of this machine that tasks need, each with a worker of its own. Raises ClusterError if the
-    cluster cannot be reached, is lost, or has no worker for longer than the configuration says; ConfigError for
-    settings that dask-jobqueue does not take; StoppedError as `Watch.look` does. What is complete stays in any case.
+    Args:
+        task: What is done for a job.
+        order: Indices of the jobs, in the order in which they are to be done.
+        config: The cluster.
+        watch: The run, which takes the outcomes.
+        devices: The GPUs of this machine that tasks need, each with a worker of its own.
+
+    Raises:
+        ClusterError: If the cluster cannot be reached, is lost, or has no worker for longer than the configuration
+            says.
+        ConfigError: For settings that dask-jobqueue does not take.
+        StoppedError: As `Watch.look`.
     """
     if not order:
         return

@@ -74,10 +74,24 @@ def tile_all(
     cluster: ClusterConfig | None = None,
     ledger: Path | None = None,
 ) -> list[Outcome[TileJob, TileReport]]:
-    """Tile the slides in parallel processes, or on a cluster. Raises OutputError if the folder `out` cannot be made or
-    written, and as `pipeline.execution.pool.run_slides` does.
+    """Tile the slides in parallel processes, or on a cluster.
 
-    `tissue_files` are the users' tissue masks by slide_id, for the method `mask`. `ledger` is the folder of a study.
+    Args:
+        rows: The slides.
+        out: The folder of the stores.
+        config: How they are tiled.
+        workers: Processes of this machine at most; 0: this process itself does it.
+        overwrite: Whether stores made otherwise are replaced.
+        tissue_files: The users' tissue masks by slide_id, for the method `mask`.
+        cluster: Where it is done, in place of processes of this machine.
+        ledger: The folder of a study.
+
+    Returns:
+        What became of each slide, in their order.
+
+    Raises:
+        OutputError: If the folder `out` cannot be made or written.
+        SpecslideError: As `pipeline.execution.pool.run_slides`.
     """
     require_folder(out)
     jobs = [TileJob(row, out, config, overwrite, tissue_files.get(row.slide_id), ledger) for row in rows]
@@ -134,7 +148,20 @@ def heatmap_job(job: HeatmapJob, progress: TileProgress, model: TileModel | Ense
 def heatmap_job_elsewhere(
     job: HeatmapJob, progress: TileProgress, models: tuple[Path, ...], device: str
 ) -> HeatmapReport:
-    """Make the heatmap of one job in a process that has yet to load the models; it does so once."""
+    """Make the heatmap of one job in a process that has yet to load the models; it does so once.
+
+    Args:
+        job: The slide or store.
+        progress: Called with (tiles done, tiles in all).
+        models: The folders of one model or several.
+        device: auto, cpu or cuda.
+
+    Returns:
+        What became of the slide.
+
+    Raises:
+        SpecslideError: As `inference.make_heatmap` and `load_models`.
+    """
     return heatmap_job(job, progress, load_models(models, device))
 
 

@@ -76,7 +76,20 @@ def append(
     reason: str = "",
     steps: Iterable[Step] = (),
 ) -> None:
-    """Add an event to the ledger of a study's folder, in one write. Raises OutputError."""
+    """Add an event to the ledger of a study's folder, in one write.
+
+    Args:
+        folder: The study's folder.
+        event: What happened.
+        stage: The stage it belongs to.
+        name: The artefact's, relative to the folder.
+        seconds: What it took.
+        reason: Why it failed or stopped.
+        steps: Of a plan, its artefacts.
+
+    Raises:
+        OutputError: If the ledger cannot be written.
+    """
     known: dict[str, Any] = {"stage": stage, "name": name, "reason": reason, "steps": [list(step) for step in steps]}
     if seconds is not None:
         known["seconds"] = round(seconds, 3)
@@ -106,9 +119,21 @@ def read_ledger(folder: Path) -> list[Event]:
 
 
 def timed(folder: Path | None, stage: str, name: str, make: Callable[[], Report]) -> Report:
-    """Make an artefact, and say in the ledger of `folder`, if there is one, when that began and what it took.
+    """Make an artefact, and write into a ledger when that began and how long it took.
 
-    Of what fails, only that it was begun is said: whoever hears the reason writes it. Raises what `make` raises.
+    Of what fails, only that it was begun is written: the reason is written by whoever catches the error.
+
+    Args:
+        folder: The study's folder; None: nothing is written.
+        stage: The stage it belongs to.
+        name: The artefact's, relative to the folder.
+        make: Makes it.
+
+    Returns:
+        What `make` returns.
+
+    Raises:
+        OutputError: If the ledger cannot be written; and what `make` raises.
     """
     if folder is None:
         return make()

@@ -14,6 +14,7 @@ from inference.evaluation.evaluate_slides import evaluate_slides
 from inference.heatmap import make_heatmap
 from inference.predict import predict_slide
 from pipeline.study.run import StudyReport, run
+from tiling.tile import tile_slide
 from training.evaluation.evaluate import evaluate_models
 from training.evaluation.robustness import stress
 from training.train import train
@@ -25,7 +26,7 @@ def folder(study: StudyReport, tmp_path_factory: pytest.TempPathFactory) -> Path
     return Path(shutil.copytree(study.out.parent, tmp_path_factory.mktemp("examples") / "here"))
 
 
-VERBS = (train, evaluate_models, stress, predict_slide, make_heatmap, evaluate_slides, run)
+VERBS = (tile_slide, train, evaluate_models, stress, predict_slide, make_heatmap, evaluate_slides, run)
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.__name__)

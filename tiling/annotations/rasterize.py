@@ -29,9 +29,21 @@ _DEFAULT = ClassRules()
 def annotation_fractions(
     path: Path, tiles: Tiles, frame: Frame, rules: ClassRules = _DEFAULT
 ) -> dict[str, Float32Array]:
-    """Fraction of each tile under each class of an annotation file of a slide of that frame, float32 (N,).
+    """Fraction of each tile under each class of an annotation file, float32 (N,) in [0, 1] by class.
 
-    What has no area or lies off the slide is left out, and the log says how much. Raises InputError.
+    What has no area or lies off the slide is left out, and the log says how much.
+
+    Args:
+        path: A file of one of the `ANNOTATIONS`, or a label image.
+        tiles: N tiles of the slide.
+        frame: Where the slide's coordinates begin and end.
+        rules: What counts where areas of several classes overlap.
+
+    Returns:
+        The fractions by class, in the order of the names.
+
+    Raises:
+        InputError: If the file cannot be read as annotations of that slide.
     """
     if _is_picture(path):
         fractions = label_image.label_fractions(path, tiles, frame)  # of whose classes no two overlap
@@ -80,9 +92,21 @@ def annotation_mask(path: Path, frame: Frame, over: Raster) -> Raster:
 
 
 def class_masks(path: Path, frame: Frame, over: Raster, rules: ClassRules = _DEFAULT) -> dict[str, Raster]:
-    """Where an annotation file marks each class, by name, as `annotation_mask`.
+    """Mask of each class of an annotation file, by name: bool (h, w), true where a pixel's centre is marked.
 
     Classes that a label image names and shows nowhere are left out, as are those of which no polygon is drawn.
+
+    Args:
+        path: A file of one of the `ANNOTATIONS`, or a label image.
+        frame: Where the slide's coordinates begin and end.
+        over: A picture of the slide, whose pixels the masks are on.
+        rules: What counts where areas of several classes overlap.
+
+    Returns:
+        The masks by class.
+
+    Raises:
+        InputError: If the file cannot be read as annotations of that slide.
     """
     if not _is_picture(path):
         return {name: rasterised(area, over) for name, area in read_polygons(path, frame, rules).items()}

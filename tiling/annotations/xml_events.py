@@ -20,7 +20,17 @@ _MULTIBYTE = {  # those that expat cannot read: what XML calls them, and Python
 
 
 def read_events(path: Path, data: bytes, start: Callable[[str, Attributes], None], end: Callable[[str], None]) -> None:
-    """Call `start(tag, attributes)` and `end(tag)` for each element of a document. Raises InputError."""
+    """Call `start` and `end` for each element of an XML document, in its order.
+
+    Args:
+        path: The file the document is from, to be named in errors.
+        data: The document, in any usual encoding.
+        start: Called with the tag and the attributes where an element begins.
+        end: Called with the tag where it ends.
+
+    Raises:
+        InputError: If it is not XML, has a document type, or is not in the encoding it declares.
+    """
 
     def refuse(*_: object) -> None:
         raise InputError(path, "has a document type, which no annotation needs", "save the annotations again")

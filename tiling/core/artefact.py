@@ -138,9 +138,16 @@ def atomic_folder(
 
 
 def seal(folder: Path, recipe: Recipe, names: Collection[str], *, made_with: Mapping[str, Any] | None = None) -> None:
-    """Vouch for files that are finished in a folder where others lie too, or may come: a training run, a study.
+    """Write commit.json for finished files of a folder that holds others too, or will: a training run, a study.
 
-    Raises OutputError.
+    Args:
+        folder: The folder.
+        recipe: What the files were made from.
+        names: The files, relative to the folder, with "/".
+        made_with: Software versions and, where numbers depend on it, the device.
+
+    Raises:
+        OutputError: If a file cannot be read, or commit.json cannot be written.
     """
     try:
         commit = Commit(_hash_files(folder, sorted(names)), recipe, made_with or {}, shared=True)
@@ -263,8 +270,17 @@ def folder_faults(folder: Path, only: Collection[str] | None = None) -> list[str
 def state(folder: Path, recipe: Recipe, *, before: Recipe | None = None, only: Collection[str] | None = None) -> State:
     """Whether the artefact in `folder` is the one that `recipe` would make, and if not, why.
 
-    `before` is the recipe of a folder whose commit.json has none (version 1), where its own files tell. Every byte is
-    hashed, or those of the files `only`.
+    Args:
+        folder: The artefact's folder, which need not be there.
+        recipe: What the artefact would be made from now.
+        before: The recipe of a folder whose commit.json has none (version 1), where its own files tell.
+        only: The files whose bytes are hashed; None: all.
+
+    Returns:
+        "done", "to do" where nothing is there, or "changed" with the reason: another recipe, or damage.
+
+    Raises:
+        OSError: If a file of the folder cannot be looked at.
     """
     if not (folder / COMMIT).exists():
         return TO_DO

@@ -81,9 +81,19 @@ def _shown(value: object) -> str:
 def load_settings(
     model: type[Model], path: Path | None, overrides: Mapping[str, object] | None, where: object
 ) -> Model:
-    """The settings of a YAML file (None: the defaults), with the overrides that are not None in their place.
+    """The settings of a YAML file, with the overrides that are not None in their place.
 
-    Raises ConfigError naming the file, or `where` for the overrides, and the key.
+    Args:
+        model: The model of the settings.
+        path: The YAML file; None: the defaults.
+        overrides: Values by key; those that are None are passed over.
+        where: What errors in the overrides are said of.
+
+    Returns:
+        The checked settings.
+
+    Raises:
+        ConfigError: For an unknown key or a bad value, naming the file, or `where`, and the key.
     """
     values = read_settings(path) if path else {}
     checked(model, values, path)

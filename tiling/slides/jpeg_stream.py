@@ -30,10 +30,23 @@ class NotUnderstoodError(Exception):
 def decode_stream(
     stream: bytes, width: int, height: int, scale_denom: ScaleDenom = 1, out: UInt8Array | None = None
 ) -> UInt8Array:
-    """A whole JPEG of `width` x `height` px at 1 / `scale_denom` of its size, uint8 (h, w, 3), RGB.
+    """The pixels of a whole JPEG stream, at full size or scaled down in the DCT domain, uint8 (h, w, 3), RGB.
 
-    Accurate DCT and smooth chroma upsampling, as in OpenSlide. `out` is memory of that size to use. Raises ValueError
-    if the stream is corrupt, even where a decoder could carry on: OpenSlide refuses such tiles too.
+    Accurate DCT and smooth chroma upsampling, as in OpenSlide.
+
+    Args:
+        stream: The JPEG file.
+        width: Its width in pixels.
+        height: Its height in pixels.
+        scale_denom: The result has 1 / `scale_denom` of that size.
+        out: Memory of the result's size to use; None: new memory.
+
+    Returns:
+        The pixels, in `out` where that is given.
+
+    Raises:
+        ValueError: If the stream is corrupt or of another size, even where a decoder could carry on: OpenSlide refuses
+            such tiles too.
     """
     w, h = width // scale_denom, height // scale_denom
     tile: UInt8Array = simplejpeg.decode_jpeg(

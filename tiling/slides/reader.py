@@ -42,9 +42,20 @@ class SlideReader(Protocol):
     """Which of several pictures, focal planes or time points in the file is read; None if there is one only."""
 
     def read(self, x0: int, y0: int, level: int, width: int, height: int) -> UInt8Array:
-        """Pixels of one level, uint8 (height, width, 3): corner in level-0 pixels, size in the level's own.
+        """Pixels of a rectangle of one level, uint8 (height, width, 3), RGB; white beyond the level.
 
-        It may reach beyond the level; there it is white. Raises SlideError if they cannot be decoded.
+        Args:
+            x0: Left edge, level-0 pixels.
+            y0: Upper edge, level-0 pixels.
+            level: Index into `levels`.
+            width: Width in pixels of the level.
+            height: Height in pixels of the level.
+
+        Returns:
+            The pixels.
+
+        Raises:
+            SlideError: If they cannot be decoded.
         """
 
     def close(self) -> None:

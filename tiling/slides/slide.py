@@ -125,10 +125,20 @@ class Slide:
                 raise SlideError(self.path, f"cannot be decoded at level {number}: it {failed.what}", failed.fix)
 
     def read_region(self, x0: int, y0: int, level: int, width: int, height: int) -> UInt8Array:
-        """Pixels of one level, uint8 (height, width, 3): corner in level-0 pixels, size in the level's own.
+        """Pixels of a rectangle of one level, uint8 (height, width, 3), RGB: OpenSlide's, whichever reader gives them.
 
-        White where the slide has no pixels; OpenSlide's pixels, whichever reader gives them. Raises SlideError if they
-        cannot be decoded.
+        Args:
+            x0: Left edge, level-0 pixels.
+            y0: Upper edge, level-0 pixels.
+            level: Index into the levels, 0 the finest.
+            width: Width in pixels of the level.
+            height: Height in pixels of the level.
+
+        Returns:
+            The pixels, white where the slide has none.
+
+        Raises:
+            SlideError: If they cannot be decoded.
         """
         across, down = self._downsamples[level]
         x, y = round(x0 / across), round(y0 / down)
@@ -137,10 +147,22 @@ class Slide:
         return self._read(x0, y0, level, width, height)
 
     def read_scaled(self, x0: int, y0: int, size0: tuple[int, int], size: tuple[int, int]) -> UInt8Array:
-        """The level-0 rectangle at (x0, y0) of `size0` (width, height), area-resampled to `size`, uint8 (h, w, 3).
+        """A level-0 rectangle resampled by area to a given size, uint8 (h, w, 3), RGB.
 
         Reads the coarsest level that is still at least as fine as the result, and of a JPEG level as little of the DCT
-        as suffices, in parts of bounded size, so that a slide without pyramid fits in memory too. Raises SlideError.
+        as suffices, in parts of bounded size, so that a slide without pyramid fits in memory too.
+
+        Args:
+            x0: Left edge, level-0 pixels.
+            y0: Upper edge, level-0 pixels.
+            size0: (width, height) of the rectangle, level-0 pixels.
+            size: (width, height) of the result, pixels.
+
+        Returns:
+            The pixels, white where the slide has none.
+
+        Raises:
+            SlideError: If they cannot be decoded.
         """
         level = self._level_for(size0, size)
         parts = list(self._parts(level, size0, size))

@@ -174,16 +174,25 @@ class TiledLevels:
         return None if shape.unpack else (shape.tile_w, shape.tile_h)
 
     def read(self, level: int, x: int, y: int, width: int, height: int, scale_denom: ScaleDenom = 1) -> UInt8Array:
-        """The rectangle at (x, y), uint8 (height // scale_denom, width // scale_denom, 3), RGB, owned by the caller.
+        """The rectangle of a level at (x, y), uint8 (height // scale_denom, width // scale_denom, 3), RGB.
 
-        The rectangle is in the level's own pixels and may reach beyond it; there, and where the file leaves out a
-        tile, it is white. With `scale_denom` d of 2, 4 or 8 tiles are decoded at that fraction of their size: pixel
-        [i, j] shows the level's rows i * d to (i + 1) * d and columns j * d to (j + 1) * d of the rectangle, whose x,
-        y, width and height must be multiples of d. Nothing else need align: native tiles are multiples of 16 px, so
-        each decodes to whole pixels of one grid that starts at the level's corner. Tiles cut by the level's edge are
-        decoded in full and area-averaged with the white beyond it; 4:2:2 tiles are decoded at 1/2 and averaged on.
-        Raises ValueError for a rectangle that is empty or not aligned, BadTileError for a tile that cannot be
-        decoded, SlideError if the file cannot be read.
+        With `scale_denom` d pixel [i, j] shows the level's rows i * d to (i + 1) * d and columns j * d to (j + 1) * d.
+        Native tiles are multiples of 16 px, so each decodes to whole pixels of one grid that starts at the level's
+        corner. Tiles cut by the level's edge are decoded in full and area-averaged with the white beyond it; 4:2:2 tiles
+        are decoded at 1/2 and averaged on.
+
+        Args:
+            level: Index of the level.
+            x, y, width, height: The rectangle, the level's own pixels, multiples of d; it may reach beyond the level.
+            scale_denom: d, the fraction of their size at which tiles are decoded: 1, 2, 4 or 8.
+
+        Returns:
+            The pixels, owned by the caller; white beyond the level and where a tile is left out.
+
+        Raises:
+            ValueError: For a rectangle that is empty or not aligned.
+            BadTileError: For a tile that cannot be decoded.
+            SlideError: If the file cannot be read.
         """
         if scale_denom not in _DENOMS or any(v % scale_denom for v in (x, y, width, height)) or min(width, height) < 1:
             raise ValueError(f"x {x}, y {y}, width {width}, height {height} at 1/{scale_denom}: see the docstring")

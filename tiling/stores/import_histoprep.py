@@ -72,11 +72,26 @@ class _Folder:
 def import_histoprep(
     folder: Path | str, out_dir: Path | str, *, mpp: float, slide_id: str | None = None, overwrite: bool = False
 ) -> TileReport:
-    """Write the store `<out_dir>/<slide_id>.zarr` of an output folder; the folder's name is the slide's id.
+    """Write the store `<out_dir>/<slide_id>.zarr` of an output folder of HistoPrep 2 or histoslice.
 
-    `mpp` is micrometres per pixel of the saved tiles. JPEG tiles are copied, not encoded again; others are stored
-    lossless. `tissue` is 1 less HistoPrep's `background`, or 1 where it was not measured. Raises InputError,
-    OutputError, or StoreError for a store made otherwise, unless `overwrite`.
+    JPEG tiles are copied, not encoded again; others are stored lossless. `tissue` is 1 less HistoPrep's `background`,
+    or 1 where it was not measured.
+
+    Args:
+        folder: The output folder of one slide.
+        out_dir: Where the store goes.
+        mpp: Micrometres per pixel of the saved tiles.
+        slide_id: What the slide is called; None: the folder's name.
+        overwrite: Whether a store made otherwise is replaced.
+
+    Returns:
+        What became of the slide.
+
+    Raises:
+        InputError: If the folder cannot be read as HistoPrep's.
+        OutputError: If the store cannot be written, or something else has its name.
+        StoreError: For a store made otherwise, unless `overwrite`.
+        ConfigError: For a slide id that cannot name a folder.
     """
     folder = Path(folder)
     slide_id = require_slide_id(slide_id or folder.resolve().name, folder)

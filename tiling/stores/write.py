@@ -28,10 +28,20 @@ _SHARD_PIXEL_BYTES = 64 << 20  # a shard is held in memory while it is written: 
 
 
 def write_tiles(folder: Path, tile_px: int, codec: TileCodec, encoded: Iterable[bytes]) -> int:
-    """Start a store in the empty `folder`: its group, and the arrays `tiles` and `crc32c` of encoded tiles.
+    """Start a store in an empty folder: its group, and the arrays `tiles` and `crc32c` of encoded tiles.
 
-    `encoded` gives the chunks in the order of the rows: what `codec.encode` makes of uint8 (T, T, 3), or for `source`
-    JPEG files of that size. Only one shard of them is in memory at a time. Returns their number. Raises OSError.
+    Args:
+        folder: The empty folder.
+        tile_px: Side T of a tile, pixels.
+        codec: How the tiles are encoded.
+        encoded: The chunks in the order of the rows: what `codec.encode` makes of uint8 (T, T, 3), or for `source` JPEG
+            files of that size. Only one shard of them is in memory at a time.
+
+    Returns:
+        The number of tiles.
+
+    Raises:
+        OSError: If the folder cannot be written.
     """
     tiles, per_shard = folder / "tiles", shard_tiles(tile_px)
     checksums: list[int] = []
@@ -59,8 +69,15 @@ def write_tiles(folder: Path, tile_px: int, codec: TileCodec, encoded: Iterable[
 def write_columns(folder: Path, tiles: Tiles, rasters: Mapping[str, Raster], attributes: StoreAttributes) -> None:
     """Finish the store in `folder`: the tiles' places and columns, pictures by name, attributes.
 
-    Its columns are `tissue`, and those that the attributes name; its pictures `mask` bool (h, w), `thumbnail` uint8
-    (h, w, 3), and `cut` uint8 (h, w) where it is known.
+    Args:
+        folder: A folder that `write_tiles` has started.
+        tiles: The tiles' places and columns (N,): `tissue`, and those that the attributes name.
+        rasters: `mask` bool (h, w), `thumbnail` uint8 (h, w, 3), and `cut` uint8 (h, w) where it is known.
+        attributes: What the store says of itself.
+
+    Raises:
+        OSError: If the folder cannot be written.
+        KeyError: For a column that the attributes name and `tiles` lacks.
     """
     columns = tiles.columns
     with _group_of(folder) as group:

@@ -71,11 +71,23 @@ def samples_from_stores(
 def annotation_labels(
     fractions: Mapping[str, NDArray[np.float32]], count: int, classes: Sequence[str], config: TrainConfig
 ) -> tuple[Ints, NDArray[np.bool_]]:
-    """The class of each of `count` tiles from the fractions of it under each class's annotations, and if it is clear.
+    """The class of each tile by its annotated area, and whether that is clear.
 
     A tile is of the class with the largest fraction if that reaches `annotation_threshold`, else negative, which is
-    clear if the fraction does not exceed `negative_max_fraction`. Fractions of the negative class itself and of names
-    not in `classes` do not count.
+    clear if the fraction does not exceed `negative_max_fraction`.
+
+    Args:
+        fractions: Fraction of each tile under each class's annotations, (`count`,) in [0, 1]; the negative class itself
+            and names not in `classes` do not count.
+        count: Number of tiles.
+        classes: The classes' names; labels are their indices.
+        config: The negative class and the two thresholds.
+
+    Returns:
+        Labels int64 (`count`,), and bool (`count`,), false where a tile is between the thresholds.
+
+    Raises:
+        ValueError: If the negative class is not among `classes`.
     """
     negative = classes.index(config.negative_class)
     covered = np.zeros((len(classes), count), dtype=np.float32)

@@ -57,7 +57,17 @@ def train_batches(split: Split, config: TrainConfig, world: int = 1) -> TrainBat
 
 
 def train_loader(split: Split, batches: TrainBatches, config: TrainConfig, fabric: Fabric) -> DataLoader[Batch]:
-    """Loads this process's shares of the training split."""
+    """The loader of this process's shares of the training split.
+
+    Args:
+        split: The training split.
+        batches: Which of its tiles make each batch.
+        config: The settings of the training: loader workers.
+        fabric: The processes that train together, and their device.
+
+    Returns:
+        A loader of `Batch`es.
+    """
     return _loader(TileDataset(split), batches, config, fabric)
 
 

@@ -81,9 +81,19 @@ def capped(rows: Ints, slide_id: str, config: TrainConfig) -> Ints:
 
 
 def prepared(samples: Samples, config: TrainConfig, where: Path, *, to_train: bool) -> Samples:
-    """The samples in their splits, checked for training; not `to_train`, in those the data gives, "" where it has none.
+    """The samples in their splits, checked for training.
 
-    Raises InputError for what cannot be split or trained on.
+    Args:
+        samples: The labelled tiles.
+        config: The settings of the training.
+        where: The table they come from, to be named in errors.
+        to_train: Whether splits are made where the data gives none; otherwise they stay "".
+
+    Returns:
+        The samples with their splits.
+
+    Raises:
+        InputError: For what cannot be split or trained on.
     """
     if to_train:
         return _checked(split_samples(samples, config, where), config, where)

@@ -29,9 +29,17 @@ NESTING = ("class", "site", "case", "slide")
 def epoch_order(
     count: int, *, seed: int, epoch: int, draws: int | None = None, levels: Sequence[NDArray[np.generic]] = ()
 ) -> Ints:
-    """Which of `count` tiles an epoch draws, int64 (`draws`,), in random order; None draws as many as there are tiles.
+    """Which tiles an epoch draws, in random order, int64 (`draws`,). See the law above.
 
-    `levels` are what to balance over, outermost first: the value of each tile (count,). See the law above.
+    Args:
+        count: Number of tiles.
+        seed: Seed of the training.
+        epoch: From 0.
+        draws: Number of draws; None: as many as there are tiles.
+        levels: What to balance over, outermost first: the value of each tile (`count`,).
+
+    Returns:
+        Indices of tiles; the same for the same arguments.
     """
     random = np.random.default_rng([seed, epoch])
     drawn = _shared_out(count if draws is None else draws, np.arange(count), levels, random)
@@ -72,12 +80,24 @@ class Shuffled:
 
 
 def global_batches(order: Ints, batch_size: int, rank: int = 0, world: int = 1, *, start: int = 0) -> list[Ints]:
-    """What process `rank` of `world` reads of each global batch of `batch_size` consecutive draws of the `order` (n,).
+    """The share of one process in each global batch of consecutive draws.
 
     Each global batch is cut into equal contiguous parts, so that the parts of all ranks, joined, are the batch that one
     process alone would have read. An incomplete last batch is left out, unless it is the only one: a batch of one tile
-    would upset batch norms. Batches before position `start` of the order are left out; it has to begin a batch.
-    Raises ValueError if a batch does not divide by `world`, or `start` does not by `batch_size`.
+    would upset batch norms.
+
+    Args:
+        order: The draws of an epoch, (n,).
+        batch_size: Tiles in a global batch.
+        rank: Which process this is, from 0.
+        world: How many processes there are.
+        start: Position in the order, where a batch begins, before which batches are left out.
+
+    Returns:
+        The indices of this process's tiles, an array a batch.
+
+    Raises:
+        ValueError: If a batch does not divide by `world`, or `start` does not by `batch_size`.
     """
     size = min(batch_size, len(order))
     if size % world or start % batch_size:

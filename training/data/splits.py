@@ -48,11 +48,21 @@ def joined(unit: Texts, *ties: NDArray[np.generic]) -> Texts:
 
 
 def split_units(unit: Texts, label: Ints, *, val_fraction: float, test_fraction: float, seed: int) -> Texts:
-    """ "train", "val" or "test" for each tile, (N,): whole units, stratified, the same for the same seed and units.
+    """The split of each tile, "train", "val" or "test", (N,): whole units, stratified by class.
 
     Units are grouped by the rarest class they hold, shuffled inside a group, and dealt out so that every group, and all
     units together, come as near to the fractions as whole units allow. Each split gets a unit if there are enough; the
     order of the rows does not matter.
+
+    Args:
+        unit: The unit of each tile, (N,): its case, or its site.
+        label: The class of each tile, (N,).
+        val_fraction: Share of the units that validate, in [0, 1).
+        test_fraction: Share of the units that test, in [0, 1).
+        seed: Decides, with the units, who goes where.
+
+    Returns:
+        The splits (N,).
     """
     units, unit_of = np.unique(unit, return_inverse=True)
     targets = _targets(len(units), (1 - val_fraction - test_fraction, val_fraction, test_fraction))
@@ -62,11 +72,24 @@ def split_units(unit: Texts, label: Ints, *, val_fraction: float, test_fraction:
 
 
 def split_by_fold(unit: Texts, label: Ints, *, folds: int, fold: int, val_fraction: float, seed: int) -> Texts:
-    """The split of each tile, (N,), in round `fold` of a cross-validation: that fold is the test.
+    """The split of each tile, (N,), in one round of a cross-validation: the round's fold is the test.
 
     Over all rounds each unit is tested once, by a model that was neither trained on it nor chosen by it. The folds
-    depend on seed and units alone. Of the other folds, `val_fraction` of all units validate, as `split_units` deals
-    them. Raises ValueError unless there are at least `folds` units.
+    depend on seed and units alone.
+
+    Args:
+        unit: The unit of each tile, (N,): its case, or its site.
+        label: The class of each tile, (N,).
+        folds: Number of folds, at least 2.
+        fold: The round, from 0.
+        val_fraction: Share of all units that validate, dealt from the other folds as by `split_units`.
+        seed: Decides, with the units, who goes where.
+
+    Returns:
+        The splits (N,), "train", "val" or "test".
+
+    Raises:
+        ValueError: If there are fewer units than folds.
     """
     tested = fold_of(unit, label, folds=folds, seed=seed) == fold
     split = np.full(len(unit), "test", dtype=np.array(SPLITS).dtype)
@@ -76,10 +99,22 @@ def split_by_fold(unit: Texts, label: Ints, *, folds: int, fold: int, val_fracti
 
 
 def fold_of(unit: Texts, label: Ints, *, folds: int, seed: int) -> Ints:
-    """The fold of each tile, (N,), from 0 to `folds` - 1: whole units, stratified, decided by seed and units alone.
+    """The fold of each tile, (N,), from 0 to `folds` - 1: whole units, stratified by class.
 
     In every group of units (by the rarest class they hold), and in all, the folds' numbers of units differ by one at
-    most. Raises ValueError unless there are at least `folds` units.
+    most.
+
+    Args:
+        unit: The unit of each tile, (N,): its case, or its site.
+        label: The class of each tile, (N,).
+        folds: Number of folds.
+        seed: Decides, with the units, who goes where.
+
+    Returns:
+        The folds (N,).
+
+    Raises:
+        ValueError: If there are fewer units than folds.
     """
     units, unit_of = np.unique(unit, return_inverse=True)
     if len(units) < folds:

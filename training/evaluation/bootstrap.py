@@ -65,9 +65,17 @@ class Resampled(NamedTuple):
 def bootstrap_interval(
     metric: Metric, case_ids: NDArray[np.str_], *, resamples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> Interval:
-    """The metric on all samples, and its percentile interval over resamples of the cases; `case_ids` is (N,).
+    """A metric on all samples, with its percentile interval over bootstrap resamples of the cases.
 
-    No interval for fewer than MIN_CASES cases.
+    Args:
+        metric: Weights (R, N) -> values (R,).
+        case_ids: The case of each sample, (N,).
+        resamples: Number of resamples.
+        level: Coverage of the interval, in (0, 1).
+        seed: Decides, with the cases, what is drawn.
+
+    Returns:
+        The value and its interval; no interval for fewer than MIN_CASES cases.
     """
     return interval(*resampled({"": metric}, case_ids, resamples=resamples, seed=seed)[""], level=level)
 
@@ -75,7 +83,17 @@ def bootstrap_interval(
 def resampled(
     metrics: Mapping[str, Metric], case_ids: NDArray[np.str_], *, resamples: int = 1000, seed: int = 0
 ) -> dict[str, Resampled]:
-    """Each metric on all samples and on the same resamples of the cases (N,); see `bootstrap_interval`."""
+    """Several metrics on all samples and on the same bootstrap resamples of the cases.
+
+    Args:
+        metrics: By name, weights (R, N) -> values (R,).
+        case_ids: The case of each sample, (N,).
+        resamples: Number R of resamples.
+        seed: Decides, with the cases, what is drawn.
+
+    Returns:
+        By name, the value and those of the resamples; of none for fewer than MIN_CASES cases.
+    """
     values = {name: float(metric(np.ones((1, len(case_ids))))[0]) for name, metric in metrics.items()}
     drawn: dict[str, list[Floats]] = {name: [np.empty(0)] for name in metrics}
     for weights in _resampled_weights(case_ids, resamples, seed):
@@ -109,9 +127,18 @@ def difference(first: Resampled, second: Resampled, *, level: float = 0.95) -> D
 def bootstrap_band(
     curve: Metric, case_ids: NDArray[np.str_], *, resamples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> tuple[Floats, Floats]:
-    """Lower and upper end, each (G,), of the pointwise percentile band of a curve, weights (R, N) -> (R, G).
+    """The pointwise percentile band of a curve over bootstrap resamples of the cases.
 
-    NaN where the curve is undefined in more than half of the resamples, or if there are none.
+    Args:
+        curve: Weights (R, N) -> the curve at G points (R, G).
+        case_ids: The case of each sample, (N,).
+        resamples: Number of resamples.
+        level: Coverage of the band, in (0, 1).
+        seed: Decides, with the cases, what is drawn.
+
+    Returns:
+        Lower and upper end, each (G,); NaN where the curve is undefined in more than half of the resamples, or if there
+        are none.
     """
     drawn = [curve(weights) for weights in _resampled_weights(case_ids, resamples, seed)]
     if not drawn:

@@ -256,7 +256,17 @@ def write_pictures(
 def group_summaries(
     split: Split, predictions: Predictions, *, resamples: int = 1000, seed: int = 0
 ) -> tuple[GroupSummary, ...]:
-    """The metrics of a split by site and by scanner, where at least one is known: what a model folder records."""
+    """The metrics of a split by site and by scanner, where one is known, as a model folder records them.
+
+    Args:
+        split: The tiles.
+        predictions: What the model says of them.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the resamples.
+
+    Returns:
+        A summary a group, sites first.
+    """
     return tuple(
         GroupSummary(
             split=split.name, column=column, name=name, cases=group.cases, tiles=group.tiles, metrics=group.metrics

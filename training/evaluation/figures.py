@@ -92,7 +92,17 @@ def performance(
     """PNG of four panels: ROC curve, precision and recall, confusion matrix, and reliability diagram.
 
     With two classes the curves are the positive class's, else each class's against the rest. Bands and bars are 95%
-    bootstrap intervals over cases; `metrics` are those of the same predictions, and stand in the titles.
+    bootstrap intervals over cases.
+
+    Args:
+        predictions: What a model says of the tiles.
+        metrics: The metrics of the same predictions, for the titles.
+        title: The figure's title; a long one is cut.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the resamples.
+
+    Returns:
+        The PNG's bytes.
     """
     few = len(predictions.classes) < 4  # names that surely fit: finding a layout takes longer than all the drawing
     wider = 0.8 * min(max(0, len(predictions.classes) - 6), 14)  # so that cells and legends have room, up to 20 classes
@@ -177,7 +187,17 @@ def comparison(differences: Mapping[str, Difference], title: str) -> bytes:
 
 
 def shift_curves(panels: Sequence[ShiftPanel], metric: str, chance: float, title: str) -> bytes:
-    """PNG with a plot a shift: a metric against the shift's strength, a line and a band of intervals a model."""
+    """PNG with a plot a shift: a metric against the shift's strength, a line and a band of intervals a model.
+
+    Args:
+        panels: The shifts, with the curves of the models.
+        metric: The metric, a key of METRIC_NAMES.
+        chance: The metric's value by chance, drawn as a dotted line.
+        title: The figure's title; a long one is cut.
+
+    Returns:
+        The PNG's bytes.
+    """
     columns = min(4, len(panels) + 1)
     rows = -(-(len(panels) + 1) // columns)  # one place is the legend's
     figure = Figure(figsize=(3.2 * columns, 0.6 + 2.5 * rows), layout="constrained")

@@ -64,10 +64,19 @@ def auroc(probabilities: Floats, labels: Ints, weights: Floats | None = None) ->
 
 
 def average_precision(probabilities: Floats, labels: Ints, weights: Floats | None = None, positive: int = 1) -> Floats:
-    """Average precision, the sum over thresholds of the gain in recall times the precision there.
+    """Average precision, the sum over thresholds of the gain in recall times the precision there, in [0, 1].
 
     Of the class `positive` for two classes, else the mean of one-versus-rest over classes. As in scikit-learn's
     `average_precision_score`: no interpolation, tied scores share a threshold. Chance gives the share of positives.
+
+    Args:
+        probabilities: (N, C).
+        labels: (N,).
+        weights: (..., N); None: all 1.
+        positive: Index of the positive class.
+
+    Returns:
+        A value a set of weights, (...).
     """
     weights = _weights(labels, weights)
     classes = [positive] if probabilities.shape[1] == 2 else range(probabilities.shape[1])
@@ -76,7 +85,17 @@ def average_precision(probabilities: Floats, labels: Ints, weights: Floats | Non
 
 
 def balanced_accuracy(predicted: Ints, labels: Ints, classes: int, weights: Floats | None = None) -> Floats:
-    """Mean over the classes of the recall, the share of a class's samples that were predicted as it."""
+    """Balanced accuracy: mean over the classes of the recall, the share of a class's samples predicted as it.
+
+    Args:
+        predicted: Predicted classes, (N,).
+        labels: (N,).
+        classes: Number of classes.
+        weights: (..., N); None: all 1.
+
+    Returns:
+        A value in [0, 1] a set of weights, (...).
+    """
     weights = _weights(labels, weights)
     hits = weights * (predicted == labels)
     recalls = [_ratio(hits[..., labels == c].sum(-1), weights[..., labels == c].sum(-1)) for c in range(classes)]
@@ -102,11 +121,20 @@ def brier(probabilities: Floats, labels: Ints, weights: Floats | None = None) ->
 
 
 def ece(probabilities: Floats, labels: Ints, weights: Floats | None = None, bins: int = ECE_BINS) -> Floats:
-    """Expected calibration error of the predicted class (Guo et al. 2017, arXiv 1706.04599), in [0, 1].
+    """Expected calibration error (ECE) of the predicted class (Guo et al. 2017, arXiv 1706.04599), in [0, 1].
 
     Samples fall by their confidence, the largest probability, into equal bins (0, 1/15], (1/15, 2/15], ...; the error
     is the mean over samples of |share of right predictions - mean confidence| of their bin. Noise only adds to it, and
     a resample is noisier than the data: a bootstrap interval lies high, and may lie above a small value altogether.
+
+    Args:
+        probabilities: (N, C).
+        labels: (N,).
+        weights: (..., N); None: all 1.
+        bins: Number of bins.
+
+    Returns:
+        A value a set of weights, (...).
     """
     weights = _weights(labels, weights)
     confidence = probabilities.max(axis=1)
@@ -118,7 +146,17 @@ def ece(probabilities: Floats, labels: Ints, weights: Floats | None = None, bins
 def reliability(
     probabilities: Floats, labels: Ints, weights: Floats | None = None, bins: int = ECE_BINS
 ) -> Reliability:
-    """What a reliability diagram shows: `ece` is the sum over bins of share * |accuracy - confidence|."""
+    """The bins of a reliability diagram; `ece` is the sum over bins of share * |accuracy - confidence|.
+
+    Args:
+        probabilities: (N, C).
+        labels: (N,).
+        weights: (..., N); None: all 1.
+        bins: Number B of bins of confidence.
+
+    Returns:
+        Share, confidence and accuracy of each bin, (..., B).
+    """
     weights = _weights(labels, weights)
     confidence = probabilities.max(axis=1)
     members = _confidence_bins(confidence, bins)
@@ -154,13 +192,33 @@ def precision_recall_curve(
 
 
 def roc_at(scores: Floats, positive: NDArray[np.bool_], grid: Floats, weights: Floats) -> Floats:
-    """True positive rate (R, G) at the false positive rates of the grid (G,), on straight lines between thresholds."""
+    """True positive rate at given false positive rates, on straight lines between thresholds.
+
+    Args:
+        scores: (N,), the higher, the more positive.
+        positive: Truth, bool (N,).
+        grid: False positive rates, (G,), rising.
+        weights: (R, N).
+
+    Returns:
+        (R, G); NaN where a class has no weight.
+    """
     rates = zip(*roc_curve(scores, positive, weights), strict=True)
     return np.stack([np.interp(grid, false, true) for false, true in rates])
 
 
 def precision_at(scores: Floats, positive: NDArray[np.bool_], grid: Floats, weights: Floats) -> Floats:
-    """Precision (R, G) at the highest threshold that reaches each recall of the grid (G,)."""
+    """Precision at the highest threshold that reaches each of some recalls.
+
+    Args:
+        scores: (N,), the higher, the more positive.
+        positive: Truth, bool (N,).
+        grid: Recalls, (G,).
+        weights: (R, N).
+
+    Returns:
+        (R, G); NaN where there are no positives.
+    """
     curves = zip(*precision_recall_curve(scores, positive, weights), strict=True)
     nearly = grid - 1e-12  # a recall of 1 may be summed to a little less
     return np.stack(
@@ -221,9 +279,18 @@ def balanced_threshold(scores: Floats, positive: NDArray[np.bool_]) -> float:
 
 
 def standard_metrics(probabilities: Floats, labels: Ints, *, threshold: float, positive: int) -> dict[str, Metric]:
-    """The metrics of a model's probabilities, by name, each a function of weights.
+    """The standard metrics of a model's probabilities, by name, each a function of weights.
 
     AUROC and average precision; balanced accuracy of what `decide` calls; log loss, Brier score and ECE.
+
+    Args:
+        probabilities: (N, C).
+        labels: (N,).
+        threshold: The decision threshold on the positive class's probability, in [0, 1].
+        positive: Index of the positive class.
+
+    Returns:
+        By the names of METRIC_NAMES, weights (R, N) -> values (R,).
     """
     classes = probabilities.shape[1]
     predicted = decide(probabilities, threshold, positive)

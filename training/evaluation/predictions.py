@@ -52,7 +52,17 @@ class Predictions:
 
 
 def predictions_of(split: Split, probabilities: Floats, threshold: float, positive: int) -> Predictions:
-    """The probabilities (n, C) of the tiles (n) of a split, with what is known of these."""
+    """The predictions of a split: probabilities with the labels and cases of its tiles.
+
+    Args:
+        split: n tiles.
+        probabilities: (n, C).
+        threshold: The decision threshold, in [0, 1].
+        positive: Index of the positive class.
+
+    Returns:
+        The predictions.
+    """
     return Predictions(probabilities, split.label, split.case_id, split.classes, threshold, positive)
 
 

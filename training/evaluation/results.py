@@ -131,7 +131,17 @@ def measure(predictions: Predictions, *, resamples: int = 1000, seed: int = 0) -
 def measure_groups(
     predictions: Predictions, names: NDArray[np.str_], *, resamples: int = 1000, seed: int = 0
 ) -> dict[str, Group]:
-    """The metrics of each group by its name; `names` (N,) as in `grouped`."""
+    """The metrics of each group of tiles, with intervals over cases.
+
+    Args:
+        predictions: What a model says of N tiles.
+        names: The group of each tile, (N,); "" is unknown, and left out.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the resamples.
+
+    Returns:
+        The metrics by the group's name.
+    """
     return {
         name: measure(predictions.chosen(which), resamples=resamples, seed=seed)
         for name, which in grouped(names).items()
@@ -147,7 +157,14 @@ def grouped(names: NDArray[np.str_]) -> dict[str, NDArray[np.bool_]]:
 def compare(first: Predictions, second: Predictions, *, resamples: int = 1000, seed: int = 0) -> dict[str, Difference]:
     """By metric, the second model's value minus the first's, with the interval of a paired bootstrap over cases.
 
-    Both must be predictions of the same tiles, in the same order.
+    Args:
+        first: What the first model says.
+        second: What the second says of the same tiles, in the same order.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the resamples.
+
+    Returns:
+        The differences by metric.
     """
     a, b = (_resampled(predictions, resamples, seed) for predictions in (first, second))
     return {name: difference(a[name], b[name]) for name in a}

@@ -158,10 +158,22 @@ class TileModel:
 
 
 def make_classifier(backbone: str, classes: int, input_px: int | None, tile_px: int) -> TileClassifier:
-    """An untrained classifier; its weights come from torch's random state. See `input_side` for `input_px`.
+    """An untrained classifier, with weights drawn from torch's random state.
 
-    Mean and standard deviation are those of the backbone's own configuration. Raises ConfigError for a name timm does
-    not know, a hub that cannot be reached and an input size the backbone refuses.
+    Mean and standard deviation are those of the backbone's own configuration.
+
+    Args:
+        backbone: One of timm's names, or `hf-hub:owner/name`.
+        classes: Number of classes.
+        input_px: Side of the picture the backbone sees; None: as `input_side` chooses.
+        tile_px: Side of the tiles, pixels.
+
+    Returns:
+        The classifier, in training mode.
+
+    Raises:
+        ConfigError: For a name timm does not know, a hub that cannot be reached, a backbone without a head and an input
+            size it refuses.
     """
     own = find_architecture(backbone)
     if not own.settings.get("classifier"):

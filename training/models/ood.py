@@ -106,10 +106,17 @@ class Novelty:
 def fit_novelty(
     rows: Floats, labels: NDArray[np.integer], validation: Floats, quantile: float = QUANTILE
 ) -> Novelty | None:
-    """Fit on features and appearance (N, D + 9) of training tiles, and their class indices (N,).
+    """Fit out-of-distribution detection on training tiles, and its thresholds on validation tiles.
 
-    The thresholds are such that this quantile of the validation tiles (M, D + 9) lies within both. None where no
-    distance can be measured: what is the same for all tiles of a class, or not finite.
+    Args:
+        rows: Features and appearance of N training tiles, (N, D + 9).
+        labels: Their class indices, (N,).
+        validation: Features and appearance of validation tiles, (M, D + 9).
+        quantile: Share of the validation tiles that lies within both thresholds, in (0, 1).
+
+    Returns:
+        What was fitted; None where no distance can be measured, because values are the same for all tiles of a class,
+        or not finite.
     """
     if not len(validation) or not np.isfinite(validation).all():
         return None

@@ -102,9 +102,19 @@ def changed(tiles: Pixels, confounder: str, amount: float | None = None) -> Pixe
 
 
 def confounded(tiles: Pixels, carries: Flags, confounder: str, amount: float | None = None) -> Pixels:
-    """The tiles uint8 (N, T, T, 3) with the confounder on those that carry it, (N,); the others are copied.
+    """The tiles uint8 (N, T, T, 3) with the confounder on those that carry it; the others are copied.
 
-    Raises ConfigError as `amount_of` does.
+    Args:
+        tiles: uint8 (N, T, T, 3).
+        carries: Which tiles carry it, bool (N,).
+        confounder: A name of CONFOUNDERS.
+        amount: How strong it is, in its own unit; None: its usual amount.
+
+    Returns:
+        New pixels, uint8 (N, T, T, 3).
+
+    Raises:
+        ConfigError: As `amount_of`, if any tile carries it.
     """
     out = tiles.copy()
     out[carries] = changed(tiles[carries], confounder, amount)

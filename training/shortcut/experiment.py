@@ -196,9 +196,20 @@ def run_key(run: Run, data: TileSet, config: ShortcutConfig) -> str:
 
 
 def train_run(run: Run, key: str, data: TileSet, config: ShortcutConfig) -> RunRecord:
-    """Train one network on confounded tiles and test it, in one thread and deterministically but for the seconds.
+    """Train one network on confounded tiles and test it, in one thread; all but the seconds is deterministic.
 
-    Raises ModelError if the network diverges.
+    Args:
+        run: The network to train: method, setting and seed.
+        key: What `run_key` gives for it.
+        data: All tiles of the study.
+        config: The study's settings.
+
+    Returns:
+        The metrics on validation and on each test, and CPU seconds.
+
+    Raises:
+        ModelError: If the network diverges.
+        InputError: If a split lacks a class.
     """
     with _settled(run.seed):
         split = split_of(data, config, run.seed)

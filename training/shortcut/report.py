@@ -221,7 +221,20 @@ def study_figure(grid: Grid, config: ShortcutConfig) -> bytes:
 
 
 def examples_picture(unchanged: Pixels, changed: Pixels, classes: Sequence[str], config: ShortcutConfig) -> bytes:
-    """PNG of tiles uint8 (C, k, T, T, 3) of each class, without the confounder and with it."""
+    """PNG of tiles of each class, without the confounder and with it.
+
+    Args:
+        unchanged: uint8 (C, k, T, T, 3): k tiles of each class.
+        changed: The same tiles with the confounder.
+        classes: The C names.
+        config: The study's settings: confounder and amount.
+
+    Returns:
+        The PNG's bytes.
+
+    Raises:
+        ConfigError: As `training.shortcut.confound.amount_of`.
+    """
     count = unchanged.shape[1]
     figure = Figure(figsize=(1.6 + count, 1.15 * 2 * len(classes) + 0.5), layout="constrained")
     grid = figure.subplots(2 * len(classes), count, squeeze=False)
