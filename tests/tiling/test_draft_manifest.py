@@ -118,7 +118,7 @@ def test_what_cannot_be_sure_is_refused(tmp_path: Path, slides: str, tables: lis
 
 
 def test_the_label_must_be_a_column(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--label: no table has a column 'MSI'"):
+    with pytest.raises(ConfigError, match=r"--label: .*'MSI'"):
         drafted(tmp_path, "a.svs", "slide,label a,x", label="MSI")
 
 
@@ -126,7 +126,7 @@ def test_every_slide_has_an_id_of_its_own(tmp_path: Path) -> None:
     draft = drafted(tmp_path, "-x.svs a.svs a.tif q/a.svs index.html.svs b.svs")
     assert list(said(draft, "label")) == ["slide_x", "a.svs", "a.tif", "q_a", "slide_index.html", "b"]
     assert [name for _, name in draft.renamed] == ["slide_x", "a.svs", "a.tif", "q_a", "slide_index.html"]
-    with pytest.raises(InputError, match=r"q/a\.svs: has the id 'q_a\.svs', as another"):
+    with pytest.raises(InputError, match=r"q/a\.svs: .*'q_a\.svs'"):
         drafted(tmp_path, "b.svs q/a.svs q/A.svs")
 
 

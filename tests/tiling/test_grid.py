@@ -102,7 +102,7 @@ def test_the_nearest_of_two_levels_within_tolerance_is_taken() -> None:
 
 @pytest.mark.parametrize("mpp", [0.1, 0.25, 0.48])
 def test_pixels_are_never_invented(mpp: float) -> None:
-    with pytest.raises(ConfigError, match=r"^mpp: .* is finer than the slide's own 0\.5; pass --mpp 0\.5 or coarser$"):
+    with pytest.raises(ConfigError, match=r"^mpp: .* 0\.5; .*--mpp 0\.5"):
         fit_grid((100, 100), 0.5, (1.0,), mpp=mpp, tile_px=16)
 
 

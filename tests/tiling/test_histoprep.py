@@ -54,7 +54,7 @@ def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.Mo
     for name in PACKAGES:
         monkeypatch.setitem(sys.modules, name, None)
         monkeypatch.setitem(sys.modules, f"{name}.functional", None)
-    with pytest.raises(ConfigError, match=r"histoprep: is not installed; pip install 'specslide\[histoprep\]'"):
+    with pytest.raises(ConfigError, match=r"histoprep: .*'specslide\[histoprep\]'"):
         histoprep.tissue(picture())
 
 
@@ -87,5 +87,5 @@ def test_a_histoprep_too_old_for_its_numpy_says_so(monkeypatch: pytest.MonkeyPat
     functions.__dict__.update(get_tissue_mask=lambda *a, **k: (180, np.zeros((80, 80))), get_image_metrics=refuse)
     monkeypatch.setitem(sys.modules, "histoslice", ModuleType("histoslice"))
     monkeypatch.setitem(sys.modules, "histoslice.functional", functions)
-    with pytest.raises(ConfigError, match=r"^histoprep: cannot measure tiles with this numpy .*; pip install"):
+    with pytest.raises(ConfigError, match=r"^histoprep: .*numpy .*pip install"):
         histoprep.tile_metrics(picture())(picture())

@@ -148,7 +148,7 @@ def test_good_ids(slide_id: str) -> None:
 
 
 def test_a_bad_id_in_a_manifest_names_its_row(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"m\.csv, row 3: slide_id: .*'\.\./evil' cannot name a folder"):
+    with pytest.raises(InputError, match=r"m\.csv, row 3: slide_id: .*'\.\./evil'"):
         read_manifest(csv(tmp_path, "slide_path,slide_id\na.svs,good\nb.svs,../evil\n"))
 
 
@@ -196,7 +196,7 @@ def not_parquet(folder: Path) -> Path:
 @pytest.mark.parametrize("make", [missing, directory, latin1, not_parquet, named_with_nul, pipe])
 def test_unreadable_tables(tmp_path: Path, make: object) -> None:
     path: Path = make(tmp_path)  # type: ignore[operator]
-    with pytest.raises(InputError, match=r"cannot be read \(.+\); pass a CSV or Parquet table") as caught:
+    with pytest.raises(InputError, match=r"\(.+\); .*CSV or Parquet") as caught:
         read_table(path)
     assert str(caught.value).startswith(f"{path}: ")
 

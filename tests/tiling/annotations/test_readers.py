@@ -159,7 +159,7 @@ def test_an_ellipse_lies_in_the_rectangle_of_its_points(tmp_path: Path, kind: st
 def test_bad_regions_are_refused_by_number(tmp_path: Path) -> None:
     path = tmp_path / "a.xml"
     path.write_text(imagescope(f'Name="t"><Regions>{region("0", BIG)}{region("0", BIG).replace("100", "x")}</Regions>'))
-    with pytest.raises(InputError, match=r"a\.xml, region 2: has a point without coordinates"):
+    with pytest.raises(InputError, match=r"a\.xml, region 2: .*coordinates"):
         read_polygons(path, None)
 
 
@@ -223,7 +223,7 @@ def test_scribbles_take_bounded_time(tmp_path: Path, points: int, refused: bool)
     path = written(tmp_path, feature(polygon(SQUARE)), feature(shapely.geometry.mapping(scribble(points))))
     start = time.process_time()
     if refused:
-        with pytest.raises(InputError, match=r"feature 2: crosses itself more than 20,000 times"):
+        with pytest.raises(InputError, match=r"feature 2: .*20,000"):
             read_polygons(path, None)
     else:
         assert 1e6 < read_polygons(path, None)["tumour"].area < 3e6

@@ -151,7 +151,7 @@ def test_a_lock_that_fails_for_another_reason_is_an_error(tmp_path: Path, monkey
 def test_the_second_of_two_jobs_is_refused(tmp_path: Path) -> None:
     final = tmp_path / "x"
     with locked_folder(final):
-        with pytest.raises(OutputError, match="is being written by another job; wait for that job to end"):
+        with pytest.raises(OutputError, match="another job"):
             publish(final)
         with locked_folder(tmp_path / "y"):
             pass
@@ -307,7 +307,7 @@ def test_a_file_in_the_way_is_one_sentence(tmp_path: Path, name: str) -> None:
         with pytest.raises(OutputError, match="cannot be written"):
             write_file(tmp_path / "f" / "y", b"")
     else:
-        with pytest.raises(OutputError, match="a file stands where a folder is needed"):
+        with pytest.raises(OutputError, match="folder is needed"):
             publish(tmp_path / name)
     assert names(tmp_path) == ["f"]
 
@@ -425,7 +425,7 @@ def test_a_file_where_the_folder_belongs_is_refused_and_stays(tmp_path: Path) ->
     final = tmp_path / "s.zarr"
     final.write_text("mine")
     with (
-        pytest.raises(OutputError, match="a file stands where a folder is needed"),
+        pytest.raises(OutputError, match="folder is needed"),
         locked_folder(final),
         atomic_folder(final),
     ):
@@ -462,7 +462,7 @@ def test_a_folder_is_told_by_its_mark(tmp_path: Path, files: list[str] | None, o
     if own:
         require_own(folder, "mark.json", "a result")
     else:
-        with pytest.raises(OutputError, match=r"out: holds something else than a result; choose another --out$"):
+        with pytest.raises(OutputError, match=r"out: .*--out$"):
             require_own(folder, "mark.json", "a result")
 
 

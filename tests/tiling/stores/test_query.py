@@ -184,12 +184,12 @@ def test_any_text_is_a_mask_or_one_clear_error(text: str) -> None:
 
 
 def test_an_endless_expression_is_refused() -> None:
-    with pytest.raises(ConfigError, match="has 2008 characters; use at most 2000"):
+    with pytest.raises(ConfigError, match=r"2008 .*2000"):
         parse_where("a + " * 500 + "1 > 2".ljust(8))
 
 
 def test_an_unknown_column_names_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"the columns are focus, pen, tissue, x, `tumour`, `In situ: A`, .*\"a`b\""):
+    with pytest.raises(ConfigError, match=r"focus, pen, tissue, x, `tumour`, `In situ: A`, .*\"a`b\""):
         kept("zzz > 1")
 
 

@@ -186,7 +186,7 @@ def test_swapped_shards_are_refused(copied: Path) -> None:
     shutil.move(spare, second)
     store = TileStore(copied)
     for file, row in ((first, 0), (second, 256)):
-        with pytest.raises(StoreError, match="is whole, but another tile") as caught:
+        with pytest.raises(StoreError, match="another tile") as caught:
             store.read([row])
         assert str(caught.value).startswith(f"{file}: is damaged: ")
     faults = verify_store(copied)
@@ -203,7 +203,7 @@ def test_a_store_replaced_under_its_reader_gives_no_wrong_pixel(copied: Path, sm
     copied.rename(copied.parent / "before")
     other.rename(copied)
     np.testing.assert_array_equal(store.read([5, 0]), expected[[5, 0]])
-    with pytest.raises(StoreError, match="is whole, but another tile"):
+    with pytest.raises(StoreError, match="another tile"):
         store.read(range(256, 512))
 
 

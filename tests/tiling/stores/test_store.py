@@ -346,7 +346,7 @@ def test_a_store_without_the_checksum_column_is_still_read(copied: Path) -> None
     assert verify_store(copied) == []
     np.testing.assert_array_equal(TileStore(copied).read(slice(None)), expected)
     swap(*(copied / "tiles" / "c" / number / "0" / "0" / "0" for number in "01"))
-    with pytest.raises(StoreError, match=r"tiles/c/0/0/0/0: (is .* bytes long|its content was changed)"):
+    with pytest.raises(StoreError, match=r"tiles/c/0/0/0/0: .*(bytes|changed)"):
         TileStore(copied).read([0])
 
 
@@ -483,6 +483,6 @@ def a_plain_group(path: Path) -> Path:
 @pytest.mark.parametrize("make", [lambda p: p, a_file, a_plain_group], ids=["missing", "a file", "a plain group"])
 def test_what_is_no_store_is_refused(tmp_path: Path, make: Callable[[Path], Path]) -> None:
     path = make(tmp_path / "a.zarr")
-    with pytest.raises(StoreError, match="is not a finished tile store") as caught:
+    with pytest.raises(StoreError, match="not a finished") as caught:
         TileStore(path)
     assert str(caught.value).startswith(f"{path}: ")
