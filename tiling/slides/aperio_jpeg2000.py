@@ -7,6 +7,7 @@ header leaves fewer, it shows what lies behind them in memory: other pixels each
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,11 +86,15 @@ class AperioStreams:
             return
         try:
             with self._entry.open("rb", buffering=0) as file:
+                file_bytes = os.fstat(file.fileno()).st_size
                 for index in unseen.tolist():
                     offset, count = int(level.offsets[index]), int(level.counts[index])
-                    file.seek(max(0, offset))
-                    if count and not fills(file.read(min(max(0, count), HEADER_BYTES)), level.tile_w, level.tile_h):
-                        raise damaged(self._path, ValueError())
+                    if count:
+                        if not (0 <= offset < offset + count <= file_bytes):  # OpenSlide takes memory for any count
+                            raise damaged(self._path, ValueError())
+                        file.seek(offset)
+                        if not fills(file.read(min(count, HEADER_BYTES)), level.tile_w, level.tile_h):
+                            raise damaged(self._path, ValueError())
                     level.fit[index] = True
         except OSError as error:
             raise unreadable(self._path, error) from error

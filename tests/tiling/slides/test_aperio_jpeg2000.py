@@ -46,11 +46,11 @@ def changed(path: Path, tile: int, at: int, form: str, *values: int, page: int =
     return path
 
 
-def without(path: Path, tile: int) -> Path:
-    """The slide with one tile of its first level left out."""
+def listed(path: Path, tile: int, count: int) -> Path:
+    """The slide with another number of bytes for one tile of its first level; 0: it is left out."""
     with tifffile.TiffFile(path, mode="r+") as tiff:
         tag = tiff.pages.first.tags["TileByteCounts"]
-        tag.overwrite([0 if i == tile else n for i, n in enumerate(tag.value)])
+        tag.overwrite([count if i == tile else n for i, n in enumerate(tag.value)])
     return path
 
 
@@ -100,6 +100,14 @@ def test_a_tile_whose_stream_does_not_fill_it_is_damaged(tmp_path: Path, kind: s
         assert slide.read_region(0, 0, 1, 128, 96).shape == (96, 128, 3)
 
 
+@pytest.mark.parametrize("count", [2**32 - 1, 1 << 20, 20])
+def test_a_tile_that_ends_beyond_the_file_or_in_its_header_is_damaged(tmp_path: Path, count: int) -> None:
+    with Slide(listed(write(tmp_path / "a.svs"), 5, count)) as slide:
+        with pytest.raises(SlideError, match=r"a\.svs"):
+            slide.read_region(64, 64, 0, 64, 64)
+        np.testing.assert_array_equal(slide.read_region(128, 64, 0, 64, 64), PICTURE[64:128, 128:192])
+
+
 def test_the_first_tile_of_a_level_is_looked_at_before_openslide_decodes_it(tmp_path: Path) -> None:
     """What OpenSlide refuses, tifffile reads, but for its damaged tile; colours of YCbCr it does not make."""
     path = changed(write(tmp_path / "a.svs"), 0, 16, ">I", 1)
@@ -116,7 +124,7 @@ def test_the_first_tile_of_a_level_is_looked_at_before_openslide_decodes_it(tmp_
 
 
 def test_a_tile_that_is_left_out_shows_the_level_before(tmp_path: Path) -> None:
-    path = without(write(tmp_path / "a.svs"), 7)
+    path = listed(write(tmp_path / "a.svs"), 7, 0)
     with Slide(path) as slide:
         for level, (width, height) in enumerate(((256, 192), (128, 96))):
             np.testing.assert_array_equal(slide.read_region(0, 0, level, width, height), shown(path, level))
