@@ -33,11 +33,6 @@ def background_colour(picture: UInt8Array, ignored: BoolArray | None = None) -> 
 
     Of an RGB picture (h, w, 3), without its `ignored` pixels (h, w).
     """
-    return _commonest(picture, ignored)[0]
-
-
-def _commonest(picture: UInt8Array, ignored: BoolArray | None) -> tuple[Float64Array, int]:
-    """The glass's colour, and how many pixels that are bright, nearly neutral and flat have about that colour."""
     glass, colours = np.empty(picture.shape[:2], np.bool_), np.zeros(1 << 15, np.int64)
     for rows, wider, own in strips(len(picture), 2):
         glass[rows] = _bright_and_flat(picture[wider])[own]
@@ -45,25 +40,24 @@ def _commonest(picture: UInt8Array, ignored: BoolArray | None) -> tuple[Float64A
             glass[rows] &= ~ignored[rows]
         colours += np.bincount(_coarse_colour(picture[rows])[glass[rows]], minlength=len(colours))
     if colours.sum() < _MIN_GLASS * glass.size:
-        return np.full(3, 255.0), 0
+        return np.full(3, 255.0)
     levels = np.zeros((3, 256), np.int64)
     for rows, _, _ in strips(len(picture)):
         commonest = picture[rows][glass[rows] & (_coarse_colour(picture[rows]) == colours.argmax())]
         levels += [np.bincount(commonest[:, c], minlength=256) for c in range(3)]
-    colour = np.array([_median(counts) for counts in levels])
-    alike = 0
-    for rows, _, _ in strips(len(picture)):
-        near = np.abs(picture[rows][glass[rows]] - colour).max(1) <= _SAME_GLASS
-        alike += int(np.count_nonzero(near))
-    return colour, alike
+    return np.array([_median(counts) for counts in levels])
 
 
 def padding_mask(picture: UInt8Array) -> BoolArray:
     """Where a file is filled up with exact white, bool (h, w), with its rim: only if its glass has another colour."""
     white = np.asarray(channel_range(picture)[0] == 255)
-    if not white.any() or white.all():
+    if white.mean() < _MIN_GLASS or white.all():
         return np.zeros_like(white)
-    if _commonest(picture, white)[1] < _MIN_OTHER_GLASS * np.count_nonzero(~white):
+    glass, alike = background_colour(picture, white), 0
+    for rows, wider, own in strips(len(picture), 2):
+        near = cv2.inRange(picture[rows], glass - _SAME_GLASS, glass + _SAME_GLASS) > 0
+        alike += int(np.count_nonzero(near & _bright_and_flat(picture[wider])[own] & ~white[rows]))
+    if alike < _MIN_OTHER_GLASS * np.count_nonzero(~white):
         return np.zeros_like(white)
     large = cv2.morphologyEx(white.astype(np.uint8), cv2.MORPH_OPEN, np.ones((5, 5), np.uint8)) > 0
     rim = np.ones((2 * _PADDING_RIM_PX + 1,) * 2, np.uint8)
@@ -135,8 +129,9 @@ def optical_density(picture: UInt8Array, background: Float64Array) -> Float32Arr
 
 def channel_range(picture: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """The minimum and the maximum of each pixel's three channels, (h, w) each; numpy's own way over axis 2 is slow."""
-    red, green, blue = (picture[..., c] for c in range(3))
-    return np.minimum(np.minimum(red, green), blue), np.maximum(np.maximum(red, green), blue)
+    red, green, blue = cv2.split(picture)
+    lowest, highest = cv2.min(cv2.min(red, green), blue), cv2.max(cv2.max(red, green), blue)
+    return np.asarray(lowest), np.asarray(highest)
 
 
 _LOG: Final = np.log(np.arange(256) + 1).astype(np.float32)

@@ -12,9 +12,10 @@ import cv2
 import numpy as np
 
 from tiling.core.arrays import BoolArray, UInt8Array
+from tiling.glass import channel_range
 from tiling.overview import SPREAD_UNIT, strips
 
-_MAX_TEXTURE = 0.2  # optical density: strokes lie below, stained nuclei at that saturation above
+_MAX_TEXTURE = 24.0  # grey levels: strokes lie below, stained nuclei at that saturation above
 _MIN_INK_UM2 = 2_000.0  # a smaller spot is no stroke, and no printed mark
 _REACH_PX = 5  # how far the pale rim of a stroke reaches from what is surely ink
 _RIM_PX = 4  # where ink and what lies beside it mix, and their edge is texture
@@ -24,11 +25,12 @@ _BORDER_RIM_PX = 2
 
 def ink_mask(picture: UInt8Array, texture: UInt8Array, mpp: float) -> BoolArray:
     """Where pen ink is, bool (h, w), with its rim; of an RGB picture (h, w, 3) and its `Overview.texture` (h, w)."""
-    sure, likely = _in_boxes(picture, _INK), _in_boxes(picture, _LIKELY)
+    sure = _in_boxes(picture, _INK)
     sure &= texture < _MAX_TEXTURE / SPREAD_UNIT
-    reached = _strokes(sure, _MIN_INK_UM2 / mpp**2)
+    reached = _strokes(sure, _MIN_INK_UM2 / mpp**2) if sure.any() else sure
     if not reached.any():
         return reached
+    likely = _in_boxes(picture, _LIKELY)
     for _ in range(_REACH_PX):
         reached |= dilated(reached, 1) & likely
     return dilated(reached, _RIM_PX)
@@ -36,7 +38,10 @@ def ink_mask(picture: UInt8Array, texture: UInt8Array, mpp: float) -> BoolArray:
 
 def border_mask(picture: UInt8Array) -> BoolArray:
     """Where black is that reaches the picture's edge, bool (h, w), with its rim: what was not scanned, or its frame."""
-    _, labels = cv2.connectedComponents((picture.max(2) <= _BLACK).astype(np.uint8), connectivity=8)
+    black = channel_range(picture)[1] <= _BLACK
+    if not black.any():
+        return black
+    _, labels = cv2.connectedComponents(black.astype(np.uint8), connectivity=8)
     at_edge = np.zeros(labels.max() + 1, np.bool_)
     for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
         at_edge[edge] = True
@@ -49,8 +54,8 @@ def as_nearest(mask: BoolArray, hidden: BoolArray) -> BoolArray:
 
     A stroke across tissue is tissue, the same stroke on the glass is not. Found at half the scale.
     """
-    if not hidden.any() or hidden.all():
-        return mask & ~hidden
+    if not hidden.any():
+        return mask
     half = ((mask.shape[1] + 1) // 2, (mask.shape[0] + 1) // 2)
     covered = cv2.resize(hidden.astype(np.uint8), half, interpolation=cv2.INTER_NEAREST)
     if covered.all():

@@ -15,7 +15,7 @@ from tiling.config import TilingConfig
 from tiling.core.arrays import AnyArray, BoolArray, UInt8Array
 from tiling.core.errors import ConfigError, SlideError
 from tiling.grid import Grid, Raster, Tiles, box_mean, fit_grid
-from tiling.overview import FINER, Overview, spread_within
+from tiling.overview import FINER, Overview, spread_within, texture_of
 from tiling.slides.slide import Slide
 from tiling.stores.summary import TissueSummary
 from tiling.tissue import Found, find_tissue, given_tissue
@@ -42,11 +42,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class _Look:
-    """A slide in small, (h, w), its thumbnail, a whole number of times finer, and where it cannot be decoded."""
+    """A slide in small, (h, w), its thumbnail, a whole number of times finer, and which parts cannot be decoded."""
 
     overview: Overview
     thumbnail: UInt8Array
-    unreadable: BoolArray
+    unreadable: tuple[tuple[slice, slice], ...]
 
 
 def plan_tiles(slide: Slide, config: TilingConfig, tissue_file: Path | None = None) -> Plan:
@@ -78,7 +78,8 @@ def plan_tiles(slide: Slide, config: TilingConfig, tissue_file: Path | None = No
         found = given_tissue(drawn, look.overview.part(scanned), mpp, config.tissue)
     mask, cut, ink = (_over(part, scanned, reach, (height, width)) for part in (found.tissue, found.cut, found.ink))
     # Nobody knows what a damaged part holds: it counts as tissue, so that its tiles are tried, counted and named.
-    mask |= look.unreadable
+    for part in look.unreadable:
+        mask[part] = True
     where = Raster(mask, mask_px0)
     every = Tiles.all_of(grid)
     tissue = box_mean(where, every)
@@ -116,17 +117,18 @@ def _look(slide: Slide, mask_px0: float, size: tuple[int, int]) -> _Look:
     thumbnail_times = 1 << max(0, min(int(mask_px0), _THUMBNAIL_PX // max(size)).bit_length() - 1)
     times = max(thumbnail_times, FINER) if mask_px0 >= FINER else 1
     thumbnail = np.full((height * thumbnail_times, width * thumbnail_times, 3), 255, np.uint8)
-    spread, unreadable = np.zeros((height, width), np.uint8), np.zeros((height, width), np.bool_)
+    spread, unreadable = np.zeros((height, width), np.uint8), list[tuple[slice, slice]]()
     size0 = (round(width * mask_px0), round(height * mask_px0))
     for rows, columns, pixels in slide.overview(size0, (width * times, height * times), unit=times):
         own = _coarser(rows, columns, times)
         if pixels is None:
-            unreadable[own] = True
+            unreadable.append(own)
             continue
         thumbnail[_coarser(rows, columns, times // thumbnail_times)] = _reduced(pixels, times // thumbnail_times)
         if times >= FINER:
             spread[own] = spread_within(_reduced(pixels, times // FINER))
-    return _Look(Overview(_reduced(thumbnail, thumbnail_times), spread), thumbnail, unreadable)
+    picture = _reduced(thumbnail, thumbnail_times)
+    return _Look(Overview(picture, texture_of(picture, spread)), thumbnail, tuple(unreadable))
 
 
 def _coarser(rows: slice, columns: slice, times: int) -> tuple[slice, slice]:

@@ -29,14 +29,14 @@ from tiling.ink import as_nearest, border_mask, ink_mask
 from tiling.overview import SPREAD_UNIT, Overview, strips
 
 _MIN_OD = 0.03  # what is stained absorbs; white beside tinted glass does not
-_TEXTURE_OD = (0.02, 0.05)  # the limit of the glass's texture, at least and at most
+_TEXTURE = (4.0, 10.0)  # grey levels: the limit of the glass's texture, at least and at most
 _NOISES = 3  # the limit, in the glass's own texture
 _LIT = 50  # a pixel whose brightest channel is below is dark
 
 
 INK, TOO_SMALL = 1, 2
 """What `Found.cut` says."""
-_NOTABLE_OD = 0.25  # mean over the channels
+_NOTABLE = 0.78  # brightness in that of the glass
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
 
@@ -55,37 +55,33 @@ class Found:
     @property
     def cut(self) -> UInt8Array:
         """What is left out: `INK` or `TOO_SMALL`, 0 elsewhere; uint8 (h, w)."""
-        return np.asarray(np.where(self.ink & ~self.tissue, INK, self.too_small * TOO_SMALL), np.uint8)
+        cut = self.too_small.astype(np.uint8) * np.uint8(TOO_SMALL)
+        cut[self.ink & ~self.tissue] = INK
+        return cut
 
 
 @dataclass(frozen=True)
 class Scene:
     """A slide in small, and what on it is surely not tissue."""
 
-    overview: Overview
+    picture: UInt8Array
+    """RGB (h, w, 3)."""
     texture: UInt8Array
     """`Overview.texture`, (h, w)."""
     ink: BoolArray
     """Pen ink, (h, w)."""
-    absent: BoolArray
-    """White padding and black borders, (h, w)."""
+    clear: BoolArray
+    """Neither ink nor white padding nor a black border, (h, w)."""
+    glass: Float64Array
+    """The commonest colour of the glass, RGB (3,)."""
 
     @classmethod
     def of(cls, overview: Overview, mpp: float) -> Scene:
         """The scene of a slide in small."""
-        texture, picture = overview.texture(), overview.picture
-        ink = ink_mask(picture, texture, mpp)
-        return cls(overview, texture, ink, border_mask(picture) | padding_mask(picture))
-
-    @property
-    def picture(self) -> UInt8Array:
-        """RGB (h, w, 3)."""
-        return self.overview.picture
-
-    @property
-    def clear(self) -> BoolArray:
-        """Neither ink nor absent, (h, w)."""
-        return ~(self.ink | self.absent)
+        picture = overview.picture
+        ink = ink_mask(picture, overview.texture, mpp)
+        clear = ~(border_mask(picture) | padding_mask(picture) | ink)
+        return cls(picture, overview.texture, ink, clear, background_colour(picture, ~clear))
 
 
 def find_tissue(overview: Overview, mpp: float, config: TissueConfig) -> Found:
@@ -104,7 +100,7 @@ def find_tissue(overview: Overview, mpp: float, config: TissueConfig) -> Found:
         return Found(nothing, nothing, nothing)
     seen = METHODS[config.method](scene)
     if config.method != "histoprep":
-        seen = smoothed(as_nearest(seen, scene.ink) & ~scene.absent, mpp, config)
+        seen = smoothed(as_nearest(seen, scene.ink) & (scene.clear | scene.ink), mpp, config)
     tissue = sized(seen, mpp, config)
     too_small = seen & ~tissue
     tissue &= ~scene.ink if config.drop_ink else ~nothing
@@ -129,10 +125,8 @@ def given_tissue(tissue: BoolArray, overview: Overview, mpp: float, config: Tiss
 
 def unlike_glass(scene: Scene) -> BoolArray:
     """Where colour or its texture is not that of the glass nearby."""
-    picture, clear = scene.picture, scene.clear
-    glass = background_colour(picture, ~clear)
-    limit = _texture_limit(scene, glass)
-    even = clear & (scene.texture <= limit)
+    picture, clear, glass = scene.picture, scene.clear, scene.glass
+    even = clear & (scene.texture <= _texture_limit(scene))
     nearby = local_glass(picture, glass_mask(picture, even, glass), glass)
     found = clear & ~even
     for rows, _, _ in strips(len(picture)):
@@ -143,10 +137,9 @@ def unlike_glass(scene: Scene) -> BoolArray:
 
 def stained(scene: Scene) -> BoolArray:
     """Where optical density differs between the channels by more than one glass colour and noise do."""
-    smooth, found = _smooth(scene.picture), scene.clear
-    background = background_colour(scene.picture, ~scene.clear)
+    smooth, found = _smooth(scene.picture), scene.clear.copy()
     for rows, _, _ in strips(len(smooth)):
-        lowest, highest = channel_range(optical_density(smooth[rows], background))
+        lowest, highest = channel_range(optical_density(smooth[rows], scene.glass))
         found[rows] &= highest - lowest > STAINED_OD
     return found
 
@@ -157,10 +150,9 @@ def above_otsu(scene: Scene) -> BoolArray:
     Ink and borders are left out of the histogram too, or they would decide the threshold.
     """
     smooth, clear = _smooth(scene.picture), scene.clear
-    background = background_colour(scene.picture, ~clear)
     density = np.empty(clear.shape, np.float32)
     for rows, _, _ in strips(len(smooth)):
-        density[rows] = np.clip(optical_density(smooth[rows], background).mean(2), 0, 2)
+        density[rows] = np.clip(optical_density(smooth[rows], scene.glass).mean(2), 0, 2)
     if not clear.any():
         return clear
     levels = np.asarray(np.rint(density * (255 / 2)), np.uint8)
@@ -170,10 +162,9 @@ def above_otsu(scene: Scene) -> BoolArray:
 
 def of_stain_hue(scene: Scene) -> BoolArray:
     """Where HSV saturation, with the glass made white, is at least 18 of 255 and the hue is violet to brown."""
-    smooth, found = _smooth(scene.picture), scene.clear
-    background = background_colour(scene.picture, ~found)
+    smooth, found = _smooth(scene.picture), scene.clear.copy()
     for rows, _, _ in strips(len(smooth)):
-        white = np.minimum(smooth[rows] * (255 / background), 255).astype(np.uint8)
+        white = np.minimum(smooth[rows] * (255 / scene.glass), 255).astype(np.uint8)
         hue, saturation, _ = cv2.split(cv2.cvtColor(white, cv2.COLOR_RGB2HSV))
         found[rows] &= (saturation >= 18) & ((hue >= 120) | (hue <= 20))
     return found
@@ -208,34 +199,34 @@ def smoothed(mask: BoolArray, mpp: float, config: TissueConfig) -> BoolArray:
     Holes are filled before speckle is opened away, or the thin walls of fat cells would go with it.
     """
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9))
-    framed = np.pad(mask.astype(np.uint8), 8)  # or tissue near the edge would be joined to it, and cut off the glass
-    closed = cv2.morphologyEx(framed, cv2.MORPH_CLOSE, kernel)[8:-8, 8:-8]
-    filled = ~_large_objects(closed == 0, config.max_hole_um2 / mpp**2)
+    # Framed, or tissue near the edge would be joined to it, and cut off the glass.
+    closed = cv2.morphologyEx(np.pad(mask.astype(np.uint8), 8), cv2.MORPH_CLOSE, kernel)[8:-8, 8:-8]
+    filled = ~_large_objects(closed == 0, config.max_hole_um2 / mpp**2, open_ended=True)
     return np.asarray(cv2.morphologyEx(filled.astype(np.uint8), cv2.MORPH_OPEN, _CROSS) > 0)
 
 
 def sized(mask: BoolArray, mpp: float, config: TissueConfig) -> BoolArray:
     """The mask with its small holes filled and its small objects dropped, by the areas of the settings."""
-    filled = ~_large_objects(~mask, config.max_hole_um2 / mpp**2)
+    filled = ~_large_objects(~mask, config.max_hole_um2 / mpp**2, open_ended=True)
     return _large_objects(filled, config.min_object_um2 / mpp**2)
 
 
-def _texture_limit(scene: Scene, glass: Float64Array) -> float:
+def _texture_limit(scene: Scene) -> float:
     """What texture glass has at most, in units of `Overview.texture`: by that of the clear glass on this slide."""
     counts = np.zeros(256, np.int64)
     for rows, _, _ in strips(len(scene.picture)):
-        near = np.abs(optical_density(scene.picture[rows], glass)).max(2) < STAINED_OD
+        near = cv2.inRange(scene.picture[rows], scene.glass * (1 - STAINED_OD), scene.glass * (1 + STAINED_OD)) > 0
         counts += np.bincount(scene.texture[rows][near & scene.clear[rows]], minlength=256)
     own = np.searchsorted(np.cumsum(counts), counts.sum() / 2) if counts.any() else 0
-    return float(np.clip(_NOISES * own * SPREAD_UNIT, *_TEXTURE_OD) / SPREAD_UNIT)
+    return float(np.clip(_NOISES * own * SPREAD_UNIT, *_TEXTURE) / SPREAD_UNIT)
 
 
 def _notable_px(scene: Scene, tissue: BoolArray) -> int:
     """Pixels outside the tissue, neither ink nor absent, that are dark or textured."""
-    glass, count = background_colour(scene.picture, ~scene.clear), 0
+    limit, count = _NOTABLE * scene.glass.mean(), 0
     for rows, _, _ in strips(len(scene.picture)):
-        dark = optical_density(scene.picture[rows], glass).mean(2) > _NOTABLE_OD
-        marked = dark | (scene.texture[rows] > _TEXTURE_OD[1] / SPREAD_UNIT)
+        dark = cv2.cvtColor(scene.picture[rows], cv2.COLOR_RGB2GRAY) < limit
+        marked = dark | (scene.texture[rows] > _TEXTURE[1] / SPREAD_UNIT)
         count += int(np.count_nonzero(marked & scene.clear[rows] & ~tissue[rows]))
     return count
 
@@ -244,9 +235,12 @@ def _smooth(picture: UInt8Array) -> UInt8Array:
     return np.asarray(cv2.GaussianBlur(picture, (0, 0), 0.8), np.uint8)
 
 
-def _large_objects(mask: BoolArray, min_px: float) -> BoolArray:
-    """The connected objects (8 neighbours) of at least that many pixels."""
+def _large_objects(mask: BoolArray, min_px: float, *, open_ended: bool = False) -> BoolArray:
+    """The connected objects (8 neighbours) of at least that many pixels; `open_ended`: and all that reach the edge."""
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     keep = stats[:, cv2.CC_STAT_AREA] >= min_px
+    if open_ended:
+        for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
+            keep[edge] = True
     keep[0] = False  # label 0 is the rest
     return np.asarray(keep[labels])

@@ -333,7 +333,7 @@ class Shown:
 def shown(slide: Painted) -> Shown:
     """A painted slide in small."""
     overview = overview_of(slide)
-    shape = overview.spread.shape
+    shape = overview.texture.shape
     return Shown(overview, in_small(slide.tissue, shape), in_small(slide.ink, shape))
 
 

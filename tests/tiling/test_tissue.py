@@ -44,7 +44,7 @@ def clean_mask(mask: NDArray[np.bool_], mpp: float, config: TissueConfig) -> NDA
 
 def is_ink(colour: tuple[int, ...]) -> bool:
     flat = np.full((40, 40, 3), colour, np.uint8)
-    return bool(ink_mask(flat, Overview.plain(flat).texture(), MPP).any())
+    return bool(ink_mask(flat, Overview.plain(flat).texture, MPP).any())
 
 
 def disc(radius: int) -> NDArray[np.bool_]:
@@ -191,7 +191,7 @@ def test_areas_apply_to_every_method(method: str, monkeypatch: pytest.MonkeyPatc
     )
     monkeypatch.setitem(sys.modules, "histoslice.functional", functions)
     picture = slide(GLASS["white"], STAINS["eosin"])
-    cv2.circle(picture, (100, 100), 6, GLASS["white"], -1)
+    cv2.circle(picture, (100, 100), 9, GLASS["white"], -1)
     cv2.circle(picture, (20, 20), 6, STAINS["eosin"], -1)
     small = {"min_object_um2": 0, "max_hole_um2": 0}
     for config, there in ((TissueConfig(method=method), False), (TissueConfig(method=method, **small), True)):
@@ -387,7 +387,7 @@ def inked(pen: tuple[int, int, int]) -> Overview:
     """Tissue, with a stroke across it that goes on over the glass."""
     overview = on_glass(cells([(215, 150, 190), (120, 70, 150)], 2))
     picture = np.asarray(cv2.line(overview.picture.copy(), (10, 200), (390, 200), pen, 15), np.uint8)
-    return Overview(picture, overview.spread)
+    return Overview.plain(picture)
 
 
 @pytest.mark.parametrize("pen", [name for name in PENS if name != "yellow"])

@@ -33,6 +33,7 @@ from tiling.slides.tiled_tiff import TiledLevels, open_tiled_levels
 # Scanners and field formats lie between; outside, the "resolution" is a printing default such as 72 dpi.
 PLAUSIBLE_MPP = (0.02, 60.0)
 _READ_PX = 4096  # longest side of one read: bounds memory at any slide size
+_PART_PX = 1024  # longest side of a part of an overview, of which more is made than kept
 _DENOMS: tuple[ScaleDenom, ...] = (8, 4, 2, 1)
 _MIN_PART_PX = 16  # a damaged part of an overview is looked at again in quarters, down to this side
 _MAX_OVERVIEW_FAILURES = 1000
@@ -222,7 +223,8 @@ class Slide:
     def _parts(self, level: int, size0: tuple[int, int], size: tuple[int, int], unit: int = 1) -> Iterator[_Part]:
         """The rectangle in parts that are read one at a time."""
         px0 = max(size0[0] / size[0], size0[1] / size[1])
-        step = max(1, int(_READ_PX * self.levels[level].downsample / px0) // unit) * unit
+        whole = min(int(_READ_PX * self.levels[level].downsample / px0), _READ_PX if unit == 1 else _PART_PX)
+        step = max(1, whole // unit) * unit
         for y in range(0, size[1], step):
             for x in range(0, size[0], step):
                 yield _Part.of(x, y, min(x + step, size[0]), min(y + step, size[1]), size0, size)
