@@ -77,8 +77,9 @@ def plan_tiles(slide: Slide, config: TilingConfig, tissue_file: Path | None = No
         drawn = np.asarray(given.values[scanned], np.bool_)
         found = given_tissue(drawn, look.overview.part(scanned), mpp, config.tissue)
     mask, cut, ink = (_over(part, scanned, reach, (height, width)) for part in (found.tissue, found.cut, found.ink))
-    # Nobody knows what a damaged part holds: it counts as tissue, so that its tiles are tried, counted and named.
-    for part in look.unreadable:
+    # Nobody knows what a damaged part holds: where tissue is detected it counts as such, so that its tiles are tried,
+    # counted and named.
+    for part in look.unreadable if tissue_file is None else ():
         mask[part] = True
     where = Raster(mask, mask_px0)
     every = Tiles.all_of(grid)
@@ -161,6 +162,7 @@ def _summary(found: Found, tissue: AnyArray, chosen: BoolArray, grid: Grid, mpp:
         scanned_mm2=found.tissue.size * px_mm2,
         tissue_mm2=int(np.count_nonzero(found.tissue)) * px_mm2,
         ink_mm2=int(np.count_nonzero(found.ink & ~found.tissue)) * px_mm2,
+        inked_mm2=int(np.count_nonzero(found.ink & found.tissue)) * px_mm2,
         too_small_mm2=int(np.count_nonzero(found.too_small)) * px_mm2,
         notable_mm2=found.notable_px * px_mm2,
         below_min_tissue_mm2=float(tissue[~chosen].sum(dtype=np.float64)) * stride_mm2,

@@ -7,7 +7,7 @@ or in the texture of its colour. White, grey and tinted glass, shadows, dust and
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -36,6 +36,7 @@ _LIT = 50  # a pixel whose brightest channel is below is dark
 
 INK, TOO_SMALL = 1, 2
 """What `Found.cut` says."""
+_MOST_INK = 4.0  # times the tissue; a slide with more ink than that is stained by a dye that looks like ink
 _NOTABLE = 0.78  # brightness in that of the glass
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
@@ -87,7 +88,8 @@ class Scene:
 def find_tissue(overview: Overview, mpp: float, config: TissueConfig) -> Found:
     """Where the tissue is by `config.method`, on a slide in small of `mpp` micrometres a pixel.
 
-    A picture that is not bright-field (fluorescence: dark with coloured light) has none, but by `all`. Raises
+    A picture that is not bright-field (fluorescence: dark with coloured light) has none, but by `all`. Where there is
+    hardly any tissue but for what looks like ink, that counts as tissue: a strong, even dye looks like it. Raises
     ConfigError for `histoprep` without the extra, ValueError for `mask`, which is no detection.
     """
     if config.method not in METHODS:
@@ -98,13 +100,20 @@ def find_tissue(overview: Overview, mpp: float, config: TissueConfig) -> Found:
         return Found(~nothing, scene.ink, nothing)
     if not is_bright_field(overview.picture):
         return Found(nothing, nothing, nothing)
-    seen = METHODS[config.method](scene)
-    if config.method != "histoprep":
-        seen = smoothed(as_nearest(seen, scene.ink) & (scene.clear | scene.ink), mpp, config)
-    tissue = sized(seen, mpp, config)
+    seen, tissue = _detected(scene, mpp, config)
+    if np.count_nonzero(scene.ink) > _MOST_INK * np.count_nonzero(tissue):
+        seen, tissue = _detected(replace(scene, ink=nothing, clear=scene.clear | scene.ink), mpp, config)
     too_small = seen & ~tissue
     tissue &= ~scene.ink if config.drop_ink else ~nothing
     return Found(tissue, scene.ink, too_small, _notable_px(scene, tissue | too_small))
+
+
+def _detected(scene: Scene, mpp: float, config: TissueConfig) -> tuple[BoolArray, BoolArray]:
+    """Where the method sees tissue, and what of it is large enough, (h, w) each."""
+    seen = METHODS[config.method](scene)
+    if config.method != "histoprep":
+        seen = smoothed(as_nearest(seen, scene.ink) & (scene.clear | scene.ink), mpp, config)
+    return seen, sized(seen, mpp, config)
 
 
 def given_tissue(tissue: BoolArray, overview: Overview, mpp: float, config: TissueConfig) -> Found:

@@ -462,6 +462,24 @@ def test_a_damaged_tile_is_left_out_and_named(tmp_path: Path) -> None:
     np.testing.assert_array_equal(store.quality["focus"], whole.quality["focus"][kept])
 
 
+def test_a_damaged_part_is_tissue_unless_the_users_mask_says_otherwise(tmp_path: Path) -> None:
+    """On glass, where nothing else is; the user's mask is the tile in the corner."""
+    path, mask = tmp_path / "bad.tif", np.zeros((128, 128), np.uint8)
+    write_pyramid(path, np.full((2048, 2048, 3), 243, np.uint8), mpp=0.5, levels=1)
+    damage_tile(path, 19)
+    mask[:16, :16] = 255
+    assert cv2.imwrite(str(tmp_path / "mask.png"), mask)
+    with Slide(path) as slide:
+        found = plan_tiles(slide, WHOLE)
+        given = plan_tiles(
+            slide, WHOLE.model_copy(update={"tissue": TissueConfig(method="mask")}), tmp_path / "mask.png"
+        )
+    assert found.tiles.places() == [(768, 512)]
+    assert found.mask.values[32:48, 48:64].all()
+    assert given.tiles.places() == [(0, 0)]
+    np.testing.assert_array_equal(given.mask.values, mask > 0)
+
+
 def test_too_many_damaged_tiles_fail_the_slide(tmp_path: Path) -> None:
     path = stained_slide(tmp_path / "bad.tif")
     damage_tile(path, 19)

@@ -403,6 +403,21 @@ def test_ink_on_tissue_is_no_hole_and_on_glass_no_tissue(pen: str) -> None:
     assert without.tissue[INSIDE][:80].all()
 
 
+@pytest.mark.parametrize("method", ["local", "specslide", "otsu"])
+@pytest.mark.parametrize("amount", [0.7, 1.5, 2.5])
+@pytest.mark.parametrize("dye", ["Masson's blue", "Alcian blue", "Giemsa", "light green"])
+def test_a_strong_and_even_dye_is_tissue_though_it_looks_like_ink(dye: str, amount: float, method: str) -> None:
+    """There is nothing else on the slide."""
+    overview = on_glass(np.array((245, 245, 243)) * np.exp(-amount * np.array(DYES[dye][0])))
+    found = find_tissue(overview, MPP, TissueConfig(method=method))
+    assert found.tissue[INSIDE].all()
+    assert not found.tissue[outside()].any()
+    assert not found.cut[outside()].any()
+    if amount > 1:
+        assert found.ink[INSIDE].all()
+        assert not find_tissue(overview, MPP, TissueConfig(method=method, drop_ink=True)).tissue[INSIDE].any()
+
+
 def test_the_users_mask_is_taken_as_drawn() -> None:
     drawn = np.zeros((400, 400), np.bool_)
     drawn[5:7, 5:7] = drawn[150:260, 150:260] = True

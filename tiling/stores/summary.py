@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeFloat
 
 _NEARLY_ALL: Final = 0.95
 _MUCH: Final = 0.1  # of what the mask could have held
+_MOSTLY: Final = 0.5  # of the tissue
 _MANY: Final = 0.25  # of the tissue, in tiles that are not kept
 
 
@@ -21,6 +22,8 @@ class TissueSummary(BaseModel):
     """Under the mask."""
     ink_mm2: NonNegativeFloat
     """Pen ink outside the mask."""
+    inked_mm2: NonNegativeFloat = 0.0
+    """Under the mask, and looks like pen ink."""
     too_small_mm2: NonNegativeFloat
     """Looked like tissue, in pieces below `min_object_um2`: left out."""
     notable_mm2: NonNegativeFloat
@@ -52,6 +55,11 @@ class TissueSummary(BaseModel):
         if self.tissue_mm2 > _NEARLY_ALL * self.scanned_mm2:
             share = self.tissue_mm2 / self.scanned_mm2
             found.append(f"nearly all of the slide ({share:.0%}) counts as tissue: look at the preview")
+        if self.inked_mm2 > _MOSTLY * self.tissue_mm2:
+            share = self.inked_mm2 / self.tissue_mm2
+            found.append(
+                f"much of the tissue ({share:.0%}) looks like pen ink: look at the preview; --drop-ink drops it"
+            )
         if self.notable_mm2 > _MUCH * seen:
             share = self.notable_mm2 / seen
             found.append(
