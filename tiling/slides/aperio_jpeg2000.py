@@ -48,6 +48,7 @@ class AperioStreams:
             self._levels = tuple(_level(page) for page in pages)
         except TIFF_DAMAGE as error:
             raise damaged(path, error) from error
+        self._gaps = [bool((level.counts == 0).any()) for level in self._levels]
 
     def require_levels(self, sizes: Sequence[tuple[int, int]]) -> None:
         """Raises SlideError if the levels are not of those (width, height)."""
@@ -71,7 +72,7 @@ class AperioStreams:
         rows = np.arange(max(0, y) // level.tile_h, math.ceil(lower / level.tile_h), dtype=np.int64)
         tiles = (rows[:, None] * across + columns).ravel()
         self._look(level, tiles)
-        if number and len(tiles) and any((other.counts == 0).any() for other in self._levels[: number + 1]):
+        if number and len(tiles) and any(self._gaps[: number + 1]):
             before = self._levels[number - 1]
             along, down = before.width / level.width, before.height / level.height
             left, top = int(columns[0]) * level.tile_w - 1, int(rows[0]) * level.tile_h - 1  # a pixel more all around
