@@ -56,7 +56,7 @@ def auto_batch_size(model: TileModel) -> int:
 
 
 def choose_backend(model: TileModel, backend: Backend, precision: Precision) -> tuple[str, Predict]:
-    """Which backend computes, "torch" or "onnx", and its function.
+    """The backend that computes, "torch" or "onnx", and its prediction function.
 
     "auto" takes ONNX Runtime where it is installed, the model is on a CPU, and a few made-up tiles show it to be faster
     and equal to torch. Raises ConfigError for what this machine or installation cannot do, and ModelError for a model

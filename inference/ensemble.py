@@ -33,7 +33,7 @@ class Ensemble:
 
 
 def models_hash(mpp: float | None, hashes: Sequence[str]) -> str:
-    """The hash of an ensemble: of its models, whatever their order, and of the first one's scale. Of one, its own."""
+    """The hash of an ensemble: of its models in any order, and of the first one's scale; of one model, its own."""
     return hashes[0] if len(hashes) == 1 else sha256_json([mpp, sorted(hashes)])
 
 
@@ -62,7 +62,7 @@ def make_ensemble(models: Sequence[TileModel]) -> TileModel | Ensemble:
 
 
 def members(model: TileModel | Ensemble) -> tuple[TileModel, ...]:
-    """The models behind it; of a single model, itself."""
+    """The models of an ensemble; of a single model, itself."""
     return model.models if isinstance(model, Ensemble) else (model,)
 
 

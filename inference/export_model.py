@@ -46,7 +46,7 @@ Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was exported."""
+    """The result of an export."""
 
     folder: Path
     file: Path
@@ -90,7 +90,9 @@ class CalibratedClassifier(nn.Module):
 
 
 class NormalisedClassifier(nn.Module):
-    """What WSInfer calls: normalised tiles float32 (B, 3, T, T) -> logits / temperature (B, C); it applies the softmax.
+    """The module that WSInfer calls: normalised tiles float32 (B, 3, T, T) -> logits / temperature (B, C).
+
+    WSInfer applies the softmax.
 
     Tiles are resized to the backbone's side in here, so that no program does it in its own way. That it happens after
     normalisation makes no difference: both are affine, and a bilinear mean has weights that sum to 1.

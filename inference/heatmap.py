@@ -38,7 +38,7 @@ REPORT = "report.html"
 
 @dataclass(frozen=True)
 class HeatmapReport:
-    """What became of one slide."""
+    """The result of making one slide's heatmap."""
 
     slide_id: str
     folder: Path
@@ -127,7 +127,7 @@ def make_heatmap(
 
 
 def read_heatmap(folder: Path) -> HeatmapReport:
-    """The result that is there. Raises InputError for none."""
+    """The heatmap that is in a folder. Raises InputError for none."""
     return _reported(folder, read_summary(folder), reused=True)
 
 

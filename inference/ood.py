@@ -34,12 +34,12 @@ class Outside:
 
     @property
     def share(self) -> float | None:
-        """From 0 to 1; None of no tiles."""
+        """Share of the tiles that are out of distribution, from 0 to 1; None without tiles."""
         return self.tiles / self.total if self.total else None
 
     @property
     def finding(self) -> str:
-        """One sentence, without what it means."""
+        """How many tiles are out of distribution, in a sentence."""
         if not self.total:
             return "No tile was analysed, so none can be unlike what the model has seen."
         return (
@@ -50,7 +50,7 @@ class Outside:
 
     @property
     def warning(self) -> str | None:
-        """What a person must know before anything else; None where few tiles are outside."""
+        """The warning for a slide of which much is out of distribution; None where little is."""
         if not self.total or self.tiles < LARGE_SHARE * self.total:
             return None
         if self.tiles == self.total:
@@ -65,19 +65,19 @@ class Outside:
 
 
 def outside(columns: Mapping[str, Float32Array], quantile: float | None) -> Outside | None:
-    """What the columns of a prediction, (N,), say of it; None where the models cannot tell."""
+    """The out-of-distribution tiles by the columns of a prediction, (N,); None where the models cannot tell."""
     if quantile is None or FLAG not in columns:
         return None
     return Outside(int(columns[FLAG].sum()), len(columns[FLAG]), quantile)
 
 
 def ood_columns(ratios: Float32Array) -> dict[str, Float32Array]:
-    """The columns of tiles by their ratios (N,)."""
+    """The out-of-distribution columns of tiles: the ratio (N,) as given, and a flag, 1 where it is above 1."""
     return {RATIO: ratios, FLAG: (ratios > 1).astype(np.float32)}
 
 
 def comparable(models: Sequence[TileModel]) -> tuple[TileModel, ...]:
-    """The models, without what they know of their training tiles unless all of them do."""
+    """The models, without their out-of-distribution detection unless all of them have it."""
     able = [model.novelty is not None for model in models]
     if any(able) and not all(able):
         log.info("%d of %d models cannot tell unlike tiles, so none is asked to", able.count(False), len(able))

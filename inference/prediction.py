@@ -42,7 +42,7 @@ class Prediction:
 
     @property
     def grid(self) -> Grid:
-        """That the tiles lie on."""
+        """The grid of the tiles."""
         return self.tiles.grid
 
     @property
@@ -52,5 +52,5 @@ class Prediction:
 
     @property
     def heat(self) -> Float32Array:
-        """Its probability, (N,)."""
+        """Probability of the positive class, (N,)."""
         return self.probabilities[:, self.positive]

@@ -51,17 +51,20 @@ class Predictor:
 
     @property
     def threshold(self) -> float:
-        """The mean of the models', rounded as probabilities are: a tile at it is so in every comparison."""
+        """The decision threshold: the mean of the models', rounded to float32 as probabilities are.
+
+        So a tile at the threshold is at it in every comparison.
+        """
         return float(np.float32(np.mean([model.info.threshold for model in self.models])))
 
     @property
     def ood_quantile(self) -> float | None:
-        """The smallest of the models', so that none of them promises less; None where they cannot tell."""
+        """The smallest OOD quantile of the models, so that none promises less; None where they cannot tell."""
         known = [model.info.novelty.quantile for model in self.models if model.novelty and model.info.novelty]
         return min(known, default=None)
 
     def answers(self, tiles: UInt8Array) -> tuple[Float32Array, Float32Array | None]:
-        """The mean over models and orientations (B, C), and the positive class's standard deviation (B,) over them.
+        """Mean probabilities over models and orientations (B, C), and the positive class's standard deviation (B,).
 
         Of models with `novelty` (B, C + 1), as `inference.backends.Predict`.
         """

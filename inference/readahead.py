@@ -38,7 +38,7 @@ def read_ahead(tasks: Iterable[Callable[[], Result]], threads: int, ahead: int) 
 
 
 def regrouped(batches: Iterable[Batch], size: int) -> Batches:
-    """The same tiles in batches of exactly `size`, but for the last; those that have that size are passed on untouched.
+    """Tiles regrouped into batches of exactly `size`, but for the last; batches of that size pass untouched.
 
     A batch must not depend on which tiles were left out on the way: in other batches a network rounds otherwise.
     """

@@ -22,7 +22,7 @@ from tiling.stores.query import rows_where
 
 
 def is_store(path: Path) -> bool:
-    """Whether a path is meant as a tile store rather than a slide."""
+    """Whether a path names a tile store rather than a slide."""
     try:
         return (path.name.endswith(".zarr") or (path / "zarr.json").exists()) and ome_zarr_mark(path) is None
     except OSError:  # a folder that may not be read: whoever opens it says so
@@ -93,8 +93,9 @@ def heatmap_recipe(
 
 
 def slides_recipe(results: Path, rows: Sequence[ManifestRow], config: EvaluateSlidesConfig) -> Recipe:
-    """The recipe of what `evaluate_slides` would make of those slides: the tested ones, and those of val where a
-    threshold is chosen on them. Raises SpecslideError for a heatmap or annotation that is not there.
+    """The recipe of `evaluate_slides`: the tested slides, and those of val where a threshold is chosen on them.
+
+    Raises SpecslideError for a heatmap or annotation that is not there.
     """
     truth = {
         row.slide_id: [row.case_id, row.label, row.split, row.site, row.scanner]

@@ -58,7 +58,7 @@ class HeatmapSummary(BaseModel):
 
     @property
     def warning(self) -> str | None:
-        """What a person must know of the result before anything else."""
+        """The warning to be read before the result, if there is one."""
         return None if self.out_of_distribution is None else self.out_of_distribution.warning
 
     def numbers(self) -> Mapping[str, float | None]:
@@ -71,7 +71,7 @@ class HeatmapSummary(BaseModel):
 
 
 def read_summary(folder: Path) -> HeatmapSummary:
-    """What the heatmap in a folder says. Raises InputError if it says nothing, or cannot be read."""
+    """The summary of the heatmap in a folder. Raises InputError if there is none, or it cannot be read."""
     try:
         return HeatmapSummary.model_validate_json((folder / SUMMARY).read_bytes())
     except OSError as error:

@@ -4,5 +4,5 @@ from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    """A text that fits on one line of a picture, and into XML: what cannot be printed is replaced."""
+    """Text made fit for one line of a picture, and for XML: what cannot be printed is replaced."""
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)

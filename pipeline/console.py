@@ -23,7 +23,7 @@ _UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u20
 
 
 def plain(text: str) -> str:
-    """The text with what a terminal would obey written out, as \\x1b."""
+    """Text with terminal control characters escaped."""
     return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
@@ -49,7 +49,7 @@ def progress_bar() -> Progress:
 
 @contextmanager
 def progress(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar; yields what is called with (units done, units in all)."""
+    """Show a progress bar; yields a function to be called with (units done, units in all)."""
     with progress_bar() as bar:
         task = bar.add_task(title, total=None, done="")
         yield lambda done, total: bar.update(task, completed=done, total=total, done=f"{done}/{total} {unit}")

@@ -33,7 +33,7 @@ _TRACED = (*_MARK, "training", "export")
 
 
 class Record(BaseModel):
-    """What `provenance.json` says: of the data of a training, or of a test made by version 0.1."""
+    """The content of `provenance.json`: of the data of a training, or of a test made by version 0.1."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -61,7 +61,7 @@ def read_record(folder: Path) -> Record | None:
 
 
 def artefacts_in(root: Path, on_error: Callable[[OSError], None] | None = None) -> Iterator[Path]:
-    """The artefacts at or below `root`, damaged ones too; within one only where it shares its folder, as a study does.
+    """The artefacts at or below `root`, damaged ones too; inside one only those that share its folder, as in a study.
 
     `on_error` is called for folders that cannot be listed.
     """
@@ -84,7 +84,7 @@ def artefacts_in(root: Path, on_error: Callable[[OSError], None] | None = None) 
 
 @dataclass(frozen=True)
 class Link:
-    """One artefact of a chain, and what it was made from."""
+    """An artefact in a chain of provenance, and the artefacts it was made from."""
 
     kind: str
     """heatmap, store, slide, model, data, evaluation, stress, slides or export."""
@@ -97,7 +97,7 @@ class Link:
     made_from: tuple[Link, ...] = ()
 
     def record(self) -> dict[str, Any]:
-        """The chain from here on, as JSON has it."""
+        """The chain from here on, ready for JSON."""
         return asdict(self)
 
 

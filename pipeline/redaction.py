@@ -18,7 +18,7 @@ from tiling.manifest import ManifestRow
 
 
 def files_of(row: ManifestRow) -> dict[Path, str]:
-    """What a manifest's files of one slide are called."""
+    """The names, for readers, of a manifest's files of one slide."""
     named = {row.slide_path: row.slide_id}
     return named if row.annotation is None else named | {row.annotation: f"annotation of {row.slide_id}"}
 
@@ -37,7 +37,7 @@ def redact(reason: str, *known: Path, names: Mapping[Path, str] = MappingProxyTy
 
 
 def redact_names(reason: str, names: Mapping[Path, str]) -> str:
-    """A reason in which slides' files are called by the names given."""
+    """A reason with the files of slides replaced by the names given."""
     for file, name in names.items():
         for spelt in (str(file.absolute()), str(file), file.name):
             whole = rf"(?<![\w.-]){re.escape(spelt)}(?![\w-])"  # a file `1` is no part of a number

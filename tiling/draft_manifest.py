@@ -29,7 +29,7 @@ _SHOWN = 5
 
 @dataclass
 class Draft:
-    """The slides' rows, and all that was guessed on the way to them."""
+    """A drafted manifest: the slides' rows, and all that was guessed on the way to them."""
 
     rows: list[dict[str, str]]
     """By column, in the order of the slides; paths are absolute."""
@@ -47,7 +47,7 @@ class Draft:
     """Slides of which no table says the case: each is its own."""
 
     def labels(self) -> Counter[str]:
-        """How many slides have each label, "" those without."""
+        """The number of slides of each label, "" for those without."""
         return Counter(row.get("label", "") for row in self.rows)
 
     def csv(self, folder: Path) -> str:

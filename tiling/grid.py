@@ -23,7 +23,7 @@ tiles asked for at one scale may be 4% apart."""
 
 
 def same_scale(mpp: float, other: float) -> bool:
-    """Whether tiles of two scales may be put together, in training, in testing, and for one model."""
+    """Whether two scales (mpp) are close enough for their tiles to be trained, tested and predicted together."""
     return max(mpp, other) <= min(mpp, other) * (1 + SCALE_TOLERANCE)
 
 
@@ -64,12 +64,12 @@ class Frame:
 
     @property
     def qupath0(self) -> tuple[int, int]:
-        """Where QuPath counts from, (x0, y0)."""
+        """The origin (x0, y0) of QuPath's coordinates, level-0 pixels."""
         return (0, 0) if self.bounds is None else self.bounds.corner
 
     @property
     def scanned(self) -> Bounds:
-        """What was scanned of the picture."""
+        """The scanned part of the picture, level-0 pixels."""
         whole = Bounds(x0=0, y0=0, width0=self.size0[0], height0=self.size0[1])
         if self.bounds is None:
             return whole
@@ -171,7 +171,7 @@ class Tiles:
         return list(zip(self.x0.tolist(), self.y0.tolist(), strict=True))
 
     def only(self, rows: Sequence[int] | AnyArray) -> Tiles:
-        """Those of the tiles, by their indices in that order, or by a mask bool (N,)."""
+        """Some of the tiles, by their indices in that order, or by a mask bool (N,)."""
         index = np.asarray(rows) if len(rows) else np.zeros(0, np.intp)
         columns = {name: values[index] for name, values in self.columns.items()}
         return Tiles(self.grid, self.x0[index], self.y0[index], columns)

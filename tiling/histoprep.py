@@ -30,7 +30,7 @@ def tissue(picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def tile_metrics(picture: NDArray[np.uint8]) -> Callable[[NDArray[np.uint8]], dict[str, float]]:
-    """What gives HistoPrep's metrics of a tile uint8 (h, w, 3), by its names: background, laplacian_std, gray_mean, ...
+    """A function that measures HistoPrep's metrics of a tile uint8 (h, w, 3): background, laplacian_std, gray_mean, ...
 
     As its `save_regions(save_metrics=True)`: the tissue in a tile is what is darker than the threshold found on the
     whole slide, here on the slide in small, `picture`. Raises ConfigError without the extra; what measures raises it

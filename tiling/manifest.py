@@ -61,7 +61,7 @@ class ManifestRow(BaseModel):
 
 
 class SlideList(NamedTuple):
-    """The slides that were asked for."""
+    """The slides that were asked for, and those refused."""
 
     rows: list[ManifestRow]
     refused: dict[str, str]
@@ -70,7 +70,7 @@ class SlideList(NamedTuple):
 
 
 def checked_slide_id(slide_id: str) -> str:
-    """The id itself, if it can name a folder on any file system; raises ValueError otherwise."""
+    """A slide id, checked: it must be able to name a folder on any file system; raises ValueError otherwise."""
     name = slide_id.casefold()
     if name in _OWN or name.split(".")[0] in _DEVICES:
         raise ValueError(f"slide_id {slide_id!r} is the name of a file of its own: use another")
@@ -82,7 +82,7 @@ def checked_slide_id(slide_id: str) -> str:
 
 
 def require_slide_id(slide_id: str, where: object) -> str:
-    """The id itself, if it can name a folder. Raises ConfigError naming `where` it comes from."""
+    """A slide id, checked: it must be able to name a folder. Raises ConfigError naming `where` it comes from."""
     try:
         return checked_slide_id(slide_id)
     except ValueError as error:
@@ -158,7 +158,7 @@ def slides_of_manifest(path: Path) -> SlideList:
 
 
 def id_key(slide_id: str) -> str:
-    """What two ids share that are one file on some file systems."""
+    """A key that is equal for ids that would be the same file on some file system."""
     return unicodedata.normalize("NFC", slide_id).casefold()
 
 
@@ -167,8 +167,9 @@ def _printable(path: Path) -> str:
 
 
 def read_table(path: Path) -> dict[int, dict[str, str]]:
-    """Rows of a CSV (comma, with a header) or Parquet table as text, by the number of their line in the file, or of the
-    row; column names in lower case, aliases resolved.
+    """Rows of a CSV (comma, with a header) or Parquet table as text, by the number of their line or row.
+
+    Column names are in lower case, aliases resolved.
 
     Raises InputError as `read_columns` does, and if the table names one column twice.
     """

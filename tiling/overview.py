@@ -22,7 +22,7 @@ _WINDOW_PX = 3
 
 @dataclass(frozen=True)
 class Overview:
-    """A slide in small."""
+    """A slide in small, for tissue detection."""
 
     picture: UInt8Array
     """RGB (h, w, 3)."""

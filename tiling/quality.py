@@ -97,7 +97,7 @@ def no_quality(tile: NDArray[np.uint8]) -> dict[str, float]:
 
 
 def measurer(sets: Sequence[MetricSet], picture: NDArray[np.uint8]) -> Measure:
-    """What measures a slide's tiles by those sets; `picture` is the slide in small, uint8 (h, w, 3).
+    """A function that measures a slide's tiles by those sets; `picture` is the slide in small, uint8 (h, w, 3).
 
     "specslide": `quality`. "histoprep": HistoPrep's own per-tile metrics, from the extra; their tissue threshold is
     Otsu's on the picture. Raises ConfigError without the extra.

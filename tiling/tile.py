@@ -49,7 +49,7 @@ _STORE_SUFFIX = ".zarr"
 
 @dataclass(frozen=True)
 class TileReport:
-    """What became of one slide."""
+    """The result of tiling one slide."""
 
     slide_id: str
     store: Path

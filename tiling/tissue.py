@@ -43,7 +43,7 @@ _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
 @dataclass(frozen=True)
 class Found:
-    """What was found on a slide in small, bool (h, w) each."""
+    """Tissue and what was left out, bool (h, w) each."""
 
     tissue: BoolArray
     ink: BoolArray

@@ -50,7 +50,7 @@ def light(pixels: Tensor, generator: Generator) -> Tensor:
 
 @_on_floats
 def stain(pixels: Tensor, generator: Generator) -> Tensor:
-    """What `light` does, and more or less of each stain."""
+    """What `light` does, and stain jitter."""
     return stain_jitter(light(pixels, generator), generator)
 
 
@@ -105,7 +105,7 @@ def stain_jitter(pixels: Tensor, generator: Generator) -> Tensor:
 
 
 def several(pixels: Tensor, generator: Generator) -> Tensor:
-    """For each sample 2 to 4 different operations (with odds 5 : 3 : 2), in random order and by random amounts.
+    """2 to 4 different operations (with odds 5 : 3 : 2) for each sample, in random order and by random amounts.
 
     Samples that drew the same operation at the same place are changed together.
     """

@@ -31,7 +31,7 @@ Apply = Callable[[Tensor, Tensor, Generator], Tensor]
 
 @dataclass(frozen=True)
 class Operation:
-    """Something to do to samples, and the range of its amount."""
+    """An operation on samples, and the range of its amount."""
 
     apply: Apply
     low: float = 0
@@ -83,7 +83,7 @@ def gamma(pixels: Tensor, exponent: Tensor, generator: Generator) -> Tensor:
 
 
 def solarise(pixels: Tensor, threshold: Tensor, generator: Generator) -> Tensor:
-    """Invert what reaches a threshold, 8-bit grey level."""
+    """Invert what is at or above a threshold, 8-bit grey level."""
     return enhance.solarize(pixels, threshold / 255)
 
 

@@ -44,7 +44,7 @@ class Checkpoints:
     """All that decides the run, as JSON can hold it; its hash is the run's key."""
 
     def prepare(self) -> None:
-        """Make the folder this run's: keep what it left, discard what another left, saying in what they differ.
+        """Make the folder ready for this run: keep its own state, discard another run's and log how they differ.
 
         Raises OutputError, also for a folder that holds something else.
         """

@@ -24,14 +24,14 @@ from training.config import TrainConfig
 
 
 class Processes(NamedTuple):
-    """How many processes train together: on each machine, and machines."""
+    """The number of processes that train together: on each machine, and of machines."""
 
     devices: int
     nodes: int
 
 
 def device_of(config: TrainConfig) -> torch.device:
-    """The device; ConfigError for a GPU that is not there."""
+    """The device of a training. Raises ConfigError for a GPU that is not there."""
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device", "there is no GPU that torch can use", "use --device cpu or auto")
     return torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
@@ -75,19 +75,19 @@ def make_fabric(config: TrainConfig) -> Fabric:
 
 
 def machine_of(fabric: Fabric, config: TrainConfig) -> dict[str, object]:
-    """What a model was trained on: device, precision and number of processes; nothing that names a machine."""
+    """Device, precision and number of processes of a training; nothing that names a machine."""
     precision = precision_of(config)
     return {"device": device_name(fabric.device), "precision": precision, "processes": fabric.world_size}
 
 
 def device_name(device: torch.device) -> str:
-    """ "cpu", or what the GPU is sold as."""
+    """The name of a device: "cpu", or the GPU's product name."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 @contextmanager
 def launching() -> Iterator[None]:
-    """Let a process train several times with others: what Lightning left of one group would take part in the next."""
+    """Context that lets a process train several times with others: what Lightning left is cleared afterwards."""
     names = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
     before = {name: os.environ.get(name) for name in names}
     try:

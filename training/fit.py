@@ -51,7 +51,7 @@ _SHOWN_SLIDES = 100
 
 @dataclass
 class Progress:
-    """Where a run is, and what it has found."""
+    """The progress of a run: epoch, step, best epoch and history."""
 
     epoch: int = 0
     """The epoch under way, from 0."""

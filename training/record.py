@@ -24,7 +24,7 @@ _SOFTWARE = ("torch", "timm", "lightning", "numpy", "opencv-python-headless", "s
 
 @dataclass(frozen=True)
 class Calibration:
-    """What is chosen on the validation split once the weights are."""
+    """Temperature, decision threshold and positive class, chosen on the validation split."""
 
     temperature: float
     threshold: float
@@ -106,13 +106,13 @@ def _summary(split: Split) -> SplitSummary:
 
 
 def metric_record(info: ModelInfo) -> dict[str, object]:
-    """What metrics.json says."""
+    """The content of metrics.json."""
     record = info.model_dump(mode="json", include={"metrics", "data", "temperature", "threshold", "positive_class"})
     return record | {"best_epoch": info.best_epoch, "interval": "95% bootstrap over cases", "notice": RESEARCH_USE}
 
 
 def provenance_record(samples: Samples, machine: Mapping[str, object]) -> dict[str, object]:
-    """What provenance.json says beyond model.json, which holds its hash: the hashes of each source, and the machine.
+    """The content of provenance.json beyond model.json, which holds its hash: each source's hash, and the machine.
 
     Slides and cases are named by their ids, as in the tables beside it; no path is in it.
     """

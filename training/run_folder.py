@@ -32,7 +32,7 @@ _FILES = (PROVENANCE, "learning_curve.png", "split.csv", "predictions.csv", "met
 
 
 def checkpoints_of(out: Path, recipe: Recipe) -> Checkpoints:
-    """The state of the run in `out` that makes that recipe's model."""
+    """The checkpoints of the run in `out` that makes that recipe's model."""
     return Checkpoints(out / "checkpoints", {**recipe.settings, **recipe.inputs})
 
 
@@ -116,12 +116,12 @@ def held_run(out: Path, checkpoints: Checkpoints, fabric: Fabric, overwrite: boo
 
 
 def log_folder(out: Path) -> Path:
-    """Where the log of a run is written: not over that of a model that still stands."""
+    """The folder of a run's log, which is not that of a model that still stands."""
     return (result_folder(out) if (out / MODEL).exists() else out) / "log"
 
 
 def publish(out: Path) -> None:
-    """Put the complete result of `result_folder` in the place of an earlier one, the model last.
+    """Move the complete result of `result_folder` to its place, over an earlier one, the model last.
 
     To be called by who holds the run. Raises OutputError.
     """

@@ -62,7 +62,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training run made."""
+    """The result of a training run."""
 
     model: Path
     """The model folder."""

@@ -48,7 +48,7 @@ class Lesions:
 
 @dataclass(frozen=True)
 class Detections:
-    """Places that a heatmap calls attention to, (D,) each."""
+    """Local maxima of a heatmap, (D,) each."""
 
     probability: Floats
     x0: Floats
@@ -58,7 +58,7 @@ class Detections:
 
 @dataclass(frozen=True)
 class Hits:
-    """What the detections of one slide are worth."""
+    """The true and false detections of one slide."""
 
     false: Floats
     """Probabilities of the false positives, (F,)."""
@@ -122,7 +122,7 @@ def detect(probabilities: NDArray[np.floating], tiles: Tiles, *, separation_um: 
 
 
 def hits_of(detections: Detections, lesions: Lesions | None) -> Hits:
-    """Which detections are false and which lesions are found; None is a slide without lesions."""
+    """The detections of a slide, matched with its lesions; None is a slide without lesions."""
     if lesions is None:
         return Hits(detections.probability, np.zeros(0))
     row, column = (  # of the mask; a tile may reach beyond the slide

@@ -50,7 +50,7 @@ def sensitivity_at_specificity(
 
 
 def sensitivity_of(called: NDArray[np.bool_], positive: NDArray[np.bool_], weights: Floats) -> Floats:
-    """Share of the positives (N,) that are called (N,), (R,) for weights (R, N); NaN where there are none.
+    """Sensitivity: share of the positives (N,) that are called (N,), (R,) for weights (R, N); NaN without positives.
 
     The specificity is that of what is not called among what is not positive.
     """

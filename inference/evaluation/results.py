@@ -46,7 +46,7 @@ class Slides:
 
 @dataclass(frozen=True)
 class Group:
-    """How well one score tells the slides of a group apart; `Interval`s are undefined where a class is missing."""
+    """How well one score separates the slides of a group; `Interval`s are undefined where a class is missing."""
 
     slides: int
     cases: int
@@ -58,7 +58,7 @@ class Group:
 
 @dataclass(frozen=True)
 class AtThreshold:
-    """What a threshold chosen on other slides gives."""
+    """Sensitivity and specificity of a threshold that was chosen on other slides."""
 
     chosen_on: str
     """The split."""
@@ -88,7 +88,7 @@ class FrocResult:
 
 @dataclass(frozen=True)
 class SlideEvaluation:
-    """All that `evaluate_slides` found."""
+    """The results of `evaluate_slides`."""
 
     positive_class: str
     split: str
@@ -109,12 +109,12 @@ class SlideEvaluation:
     """Model and settings of the heatmaps."""
 
     def record(self) -> dict[str, Any]:
-        """All of it, ready for JSON."""
+        """The results ready for JSON."""
         head = {"format": "specslide-slide-evaluation", "version": 1}
         return head | asdict(self) | {"interval": "95% bootstrap over cases", "notice": RESEARCH_USE}
 
     def page(self) -> str:
-        """All of it but single slides, as Markdown."""
+        """The results, without single slides, as Markdown."""
         whole = self.scores[self.score]
         parts = [
             "# Evaluation of slides",
@@ -161,7 +161,7 @@ class SlideEvaluation:
 
 
 def measure(slides: Slides, score: str, *, resamples: int = 1000, seed: int = 0) -> Group:
-    """How well a score tells positive slides from others, with intervals over cases.
+    """How well a score separates positive slides from others, with intervals over cases.
 
     Args:
         slides: The slides.

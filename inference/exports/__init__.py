@@ -34,7 +34,7 @@ def formats() -> tuple[str, ...]:
 
 
 def formats_help() -> str:
-    """The same with what they are, in a line."""
+    """The names of the formats with what they are, in a line."""
     return "; ".join(f"{name}: {EXPORTS[name].about}" for name in formats())
 
 

@@ -15,7 +15,7 @@ from inference.prediction import Prediction
 
 @dataclass(frozen=True)
 class Content:
-    """A prediction and how it is to be written."""
+    """A prediction to be exported, and how; maps and regions are computed when a file needs them."""
 
     prediction: Prediction
     config: OutputConfig = OutputConfig()  # noqa: RUF009 - frozen

@@ -34,7 +34,7 @@ _FRAME = "0.5"
 
 
 def overlay_png(prediction: Prediction, truth: shapely.Geometry | None = None) -> bytes:
-    """The PNG's bytes; equal predictions give equal bytes. `truth` (level-0 pixels) is outlined where given."""
+    """PNG of the heatmap over the thumbnail, `truth` (level-0 pixels) outlined; equal predictions give equal bytes."""
     figure, axes = _figure(prediction)
     axes.imshow(prediction.thumbnail.values)
     heat = axes.imshow(heatmap_of(prediction), cmap=HEATMAP, vmin=0, vmax=1, alpha=_OPACITY, interpolation="nearest")
@@ -44,7 +44,7 @@ def overlay_png(prediction: Prediction, truth: shapely.Geometry | None = None) -
 
 
 def heatmap_png(prediction: Prediction) -> bytes:
-    """The PNG's bytes of the heatmap without the slide; equal predictions give equal bytes."""
+    """PNG of the heatmap without the slide; equal predictions give equal bytes."""
     figure, axes = _figure(prediction)
     found = probability_map(prediction)
     height, width = prediction.thumbnail.values.shape[:2]

@@ -68,7 +68,7 @@ def find_regions(
 
 
 def measured(outlines: list[shapely.Polygon], tiles: Tiles, probabilities: Float32Array) -> list[Region]:
-    """The outlines with their area, and the probabilities (N,) of the tiles whose centres lie in them."""
+    """Regions of some outlines: with their area, and the probabilities (N,) of the tiles whose centres lie in them."""
     half = tiles.side_px0 / 2
     centres = shapely.STRtree(shapely.points(tiles.x0 + half, tiles.y0 + half))
     of_region, tile = centres.query(np.array(outlines, object), predicate="contains")
@@ -81,7 +81,7 @@ def measured(outlines: list[shapely.Polygon], tiles: Tiles, probabilities: Float
 
 
 def without_holes(polygon: shapely.Polygon) -> list[shapely.Polygon]:
-    """The polygon in pieces that have no holes: cut upwards and downwards through each, for formats that draw none."""
+    """A polygon cut into pieces without holes, upwards and downwards through each, for formats that draw none."""
     pending, pieces = [polygon], []
     while pending:
         piece = pending.pop()

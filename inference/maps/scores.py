@@ -19,7 +19,7 @@ PERCENTILE = 95.0
 
 @dataclass(frozen=True)
 class SlideScores:
-    """How suspicious a slide is, in several ways, all of the positive class; None for a slide without tiles.
+    """The scores of a slide, all of the positive class; None for a slide without tiles.
 
     From 0 to 1, but for areas.
     """

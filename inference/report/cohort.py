@@ -23,8 +23,10 @@ _REPORT = "report.html"
 
 
 def write_cohort_index(folder: Path, failed: Mapping[str, str]) -> None:
-    """Write `index.html` of a folder of heatmaps: every result in it, whenever and by whichever job it was made, and
-    what failed now, or failed before and has no result yet.
+    """Write `index.html` of a folder of heatmaps.
+
+    It shows every result in it, whenever and by whichever job it was made, and what failed now, or failed before and
+    has no result yet.
 
     The most suspicious slide comes first, those without tiles last. `failed` are reasons by slide. Jobs that share the
     folder take turns. Nothing is written where there is no result. Raises OutputError.
@@ -40,7 +42,7 @@ def write_cohort_index(folder: Path, failed: Mapping[str, str]) -> None:
 
 
 def failed_before(folder: Path) -> dict[str, str]:
-    """What earlier calls noted, reasons by slide; nothing, where that cannot be read."""
+    """Reasons of earlier failures, by slide; {} where that cannot be read."""
     try:
         noted = json.loads((folder / NOT_ANALYSED).read_bytes())
     except (OSError, ValueError):

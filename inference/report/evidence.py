@@ -22,7 +22,7 @@ SHOWN = 8
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the report shows beside the prediction itself."""
+    """The tiles and quality columns that a report shows beside the prediction."""
 
     highest: tuple[tuple[int, UInt8Array], ...] = ()
     """The most suspicious tiles: their row in the prediction, and pixels uint8 (T, T, 3)."""

@@ -27,14 +27,14 @@ like just where nothing was found, under a purple that is taken for haematoxylin
 
 
 def overview(prediction: Prediction, longest: int = LONGEST_PX) -> Raster:
-    """The thumbnail, its longer side at most so long."""
+    """The thumbnail, shrunk so that its longer side is at most `longest` pixels."""
     whole = prediction.thumbnail
     picture = shrunk(whole.values, longest)
     return Raster(picture, whole.downsample * whole.values.shape[1] / picture.shape[1])
 
 
 def heat(prediction: Prediction, picture: Raster) -> UInt8Array:
-    """The heatmap over the picture, RGBA; transparent where nothing was analysed."""
+    """The heatmap over a picture, RGBA uint8 (h, w, 4); transparent where nothing was analysed."""
     values = assembled(prediction.heat, prediction, picture)
     drawn = colours(np.nan_to_num(values))
     drawn[..., 3] = alphas(np.nan_to_num(values))
@@ -43,23 +43,23 @@ def heat(prediction: Prediction, picture: Raster) -> UInt8Array:
 
 
 def assembled(values: Float32Array, prediction: Prediction, picture: Raster) -> Float32Array:
-    """Values of the tiles (N,) over the picture, (h, w); NaN where nothing was analysed."""
+    """Values of the tiles (N,) as a map over a picture, (h, w); NaN where nothing was analysed."""
     height, width = picture.values.shape[:2]
     return assemble(values, prediction.tiles, picture.downsample, (height, width))
 
 
 def colours(values: NDArray[np.floating[Any]]) -> UInt8Array:
-    """RGBA of probabilities."""
+    """RGBA of probabilities, uint8 (..., 4)."""
     return np.asarray(matplotlib.colormaps[HEATMAP](values.clip(0, 1), bytes=True), np.uint8)
 
 
 def alphas(values: NDArray[np.floating[Any]]) -> UInt8Array:
-    """Opacities of the heatmap's colours."""
+    """Opacity of the heatmap for probabilities, uint8."""
     return np.rint(255 * (_CLEAREST + (1 - _CLEAREST) * values.clip(0, 1))).astype(np.uint8)
 
 
 def shrunk(picture: UInt8Array, longest: int) -> UInt8Array:
-    """The picture, its longer side at most so long."""
+    """A picture, shrunk so that its longer side is at most `longest` pixels."""
     scale = longest / max(picture.shape[:2])
     if scale >= 1:
         return picture
@@ -83,13 +83,13 @@ def svg_path(rings: Iterable[NDArray[np.float64]]) -> Markup:
 
 
 def jpeg(picture: UInt8Array) -> Markup:
-    """As a data URI."""
+    """A picture as JPEG in a data URI."""
     bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
     return _data_uri("jpeg", cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes())
 
 
 def png(picture: UInt8Array) -> Markup:
-    """As a data URI."""
+    """A picture as PNG in a data URI."""
     bgra = cv2.cvtColor(picture, cv2.COLOR_RGBA2BGRA)
     return _data_uri("png", cv2.imencode(".png", bgra, [cv2.IMWRITE_PNG_COMPRESSION, 9])[1].tobytes())
 

@@ -109,7 +109,7 @@ def report_html(prediction: Prediction, scores: SlideScores, evidence: Evidence,
 
 
 def in_words(prediction: Prediction, scores: SlideScores) -> str:
-    """What the scores of a slide say, in sentences."""
+    """The scores of a slide in sentences."""
     name, threshold = prediction.positive_class, prediction.threshold
     if scores.mean is None or scores.top5_mean is None or scores.fraction_above_threshold is None:
         return "No tile of this slide was analysed, so nothing can be said of it. This is not a negative result."

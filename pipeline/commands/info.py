@@ -46,7 +46,7 @@ def info(
 
 
 def facts(job: Job, progress: object = None) -> dict[str, str]:
-    """What is known of a slide, by what it is called. Raises SlideError if it cannot be opened."""
+    """The facts of a slide, by name. Raises SlideError if it cannot be opened."""
     from tiling import Slide
 
     path, slide_mpp = job

@@ -115,7 +115,7 @@ def require_there(*paths: Path) -> None:
 
 
 def found_slides(named: Sequence[Path], *, stores: bool = False) -> Found:
-    """The slides that the command line names, and it is said what was found where it names folders or patterns."""
+    """The slides that the command line names; where it names folders or patterns, what was found is printed."""
     from tiling.slides.search import find_slides
 
     found = find_slides(named, stores=stores)
@@ -142,8 +142,9 @@ def require_models(folders: Sequence[Path]) -> None:
 def slides_of(
     slides: list[Path] | None, manifest: Path | None, slide_mpp: float | None, *, stores: bool = False
 ) -> SlideList:
-    """The slides to work on, or the tile stores too, from the command line or a manifest, and how many they are is
-    said; `slide_mpp` comes before a manifest's.
+    """The slides, or tile stores too, of the command line or a manifest; their number is printed.
+
+    `slide_mpp` comes before a manifest's.
 
     Raises ConfigError for both or none, and InputError for a wrong manifest or two slides of one name.
     """
@@ -172,7 +173,7 @@ def cluster_of(
     workers: int | None = None,
     study: ClusterConfig | None = None,
 ) -> ClusterConfig | None:
-    """The cluster that the options ask for, then the file, or else the study. None: none, `workers` are processes.
+    """The cluster that the options, else the file, else the study, ask for; None: processes of this machine.
 
     Raises ConfigError naming the key.
     """

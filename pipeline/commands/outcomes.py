@@ -31,7 +31,7 @@ def show_outcomes(title: str, rows: Sequence[tuple[str, str, str]], *, of: str =
 
 
 def refused_outcomes(refused: Mapping[str, str], part: Part) -> list[tuple[str, str, str]]:
-    """The lines of slides that have no usable id, this job's share of them, in the summary table."""
+    """The rows of the summary table for slides without a usable id, this job's share of them."""
     return [(name, "", reason) for name, reason in part.of(list(refused.items()))]
 
 
@@ -41,14 +41,14 @@ def reason_for_user(reason: str, row: ManifestRow, manifest: Path | None) -> str
 
 
 def heatmap_outcome(report: HeatmapReport) -> tuple[str, str, str]:
-    """The line of a heatmap in the summary table."""
+    """The row of a heatmap in the summary table."""
     done = "kept" if report.reused else "made"
     note = f"{done}. {report.warning}" if report.warning else done
     return report.slide_id, f"{report.tiles} tiles, {_scores_text(report.scores)}", note
 
 
 def show_plan(out: Path, steps: Sequence[Step], *, whole: bool = False) -> None:
-    """Print how the artefacts of a study stand: all of them, or those that there is something to say of."""
+    """Print the state of a study's artefacts: all of them, or those that are changed or failed."""
     shown = [step for step in steps if whole or step.state in ("changed", "failed")]
     counts = Counter(step.state for step in steps)
     text = ", ".join(f"{counts[state]} {state}" for state in ("done", "to do", "changed", "failed") if counts[state])

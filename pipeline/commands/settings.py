@@ -89,12 +89,12 @@ def settings_of(model: type[Model], settings: Settings, where: str) -> Model:
 
 
 def given_of(model: type[BaseModel], settings: Settings) -> Settings:
-    """Those of the settings given that are the model's."""
+    """Those of the given settings that belong to the model."""
     return {name: value for name, value in settings.items() if name in model.model_fields}
 
 
 def listed(text: str | None, option: str) -> list[str] | None:
-    """The parts between commas, None if it was not given. Raises ConfigError naming the option for an empty one."""
+    """The parts of a text between commas, None for None. Raises ConfigError naming the option for an empty one."""
     parts = None if text is None else [part.strip() for part in text.split(",")]
     if parts is not None and "" in parts:
         raise ConfigError(option, f"{text!r} has nothing between two commas or at an end", "name each part")

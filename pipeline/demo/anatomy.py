@@ -20,7 +20,7 @@ _PLACES = {  # centre x, centre y, radius of each piece of tissue, as fractions 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What lies where on a slide: shapely polygons in level-0 pixels. Tumours lie inside tissue."""
+    """The anatomy of a synthetic slide: shapely polygons in level-0 pixels. Tumours lie inside tissue."""
 
     size_px: tuple[int, int]
     mpp: float

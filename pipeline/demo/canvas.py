@@ -36,7 +36,7 @@ def inside(polygons: Sequence[Polygon], size_px: tuple[int, int]) -> F32:
 
 
 def full(half: NDArray[Any], size_px: tuple[int, int], unit: float = FULL_DENSITY) -> U8:
-    """A half-scale map of 0..unit as a full-scale uint8 canvas."""
+    """A half-scale map with values 0 to `unit`, as a full-scale uint8 canvas."""
     scaled = np.clip(half * (255 / unit), 0, 255).astype(np.uint8)
     return u8(cv2.resize(scaled, size_px, interpolation=cv2.INTER_LINEAR))
 
@@ -124,11 +124,11 @@ def blit(canvas: U8, stamp: U8, x: float, y: float) -> None:
 
 
 def at(half: F32, points: Points) -> F32:
-    """The values of a half-scale map at level-0 points (N, 2)."""
+    """Values of a half-scale map at level-0 points (N, 2)."""
     h, w = half.shape
     return np.asarray(half[np.clip(points[:, 1] // 2, 0, h - 1), np.clip(points[:, 0] // 2, 0, w - 1)], np.float32)
 
 
 def u8(array: Any) -> U8:
-    """OpenCV's arrays, typed."""
+    """A uint8 array, typed, of what OpenCV returns."""
     return np.asarray(array, np.uint8)

@@ -28,7 +28,7 @@ TILE_PX = 128
 
 @dataclass(frozen=True)
 class DemoReport:
-    """What the demo made."""
+    """The result of the demo."""
 
     page: Path
     study: StudyReport

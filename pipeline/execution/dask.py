@@ -89,7 +89,7 @@ def run_on_cluster(
 
 
 class ClusterRun(Generic[Job, Result]):
-    """The slides that are under way, and what their workers tell of them."""
+    """A run of slides on a cluster, and the progress that its workers report."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class ClusterRun(Generic[Job, Result]):
         self._seen_worker = self._looked = time.monotonic()
 
     def run(self) -> None:
-        """Give every slide its outcome."""
+        """Run until every slide has its outcome."""
         self._client.subscribe_topic(self._topic, lambda event: self._inbox.put(partial(self._hear, event[1])))
         self._client.subscribe_topic(
             _MEMORY_TOPIC, lambda event: self._inbox.put(partial(self._exceeded, event[1]["worker"]))
@@ -139,7 +139,7 @@ class ClusterRun(Generic[Job, Result]):
             self.look_for_workers()
 
     def cancel(self) -> None:
-        """Take back what is not finished; a worker notices when it next tells how far it is."""
+        """Cancel what is not finished; a worker notices at its next progress report."""
         left = [future for number, future in self._futures.items() if number not in self._watch.outcomes]
         with suppress(OSError, ValueError, TimeoutError):  # the scheduler may be gone
             self._client.cancel(left, force=True)
@@ -310,7 +310,7 @@ def _work(task: Task[Job, Result], job: Job, number: int, topic: str, version: s
 
 
 def take_device(name: object) -> None:
-    """Give this worker one of the GPUs that its job has, before anything uses one: the worker of the same number."""
+    """Give this worker the GPU of its own number among its job's, before anything uses one."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     number = re.search(r"-(\d+)$", str(name))
     if len(visible) > 1 and number is not None:

@@ -71,7 +71,7 @@ def job_script(config: ClusterConfig, *, gpu: bool = False) -> str:
 
 @contextmanager
 def open_cluster(config: ClusterConfig, slides: int, devices: Sequence[str]) -> Iterator[tuple[Client, Sequence[str]]]:
-    """A client of the cluster, and a list that tells why the queue has refused a job; all is closed afterwards."""
+    """Context with a client of the cluster, and a list of the reasons why the queue has refused jobs."""
     refusals: list[str] = []
     if config.kind == "scheduler":
         with _client(config, config.at) as client:
@@ -189,7 +189,7 @@ def _reporting_refusals(job_class: Any, refusals: list[str]) -> type:
 
 
 def job_of(worker: Any) -> str:
-    """The job that a worker is in, by their names `<cluster>-<job>` or `<cluster>-<job>-<process>`."""
+    """The queue's job of a worker, from its name `<cluster>-<job>` or `<cluster>-<job>-<process>`."""
     found = re.fullmatch(r"(.*?-\d+)(-\d+)?", str(worker.name))
     return found[1] if found is not None else str(worker.name)
 

@@ -49,7 +49,7 @@ class ClusterConfig(BaseModel):
 
     @property
     def kind(self) -> Kind:
-        """What sort of cluster `at` names."""
+        """The kind of cluster that `at` names."""
         if re.fullmatch(_ADDRESS, self.at):
             return "scheduler"
         return cast(Kind, self.at.partition(":")[0])

@@ -166,8 +166,9 @@ def heatmap_job_elsewhere(
 
 
 def load_models(folders: Sequence[Path], device: str = "auto") -> TileModel | Ensemble:
-    """A model, or several as an ensemble, from their folders; loaded once in each process. Raises ModelError, and
-    ConfigError for a device (auto, cpu or cuda) that is not there.
+    """A model, or several as an ensemble, from their folders; loaded once in each process.
+
+    Raises ModelError, and ConfigError for a device (auto, cpu or cuda) that is not there.
     """
     places = tuple(Path(folder).absolute() for folder in folders)
     return _loaded(places, tuple(map(_commit_of, places)), device)
@@ -304,7 +305,7 @@ def _devices() -> list[str]:
 
 
 def anywhere(job: AnyJob) -> AnyJob:
-    """The same job for a worker that starts in another folder: its paths are absolute."""
+    """The same job with absolute paths, for a worker that starts in another folder."""
     values = {field.name: getattr(job, field.name) for field in fields(job)}
     changed: dict[str, Any] = {name: path.absolute() for name, path in values.items() if isinstance(path, Path)}
     if isinstance(job, TileJob):

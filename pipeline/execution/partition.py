@@ -20,8 +20,9 @@ class Part:
     count: int = 1
 
     def of(self, items: Sequence[Item]) -> Sequence[Item]:
-        """Every `count`-th item; nothing where there are more parts than items. Neighbours, which often come from one
-        scanner and are of one size, go to different parts.
+        """Every `count`-th item; nothing where there are more parts than items.
+
+        Neighbours, which often come from one scanner and are of one size, go to different parts.
         """
         return items[self.number - 1 :: self.count]
 

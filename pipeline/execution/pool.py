@@ -49,7 +49,7 @@ _POLL_S = 0.2
 
 @dataclass(frozen=True)
 class Outcome(Generic[Job, Result]):
-    """What became of one slide: a result, or the reason why there is none."""
+    """The outcome of one slide: a result, or the reason why there is none."""
 
     job: Job
     result: Result | None
@@ -116,7 +116,7 @@ def bytes_of(path: Path) -> int:
 
 
 class Watch(Generic[Job, Result]):
-    """A run as its engine reports it: outcomes, tiles done, and the wish to stop. What is known is shown."""
+    """The progress of a run, as its engine reports it: outcomes, tiles done, and whether to stop."""
 
     def __init__(self, jobs: Sequence[Job], weights: Sequence[int], title: str, bar: Progress, stop: Stop) -> None:
         self.jobs = jobs
@@ -128,15 +128,15 @@ class Watch(Generic[Job, Result]):
         self._shown: TaskID = bar.add_task(title, total=sum(weights), done="")
 
     def finished(self, number: int, result: Result | None, error: str | None) -> None:
-        """A job has its outcome."""
+        """Note the outcome of a job."""
         self.outcomes[number] = Outcome(self.jobs[number], result, error)
 
     def at(self, number: int, done: int, total: int) -> None:
-        """A task is so far, in tiles."""
+        """Note the progress of a job, in tiles."""
         self._tiles[number] = done, max(1, total)
 
     def look(self) -> None:
-        """Show how far it is. Raises StoppedError if a signal has asked to stop."""
+        """Show the progress. Raises StoppedError if a signal has asked to stop."""
         self._bar.update(self._shown, completed=self._work(), done=self._text())
         if self._stop.signal is not None and len(self.outcomes) < len(self.jobs):
             done = f"with {len(self.outcomes)} of {len(self.jobs)} slides done"
@@ -159,7 +159,7 @@ class Watch(Generic[Job, Result]):
 
 
 def reason_of(error: BaseException) -> str:
-    """What a person reads of an error that a task raised."""
+    """The reason, for a person, of an error that a task raised."""
     if isinstance(error, SpecslideError):
         return str(error)
     where = "".join(traceback.format_tb(error.__traceback__))  # without its text, which may name a file

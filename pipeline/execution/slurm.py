@@ -75,7 +75,7 @@ class SlurmConfig(BaseModel):
 
 
 def seconds_of(time: str) -> int:
-    """The seconds of a time limit, as `man sbatch` explains its forms. Raises ValueError."""
+    """Seconds of a Slurm time limit, in any of the forms of `man sbatch`. Raises ValueError."""
     days, dash, rest = time.rpartition("-")
     parts = rest.split(":")
     if (

@@ -56,7 +56,7 @@ class Event(BaseModel):
 
 
 class Made(Protocol):
-    """What a verb says of an artefact."""
+    """The report of a verb on an artefact."""
 
     @property
     def reused(self) -> bool:
@@ -145,7 +145,7 @@ def timed(folder: Path | None, stage: str, name: str, make: Callable[[], Report]
 
 
 def last_of(events: Iterable[Event]) -> Mapping[str, Event]:
-    """The last thing that happened to each artefact, by its name."""
+    """The last event of each artefact, by its name."""
     return {event.name: event for event in events if event.name}
 
 

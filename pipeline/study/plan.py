@@ -13,7 +13,7 @@ Visit = Callable[[Study, Stage, Sequence[Artefact]], None]
 
 
 def plan(config: StudyConfig) -> list[Step]:
-    """Every artefact of a study in the order of its making, and how it stands.
+    """Every artefact of a study in the order of its making, with its state.
 
     What follows from something that is made first counts as changed where it is there: whether it can be kept after all
     is known only then. A slide is taken to be the same as long as its file is older than its store; the run itself
@@ -39,7 +39,7 @@ def walk(study: Study, visit: Visit) -> None:
 
 
 def look(study: Study, stage: Stage, artefacts: Sequence[Artefact]) -> None:
-    """Note how artefacts stand."""
+    """Note the state of some artefacts."""
     for artefact in artefacts:
         if not artefact.skip:
             found = study.follows(artefact.name) if artefact.state is None else artefact.state()

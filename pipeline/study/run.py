@@ -40,7 +40,7 @@ Announce = Callable[[Sequence[Step]], None]
 
 @dataclass(frozen=True)
 class StudyReport:
-    """What became of a study."""
+    """The result of a study."""
 
     out: Path
     models: tuple[Path, ...]
@@ -103,7 +103,7 @@ def run(study: StudyConfig | Path | str, *, announce: Announce | None = None) ->
 
 
 def make(study: Study, stage: Stage, artefacts: Sequence[Artefact]) -> None:
-    """Make the artefacts of a stage that are not done, and note that they are there."""
+    """Make the artefacts of a stage that are not done, and note what became of them."""
     wanted = [artefact for artefact in artefacts if not artefact.skip]
     for artefact in artefacts:
         if artefact.skip:

@@ -21,7 +21,7 @@ Progress = Literal["done", "failed", "left", "running"]
 
 @dataclass(frozen=True)
 class Item:
-    """One artefact: what is known of it."""
+    """One artefact, and its state."""
 
     stage: str
     name: str
@@ -31,7 +31,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Status:
-    """How a folder stands."""
+    """The state of a study's folder, or of one with stores or heatmaps."""
 
     items: tuple[Item, ...]
     running: bool
@@ -45,7 +45,7 @@ class Status:
         return bool(self.items) and all(item.progress == "done" for item in self.items)
 
     def counts(self) -> list[tuple[str, dict[str, int]]]:
-        """How many artefacts of each stage stand how, in the stages' order."""
+        """The number of artefacts in each state, by stage, in the stages' order."""
         found: dict[str, dict[str, int]] = {}
         for item in self.items:
             of_stage = found.setdefault(item.stage, dict.fromkeys(("done", "failed", "running", "left"), 0))

@@ -25,8 +25,9 @@ _GIVEN = {"manifest": "slides.csv", "out": "results"}
 
 
 def write_template(folder: Path) -> tuple[Path, Path]:
-    """Write study.yaml and study.schema.json into a folder, which is made; returns both. Raises OutputError, also if
-    one of them is there already.
+    """Write study.yaml and study.schema.json into a folder, which is made; returns both paths.
+
+    Raises OutputError, also if one of them is there already.
     """
     study, schema = folder / STUDY_YAML, folder / SCHEMA
     for path in (study, schema):
@@ -44,7 +45,7 @@ def study_schema() -> str:
 
 
 def study_template() -> str:
-    """study.yaml with all defaults: loading it gives the settings of one that names manifest and out alone."""
+    """A study.yaml with all defaults: loading it gives the settings of one that names manifest and out alone."""
     head = [
         f"# yaml-language-server: $schema={SCHEMA}",
         "# A study: specslide run study.yaml. Every setting is here with its default; those left out keep it.",

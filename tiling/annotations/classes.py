@@ -34,7 +34,7 @@ class ClassRules(BaseModel):
 
 
 def column_name(name: str) -> str:
-    """What a class is called as a column of a store, which zarr keeps in a folder of that name.
+    """The store column of a class, a name that zarr can give to a folder.
 
     The name itself, if it can be; else what cannot is percent-encoded, so that no two classes share a column and
     `urllib.parse.unquote` gives the name back. Beyond 200 bytes it is cut and ends with a hash of the whole.

@@ -54,7 +54,7 @@ class Drawing:
     """Where the outlines' program counts from, level-0 pixels of the whole picture."""
 
     def areas(self, rules: ClassRules, within: Bounds | None = None) -> tuple[Geometries, int]:
-        """The area of each class that is left once holes and cut-outs are taken from it, in order of the names.
+        """The area of each class, with holes and cut-outs taken away, in order of the names.
 
         They count from the corner of the whole picture. The outlines that lie off what is `within` are left out, and
         their number is the second value; 0 without it. Raises InputError.

@@ -123,7 +123,7 @@ def class_masks(path: Path, labels: LabelImage) -> dict[str, BoolArray]:
 
 
 def sampled(mask: BoolArray, covered: Bounds, over: Raster) -> Raster:
-    """A mask over what is `covered` of a slide on the pixels of another picture of the slide: each as its centre is.
+    """A mask over a part of a slide, sampled at the pixel centres of another picture of the slide.
 
     Beyond it nothing is marked.
     """

@@ -63,7 +63,7 @@ def annotation_fractions(
 
 
 def annotation_hash(path: Path) -> str:
-    """What tells whether an annotation file would give the same columns: SHA-256 of it and of what counts beside it.
+    """SHA-256 of all that decides the columns of an annotation file: the file, and what counts beside it.
 
     That are the names of a label image's classes, and what version 0.1.0 did not know of: where that read the file
     otherwise, a store of it is not the one that would be made now. Raises InputError.

@@ -17,7 +17,7 @@ from tiling.grid import Frame
 
 
 class AnnotationReader(NamedTuple):
-    """One format."""
+    """One format of annotations: how a file of it is recognised and read."""
 
     name: str
     """As people call it."""

@@ -45,7 +45,7 @@ def read_events(path: Path, data: bytes, start: Callable[[str, Attributes], None
 
 
 def root_tag(data: bytes) -> str:
-    """What a document calls its outermost element, or its type; "" for what is no XML."""
+    """The tag of a document's outermost element, or its type; "" for what is no XML."""
 
     def found(tag: str, *_: object) -> None:
         raise _FoundError(tag)

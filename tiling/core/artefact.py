@@ -43,7 +43,7 @@ _MAX_COMMIT_BYTES = 2**26
 
 @dataclass(frozen=True)
 class Recipe:
-    """What an artefact is made from, and how: equal recipes make equal artefacts."""
+    """A recipe: what an artefact is made from, and by which settings; equal recipes make equal artefacts."""
 
     artefact: str
     """What is made: store, model, heatmap, evaluation ..."""
@@ -52,19 +52,19 @@ class Recipe:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
-        """As JSON gives it back."""
+        """The recipe as JSON holds it."""
         record = {"artefact": self.artefact, "inputs": dict(self.inputs), "settings": dict(self.settings)}
         return cast(dict[str, Any], json.loads(json.dumps(record)))
 
     @property
     def sha256(self) -> str:
-        """One hash for all of it."""
+        """SHA-256 of the recipe."""
         return sha256_json(self.plain())
 
 
 @dataclass(frozen=True)
 class Commit:
-    """What `commit.json` says of its folder."""
+    """The content of `commit.json`."""
 
     files: Mapping[str, Mapping[str, Any]]
     """Relative path -> {"sha256", "bytes"}."""
@@ -77,7 +77,7 @@ class Commit:
 
 
 class State(NamedTuple):
-    """How an artefact stands against its recipe."""
+    """Whether an artefact is as its recipe would make it, and if not, why."""
 
     state: Literal["done", "to do", "changed", "failed"]
     why: str = ""
@@ -205,7 +205,7 @@ def _unlisted(folder: Path, known: Collection[str]) -> Iterator[tuple[str, Path]
 
 
 def read_commit(folder: Path) -> Commit:
-    """What a published folder says of itself.
+    """The commit.json of a published folder.
 
     Raises SpecslideError if there is no valid `commit.json`, that is, if the folder was never completed or its list was
     edited.
@@ -237,7 +237,7 @@ def content_hash(folder: Path) -> str:
 
 
 def folder_faults(folder: Path, only: Collection[str] | None = None) -> list[str]:
-    """What is wrong with a published folder, one sentence a fault naming the file; empty if it is intact.
+    """The faults of a published folder, a sentence each naming the file; empty if it is intact.
 
     Every byte is read and hashed. `only` restricts the hashing to those relative paths.
     """
@@ -310,7 +310,7 @@ def difference(before: Recipe, now: Recipe) -> str:
 
 
 def setting_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Which settings differ, in words; "" if none does. A setting that was not known before is not named."""
+    """The settings that differ, in words; "" if none does. A setting that was not known before is not named."""
     names = sorted(name for name in now if name in before and before[name] != now[name])
     shown = ", ".join(f"{n} was {_short(before[n])}, is {_short(now[n])}" for n in names[:_SHOWN_DIFFERENCES])
     return shown + (f" and {len(names) - _SHOWN_DIFFERENCES} more" if len(names) > _SHOWN_DIFFERENCES else "")

@@ -40,7 +40,7 @@ class SlideError(SpecslideError):
 
 
 class UnsupportedSlideError(SlideError):
-    """A slide is whole, as far as one can tell, and of a kind that cannot be read: convert it."""
+    """A slide of a kind that cannot be read, undamaged as far as one can tell: convert it."""
 
 
 class StoreError(SpecslideError):
@@ -56,7 +56,7 @@ class OutputError(SpecslideError):
 
 
 class ClusterError(SpecslideError):
-    """The machines that work on a cohort cannot be reached, or are gone."""
+    """The cluster cannot be reached, or was lost."""
 
 
 class StoppedError(_Sentence):

@@ -47,7 +47,7 @@ def canonical_json(value: object) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """What a file says in JSON.
+    """The value in a JSON file.
 
     Raises OSError, and ValueError for what is no JSON or has no canonical spelling: infinity, NaN, half a character,
     lists without end.

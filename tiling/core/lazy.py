@@ -30,7 +30,7 @@ class LazyModule(ModuleType):
 
 
 def make_lazy(module: str, homes: Mapping[str, str]) -> None:
-    """Give an imported module the names `homes`, each from the module that it is mapped to."""
+    """Make names of an imported package lazy: each comes from the module it is mapped to, imported on first use."""
     made = sys.modules[module]
     made.__dict__["_homes"] = homes
     made.__class__ = LazyModule

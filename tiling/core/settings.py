@@ -17,7 +17,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def checked(model: type[Model], values: object, where: object) -> Model:
-    """The validated settings. Raises ConfigError naming `where`, the key, and what is wrong with its value."""
+    """Settings validated by a model. Raises ConfigError naming `where`, the key, and what is wrong with its value."""
     try:
         return model.model_validate(values)
     except ValidationError as error:

@@ -15,7 +15,7 @@ _NOBODY = (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler, None)
 
 
 class Stop:
-    """Whether a signal has asked to stop; false until then."""
+    """Whether a signal has asked the work to stop."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
@@ -24,7 +24,7 @@ class Stop:
         return self.signal is not None
 
     def ask(self, number: int, frame: FrameType | None = None) -> None:
-        """Remember the signal; a signal handler."""
+        """The signal handler: remember the signal."""
         self.signal = signal.Signals(number)
 
 

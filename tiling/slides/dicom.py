@@ -67,7 +67,7 @@ _MAX_ELEMENTS, _MAX_VALUE = 100_000, 4096  # no header of a slide comes near; bo
 
 @dataclass(frozen=True)
 class Header:
-    """What the header of a DICOM file says of its kind; numbers are 0 and texts empty where it does not say."""
+    """The header of a DICOM file, as far as it says what the file is; numbers are 0 and texts empty where missing."""
 
     sop_class: str
     transfer_syntax: str
@@ -87,13 +87,13 @@ class Header:
 
     @property
     def is_pyramid(self) -> bool:
-        """Whether it is of the slide's pixels, not its label, overview or thumbnail; true where that cannot be seen."""
+        """Whether it holds pixels of the slide, not its label, overview or thumbnail; true where that is not said."""
         unseen = self.transfer_syntax in _OTHERWISE_LAID_OUT
         return self.sop_class == _WHOLE_SLIDE and ("VOLUME" in self.image_type or unseen)
 
     @property
     def kind(self) -> str:
-        """What sort of object it is, as a person calls it."""
+        """The kind of object it is, in words."""
         return next((name for start, name in _KINDS.items() if self.sop_class.startswith(start)), "other object")
 
 
@@ -120,7 +120,7 @@ class DicomSlide:
 
 @dataclass(frozen=True)
 class DicomFolder:
-    """What DICOM lies directly in a folder."""
+    """The DICOM files directly in a folder."""
 
     slides: tuple[DicomSlide, ...]
     """In the order of their first files."""
@@ -168,7 +168,7 @@ def read_header(path: Path) -> Header | None:
 
 
 def dicom_folder(folder: Path) -> DicomFolder:
-    """What DICOM lies directly in a folder, hidden files left out; others are asked for no more than their first bytes.
+    """The DICOM files directly in a folder, hidden ones left out; of other files only the first bytes are read.
 
     Raises OSError.
     """

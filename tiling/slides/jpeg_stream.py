@@ -24,7 +24,7 @@ _APPLICATION = frozenset(range(0xE0, 0xF0)) | {_COM}
 
 
 class NotUnderstoodError(Exception):
-    """Why a file or a stream is left alone."""
+    """A file or stream that is left to another reader, with the reason."""
 
 
 def decode_stream(
@@ -58,7 +58,7 @@ def decode_stream(
 
 
 def stream_prefix(tables: bytes | None, photometric: int) -> bytes:
-    """What goes in front of every stream of a page: SOI, the colour space, the page's shared tables."""
+    """The bytes in front of every stream of a page: SOI, the colour space, the page's shared tables."""
     kept = bytearray(b"\xff\xd8" + _ADOBE + TRANSFORM[photometric])
     if tables is None:
         return bytes(kept)
@@ -72,7 +72,7 @@ def stream_prefix(tables: bytes | None, photometric: int) -> bytes:
 
 @dataclass(frozen=True)
 class Header:
-    """All of a stream up to its entropy-coded data: the same bytes mean the same in every stream of a level."""
+    """A JPEG stream up to its entropy-coded data: the same bytes mean the same in every stream of a level."""
 
     stored: bytes
     kept: bytes  # without SOI and application segments

@@ -27,7 +27,7 @@ class Level:
 
 
 class SlideReader(Protocol):
-    """What a way of reading slides gives: facts and one way to read; a new slide format is one class like it."""
+    """A slide reader: facts of a slide and one way to read pixels; a new slide format is one class like it."""
 
     vendor: str
     levels: tuple[Level, ...]

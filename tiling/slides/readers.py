@@ -27,7 +27,7 @@ READERS: dict[str, Opener] = {
 
 
 def open_reader(path: Path) -> tuple[str, SlideReader]:
-    """The reader of a slide, and its name in READERS.
+    """The reader that opens a slide, and its name in READERS.
 
     Raises UnsupportedSlideError if the slide is of a kind that cannot be read, SlideError if it is damaged, cannot be
     opened or is no slide.

@@ -23,7 +23,7 @@ _STORE = ".zarr"
 
 @dataclass
 class Found:
-    """What a search has found."""
+    """The result of a search for slides."""
 
     slides: list[Path] = field(default_factory=list)
     """Slides, and tile stores where they were asked for."""
@@ -38,7 +38,7 @@ class Found:
 
 
 def find_slides(named: Sequence[Path], *, stores: bool = False) -> Found:
-    """The slides that are named: files as they are, those in folders and in the folders below, and those of patterns.
+    """The slides behind some paths: files, folders and the folders below, and patterns.
 
     A folder is searched by name and first bytes: hidden files (AppleDouble's `._x.svs` too), plain pictures, and
     folders that specslide made are left out. A MIRAX slide, a DICOM series and an OME-Zarr are one slide each. A

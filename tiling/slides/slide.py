@@ -104,7 +104,7 @@ class Slide:
 
     @property
     def reader(self) -> str:
-        """What reads it: a name of READERS, and what decodes its tiles where that is faster and agrees."""
+        """The name of the slide's reader in READERS, and of what decodes its tiles where that is faster and agrees."""
         return self._reader_name + ("" if self._fast is None else ", tiles decoded directly")
 
     def try_levels(self) -> None:
@@ -264,7 +264,7 @@ class Slide:
         return hashes[0] if len(hashes) == 1 else sha256_json(sorted(hashes))
 
     def compression(self) -> str:
-        """How level 0 is compressed ("JPEG", "JPEG2000", "LZW", ...), "unknown" where the container does not tell."""
+        """The compression of level 0 ("JPEG", "JPEG2000", "LZW", ...), "unknown" where the container does not tell."""
         if self._reader.compression:
             return self._reader.compression
         try:

@@ -72,7 +72,7 @@ class TiffLevel:
 
 @dataclass(frozen=True)
 class TiffPicture:
-    """The slide in a TIFF."""
+    """The slide in a TIFF: its levels, scale and colour."""
 
     levels: tuple[TiffLevel, ...]
     vendor: str
@@ -136,7 +136,7 @@ def not_rgb(page: Any) -> str | None:
 
 
 def compression_name(compression: int) -> str:
-    """How the field calls a TIFF compression ("JPEG", "JPEG2000", "LZW", ...), or its number."""
+    """The usual name of a TIFF compression ("JPEG", "JPEG2000", "LZW", ...), or its number."""
     return _name(COMPRESSION, compression).replace("APERIO_", "").split("_LOSSY")[0]
 
 

@@ -27,7 +27,7 @@ class TileCache:
 
     @contextmanager
     def reading(self, wanted_bytes: int) -> Iterator[None]:
-        """Around every use of tiles; from now on, keep as many bytes as wanted."""
+        """Context around every use of tiles; from now on as many bytes as wanted are kept."""
         with self._lock:
             self._limit = max(self._limit, min(self._max, wanted_bytes))
             self._readers += 1

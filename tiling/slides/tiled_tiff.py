@@ -63,7 +63,7 @@ _UNPACK: dict[int, Unpack] = {
 
 
 class LevelSize(Protocol):
-    """What is asked of a level: `tiling.slides.reader.Level` fits."""
+    """The size of a level, as `tiling.slides.reader.Level` gives it."""
 
     @property
     def width(self) -> int:
@@ -252,7 +252,7 @@ class TiledLevels:
         return b"".join((shape.prefix, header.kept, memoryview(data)[len(header.stored) :])), header
 
     def agrees_with(self, read_region: ReadRegion, levels: Sequence[LevelSize]) -> bool:
-        """Do the first, middle and last tile of each level look as `read_region` gives them? If not, logs a warning.
+        """Whether the first, middle and last tile of each level equal what `read_region` gives; if not, logs a warning.
 
         `read_region(x0, y0, level, width, height)` is the general reader's: corner in level-0 pixels, size in the
         level's, uint8 (height, width, 3), white where there are no pixels. Level 0 and the first tile must be

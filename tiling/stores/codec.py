@@ -65,7 +65,7 @@ def decode_lossless(data: bytes | memoryview | UInt8Array, out: UInt8Array) -> U
 
 @dataclass(frozen=True)
 class TileCodec:
-    """How tiles are encoded, as named on the command line; see `parse`."""
+    """The encoding of tiles, as named on the command line; see `parse`."""
 
     kind: Literal["jpeg", "lossless", "source"]
     quality: int | None = None

@@ -23,7 +23,7 @@ _ROOT: Final = "zarr.json"  # holds the attributes
 
 @dataclass(frozen=True)
 class LabelReport:
-    """What became of one store."""
+    """The result of labelling one store."""
 
     slide_id: str
     store: Path
@@ -34,7 +34,7 @@ class LabelReport:
 
 
 def label_store(path: Path | str, annotation: Path, rules: ClassRules = ClassRules()) -> LabelReport:  # noqa: B008 - frozen
-    """Give a finished store the annotation columns of a file instead of its own, where classes overlap by `rules`.
+    """Replace the annotation columns of a finished store by those of a file; classes that overlap follow `rules`.
 
     The store is then the one that `tile_slide` makes with this annotation. It is replaced as a whole: its other files
     are linked into the new one, so no pixel is written; killed at any time, the old or the new one is there or comes

@@ -53,7 +53,7 @@ class Where:
     """Columns in backticks or quotes, by where they stand."""
 
     def mask(self, columns: Columns, count: int) -> NDArray[np.bool_]:
-        """Which of the `count` rows fulfil it, bool (count,).
+        """Which of the `count` rows the expression keeps, bool (count,).
 
         A bare name means the column, else the annotation class, of that name; in backticks or quotes it is the
         other way round. float32 columns are compared with numbers as float32, so `tissue >= 0.9` holds for a stored
@@ -99,7 +99,7 @@ class Where:
 
 
 def parse_where(text: str) -> Where:
-    """The expression of a text. Raises ConfigError, naming the position (characters, from 1)."""
+    """Parse a filter expression. Raises ConfigError, naming the position (characters, from 1)."""
     if len(text) > _MAX_LENGTH:
         raise ConfigError("where", f"the expression has {len(text)} characters", f"use at most {_MAX_LENGTH}")
     quoted: dict[int, str] = {}
@@ -146,7 +146,7 @@ def rows_where(store: TileStore, text: str | None) -> NDArray[np.bool_]:
 
 
 def tile_columns(tiles: Tiles) -> dict[str, AnyArray]:
-    """The columns of tiles that an expression can use, (N,) each: their places beside their own."""
+    """The columns of tiles that an expression can use, (N,) each: `x`, `y` and the tiles' own."""
     return {"x": tiles.x0.astype(np.float64), "y": tiles.y0.astype(np.float64), **tiles.columns}
 
 

@@ -75,8 +75,10 @@ class ShardReader:
     def read_into(
         self, rows: Sequence[int], out: UInt8Array | Sequence[UInt8Array], checksums: Sequence[int] | None = None
     ) -> None:
-        """Decode the chunks of `rows` (n,) into `out`, n contiguous uint8 arrays or one of them all; `checksums` (n,)
-        are what they must have beside the one each carries: so a chunk that is whole, but another row's, is found too.
+        """Decode the chunks of `rows` (n,) into `out`, n contiguous uint8 arrays or one of them all.
+
+        `checksums` (n,) are what the chunks must have beside the one each carries, so that a whole chunk of another
+        row is found too.
 
         Raises StoreError naming a damaged file.
         """

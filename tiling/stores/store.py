@@ -105,13 +105,13 @@ class StoreAttributes(BaseModel):
     notice: str = RESEARCH_USE
 
     def doubts(self) -> list[str]:
-        """What a person should look at: see `TissueSummary.doubts`; nothing where the mask was given."""
+        """Warnings about the store: see `TissueSummary.doubts`; none where the mask was given."""
         given = self.config.get("tissue", {}).get("method") in ("all", "mask")
         return [] if self.tissue_summary is None or given else self.tissue_summary.doubts()
 
 
 def store_recipe(slide_sha256: str, config: Mapping[str, Any]) -> Recipe:
-    """What a store is made from and how; `config` is its attributes' own: `tiling.tile.tiling_inputs`.
+    """The recipe of a store; `config` is its attributes' own: `tiling.tile.tiling_inputs`.
 
     So a store of commit version 1, which has no recipe, tells it by its attributes.
     """
@@ -121,7 +121,7 @@ def store_recipe(slide_sha256: str, config: Mapping[str, Any]) -> Recipe:
 
 
 def annotated_inputs(config: Mapping[str, Any], sha256: str | None, rules: ClassRules) -> dict[str, Any]:
-    """What decides a store, as its attributes have it, with another annotation, of that hash, or none.
+    """The inputs of a store, as its attributes have them, with another annotation, of that hash, or none.
 
     The rules are named only where there is an annotation that they could change: version 0.1 had none.
     """
@@ -170,7 +170,7 @@ class TileStore:
 
     @property
     def recipe(self) -> Recipe:
-        """What it was made from, by its attributes: a store of commit version 1 has it too."""
+        """The store's recipe, by its attributes: a store of commit version 1 has it too."""
         return store_recipe(self.slide.sha256, self.attributes.config)
 
     @cached_property
@@ -311,7 +311,7 @@ class _StoredColumns(Mapping[str, Float32Array]):
 
 
 def verify_store(path: Path) -> list[str]:
-    """Everything wrong with a store, a sentence a fault; every byte is read. Empty if it is intact."""
+    """The faults of a store, one sentence each; every byte is read. Empty if it is intact."""
     if faults := folder_faults(path):
         return faults
     try:

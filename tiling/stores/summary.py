@@ -13,7 +13,7 @@ _MANY: Final = 0.25  # of the tissue, in tiles that are not kept
 
 
 class TissueSummary(BaseModel):
-    """What became of a slide's area, square millimetres."""
+    """How a slide's area divides into tissue and what is left out, square millimetres."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -32,7 +32,7 @@ class TissueSummary(BaseModel):
     """Tissue in places that hold less than `min_tissue`, so that no tile shows it."""
 
     def left_out(self) -> dict[str, float]:
-        """What was left out and why, square millimetres; without what is nothing."""
+        """Area left out, by reason, square millimetres; reasons without area are not named."""
         areas = {
             "pen ink": self.ink_mm2,
             "too small": self.too_small_mm2,
@@ -47,7 +47,7 @@ class TissueSummary(BaseModel):
         return f"tissue {self.tissue_mm2:.2f} mm²" + (f", left out: {', '.join(cut)}" if cut else "")
 
     def doubts(self) -> list[str]:
-        """What a person should look at, and which option helps; of a mask that was detected."""
+        """Warnings about a detected tissue mask, each with the option that helps."""
         if not self.tissue_mm2:
             fix = "--min-object-um2 0 keeps small pieces, --tissue all the whole slide"
             return [f"no tissue was found (in fluorescence none is): look at the preview; {fix}"]

@@ -93,7 +93,7 @@ def write_columns(folder: Path, tiles: Tiles, rasters: Mapping[str, Raster], att
 
 
 def write_annotations(folder: Path, annotation: Mapping[str, Float32Array], attributes: StoreAttributes) -> None:
-    """Give the store in `folder`, which has no annotation columns yet, these (N,) and those attributes."""
+    """Add annotation columns (N,) and their attributes to the store in `folder`, which has none yet."""
     with _group_of(folder) as group:
         _write_group(group, ANNOTATION, annotation)
         group.attrs.put(attributes.model_dump(mode="json"))

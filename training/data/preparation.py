@@ -28,12 +28,12 @@ NO_LABEL = "write its class in the column label, or take the row out; a class of
 
 
 def is_missing(label: str | None, config: TrainConfig) -> bool:
-    """Whether a table's label says that there is none, as R and pandas write it; not if it is one of the classes."""
+    """Whether a label is one of the usual words for "missing" (R, pandas) and not the name of a class."""
     return label is None or (_plain(label) in _MISSING and label not in (config.classes or ()))
 
 
 def is_no_disease(name: str) -> bool:
-    """Whether a class goes by its name without what is looked for: normal, benign, negative, non-tumour, 0 ..."""
+    """Whether a class has one of the usual names of the negative class: normal, benign, negative, non-tumour, 0 ..."""
     return _NO_DISEASE.fullmatch(name.strip()) is not None
 
 

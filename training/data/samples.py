@@ -81,7 +81,7 @@ class Samples:
         return Split(name, self, indices, tile_px or self.tile_px)
 
     def identity(self) -> str:
-        """SHA-256 of what is learned from: the content of the sources, which tiles of them, labels and splits."""
+        """SHA-256 of what a model learns from: the content of the sources, which tiles of them, labels and splits."""
         digest = hashlib.sha256()
         for numbers in (self.label, self.source, self.row, *([] if self.clear.all() else [self.clear])):
             digest.update(numbers.astype("<i8").tobytes())
@@ -90,7 +90,7 @@ class Samples:
         return sha256_json([digest.hexdigest(), *facts, *(column.tolist() for column in columns)])
 
     def known_as(self, identity: str | None) -> bool:
-        """Whether that is its identity, also as version 0.1 reckoned it: by everything in a store, labels too."""
+        """Whether a hash is the samples' identity, by this version or by 0.1, which counted a store's labels too."""
         return identity in (self.identity(), replace(self, hashes=self.whole or self.hashes).identity())
 
     def content(self) -> Ints:
@@ -99,7 +99,7 @@ class Samples:
         return np.asarray(content_of[self.source])
 
     def levels(self, names: Collection[str], indices: Ints) -> dict[str, NDArray[Any]]:
-        """What samplers balance over: by name, the class, slide, case or site of those samples, (n,)."""
+        """The columns that sampling balances over: by name, the class, slide, case or site of those samples, (n,)."""
         columns = {"class": self.label, "slide": self.slide_id, "case": self.case_id, "site": self.site}
         return {name: columns[name][indices] for name in names}
 
@@ -145,5 +145,5 @@ class Split:
         return (columns[name] if name in columns else getattr(self.samples, name))[self.indices]
 
     def only(self, positions: Ints) -> Split:
-        """Those of its tiles, by their positions (m,) in it."""
+        """Some of the split's tiles, by their positions (m,) in it."""
         return replace(self, indices=self.indices[positions])

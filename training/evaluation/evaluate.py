@@ -194,7 +194,7 @@ def evaluate_models(
 
 
 def scale_notes(split: Split) -> list[str]:
-    """What to bear in mind of pictures of unknown scale, a sentence."""
+    """A note on pictures whose scale was assumed; [] where it is known."""
     if not split.samples.mpp_assumed:
         return []
     scale = f"{split.samples.mpp:.4g} µm/px, the model's scale"
@@ -202,7 +202,7 @@ def scale_notes(split: Split) -> list[str]:
 
 
 def made_with(model: TileModel) -> dict[str, str]:
-    """Software and device behind what a model's figures are, for a commit."""
+    """Versions of the software, and the device, behind a model's figures, for commit.json."""
     software = software_versions("torch", "timm", "numpy", "matplotlib", "scikit-learn")
     return software | {"device": device_name(model.device)}
 
@@ -318,7 +318,7 @@ def _as_trained(samples: Samples, info: ModelInfo, config: TrainConfig) -> Sampl
 
 
 def require_comparable(models: Mapping[str, TileModel], split: Split) -> tuple[str, ...]:
-    """What a reader must know of models, by their names, that are tested on these tiles; it is logged too.
+    """Check that models may be compared on these tiles; returns warnings by name, which are logged too.
 
     Raises ModelError for a model that does not fit the tiles or the first one.
     """

@@ -40,7 +40,7 @@ _GRID = np.linspace(0, 1, 101)
 
 @dataclass(frozen=True)
 class GalleryRow:
-    """Tiles of one kind."""
+    """A row of a gallery: tiles of one kind."""
 
     title: str
     tiles: NDArray[np.uint8]
@@ -51,7 +51,7 @@ class GalleryRow:
 
 @dataclass(frozen=True)
 class ShiftPanel:
-    """What is drawn of one shift."""
+    """The plot of one shift."""
 
     title: str
     ticks: Sequence[tuple[float, str]]

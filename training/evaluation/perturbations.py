@@ -37,7 +37,7 @@ _NOISE_SEED: Final = 7
 
 @dataclass(frozen=True)
 class Shift:
-    """One way in which tiles of elsewhere may differ."""
+    """An image perturbation: how tiles of another scanner or laboratory may differ."""
 
     apply: Callable[[Tiles, float], Tiles]
     """For a strength other than 0."""

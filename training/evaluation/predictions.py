@@ -22,7 +22,7 @@ View = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says of N labelled tiles."""
+    """A model's probabilities of N labelled tiles."""
 
     probabilities: Floats
     """float64 (N, C)."""
@@ -74,7 +74,7 @@ def predict_views(
     batch_size: int = 256,
     report: Callable[[int], None] = lambda count: None,
 ) -> list[Predictions]:
-    """What a model says of the tiles of a split under each of several views of them; each tile is read once.
+    """Predictions of the tiles of a split under each of several views (perturbations); each tile is read once.
 
     Args:
         model: The model; the tiles are read at its own side.

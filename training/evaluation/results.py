@@ -26,7 +26,7 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class Group:
-    """The metrics of some of the tiles."""
+    """The metrics of a group of tiles."""
 
     cases: int
     tiles: int
@@ -37,7 +37,7 @@ class Group:
 
 @dataclass(frozen=True)
 class ModelResult:
-    """What one model makes of the tiles."""
+    """The metrics of one model."""
 
     name: str
     sha256: str
@@ -63,7 +63,7 @@ class ModelResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a test of one model, or of two on the same tiles, found."""
+    """The results of testing one model, or two on the same tiles."""
 
     classes: tuple[str, ...]
     positive_class: str

@@ -58,7 +58,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class StressTest:
-    """What a stress test found."""
+    """The results of a stress test."""
 
     metric: str
     split: str
@@ -74,7 +74,7 @@ class StressTest:
     notes: tuple[str, ...]
 
     def record(self) -> dict[str, Any]:
-        """What stress.json says."""
+        """The content of stress.json."""
         return asdict(self) | {"interval": "95% bootstrap over cases", "notice": RESEARCH_USE}
 
     def table(self) -> str:

@@ -27,7 +27,7 @@ _WORD = re.compile(r"\w{0,32}")
 
 
 def refused_args(args: Mapping[str, Any]) -> str:
-    """Why a backbone may not be made with these arguments, naming the first of them; "" if it may."""
+    """Why a backbone may not be made with these arguments, naming the first that is refused; "" if it may."""
     for name, value in args.items():
         if name not in BACKBONE_ARGS:
             return f"{name!a} is no argument of a backbone that is known to be safe"

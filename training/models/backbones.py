@@ -40,7 +40,7 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a backbone's name stands for."""
+    """A backbone's architecture: timm's name, arguments and configuration."""
 
     name: str
     """timm's name of the network."""
@@ -51,7 +51,7 @@ class Architecture:
 
 
 def find_architecture(backbone: str) -> Architecture:
-    """What a backbone's name stands for: one of timm's, or `hf-hub:owner/name`, whose configuration is fetched.
+    """The architecture of a backbone's name: one of timm's, or `hf-hub:owner/name`, whose configuration is fetched.
 
     Raises ConfigError for a name timm does not know, and a hub that cannot be reached.
     """
@@ -134,7 +134,7 @@ def head_names(network: nn.Module) -> tuple[str, ...]:
 
 
 def wrong_side(backbone: str, side: int, error: Exception) -> ConfigError:
-    """What to tell of a backbone that cannot see pictures of that side."""
+    """The ConfigError for a backbone that cannot take pictures of that side."""
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return ConfigError("input_px", f"{backbone} cannot see {side} px ({reason})", "leave it out or choose another")
 

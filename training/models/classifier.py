@@ -79,7 +79,7 @@ class TileClassifier(nn.Module):
         return logits
 
     def logits_and_features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """The same logits (B, C), and in one forward what out-of-distribution detection goes by, float32 (B, D + 9).
+        """Logits (B, C), and from the same forward the features and appearance for OOD detection, float32 (B, D + 9).
 
         That is the features that the last layer makes the logits of, and then the pixels' `appearance`.
         """
@@ -97,7 +97,7 @@ class TileClassifier(nn.Module):
 
 
 class Features(nn.Module):
-    """What OOD detection goes by: tiles uint8 (B, T, T, 3) -> features and appearance, float32 (B, D + 9)."""
+    """The input of OOD detection: tiles uint8 (B, T, T, 3) -> features and appearance, float32 (B, D + 9)."""
 
     def __init__(self, network: TileClassifier) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class Features(nn.Module):
         return self.network.logits_and_features(self.network.pixels(tiles))[1]
 
     def offered(self) -> bool:
-        """Whether the backbone gives them, and its logits with them; all of timm's that were tried do."""
+        """Whether the backbone gives features together with its logits; all of timm's that were tried do."""
         backbone: Any = self.network.backbone
         side = self.network.input_px
         pixels = torch.zeros(1, 3, side, side, device=self.network.mean.device)

@@ -95,7 +95,7 @@ def load_model(folder: Path | str, device: str | torch.device = "cpu") -> TileMo
 
 
 def verify_model(folder: Path) -> list[str]:
-    """Everything wrong with a model folder, a sentence a fault; every byte is read. Empty if it is intact."""
+    """The faults of a model folder, one sentence each; every byte is read. Empty if it is intact."""
     faults = folder_faults(folder)
     if not faults:
         try:

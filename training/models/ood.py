@@ -82,7 +82,7 @@ class Gaussians:
 
 @dataclass(frozen=True, eq=False)
 class Novelty:
-    """What a model remembers of its training tiles."""
+    """OOD detection of a model: distances of features and of appearance to its training tiles."""
 
     features: Gaussians
     """Of the D features that the last layer sees."""
@@ -90,7 +90,7 @@ class Novelty:
     """Of the pixels' nine statistics."""
 
     def ratios(self, rows: Tensor) -> Tensor:
-        """How unlike tiles are, float32 (B,), by features and then appearance (B, D + 9): above 1 out of distribution.
+        """Distance to the training tiles over its threshold, float32 (B,), of (B, D + 9): above 1 out of distribution.
 
         The larger of the two distances, each in units of its threshold.
         """

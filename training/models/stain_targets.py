@@ -11,7 +11,7 @@ Method = Literal["macenko", "reinhard"]
 
 
 class MacenkoTarget(BaseModel):
-    """What Macenko's method makes of each tile; M. Macenko et al., ISBI 2009."""
+    """The target of Macenko's stain normalisation; M. Macenko et al., ISBI 2009."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -25,7 +25,7 @@ class MacenkoTarget(BaseModel):
 
 
 class ReinhardTarget(BaseModel):
-    """What Reinhard's method makes of each tile; E. Reinhard et al., IEEE CG&A 2001, in CIE L*a*b*."""
+    """The target of Reinhard's stain normalisation; E. Reinhard et al., IEEE CG&A 2001, in CIE L*a*b*."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

@@ -84,7 +84,7 @@ class ShortcutConfig(BaseModel):
 
 
 class Setting(NamedTuple):
-    """What a method leaves open, and the study chooses."""
+    """The hyper-parameters that a method leaves open, and the study chooses."""
 
     sd_lambda: float = 0.0
     weight_decay: float = 0.0
@@ -107,7 +107,7 @@ class Run:
 
 
 class RunRecord(BaseModel):
-    """What is kept of a finished run."""
+    """The record of a finished run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

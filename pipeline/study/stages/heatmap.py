@@ -28,13 +28,15 @@ NONE = f"{HEATMAPS}/..."
 
 
 def name_of(row: ManifestRow) -> str:
-    """The heatmap of a slide."""
+    """The name of a slide's heatmap in the study."""
     return f"{HEATMAPS}/{row.slide_id}"
 
 
 def split_of(row: ManifestRow, trainings: Sequence[Training]) -> str:
-    """A slide's split. Of a cross-validation, where each case is tested once, that is test; so it is of a slide that
-    no training has seen and whose row names none.
+    """The split of a slide that gets a heatmap.
+
+    Of a cross-validation, where each case is tested once, that is test; so it is of a slide that no training has seen
+    and whose row names none.
     """
     from training.data.splits import SPLIT_NAMES
 
@@ -81,21 +83,21 @@ def _log_loss(one: Trained) -> float:
 
 
 def loaded(chosen: Sequence[Trained], study: Study) -> TileModel | Ensemble:
-    """The models as one, on the device that predicts; each is loaded once."""
+    """The models as one model or ensemble, on the device that predicts; each is loaded once."""
     from pipeline.execution.jobs import load_models
 
     return load_models([one.folder for one in chosen], study.device)
 
 
 def predict_settings(study: Study) -> PredictConfig:
-    """How tiles are predicted."""
+    """The settings of the predictions."""
     from inference.config import PredictConfig
 
     return PredictConfig(**study.config.heatmap.model_dump(exclude={"slides", "model", "outputs"}))
 
 
 def truth_of(row: ManifestRow, info: ModelInfo, study: Study) -> shapely.Geometry | None:
-    """What the slide's annotation says of the model's positive class; of a label image, which has no outlines, None.
+    """The annotated area of the model's positive class; None for a label image, which has no outlines.
 
     The slide's store knows where its coordinates begin. Raises InputError, StoreError.
     """
@@ -173,8 +175,10 @@ def _make(study: Study, artefacts: Sequence[Artefact]) -> None:
 
 
 def tile_auroc(study: Study) -> float | None:
-    """AUROC of every predicted tile of the slides whose every tile is known: positive if at least half of it is
-    annotated so. Known are annotated slides, and those that need no annotation, being negative. None without both.
+    """AUROC of every predicted tile of the slides whose every tile is known; None without both classes.
+
+    A tile is positive if at least half of it is annotated so. Known are annotated slides, and those that need no
+    annotation, being negative.
     """
     from training.evaluation.metrics import auroc
 

@@ -70,7 +70,7 @@ def _make(study: Study, artefacts: Sequence[Artefact]) -> None:
 
 
 def page_sections(study: Study) -> list[Section]:
-    """What the study's page shows: the heatmaps, what failed or was left out, then the other stages, last first."""
+    """The sections of the study's page: heatmaps, what failed or was left out, then the other stages, last first."""
     from inference.report.pages import Section
     from pipeline.study.stages import STAGES
 

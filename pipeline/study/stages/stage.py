@@ -82,7 +82,7 @@ class Trained:
 
     @property
     def title(self) -> str:
-        """What the model is called in figures."""
+        """The model's name in figures."""
         return self.training.name or "model"
 
 
@@ -126,13 +126,13 @@ class Study:
         return self.has_stores and all(s.state == "done" for s in self.steps.values() if s.stage == "train")
 
     def follows(self, name: str) -> State:
-        """How an artefact stands whose inputs are made first."""
+        """The state of an artefact whose inputs are yet to be made."""
         there = (self.out / name).exists()
         return State("changed", "follows from what is made first") if there else TO_DO
 
     @property
     def device(self) -> str:
-        """What computes heatmaps: auto, cpu or cuda; ONNX Runtime computes on the CPU."""
+        """The device that computes heatmaps: auto, cpu or cuda; ONNX Runtime computes on the CPU."""
         return "cpu" if self.config.heatmap.backend == "onnx" else self.config.train.device
 
     def place(self) -> torch.device:
@@ -178,7 +178,7 @@ class Study:
         return Made(reused=False)
 
     def skip(self, artefact: Artefact) -> None:
-        """Note a part that this study has no use for."""
+        """Note a part of the study that is left out, and why."""
         append(self.out, "skipped", self.stage, artefact.name, reason=artefact.skip)
         self.skipped[artefact.name] = artefact.skip
 
@@ -195,7 +195,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Made:
-    """What became of an artefact."""
+    """The result of making an artefact."""
 
     reused: bool
 
@@ -206,7 +206,7 @@ def within(part: str, name: str) -> str:
 
 
 def state_of(look: Callable[[], State]) -> State:
-    """How an artefact stands; "changed" where what is there cannot be read."""
+    """The state of an artefact; "changed" where what is there cannot be read."""
     try:
         return look()
     except SpecslideError as error:
@@ -216,5 +216,5 @@ def state_of(look: Callable[[], State]) -> State:
 
 
 def is_published(folder: Path) -> bool:
-    """Whether an artefact is there at all."""
+    """Whether an artefact is there, whatever it was made from."""
     return (folder / COMMIT).exists()

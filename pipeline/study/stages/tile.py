@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def name_of(row: ManifestRow) -> str:
-    """The store of a slide."""
+    """The name of a slide's store in the study."""
     return f"{STORES}/{row.slide_id}.zarr"
 
 
@@ -27,7 +27,7 @@ def _artefacts(study: Study) -> list[Artefact]:
 
 
 def store_state(row: ManifestRow, study: Study) -> State:
-    """How a slide's store stands.
+    """The state of a slide's store.
 
     Of its bytes only the metadata are looked at, and a slide is hashed only if it is younger than the store. A slide
     that failed the last time, and for which nothing has changed since, will probably again.

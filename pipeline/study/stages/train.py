@@ -32,7 +32,7 @@ def _artefacts(study: Study) -> list[Artefact]:
 
 
 def model_state(training: Training, study: Study) -> State:
-    """How the model of a training stands."""
+    """The state of a training's model."""
     from training import model_state as state
 
     folder = study.out / within(TRAINING, training.name) / "model"
@@ -91,8 +91,9 @@ def _models_section(study: Study, infos: Mapping[str, ModelInfo]) -> Section:
 
 
 def over_trainings(infos: Sequence[ModelInfo], split: str = "test") -> dict[str, str]:
-    """Mean and standard deviation (n - 1) of each metric over several models' values on a split, in words; only of
-    those that all of them have.
+    """Mean and standard deviation (n - 1) of each metric over several models' values on a split, in words.
+
+    Only metrics that all of them have are named.
     """
     from training.evaluation.metrics import METRIC_NAMES
 
