@@ -34,7 +34,7 @@ class PredictTilesConfig(BaseModel):
     readers: PositiveInt | None = None
     """Threads that read and decode; changes the speed, not the result. None: 1, for a model on a GPU up to 8."""
     backend: Backend = "torch"
-    """What computes: torch; onnx, ONNX Runtime on a CPU; or auto, the faster on a short probe. They agree to 1e-4."""
+    """Backend: torch; onnx, ONNX Runtime on a CPU; or auto, the faster on a short probe. They agree to 1e-4."""
     precision: Precision = "auto"
     """bf16, 32 bits, or auto: bf16 where the hardware computes in it."""
 

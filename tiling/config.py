@@ -63,7 +63,7 @@ class TilingConfig(BaseModel):
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Fraction of a tile that its neighbour shares, in [0, 1)."""
     min_tissue: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Least fraction of a tile that must be tissue; a tile without any tissue is never kept."""
+    """Minimum fraction of a tile that must be tissue; a tile without any tissue is never kept."""
     mpp_tolerance: Annotated[float, Field(ge=0, lt=0.5)] = 0.02
     """A pyramid level whose scale is that close is taken as it is, and the true mpp recorded."""
     codec: str = "jpeg:90"

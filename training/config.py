@@ -57,23 +57,23 @@ class TrainConfig(BaseModel):
     ema_decay: float | None = Field(None, gt=0, lt=1)
     """Decay a step of an exponential moving average (EMA) of the weights, which is then validated and saved."""
     epochs: int = Field(7, ge=1, le=10_000)
-    """Passes over the training tiles."""
+    """Epochs: passes over the training tiles."""
     patience: int | None = Field(None, ge=1)
     """Early stopping: end after so many epochs in a row without a better validation log loss. None: never."""
     batch_size: int = Field(64, ge=1, le=65_536)
-    """Tiles a step, over all processes together."""
+    """Batch size: tiles a step, over all processes together."""
     accumulate: int = Field(1, ge=1, le=65_536)
     """Gradient accumulation: in so many parts a process computes its share of a batch, for less memory and the same
     step."""
     augment: str = "light"
-    """What is done to each training tile: "none"; "light": flips, right angles, small crops, mild changes of colour;
+    """Augmentation of each training tile: "none"; "light": flips, right angles, small crops, mild changes of colour;
     "stain": those, and more or less of each stain; "strong": 2 to 4 operations of StrongAugment; or another row of
     training.augmentations.AUGMENTATIONS."""
     stain_norm: Literal["none", "macenko", "reinhard"] = "none"
     """Make each tile's staining that of the typical training tile, in training and in prediction; needs the extra
     specslide[stain]. See training.models.stain."""
     seed: int = Field(0, ge=0, lt=2**32)
-    """Decides the split, the weights of a new head, the order of tiles and the augmentation."""
+    """Random seed of the split, the weights of a new head, the order of tiles and the augmentation."""
     split_seed: int | None = Field(None, ge=0, lt=2**32)
     """Decides the split, and which tiles max_tiles_per_slide draws, in place of `seed`: trainings under several seeds
     can so share them. None: the seed."""
@@ -85,8 +85,8 @@ class TrainConfig(BaseModel):
     val_fraction: float = Field(0.15, gt=0, lt=1)
     """Share of the cases (or sites) for validation, where the data brings no split of its own."""
     test_fraction: float = Field(0.2, ge=0, lt=1)
-    """Share of the cases (or sites) for testing, where the data brings no split of its own; 0 does without a test. Of
-    no account with `folds`."""
+    """Share of the cases (or sites) for testing, where the data brings no split of its own; 0 does without a test. Not
+    used with `folds`."""
     folds: int | None = Field(None, ge=2, le=1000)
     """Cross-validation: the cases (or sites) are dealt into so many folds, by seed alone, and one of them is the test.
     Of the others, `val_fraction` of all cases validate. Over all rounds each case is tested once, by a model that was
@@ -121,7 +121,7 @@ class TrainConfig(BaseModel):
 
     # the machine
     workers: int | None = Field(None, ge=0, le=256)
-    """Processes that load tiles for each that trains; 0 loads them in that one itself. None: 0 on a CPU, which computes
+    """Loader processes for each process that trains; 0 loads them in that one itself. None: 0 on a CPU, which computes
     far longer on a tile than it takes to decode it; on a GPU all cores but one, at most 16."""
     threads: int | None = Field(None, ge=1, le=1024)
     """Threads torch computes with on a CPU. None: as torch and OMP_NUM_THREADS decide."""
@@ -132,9 +132,9 @@ class TrainConfig(BaseModel):
     compile: bool = False
     """Compile the backbone with torch.compile; worth it for long trainings only."""
     checkpoint_minutes: float = Field(10.0, gt=0, allow_inf_nan=False)
-    """Save the state so often, so that a run that is killed goes on from there."""
+    """Minutes between checkpoints: a run that is killed goes on from the last one."""
     checkpoint_steps: int | None = Field(None, ge=1)
-    """Save it every so many steps too."""
+    """Steps between checkpoints, beside those by the clock; None: by the clock alone."""
     loggers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
     """Where the log goes beside log/metrics.csv; each is an extra to install, and works offline."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

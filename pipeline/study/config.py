@@ -96,7 +96,7 @@ class StudyConfig(BaseModel):
     heatmap: HeatmapConfig = HeatmapConfig()
     """What slides are predicted, and how."""
     workers: int | None = Field(None, ge=1)
-    """Processes of this machine for tiling; None: one a core. Of no account with a cluster."""
+    """Processes of this machine for tiling; None: one a core. Not used with a cluster."""
     cluster: ClusterConfig | None = None
     """Workers of a cluster for tiling and heatmaps, in place of processes of this machine: `{at: slurm, ...}`."""
 
