@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tiling.core.errors import SlideError, UnsupportedSlideError
+from tiling.slides.dicom_jpeg2000 import DicomStreams, FramesFile
 from tiling.slides.openslide_reader import OpenSlideReader
 
 _log = logging.getLogger(__name__)
@@ -49,10 +50,11 @@ _MAGIC = b"DICM"
 _SOP_CLASS, _META_SOP_CLASS, _TRANSFER_SYNTAX = 0x00080016, 0x00020002, 0x00020010
 _IMAGE_TYPE, _SERIES, _CONCATENATION, _ORGANISATION = 0x00080008, 0x0020000E, 0x00209161, 0x00209311
 _FOCAL_PLANES, _FRAME_PLACES = 0x00480303, 0x52009230
+_TILE_ROWS, _TILE_COLUMNS = 0x00280010, 0x00280011
 _SAMPLES, _PHOTOMETRIC, _BITS, _COLUMNS, _ROWS = 0x00280002, 0x00280004, 0x00280100, 0x00480006, 0x00480007
 _WANTED = {
     _META_SOP_CLASS, _TRANSFER_SYNTAX, _SOP_CLASS, _IMAGE_TYPE, _SERIES, _CONCATENATION, _SAMPLES, _PHOTOMETRIC, _BITS,
-    _COLUMNS, _ROWS, _ORGANISATION, _FOCAL_PLANES,
+    _COLUMNS, _ROWS, _ORGANISATION, _FOCAL_PLANES, _TILE_ROWS, _TILE_COLUMNS,
 }  # fmt: skip
 _COLOURS = (
     "MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT",
@@ -84,6 +86,12 @@ class Header:
     focal_planes: int
     placed: bool
     """Whether it is known where its frames lie: in reading order, or as each of them says."""
+    tile: tuple[int, int]
+    """Width and height of a frame, pixels."""
+    in_order: bool
+    """Whether its frames are in reading order."""
+    beyond: int
+    """A place in the file, beyond what was read of it and before its frames."""
 
     @property
     def is_pyramid(self) -> bool:
@@ -147,6 +155,7 @@ def read_header(path: Path) -> Header | None:
             syntax = _text(found, _TRANSFER_SYNTAX)
             if syntax not in _OTHERWISE_LAID_OUT:
                 found |= dict(_elements(f, explicit=syntax != _IMPLICIT_VR, last=_FRAME_PLACES))
+            beyond = f.tell()
     except (ValueError, struct.error):
         return None
     sop_class = _text(found, _SOP_CLASS) or _text(found, _META_SOP_CLASS)
@@ -164,6 +173,9 @@ def read_header(path: Path) -> Header | None:
         size=(_number(found, _COLUMNS), _number(found, _ROWS)),
         focal_planes=max(1, _number(found, _FOCAL_PLANES)),
         placed=_text(found, _ORGANISATION) != "TILED_SPARSE" or _FRAME_PLACES in found,
+        tile=(_number(found, _TILE_COLUMNS), _number(found, _TILE_ROWS)),
+        in_order=_text(found, _ORGANISATION) == "TILED_FULL" and _FRAME_PLACES not in found,
+        beyond=beyond,
     )
 
 
@@ -234,7 +246,13 @@ def open_with_dicom(path: Path, entry: Path) -> OpenSlideReader | None:
         if count > 1:
             what = "holds {} images of {} x {} px in one series, focal planes or copies".format(count, *size)
             raise UnsupportedSlideError(path, f"{what}, which is not supported", "keep one image of each size")
-    return OpenSlideReader(path, slide.entry, _COMPRESSION[slide.pyramid[0][1].transfer_syntax][0])
+    jpeg2000 = [
+        FramesFile(file, header.size, header.tile, header.in_order, header.beyond)
+        for file, header in slide.pyramid
+        if _COMPRESSION[header.transfer_syntax][0] == "JPEG2000"
+    ]
+    streams = DicomStreams(path, jpeg2000) if jpeg2000 else None
+    return OpenSlideReader(path, slide.entry, _COMPRESSION[slide.pyramid[0][1].transfer_syntax][0], streams=streams)
 
 
 def _only_slide(path: Path, found: DicomFolder) -> DicomSlide | None:

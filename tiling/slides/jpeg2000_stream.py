@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-_BEGIN = b"\xff\x4f\xff\x51"  # start of a codestream, and the marker of its size
+BEGIN = b"\xff\x4f\xff\x51"  # start of a codestream, and the marker of its size
 _FIXED = 42  # bytes from there to the first component's
 HEADER_BYTES = _FIXED + 3 * 3
 """Of a bare codestream with three components: what `fills` looks at."""
@@ -16,7 +16,7 @@ def frame_shape(data: bytes) -> tuple[int, int, int]:
 
     Raises ValueError if it does not say.
     """
-    at = data.find(_BEGIN)
+    at = data.find(BEGIN)
     if at < 0 or len(data) < at + _FIXED:
         raise ValueError("not a JPEG 2000 stream")
     x1, y1, x0, y0 = struct.unpack_from(">4I", data, at + 8)
@@ -25,7 +25,7 @@ def frame_shape(data: bytes) -> tuple[int, int, int]:
 
 def fills(data: bytes, width: int, height: int) -> bool:
     """Whether a bare stream holds three samples of 8 bits for each pixel of a tile, or for each block of whole ones."""
-    if not data.startswith(_BEGIN) or len(data) < HEADER_BYTES:
+    if not data.startswith(BEGIN) or len(data) < HEADER_BYTES:
         return False
     claimed = struct.unpack_from(">4I", data, 8)
     components = list(struct.iter_unpack("3B", data[_FIXED:HEADER_BYTES]))  # bits; pixels across and down

@@ -17,6 +17,7 @@ from tiling.core.errors import SlideError, UnsupportedSlideError
 from tiling.core.tiff import TIFF_DAMAGE, open_tiff
 from tiling.grid import Bounds
 from tiling.slides.aperio_jpeg2000 import AperioStreams, aperio_streams
+from tiling.slides.dicom_jpeg2000 import DicomStreams
 from tiling.slides.reader import Level, damaged, number_of
 from tiling.slides.tiff_picture import compression_name, not_rgb
 from tiling.slides.tiled_tiff import PLAIN_VENDORS
@@ -106,7 +107,7 @@ class OpenSlideReader:
         compression: str | None = None,
         *,
         plane: str | None = None,
-        streams: AperioStreams | None = None,
+        streams: AperioStreams | DicomStreams | None = None,
     ) -> None:
         self._path, self.compression, self.plane, self._streams = path, compression, plane, streams
         try:

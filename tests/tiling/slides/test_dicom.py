@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -311,3 +312,53 @@ def test_the_real_slide_beside_others(tmp_path: Path, dicom: Path, picture: U8) 
     with Slide(first) as slide:
         assert slide.sha256() == alone
         np.testing.assert_array_equal(slide.read_region(900, 900, 0, 64, 64), corner)
+
+
+# ------------------------------------------------------------------------------------------- streams that do not fill
+
+
+def changed(file: Path, frame: int, at: int, form: str, value: int) -> Path:
+    """The file with another value in the header of one frame's JPEG 2000 stream, at a place that the standard gives."""
+    data, begin = bytearray(file.read_bytes()), -1
+    for _ in range(frame + 1):
+        begin = data.index(b"\xff\x4f\xff\x51", begin + 1)
+    struct.pack_into(form, data, begin + at, value)
+    file.write_bytes(data)
+    return file
+
+
+UNFIT = {"an offset": (16, ">I", 1), "less height": (12, ">I", 200), "12 bits": (42, ">B", 11)}
+
+
+@pytest.mark.parametrize("kind", UNFIT)
+def test_a_frame_whose_stream_does_not_fill_it_is_damaged(tmp_path: Path, picture: U8, kind: str) -> None:
+    folder = write_slide(tmp_path / "case", picture)
+    changed(folder / "a.dcm", 1, *UNFIT[kind])
+    with Slide(folder) as slide:
+        np.testing.assert_array_equal(slide.read_region(0, 0, 0, 256, 300), picture[:, :256])
+        np.testing.assert_array_equal(slide.read_region(256, 256, 0, 244, 44), picture[256:, 256:])
+        np.testing.assert_array_equal(slide.read_region(0, 0, 1, 250, 150), picture[::2, ::2])
+        for x0, y0 in ((256, 0), (255, 255), (400, 100)):
+            with pytest.raises(SlideError, match=r"case: "):
+                slide.read_region(x0, y0, 0, 2, 2)
+
+
+def test_levels_in_jpeg_beside_one_in_jpeg_2000_are_read(tmp_path: Path, picture: U8) -> None:
+    folder = write_slide(tmp_path / "case", picture)
+    write_instance(folder / "b.dcm", np.full((150, 250, 3), 200, np.uint8), mpp=1.0)
+    changed(folder / "a.dcm", 0, *UNFIT["an offset"])
+    with Slide(folder) as slide:
+        assert (slide.read_region(0, 0, 1, 248, 144) == 200).all()  # blocks of 8 px that lie on the level
+        np.testing.assert_array_equal(slide.read_region(256, 0, 0, 244, 300), picture[:, 256:])
+        with pytest.raises(SlideError, match=r"case: "):
+            slide.read_region(0, 0, 0, 2, 2)
+
+
+def test_where_frames_are_in_no_known_order_one_that_does_not_fill_costs_its_level(tmp_path: Path, picture: U8) -> None:
+    folder = tmp_path / "case"
+    for part in (0, 1):
+        write_instance(folder / f"{part}.dcm", picture, part=part, syntax=JPEG_2000, colours="YBR_RCT", encode=lossless)
+    np.testing.assert_array_equal(pixels(folder), picture)
+    changed(folder / "1.dcm", 1, 16, ">I", 1)
+    with Slide(folder) as slide, pytest.raises(SlideError, match=r"case: "):
+        slide.read_region(0, 0, 0, 20, 20)
