@@ -1,7 +1,8 @@
 """Pen ink and black borders in the slide in small. Pure.
 
 Only what is surely ink counts: denser in colour than stains get at that scale, and without texture, which tissue always
-has. Hues do not tell: haematoxylin, Alcian blue, Giemsa and Masson's blue lie where blue ink lies.
+has, of colour; nor of brightness, where a stain that is as dense has the hue of ink. Hues do not tell: haematoxylin,
+Alcian blue, Giemsa and Masson's blue lie where blue ink lies.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from tiling.glass import channel_range
 from tiling.overview import SPREAD_UNIT, strips
 
 _MAX_TEXTURE = 24.0  # grey levels: strokes lie below, stained nuclei at that saturation above
+_EVEN = 3  # grey levels: the middle of a stroke differs less from what is around; stained tissue hardly anywhere
+_MIN_EVEN = 0.25  # share of a stroke
 _MIN_INK_UM2 = 2_000.0  # a smaller spot is no stroke, and no printed mark
 _REACH_PX = 5  # how far the pale rim of a stroke reaches from what is surely ink
 _RIM_PX = 4  # where ink and what lies beside it mix, and their edge is texture
@@ -27,7 +30,7 @@ def ink_mask(picture: UInt8Array, texture: UInt8Array, mpp: float) -> BoolArray:
     """Where pen ink is, bool (h, w), with its rim; of an RGB picture (h, w, 3) and its `Overview.texture` (h, w)."""
     sure = _in_boxes(picture, _INK)
     sure &= texture < _MAX_TEXTURE / SPREAD_UNIT
-    reached = _strokes(sure, _MIN_INK_UM2 / mpp**2) if sure.any() else sure
+    reached = _strokes(sure, _even(picture), _MIN_INK_UM2 / mpp**2) if sure.any() else sure
     if not reached.any():
         return reached
     likely = _in_boxes(picture, _LIKELY)
@@ -75,9 +78,18 @@ def dilated(mask: BoolArray, radius_px: int) -> BoolArray:
     return np.asarray(cv2.dilate(mask.astype(np.uint8), kernel) > 0)
 
 
-def _strokes(mask: BoolArray, min_px: float) -> BoolArray:
+def _even(picture: UInt8Array) -> BoolArray:
+    """Where brightness is that of the 3 x 3 pixels around; everywhere but where stains have the hue of ink."""
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    uneven = cv2.blur(cv2.absdiff(grey, cv2.blur(grey, (3, 3))), (3, 3)) > _EVEN
+    return ~(uneven & _in_boxes(picture, _STAIN_HUES))
+
+
+def _strokes(mask: BoolArray, even: BoolArray, min_px: float) -> BoolArray:
+    """The connected objects of at least that many pixels that are `even` in a share of them."""
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    keep = stats[:, cv2.CC_STAT_AREA] >= min_px
+    area = stats[:, cv2.CC_STAT_AREA]
+    keep = (area >= min_px) & (np.bincount(labels[even], minlength=len(area)) >= _MIN_EVEN * area)
     keep[0] = False
     return np.asarray(keep[labels])
 
@@ -107,5 +119,6 @@ _OTHER_INKS: Final = [
 ]
 """Boxes of (hue, saturation, value), minimum and maximum, OpenCV's units: brighter than stains of that hue are where
 they are as saturated (Beer-Lambert: both follow from the stain's amount)."""
+_STAIN_HUES: Final = _bits([[(30, 119), (150, 255), (0, 255)]])
 _INK: Final = _bits([[(30, 119), (150, 255), (0, 255)], *_OTHER_INKS])
 _LIKELY: Final = _bits([[(30, 119), (61, 255), (0, 255)], *_OTHER_INKS])

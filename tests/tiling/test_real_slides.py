@@ -117,6 +117,7 @@ def test_a_section_on_tinted_glass(data_dir: Callable[[str], Path], tmp_path: Pa
     config = TilingConfig(mpp=0.686, tile_px=512, min_tissue=0.9, codec="lossless")
     store = TileStore(tile_slide(path, tmp_path, config, slide_mpp=0.686).store)
     assert len(store) > 20
+    assert not store.quality["pen"].any(), "nobody drew on them"
     assert_equal_to_openslide(store, path, slice(None, None, 8))
 
 

@@ -327,6 +327,20 @@ def test_tissue_is_found_whatever_its_dye(dye: str, glass: str) -> None:
     assert not found.ink.any()
 
 
+@pytest.mark.parametrize("amount", [1.5, 2.5])
+@pytest.mark.parametrize("dye", ["Masson's blue", "Alcian blue", "Giemsa", "light green"])
+def test_an_island_of_a_strong_dye_is_no_ink(dye: str, amount: float) -> None:
+    """As thick and thin as sections are; most of the tissue is pale, and glass lies between."""
+    thick = np.kron(np.random.default_rng(1).uniform(0.7, 1.3, (100, 100)), np.ones((4, 4)))[..., None]
+    thick = thick * np.array(DYES[dye][0])
+    light = np.array((245, 245, 243)) * np.exp(-0.3 * thick)
+    light[100:300, 100:300] = np.array((245, 245, 243)) * np.exp(-amount * thick[100:300, 100:300])
+    light[90:100, 80:320] = light[300:310, 80:320] = light[80:320, 90:100] = light[80:320, 300:310] = (245, 245, 243)
+    found = find_tissue(on_glass(light), MPP, TissueConfig())
+    assert not found.ink.any()
+    assert found.tissue[155:245, 155:245].all()
+
+
 def cells(colours: list[tuple[int, int, int]], px: int, seed: int = 2) -> NDArray[np.floating]:
     """Square cells of those colours at random, 400 x 400 pixels of 4 um."""
     kinds = np.random.default_rng(seed).integers(0, len(colours), (400 // px + 1,) * 2)
