@@ -73,7 +73,7 @@ def test_commands_and_options_keep_their_names(name: str) -> None:
         ("train", TrainConfig, {"loggers": "logger"}),
         ("tile", TilingConfig, {"annotation": "annotation_order"}),  # the first of its section
         ("tile", ClassRules, {name: f"annotation_{name}" for name in ClassRules.model_fields}),
-        ("tile", TissueConfig, {name: f"tissue_{name}" for name in TissueConfig.model_fields} | {"method": "tissue"}),
+        ("tile", TissueConfig, {"method": "tissue", "mask_mpp": "tissue_mask_mpp"}),
         ("heatmap", PredictConfig, {}),
         ("heatmap", OutputConfig, {}),
         ("stress", ShiftsConfig, {}),
