@@ -115,7 +115,7 @@ def _look(slide: Slide, mask_px0: float, size: tuple[int, int]) -> _Look:
     Only the thumbnail is held at a finer scale: whatever the slide's size, memory is that of the result.
     """
     width, height = size
-    thumbnail_times = 1 << max(0, min(int(mask_px0), _THUMBNAIL_PX // max(size)).bit_length() - 1)
+    thumbnail_times = max(1, min(int(mask_px0), _THUMBNAIL_PX // max(size)) // FINER * FINER)
     times = max(thumbnail_times, FINER) if mask_px0 >= FINER else 1
     thumbnail = np.full((height * thumbnail_times, width * thumbnail_times, 3), 255, np.uint8)
     spread, unreadable = np.zeros((height, width), np.uint8), list[tuple[slice, slice]]()

@@ -217,7 +217,8 @@ def smoothed(mask: BoolArray, mpp: float, config: TissueConfig) -> BoolArray:
 def sized(mask: BoolArray, mpp: float, config: TissueConfig) -> BoolArray:
     """The mask with its small holes filled and its small objects dropped, by the areas of the settings."""
     filled = ~_large_objects(~mask, config.max_hole_um2 / mpp**2, open_ended=True)
-    return _large_objects(filled, config.min_object_um2 / mpp**2)
+    # On a slide that is itself as small, what fills half of it is no speck.
+    return _large_objects(filled, min(config.min_object_um2 / mpp**2, mask.size / 2))
 
 
 def _texture_limit(scene: Scene) -> float:

@@ -50,9 +50,8 @@ def test_without_tissue_nothing_is_drawn(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [(1, 1), (3, 900), (900, 3), (17, 17)])
 def test_extreme_slides_have_a_preview(tmp_path: Path, size: tuple[int, int]) -> None:
     write_pyramid(tmp_path / "thin.tif", np.full((*size, 3), (220, 140, 180), np.uint8), mpp=0.5, tile_px=16)
-    report = tile_slide(tmp_path / "thin.tif", tmp_path, TilingConfig(tile_px=16))
+    tile_slide(tmp_path / "thin.tif", tmp_path, TilingConfig(tile_px=16))
     assert cv2.imread(str(tmp_path / "thin.png")) is not None
-    assert report.tiles == 0, "smaller than the minimal piece of tissue"
 
 
 def test_the_scale_bar_has_its_length(small_slide: Path, tmp_path: Path) -> None:

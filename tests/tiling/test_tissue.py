@@ -212,6 +212,12 @@ def test_small_objects_are_dropped(radius: int, kept: bool) -> None:
     assert clean_mask(mask, MPP, TissueConfig()).any() == kept
 
 
+def test_what_fills_a_small_slide_is_no_speck() -> None:
+    """15 x 19 pixels of 8 um are less than the smallest piece of tissue."""
+    light = cells([(215, 150, 190), (120, 70, 150)], 2)[:30, :38]
+    assert find_tissue(Overview.of(light.astype(np.uint8)), MPP, TissueConfig()).tissue.all()
+
+
 @pytest.mark.parametrize(("radius", "filled"), [(6, True), (14, False)])
 def test_small_holes_are_filled(radius: int, filled: bool) -> None:
     mask = disc(60) & ~disc(radius)

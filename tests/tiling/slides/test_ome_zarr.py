@@ -20,7 +20,6 @@ from tiling.config import TissueConfig
 from tiling.core.errors import SlideError, UnsupportedSlideError
 from tiling.slides.files import is_slide, slide_files, slide_name
 from tiling.slides.slide import Slide
-from tiling.tissue import METHODS
 
 U8 = NDArray[np.uint8]
 Version = Literal["0.4", "0.5"]
@@ -149,15 +148,10 @@ def test_of_several_images_the_largest_is_read(tmp_path: Path, picture: U8) -> N
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_store_of_such_a_slide_holds_its_pixels(
-    tmp_path: Path, picture: U8, version: Version, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(METHODS, "everywhere", lambda picture: np.ones(picture.shape[:2], np.bool_))
+def test_a_store_of_such_a_slide_holds_its_pixels(tmp_path: Path, picture: U8, version: Version) -> None:
     path = write_ome_zarr(tmp_path / "case.ome.zarr", picture, version)
     assert (slide_name(path), is_slide(path), is_store(path)) == ("case", True, False)
-    config = TilingConfig(
-        mpp=0.5, tile_px=32, codec="lossless", tissue=TissueConfig(method="everywhere", min_object_um2=0)
-    )
+    config = TilingConfig(mpp=0.5, tile_px=32, codec="lossless", tissue=TissueConfig(method="all"))
     report = tile_slide(path, tmp_path / "stores", config)
     store = TileStore(report.store)
     assert (report.slide_id, is_slide(report.store), is_store(report.store)) == ("case", False, True)

@@ -60,7 +60,8 @@ def test_every_array_is_what_the_design_says(finished: Path, codec: str) -> None
     tiles = facts.pop("tiles")
     assert tiles == ["uint8", [n, 16, 16, 3], [1, 16, 16, 3], [256, 16, 16, 3], ["sharding_indexed"], inner]
     height, width = store.mask.values.shape
-    assert facts.pop("mask")[:2] == ["uint8", [height, width]]
+    for name in ("mask", "cut"):
+        assert facts.pop(name)[:2] == ["uint8", [height, width]]
     assert facts.pop("thumbnail")[:2] == ["uint8", list(store.thumbnail.values.shape)]
     for name in ("x", "y"):
         assert facts.pop(name) == ["int32", [n], [n], None, ["bytes", *columns], []]
