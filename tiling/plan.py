@@ -12,7 +12,7 @@ import numpy as np
 
 from tiling.annotations.rasterize import annotation_mask
 from tiling.config import TilingConfig
-from tiling.core.arrays import AnyArray, BoolArray, UInt8Array
+from tiling.core.arrays import AnyArray, UInt8Array
 from tiling.core.errors import ConfigError, SlideError
 from tiling.grid import Grid, Raster, Tiles, box_mean, fit_grid
 from tiling.overview import FINER, Overview, spread_within, texture_of
@@ -85,11 +85,10 @@ def plan_tiles(slide: Slide, config: TilingConfig, tissue_file: Path | None = No
     every = Tiles.all_of(grid)
     tissue = box_mean(where, every)
     chosen = (tissue > 0) & (tissue >= config.min_tissue) & slide.frame.touches(every)
-    kept = replace(
-        every, columns={"tissue": tissue, "pen": np.minimum(box_mean(Raster(ink, mask_px0), every), 1)}
-    ).only(chosen)
+    columns = {"tissue": tissue, "pen": np.minimum(box_mean(Raster(ink, mask_px0), every), 1)}
+    kept = replace(every, columns=columns).only(chosen)
     thumbnail = Raster(look.thumbnail, mask_px0 * width / look.thumbnail.shape[1])
-    return Plan(kept, where, Raster(cut, mask_px0), thumbnail, _summary(found, tissue, chosen, grid, mpp))
+    return Plan(kept, where, Raster(cut, mask_px0), thumbnail, _summary(found, where, kept, mpp))
 
 
 def fitted_grid(slide: Slide, config: TilingConfig) -> Grid:
@@ -155,15 +154,18 @@ def _over(part: AnyArray, where: tuple[slice, slice], reach: tuple[slice, slice]
     return whole
 
 
-def _summary(found: Found, tissue: AnyArray, chosen: BoolArray, grid: Grid, mpp: float) -> TissueSummary:
+def _summary(found: Found, where: Raster, kept: Tiles, mpp: float) -> TissueSummary:
     px_mm2 = (mpp / 1000) ** 2
-    stride_mm2 = (grid.stride_px0 * grid.slide_mpp / 1000) ** 2
+    unseen = where.values.copy()
+    for x, y in kept.places():
+        rows, columns = (slice(*(round(a / where.downsample) for a in (at, at + kept.side_px0))) for at in (y, x))
+        unseen[rows, columns] = False
     return TissueSummary(
         scanned_mm2=found.tissue.size * px_mm2,
-        tissue_mm2=int(np.count_nonzero(found.tissue)) * px_mm2,
-        ink_mm2=int(np.count_nonzero(found.ink & ~found.tissue)) * px_mm2,
-        inked_mm2=int(np.count_nonzero(found.ink & found.tissue)) * px_mm2,
-        too_small_mm2=int(np.count_nonzero(found.too_small)) * px_mm2,
+        tissue_mm2=np.count_nonzero(found.tissue) * px_mm2,
+        ink_mm2=np.count_nonzero(found.ink & ~found.tissue) * px_mm2,
+        inked_mm2=np.count_nonzero(found.ink & found.tissue) * px_mm2,
+        too_small_mm2=np.count_nonzero(found.too_small) * px_mm2,
         notable_mm2=found.notable_px * px_mm2,
-        below_min_tissue_mm2=float(tissue[~chosen].sum(dtype=np.float64)) * stride_mm2,
+        below_min_tissue_mm2=np.count_nonzero(unseen) * px_mm2,
     )

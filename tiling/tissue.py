@@ -32,8 +32,6 @@ _MIN_OD = 0.03  # what is stained absorbs; white beside tinted glass does not
 _TEXTURE = (4.0, 10.0)  # grey levels: the limit of the glass's texture, at least and at most
 _NOISES = 3  # the limit, in the glass's own texture
 _LIT = 50  # a pixel whose brightest channel is below is dark
-
-
 INK, TOO_SMALL = 1, 2
 """What `Found.cut` says."""
 _MOST_INK = 4.0  # times the tissue; a slide with more ink than that is stained by a dye that looks like ink
