@@ -21,7 +21,7 @@ _EVEN = 3  # grey levels: the middle of a stroke differs less from what is aroun
 _MIN_EVEN = 0.25  # share of a stroke
 _MIN_INK_UM2 = 2_000.0  # a smaller spot is no stroke, and no printed mark
 _REACH_PX = 5  # how far the pale rim of a stroke reaches from what is surely ink
-_RIM_PX = 4  # where ink and what lies beside it mix, and their edge is texture
+_RIM_PX = 5  # where ink and what lies beside it mix, their edge is texture, and JPEG spreads a colour
 _BLACK = 50  # brightest channel, at most
 _BORDER_RIM_PX = 2
 

@@ -21,7 +21,7 @@ METRICS: Final = {
     "blur": "softness of edges, the sigma of a blur in pixels: below 1.2 is sharp; 5 is the most, or no structure",
     "white": "share of nearly white pixels: glass",
     "black": "share of nearly black pixels",
-    "pen": "share of the tile under pen ink: of the slide in small, by `tiling.ink`",
+    "pen": "share of the tile under pen ink, at the scale of the tissue mask",
     "saturation": "mean saturation of the colours: 0 is grey, 1 is pure colour",
     "haematoxylin": "mean amount of the stain, as optical density: 0 is none",
     "eosin": "mean amount of the stain, as optical density: 0 is none",

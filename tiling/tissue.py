@@ -29,7 +29,7 @@ from tiling.ink import as_nearest, border_mask, ink_mask
 from tiling.overview import SPREAD_UNIT, Overview, strips
 
 _MIN_OD = 0.03  # what is stained absorbs; white beside tinted glass does not
-_TEXTURE = (4.0, 10.0)  # grey levels: the limit of the glass's texture, at least and at most
+_TEXTURE = (3.5, 10.0)  # grey levels: the limit of the glass's texture, at least and at most
 _NOISES = 3  # the limit, in the glass's own texture
 _LIT = 50  # a pixel whose brightest channel is below is dark
 INK, TOO_SMALL = 1, 2
@@ -95,7 +95,7 @@ def find_tissue(overview: Overview, mpp: float, config: TissueConfig) -> Found:
     scene = Scene.of(overview, mpp)
     nothing = np.zeros(scene.ink.shape, np.bool_)
     if config.method == "all":
-        return Found(~nothing, scene.ink, nothing)
+        return Found(~scene.ink if config.drop_ink else ~nothing, scene.ink, nothing)
     if not is_bright_field(overview.picture):
         return Found(nothing, nothing, nothing)
     seen, tissue = _detected(scene, mpp, config)

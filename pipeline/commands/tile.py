@@ -79,7 +79,8 @@ def tile(
     tissue: Annotated[
         str,
         typer.Option(
-            help="local, specslide, otsu, hsv, histoprep, all; or a mask: a file, or a folder as for --annotations."
+            help="Tissue detection: local (unlike the glass nearby, any stain), specslide (that of version 0.1), otsu, "
+            "hsv, histoprep, all (no detection); or your own mask: a file, or a folder as for --annotations."
         ),
     ] = "local",
     workers: Annotated[int | None, typer.Option(min=1, help="Parallel processes; default: one a core.")] = None,
@@ -98,7 +99,11 @@ def tile(
 
     `specslide tile slide.svs --out stores --mpp 0.5`
 
+    `specslide tile slides/ --out stores`, all slides in a folder and below it
+
     `specslide tile slide.svs --out stores --mpp native`, each slide at its own scale
+
+    `specslide tile slide.svs --out stores --tissue all --drop-ink`, the whole slide but for pen ink
 
     `specslide tile --manifest slides.csv --annotations geojson --out stores --workers 8`
 

@@ -43,9 +43,10 @@ def test_the_areas_are_those_that_were_painted(inked_slide: Path, overlap: float
     summary = plan.summary  # masks reach two pixels of 8 um too far: 32 px
     assert summary.scanned_mm2 == pytest.approx(mm2(SIDE, SIDE), rel=0.01)
     assert summary.tissue_mm2 == pytest.approx(mm2(1024 + 2 * 32, 1536 + 2 * 32), rel=0.02)
-    with_rim = mm2(1024, 120 + 2 * 56)  # 28 um on either side, where ink and what lies beside it mix
-    assert summary.ink_mm2 == pytest.approx(with_rim, rel=0.1)
-    assert summary.inked_mm2 == pytest.approx(with_rim, rel=0.1)
+    stroke = 120 + 2 * 68  # and 34 um on either side, where ink and what lies beside it mix
+    tissue_width = 1024 + 2 * 32
+    assert summary.ink_mm2 == pytest.approx(mm2(SIDE - tissue_width, stroke), rel=0.1)
+    assert summary.inked_mm2 == pytest.approx(mm2(tissue_width, stroke), rel=0.1)
     assert summary.too_small_mm2 == pytest.approx(mm2(200 + 2 * 32, 200 + 2 * 32), rel=0.1)
     shown = np.zeros((SIDE, SIDE), np.bool_)
     for x, y in plan.tiles.places():

@@ -457,6 +457,12 @@ def test_all_of_the_slide_can_be_asked_for() -> None:
         assert found.tissue.all()
 
 
+def test_ink_is_left_out_of_the_whole_slide_too() -> None:
+    found = find_tissue(inked(PENS["blue"]), MPP, TissueConfig(method="all", drop_ink=True))
+    assert found.ink[200, 200]
+    np.testing.assert_array_equal(found.tissue, ~found.ink)
+
+
 def test_what_is_too_small_is_said() -> None:
     picture = slide(GLASS["white"], STAINS["eosin"])
     cv2.circle(picture, (20, 20), 6, STAINS["haematoxylin"], -1)

@@ -42,15 +42,17 @@ class TissueSummary(BaseModel):
 
     def text(self) -> str:
         """One line: the tissue's area, and what was left out with its share of the tissue."""
-        cut = [f"{why} {area:.2f} ({area / self.tissue_mm2:.0%})" if self.tissue_mm2 else f"{why} {area:.2f}"
+        cut = [f"{why} {area:.2f} mm²" + (f" ({area / self.tissue_mm2:.0%} of it)" if self.tissue_mm2 else "")
                for why, area in self.left_out().items()]  # fmt: skip
         return f"tissue {self.tissue_mm2:.2f} mm²" + (f", left out: {', '.join(cut)}" if cut else "")
 
     def doubts(self) -> list[str]:
         """Warnings about a detected tissue mask, each with the option that helps."""
         if not self.tissue_mm2:
-            fix = "--min-object-um2 0 keeps small pieces, --tissue all the whole slide"
-            return [f"no tissue was found (in fluorescence none is): look at the preview; {fix}"]
+            return [
+                "no tissue was found: look at the preview; --tissue local finds any dye, --min-object-um2 0 keeps "
+                "small pieces, --tissue all takes the whole slide (a fluorescence slide has no stained tissue)"
+            ]
         seen, found = self.tissue_mm2 + self.too_small_mm2 + self.notable_mm2, []
         if self.tissue_mm2 > _NEARLY_ALL * self.scanned_mm2:
             share = self.tissue_mm2 / self.scanned_mm2
@@ -58,7 +60,8 @@ class TissueSummary(BaseModel):
         if self.inked_mm2 > _MOSTLY * self.tissue_mm2:
             share = self.inked_mm2 / self.tissue_mm2
             found.append(
-                f"much of the tissue ({share:.0%}) looks like pen ink: look at the preview; --drop-ink drops it"
+                f"much of the tissue ({share:.0%}) has the colour of pen ink: look at the preview; --drop-ink leaves "
+                "it out"
             )
         if self.notable_mm2 > _MUCH * seen:
             share = self.notable_mm2 / seen
