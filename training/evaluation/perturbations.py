@@ -8,8 +8,9 @@ in the shift's unit. A tile's result depends on that tile and the strength alone
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import cv2
@@ -183,3 +184,27 @@ SHIFTS: dict[str, Shift] = {
     "noise": Shift(noise, lambda s: f"sd {s * NOISE_LEVELS:.3g} levels", two_sided=False),
     "resolution": Shift(resolution, lambda s: f"1/{COARSEST**s:.2g}", two_sided=False),
 }
+
+MODERATE: Final = 0.5
+"""The strength at which copies of validation are shifted to choose among models: half of what a shift goes to."""
+
+
+def shifted_copies(
+    shifts: Iterable[str] = tuple(SHIFTS), strength: float = MODERATE
+) -> dict[str, Callable[[Tiles], Tiles]]:
+    """What makes each shifted copy of some tiles, by shift and strength (`sharpness -0.5`): both directions if it has.
+
+    Args:
+        shifts: Names of SHIFTS.
+        strength: In (0, 1].
+
+    Returns:
+        By name, a function from tiles uint8 (B, T, T, 3) to shifted ones.
+
+    Raises:
+        KeyError: For a shift that is not in SHIFTS.
+    """
+    ends = [
+        (name, end) for name in shifts for end in ((-strength, strength) if SHIFTS[name].two_sided else (strength,))
+    ]
+    return {f"{name} {end:+g}": partial(SHIFTS[name], strength=end) for name, end in ends}

@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from tests.training.test_augment_ops import tissue
 from tiling.quality import HED
-from training.evaluation.perturbations import SHIFTS
+from training.evaluation.perturbations import SHIFTS, shifted_copies
 
 Tile = NDArray[np.uint8]
 Oracle = Callable[[NDArray[np.float64], float], NDArray[np.floating]]
@@ -157,3 +157,12 @@ def test_strengths_are_equal_steps_with_0_among_them() -> None:
 )  # fmt: skip
 def test_amounts_are_said_in_the_shift_s_unit(name: str, strength: float, amount: str) -> None:
     assert SHIFTS[name].amount(strength) == amount
+
+
+def test_shifted_copies_go_both_ways_where_a_shift_does() -> None:
+    copies = shifted_copies()
+    assert len(copies) == 7 * 2 + 3
+    assert set(shifted_copies(("sharpness", "noise"), 0.25)) == {"sharpness -0.25", "sharpness +0.25", "noise +0.25"}
+    np.testing.assert_array_equal(copies["sharpness -0.5"](batch()), SHIFTS["sharpness"](batch(), -0.5))
+    np.testing.assert_array_equal(copies["jpeg +0.5"](batch()), SHIFTS["jpeg"](batch(), 0.5))
+    assert all((copy(batch()) != batch()).any() for copy in copies.values())
