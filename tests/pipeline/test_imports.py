@@ -48,6 +48,7 @@ WINGS: dict[str, tuple[str, ...]] = {  # what the modules of a wing may import o
     "training/models": ("evaluation",),  # of which those below
     "training/evaluation": ("config", "data", "devices", "models", "recipes"),
     "training/selection": ("evaluation",),
+    "training/mil": (),
     "training/shortcut": ("augmentations", "data", "evaluation", "losses", "models", "optim"),
     "inference/maps": ("prediction", "text"),
     "inference/exports": ("maps", "prediction", "text", "colours", "config"),
