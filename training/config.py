@@ -46,6 +46,9 @@ class TrainConfig(BaseModel):
     """One number a class, to which spectral decoupling draws its logit: ||logits - gamma||^2. None: 0."""
     weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False)
     """AdamW's decoupled weight decay; never applied to biases and norms."""
+    l2: float = Field(0.0, ge=0, allow_inf_nan=False)
+    """Classic L2 regularisation, in the loss: l2/2 * the squared norm of all weights but biases and norms. Unlike
+    `weight_decay` its gradient goes through AdamW's scaling; see training.losses."""
     learning_rate: float = Field(1e-3, gt=0, le=10)
     """Peak of AdamW's learning rate, reached after the warm-up and followed by a cosine down to 0."""
     warmup: float = Field(0.1, ge=0, lt=1)

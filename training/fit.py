@@ -39,9 +39,9 @@ from training.data.samples import Split
 from training.devices import from_first, gathered, total
 from training.evaluation.metrics import auroc, fit_temperature, log_loss, softmax
 from training.logs import write_history
-from training.losses import SpectralDecouplingLoss, balanced_weights
+from training.losses import SpectralDecouplingLoss, balanced_weights, l2_penalty
 from training.models.classifier import TileClassifier
-from training.optim import clip_gradients, parameter_groups, rate_at, update_ema
+from training.optim import clip_gradients, decayed_weights, parameter_groups, rate_at, update_ema
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +92,7 @@ class Training:
         module: Any = torch.compile(_Logits(network)) if config.compile else _Logits(network)
         self.model, self.optimiser = fabric.setup(module, optimiser)
         self.parameters = [p for p in network.parameters() if p.requires_grad]
+        self.decayed = decayed_weights(network)
         self.loss = SpectralDecouplingLoss(
             config.sd_lambda, config.sd_reduction, gamma=config.sd_gamma,
             class_weights=class_weights_of(train, config), label_smoothing=config.label_smoothing,
@@ -170,6 +171,8 @@ class Training:
             with self.fabric.no_backward_sync(self.model, enabled=not last):
                 logits = self.model(self._pixels(part, self.fabric.global_rank * len(parts) + number))
                 terms = self.loss.terms(logits, part.labels.to(self.fabric.device, non_blocking=True))
+                if self.config.l2:
+                    terms = terms._replace(total=terms.total + l2_penalty(self.decayed, self.config.l2))
                 share = len(part.labels) * self.fabric.world_size / whole  # processes are averaged over, parts summed
                 self.fabric.backward(terms.total * share if share != 1 else terms.total)
             squares = logits.detach().float().square().sum(dim=1)

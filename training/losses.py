@@ -13,14 +13,19 @@ They are the same loss when lambda' = lambda * C/2 (`convert_lambda`); for two c
 
 Every term is a mean over the samples of the batch, weighted ones too (torch divides by the sum of the weights instead):
 so the loss of a batch is the mean of those of its parts, however it is split over processes.
+
+Classic L2 regularisation (`l2_penalty`) is of the weights, not of the logits: l2/2 * ||w||^2, added to the loss. An
+adaptive optimiser scales its gradient l2 * w like any other, so that it is not AdamW's decoupled weight decay, which is
+taken off the weights beside the scaling (Loshchilov & Hutter, ICLR 2019, arXiv 1711.05101).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple, get_args
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -28,7 +33,10 @@ Reduction = Literal["sum", "mean"]
 
 
 class LossTerms(NamedTuple):
-    """The loss and its two terms, each a scalar tensor; `total` is `ce + sd`, and `sd` already carries its lambda."""
+    """The loss and its two terms on logits, each a scalar tensor; `sd` already carries its lambda.
+
+    `total` is `ce + sd`, and in a training with `l2` that penalty on the weights too.
+    """
 
     total: Tensor
     ce: Tensor
@@ -108,6 +116,13 @@ def cross_entropy(
         return functional.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
     of_sample = functional.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing, reduction="none")
     return (of_sample.new_tensor(class_weights)[labels] * of_sample).mean()
+
+
+def l2_penalty(weights: Iterable[Tensor], l2: float) -> Tensor:
+    """Classic L2 regularisation alone, a scalar tensor: l2/2 times the sum of the squares of all weights (at least one
+    tensor).
+    """
+    return l2 / 2 * torch.stack([w.float().square().sum() for w in weights]).sum()
 
 
 class SpectralDecouplingLoss(nn.Module):

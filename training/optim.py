@@ -26,11 +26,15 @@ def parameter_groups(
             network.backbone, weight_decay=weight_decay, layer_decay=layer_decay
         )
         return groups
-    parameters = [p for p in network.parameters() if p.requires_grad]
     return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": decayed_weights(network), "weight_decay": weight_decay},
+        {"params": [p for p in network.parameters() if p.requires_grad and p.ndim <= 1], "weight_decay": 0.0},
     ]
+
+
+def decayed_weights(network: nn.Module) -> list[nn.Parameter]:
+    """The weights that penalties on weights act on: all that are trained but biases and norms."""
+    return [p for p in network.parameters() if p.requires_grad and p.ndim > 1]
 
 
 def rate_at(step: int, steps: int, warmup: int) -> float:

@@ -16,11 +16,14 @@ MACHINE_SETTINGS = frozenset(
     {"workers", "threads", "devices", "nodes", "checkpoint_minutes", "checkpoint_steps", "loggers"}
 )
 """Settings of how fast a model comes to be and what is said of it, not of which it is."""
+_LATER_SETTINGS = ("l2",)
+"""Settings that recipes hold only where they are not the default: models made before there were any stay up to date."""
 
 
 def model_recipe(samples: Samples, config: TrainConfig) -> Recipe:
     """All that decides the model: the tiles with labels and splits, a local weights file's content, each setting."""
-    settings = config.model_dump(mode="json", exclude=set(MACHINE_SETTINGS))
+    defaults = {name for name in _LATER_SETTINGS if getattr(config, name) == TrainConfig.model_fields[name].default}
+    settings = config.model_dump(mode="json", exclude={*MACHINE_SETTINGS, *defaults})
     inputs = {"tiles": samples.identity()}
     if (weights := Path(config.weights)).is_file():  # its content decides, not where it lies
         inputs["weights"] = sha256_file(weights)

@@ -35,6 +35,7 @@ from training.optim import update_ema
 EVERYTHING: dict[str, object] = {
     "epochs": 4, "augment": "light", "ema_decay": 0.9, "clip_norm": 1.0, "accumulate": 2, "class_weights": "balanced",
     "label_smoothing": 0.05, "sd_gamma": (0.5, 1.0), "sd_lambda": 0.1, "weight_decay": 0.01, "layer_decay": 0.8,
+    "l2": 1e-3,
 }  # fmt: skip
 
 
@@ -410,6 +411,25 @@ def test_each_term_and_the_norm_are_logged_as_means_over_the_samples(
     (row,) = history_of(tmp_path / "erm")
     assert (row["train_sd"], row["train_loss"]) == (0.0, row["train_ce"])
     assert row["train_logit_norm"] > 0
+
+
+def test_l2_in_the_loss_is_the_coupled_decay_of_adam(image_table: Path, tiny: TrainConfig, tmp_path: Path) -> None:
+    """Oracle: torch's Adam adds its own weight_decay * w to each gradient; without decay AdamW is Adam."""
+    config = changed(tiny, l2=0.05, epochs=1, ema_decay=0.5, augment="none")
+    samples = samples_from_images(image_table, config)
+    train(samples, tmp_path / "loss", config)
+
+    def coupled(groups: list[dict[str, object]], lr: float) -> torch.optim.Adam:
+        return torch.optim.Adam([g | {"weight_decay": 0.05 * bool(n == 0)} for n, g in enumerate(groups)], lr=lr)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim, "AdamW", coupled)
+        train(samples, tmp_path / "adam", changed(config, l2=0.0))
+    weights, expected = weights_of(tmp_path / "loss"), weights_of(tmp_path / "adam")
+    for name, value in expected.items():
+        torch.testing.assert_close(weights[name], value, rtol=1e-3, atol=1e-5)
+    (row,) = history_of(tmp_path / "loss")
+    assert row["train_loss"] > row["train_ce"] + row["train_sd"] + 0.01, "it is a part of the loss that is logged"
 
 
 def test_class_weights_are_those_of_the_training_split(image_table: Path, tiny: TrainConfig) -> None:

@@ -17,6 +17,7 @@ from training.losses import (
     balanced_weights,
     convert_lambda,
     cross_entropy,
+    l2_penalty,
     spectral_decoupling,
 )
 
@@ -171,3 +172,14 @@ def test_settings_that_do_not_fit_the_logits_are_refused() -> None:
         spectral_decoupling(torch.zeros(4, 2), 0.1, gamma=(0.0, 0.0, 0.0))
     with pytest.raises(ValueError, match="logit"):
         cross_entropy(torch.zeros(4), torch.zeros(4), label_smoothing=0.1)
+
+
+def test_the_l2_penalty_and_its_gradient_are_the_closed_form() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.randn(shape, generator=generator, requires_grad=True) for shape in ((3, 4), (2, 3, 2, 2))]
+    penalty = l2_penalty(weights, 0.3)
+    torch.autograd.backward(penalty)
+    flat = np.concatenate([w.detach().numpy().ravel() for w in weights])
+    assert penalty.item() == pytest.approx(0.15 * float(flat @ flat), rel=1e-6)
+    for w in weights:
+        torch.testing.assert_close(w.grad, 0.3 * w.detach())

@@ -53,12 +53,20 @@ def test_the_same_run_is_complete_already(
     assert files_of(out) == before
 
 
+def test_settings_that_came_later_leave_earlier_models_up_to_date(samples: Samples, once: TrainConfig) -> None:
+    settings = model_recipe(samples, once).settings
+    assert "l2" not in settings, "a recipe of before there was such a setting"
+    assert model_recipe(samples, changed(once, l2=0.1)).settings == {**settings, "l2": 0.1}
+
+
 def test_another_run_is_refused_and_the_difference_named(
     out: Path, image_table: Path, samples: Samples, once: TrainConfig
 ) -> None:
     before = files_of(out)
     with pytest.raises(OutputError, match=r"model: .*seed was 0, is 1; .*--overwrite"):
         train(samples, out, changed(once, seed=1))
+    with pytest.raises(OutputError, match="other settings: l2"):
+        train(samples, out, changed(once, l2=0.1))
     rows = image_table.read_text().splitlines()
     image_table.write_text("\n".join(rows[:-4]) + "\n")
     with pytest.raises(OutputError, match="not made from the same tiles"):

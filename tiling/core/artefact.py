@@ -305,7 +305,8 @@ def difference(before: Recipe, now: Recipe) -> str:
     if changed := sorted(name for name in inputs if old["inputs"].get(name) != new["inputs"].get(name)):
         return f"not made from the same {', '.join(changed)}"
     if old["settings"] != new["settings"]:
-        return setting_differences(old["settings"], new["settings"]) or "made with other settings"
+        elsewhere = ", ".join(sorted(old["settings"].keys() ^ new["settings"].keys()))
+        return setting_differences(old["settings"], new["settings"]) or f"made with other settings: {elsewhere}"
     return ""
 
 
