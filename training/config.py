@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from tiling.core.settings import load_settings
@@ -75,6 +75,13 @@ class TrainConfig(BaseModel):
     stain_norm: Literal["none", "macenko", "reinhard"] = "none"
     """Make each tile's staining that of the typical training tile, in training and in prediction; needs the extra
     specslide[stain]. See training.models.stain."""
+    select: Literal["log_loss", "stress"] = "log_loss"
+    """What the best epoch and early stopping go by on validation: "log_loss", or "stress": the mean balanced accuracy
+    over validation and copies of it that are shifted as another scanner or laboratory might, so that training does not
+    follow a shortcut that validation shares. It predicts validation once more for each copy, every epoch."""
+    select_shifts: tuple[str, ...] = Field(("all",), validate_default=True)
+    """With `select: stress`, the shifts: some of sharpness, brightness, contrast, saturation, hue, gamma, stain, jpeg,
+    noise, resolution; or all. Each is of half its strength, in both directions where it has two."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Random seed of the split, the weights of a new head, the order of tiles and the augmentation."""
     split_seed: int | None = Field(None, ge=0, lt=2**32)
@@ -159,6 +166,15 @@ class TrainConfig(BaseModel):
             raise ValueError(f"use one of {', '.join(AUGMENTATIONS)}")
         return augment
 
+    @field_validator("select_shifts")
+    @classmethod
+    def _known_shifts(cls, shifts: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if info.data.get("select") == "stress":
+            return known_shifts(shifts)
+        if shifts != ("all",):
+            raise ValueError("it needs select stress")
+        return shifts
+
     @field_validator("where")
     @classmethod
     def _parses(cls, where: str | None) -> str | None:
@@ -204,13 +220,18 @@ class ShiftsConfig(BaseModel):
     @field_validator("shifts")
     @classmethod
     def _known_shifts(cls, shifts: tuple[str, ...]) -> tuple[str, ...]:
-        from training.evaluation.perturbations import SHIFTS  # with OpenCV, which few settings need
+        return known_shifts(shifts)
 
-        if shifts == ("all",):
-            return tuple(SHIFTS)
-        if len(set(shifts)) < len(shifts) or not set(shifts) <= SHIFTS.keys():
-            raise ValueError(f"shifts are some of {', '.join(SHIFTS)}, each once, or all of them as [all]")
-        return shifts
+
+def known_shifts(shifts: tuple[str, ...]) -> tuple[str, ...]:
+    """The shifts by name, all of them for `("all",)`. Raises ValueError for an unknown one, and one named twice."""
+    from training.evaluation.perturbations import SHIFTS  # with OpenCV, which few settings need
+
+    if shifts == ("all",):
+        return tuple(SHIFTS)
+    if len(set(shifts)) < len(shifts) or not set(shifts) <= SHIFTS.keys():
+        raise ValueError(f"shifts are some of {', '.join(SHIFTS)}, each once, or all of them as [all]")
+    return shifts
 
 
 def load_train_config(path: Path | None = None, overrides: Mapping[str, object] | None = None) -> TrainConfig:

@@ -32,9 +32,10 @@ from tiling.core.errors import ModelError, StoppedError
 from tiling.core.signals import Stop
 from training.augmentations import AUGMENTATIONS
 from training.checkpoints import Checkpoints, State
-from training.config import TrainConfig
+from training.config import TrainConfig, known_shifts
 from training.data.dataset import Batch
 from training.data.loaders import TrainBatches, eval_loader, train_loader
+from training.data.preparation import positive_class
 from training.data.samples import Split
 from training.devices import from_first, gathered, total
 from training.evaluation.metrics import auroc, fit_temperature, log_loss, softmax
@@ -42,6 +43,8 @@ from training.logs import write_history
 from training.losses import SpectralDecouplingLoss, balanced_weights, l2_penalty
 from training.models.classifier import TileClassifier
 from training.optim import clip_gradients, decayed_weights, parameter_groups, rate_at, update_ema
+from training.selection.rules import RULES
+from training.selection.views import Views
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +65,7 @@ class Progress:
     best_epoch: int = 0
     """From 1; 0 before the first validation."""
     best_score: float = float("inf")
-    """The best epoch's validation log loss."""
+    """The best epoch's validation log loss, or its value under `select: stress` with a minus sign."""
     history: list[dict[str, float]] = field(default_factory=list)
     """A record an epoch: the terms of the loss, the root mean square norm of the logits, validation metrics."""
 
@@ -227,21 +230,26 @@ class Training:
         The log loss is taken at its own best temperature. It is what the finished model will have, it does not depend
         on the logits' scale, which spectral decoupling sets, and unlike AUROC it tells good from better near 1 too.
         """
-        network = self.eval_network
+        network, labels = self.eval_network, self.val.label
         from_first(self.fabric, network)
+        views = Views(network, known_shifts(self.config.select_shifts)) if self.config.select == "stress" else None
         with self.fabric.autocast():
-            logits = self.logits(loader, network, len(self.val))
-        labels = self.val.label
-        if not np.isfinite(logits).all():
+            found = self.logits(loader, views or network, len(self.val))
+        logits = found[:, 0] if views else found
+        if not np.isfinite(found).all():
             epoch = self.progress.epoch + 1
             raise ModelError(f"epoch {epoch}", "the logits are no longer finite", "train with a lower learning_rate")
         temperature = fit_temperature(logits, labels)
         probabilities = softmax(logits, temperature)
-        return {
+        record = {
             "val_log_loss": float(log_loss(probabilities, labels)),
             "val_auroc": float(auroc(probabilities, labels)),
             "val_temperature": temperature,
         }
+        if views:
+            positive = self.val.classes.index(positive_class(self.val.classes, self.config))
+            record["val_stress"] = RULES["stress"].value(views.quantities(found, labels, positive))
+        return record
 
     @property
     def eval_network(self) -> TileClassifier:
@@ -251,8 +259,9 @@ class Training:
     def _end_epoch(self, record: dict[str, float], logs: Sequence[Logger], table: Path) -> None:
         progress, first = self.progress, self.fabric.is_global_zero
         progress.history.append(record)
-        if record["val_log_loss"] < progress.best_score:
-            progress.best_epoch, progress.best_score = progress.epoch + 1, record["val_log_loss"]
+        score = -record["val_stress"] if "val_stress" in record else record["val_log_loss"]
+        if score < progress.best_score:
+            progress.best_epoch, progress.best_score = progress.epoch + 1, score
             if first:
                 self.checkpoints.save_best(progress.best_epoch, self.eval_network.state_dict())
         if first:

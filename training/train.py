@@ -35,7 +35,7 @@ from training.devices import is_own_child, machine_of, make_fabric, settled
 from training.evaluation.bootstrap import Interval, bootstrap_interval
 from training.evaluation.evaluate import group_summaries, write_pictures
 from training.evaluation.figures import learning_curve
-from training.evaluation.metrics import balanced_threshold, ece, fit_temperature, softmax
+from training.evaluation.metrics import ece, fit_decision, softmax
 from training.evaluation.predictions import Predictions, prediction_table, predictions_of
 from training.evaluation.results import measure
 from training.fit import Training
@@ -119,6 +119,7 @@ def train(samples: Samples, out: Path, config: TrainConfig | None = None, *, ove
             return TrainResult(out / MODEL, kept.metrics, *chosen, reused=True)
         fabric = make_fabric(config)  # whatever is refused is refused before anything is written
         splits = make_splits(samples, config)
+        _require_classes(splits["val"], config)
         batches = train_batches(splits["train"], config, fabric.world_size)
         network, origin = _start(splits["train"], config, fabric)
         recipe = model_recipe(samples, config)
@@ -189,6 +190,16 @@ def _write_figures(
     write_file(folder / "predictions.csv", table)
 
 
+def _require_classes(split: Split, config: TrainConfig) -> None:
+    """Raise ConfigError where the epoch is to be chosen by what validation cannot show."""
+    missing = [name for number, name in enumerate(split.classes) if number not in split.label]
+    if config.select == "stress" and missing:
+        fix = "use log_loss, add cases of it, or choose another split_seed"
+        raise ConfigError(
+            "select", f"stress needs tiles of every class to validate on, and {missing[0]!r} has none", fix
+        )
+
+
 def _start(split: Split, config: TrainConfig, fabric: Fabric) -> tuple[TileClassifier, str]:
     """The classifier before the first step, and the name of the weights it starts from."""
     classes = len(split.classes)
@@ -255,12 +266,11 @@ def _drawn(count: int, limit: int, random: np.random.Generator) -> NDArray[np.in
 def _calibrate(logits: NDArray[np.float32], split: Split, config: TrainConfig) -> Calibration:
     """Temperature and threshold, from the validation split alone."""
     positive = split.classes.index(positive_class(split.classes, config))
-    temperature = fit_temperature(logits, split.label)
+    temperature, threshold = fit_decision(logits, split.label, positive)
     if temperature == 1.0:
         log.warning("the validation split cannot say how sure the model may be: its probabilities are not calibrated")
     if len(np.unique(split.label == positive)) < 2:
         log.warning("the validation split has one side only of %s: its threshold is 0.5", split.classes[positive])
-    threshold = balanced_threshold(softmax(logits, temperature)[:, positive], split.label == positive)
     return Calibration(temperature, threshold, positive)
 
 

@@ -20,15 +20,18 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from sklearn.metrics import balanced_accuracy_score
 from sklearn.utils.class_weight import compute_class_weight
 from torch import Generator, Tensor, nn
 
 from tiling.core.errors import ConfigError, ModelError, StoppedError
-from training import TrainConfig, samples_from_images, train
+from training import TrainConfig, load_model, samples_from_images, train
 from training import fit as fit_module
 from training.augmentations import AUGMENTATIONS
+from training.data.dataset import TileDataset
 from training.data.loaders import TrainBatches
 from training.data.samplers import Shuffled
+from training.evaluation.perturbations import SHIFTS
 from training.fit import Training
 from training.optim import update_ema
 
@@ -268,6 +271,38 @@ def test_it_stops_when_it_gets_no_better(
 
 
 @pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0")
+def test_the_epoch_and_early_stopping_follow_the_shifted_copies_when_asked(
+    image_table: Path, tiny: TrainConfig, tmp_path: Path
+) -> None:
+    """Oracle: the saved weights' decisions on copies that SHIFTS makes of validation, by scikit-learn."""
+    config = changed(tiny, epochs=5, patience=2, learning_rate=0.03, select="stress", select_shifts=("brightness",))
+    samples = samples_from_images(image_table, config)
+    result = train(samples, tmp_path / "run", config)
+    history = history_of(tmp_path / "run")
+    values = [row["val_stress"] for row in history]
+    assert result.best_epoch == 1 + int(np.argmax(values)), "the first of equals"
+    assert len(history) == min(5, result.best_epoch + 2), "early stopping goes by it too"
+    model, split = load_model(result.model), samples.split_of("val")
+    tiles = TileDataset(split).__getitems__(list(range(len(split)))).tiles.numpy()
+    views = [tiles, SHIFTS["brightness"](tiles, -0.5), SHIFTS["brightness"](tiles, 0.5)]
+    called = [model.predict(view)[:, 1] >= model.info.threshold for view in views]
+    expected = np.mean([balanced_accuracy_score(split.label, calls) for calls in called])
+    assert max(values) == pytest.approx(expected)
+    assert "shifted in brightness" in (result.model / "README.md").read_text()
+    assert load_model(result.model).info.training["select"] == "stress"
+
+
+def test_a_validation_that_cannot_show_it_is_refused(image_table: Path, tiny: TrainConfig, tmp_path: Path) -> None:
+    lines = image_table.read_text().splitlines()
+    splits = ["split"] + ["train"] * 40 + ["val"] * 8
+    kept = [f"{line},{split}" for line, split in zip(lines, splits, strict=True) if split != "val" or "dark" in line]
+    image_table.write_text("\n".join(kept) + "\n")
+    config = changed(tiny, select="stress", test_fraction=0)
+    with pytest.raises(ConfigError, match="'bright' has none"):
+        train(samples_from_images(image_table, config), tmp_path / "run", config)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_compiled_backbone_learns_the_same(
     image_table: Path, tiny: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

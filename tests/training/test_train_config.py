@@ -45,6 +45,8 @@ def test_overrides_beat_the_file_and_none_is_nothing(tmp_path: Path) -> None:
         ("val_fraction: 0.6\ntest_fraction: 0.5", "val_fraction"),
         ("batch_size: 2.5", "batch_size"),
         ("learning_rate: null", "learning_rate"),
+        ("select_shifts: [hue]", "select_shifts"),
+        ("{select: stress, select_shifts: [hues]}", "select_shifts"),
         ("1: 2", "1"),
     ],
 )

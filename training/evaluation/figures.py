@@ -64,7 +64,7 @@ def learning_curve(history: Sequence[Mapping[str, float]], best_epoch: int) -> b
     """PNG of a run's history: losses of training and validation to the left, validation AUROC to the right.
 
     `history` has a record an epoch with "epoch" (from 1), "train_ce", "train_sd", "val_log_loss" and "val_auroc" (NaN
-    where undefined); the best epoch is marked.
+    where undefined), and with "val_stress" where the epoch is chosen by it; the best epoch is marked.
     """
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     losses, ranking = figure.subplots(1, 2)
@@ -74,9 +74,12 @@ def learning_curve(history: Sequence[Mapping[str, float]], best_epoch: int) -> b
         (losses, "train_sd", "training spectral decoupling", BLUE, "o:"),
         (losses, "val_log_loss", "validation log loss, calibrated", ORANGE, "s-"),
         (ranking, "val_auroc", "validation AUROC", ORANGE, "s-"),
+        (ranking, "val_stress", "balanced accuracy, validation and shifted copies", GREEN, "^-"),
     ):
-        axes.plot(epochs, [record[name] for record in history], style, color=color, label=label, markersize=4)
-    for axes, title in ((losses, "Loss (nats)"), (ranking, "AUROC")):
+        if name in history[0]:
+            axes.plot(epochs, [record[name] for record in history], style, color=color, label=label, markersize=4)
+    decided = "AUROC and balanced accuracy" if "val_stress" in history[0] else "AUROC"
+    for axes, title in ((losses, "Loss (nats)"), (ranking, decided)):
         axes.axvline(best_epoch, color="0.7", zorder=0, label="best epoch")
         axes.set(xlabel="epoch", title=title)
         axes.xaxis.get_major_locator().set_params(integer=True)

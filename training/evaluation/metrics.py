@@ -278,6 +278,12 @@ def balanced_threshold(scores: Floats, positive: NDArray[np.bool_]) -> float:
     return float(special.expit(middle)) if odds.min() <= middle <= odds.max() else 0.5
 
 
+def fit_decision(logits: NDArray[np.floating[Any]], labels: Ints, positive: int) -> tuple[float, float]:
+    """The temperature of logits (N, C), and the threshold on the positive class's probability after it."""
+    temperature = fit_temperature(logits, labels)
+    return temperature, balanced_threshold(softmax(logits, temperature)[:, positive], labels == positive)
+
+
 def standard_metrics(probabilities: Floats, labels: Ints, *, threshold: float, positive: int) -> dict[str, Metric]:
     """The standard metrics of a model's probabilities, by name, each a function of weights.
 

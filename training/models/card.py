@@ -58,7 +58,7 @@ Logits are divided by the temperature {info.temperature:.4g} before the softmax.
 
 ## How it was trained
 
-Weights of epoch {info.best_epoch}, the best on validation by log loss at that epoch's own best temperature.
+Weights of epoch {info.best_epoch}, {_best_by(info)}.
 
 {settings}
 
@@ -73,6 +73,14 @@ Software: {software}.
   `specslide evaluate`.
 - It classifies single tiles. A slide's or a patient's diagnosis does not follow from them.
 """
+
+
+def _best_by(info: ModelInfo) -> str:
+    """What the epoch was chosen by."""
+    if info.training.get("select") != "stress":
+        return "the best on validation by log loss at that epoch's own best temperature"
+    shifts = ", ".join(info.training["select_shifts"])
+    return f"the best by mean balanced accuracy over validation and copies of it, shifted in {shifts}"
 
 
 def _novelty(info: ModelInfo) -> str:
