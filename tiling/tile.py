@@ -25,8 +25,8 @@ from tiling.quality import Measure, measurer, no_quality
 from tiling.slides.files import slide_name
 from tiling.slides.slide import Slide
 from tiling.stores.codec import TileCodec
+from tiling.stores.group import ANNOTATION
 from tiling.stores.store import (
-    ANNOTATION,
     DECLARE_BOUNDS,
     MARK,
     SlideFacts,

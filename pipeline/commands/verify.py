@@ -55,9 +55,10 @@ def _checked(path: Path) -> Iterator[tuple[Path, list[str]]]:
 def _faults(folder: Path) -> list[str]:
     """Everything wrong with an artefact; of a store or model also whether this version can read it."""
     if (folder / "zarr.json").exists():
+        from tiling.stores.features import is_feature_store, verify_features
         from tiling.stores.store import verify_store
 
-        return verify_store(folder)
+        return verify_features(folder) if is_feature_store(folder) else verify_store(folder)
     if (folder / "model.json").exists():
         from training.models.folder import verify_model  # torch takes seconds
 

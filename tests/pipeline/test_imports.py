@@ -100,7 +100,9 @@ def rooms_imported(module: Path, package: str, wing: str = "") -> set[str]:
         (
             "zarr",
             {
+                "tiling/stores/group.py",
                 "tiling/stores/store.py",
+                "tiling/stores/features.py",
                 "tiling/stores/write.py",
                 "tiling/stores/codec.py",
                 "tiling/slides/ome_zarr_reader.py",

@@ -18,7 +18,7 @@ from tiling.slides.ome_zarr_reader import ome_zarr_mark
 
 _PICTURES = frozenset({".png", ".jpg", ".jpeg"})  # in a folder of slides: previews, labels, heatmaps
 _DICOM = frozenset({".dcm", ".dicom", ""})
-_STORE = ".zarr"
+_STORE, _FEATURES = ".zarr", ".features.zarr"
 
 
 @dataclass
@@ -126,12 +126,13 @@ def _add_dicom(folder: Path, paths: Sequence[Path], found: Found) -> set[Path]:
 
 def _add_folder(path: Path, found: Found, stores: bool) -> bool:
     """Whether a folder is one thing, which then is added, or counted."""
-    published, zarr = (path / COMMIT).exists(), path.suffix == _STORE
-    if (stores and zarr) if published else ome_zarr_mark(path) is not None:
+    published, zarr, features = (path / COMMIT).exists(), path.suffix == _STORE, path.name.endswith(_FEATURES)
+    if (stores and zarr and not features) if published else ome_zarr_mark(path) is not None:
         found.slides.append(path)
         return True
     if published:
-        found.left_out["tile store" if zarr else "folder of results"] += 1
+        kind = "feature store" if features else "tile store" if zarr else "folder of results"
+        found.left_out[kind] += 1
     elif zarr:
         found.left_out["other .zarr"] += 1
     return published or zarr or _is_companion(path)

@@ -19,7 +19,7 @@ from zarr.core.array_spec import ArraySpec
 from zarr.core.buffer import Buffer, NDBuffer
 from zarr.core.common import JSON
 
-from tiling.core.arrays import UInt8Array
+from tiling.core.arrays import AnyArray, UInt8Array
 from tiling.core.errors import ConfigError
 
 Subsampling = Literal["4:4:4", "4:2:2", "4:2:0"]
@@ -49,7 +49,12 @@ def decode_jpeg(data: bytes | memoryview | UInt8Array, out: UInt8Array | None = 
 
 def encode_lossless(tile: UInt8Array) -> bytes:
     """A zstd frame of a tile's bytes, its content size in the header; the same tile always gives the same bytes."""
-    return bytes(_imagecodecs.zstd_encode(np.ascontiguousarray(tile), level=ZSTD_LEVEL))
+    return encode_zstd(tile, ZSTD_LEVEL)
+
+
+def encode_zstd(values: AnyArray, level: int) -> bytes:
+    """A zstd frame of an array's bytes, its content size in the header; equal arrays give equal bytes."""
+    return bytes(_imagecodecs.zstd_encode(np.ascontiguousarray(values), level=level))
 
 
 def decode_lossless(data: bytes | memoryview | UInt8Array, out: UInt8Array) -> UInt8Array:

@@ -14,11 +14,11 @@ from tiling.annotations.rasterize import annotation_fractions, annotation_hash
 from tiling.core.artefact import COMMIT, atomic_folder, locked_folder, read_commit
 from tiling.core.errors import StoreError
 from tiling.core.files import sha256_json
-from tiling.stores.store import ANNOTATION, TileStore, annotated_inputs, store_recipe, verify_store
+from tiling.stores.group import ANNOTATION, ROOT
+from tiling.stores.store import TileStore, annotated_inputs, store_recipe, verify_store
 from tiling.stores.write import write_annotations
 
 _WITHOUT_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EXDEV, errno.ENOSYS)
-_ROOT: Final = "zarr.json"  # holds the attributes
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def label_store(path: Path | str, annotation: Path, rules: ClassRules = ClassRul
 def _link(source: Path, target: Path) -> None:
     """The same file under a second name, or a copy where it will be written to or the file system has no links."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    if source.name == _ROOT and source.parent.joinpath(COMMIT).exists():
+    if source.name == ROOT and source.parent.joinpath(COMMIT).exists():
         shutil.copyfile(source, target)
         return
     try:

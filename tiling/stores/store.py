@@ -5,26 +5,26 @@ The tiles' shards are read by `tiling.stores.shards`. Design of the format: READ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
 import numpy as np
 import zarr
 import zarr.codecs
-import zarr.storage
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from tiling.annotations.classes import ClassRules
 from tiling.core.arrays import Float32Array, UInt8Array
-from tiling.core.artefact import COMMIT, Recipe, content_hash, folder_faults, read_commit
-from tiling.core.errors import SpecslideError, StoreError
+from tiling.core.artefact import Recipe, content_hash, folder_faults
+from tiling.core.errors import StoreError
 from tiling.core.files import sha256_json
 from tiling.core.versions import RESEARCH_USE
 from tiling.grid import Bounds, Frame, Grid, Raster, Tiles
 from tiling.stores.codec import JpegCodec, TileCodec
+from tiling.stores.group import ANNOTATION, FORGED, ROOT, CheckedGroup
 from tiling.stores.shards import ShardReader
 from tiling.stores.summary import TissueSummary
 
@@ -32,13 +32,8 @@ FORMAT: Final = "specslide-tiles"
 VERSION: Final = 1
 MARK: Final = "tiles/zarr.json"
 """A file that every store has, and hardly another folder of the name `*.zarr`."""
-ANNOTATION: Final = "annotation"
-"""Name of the group of annotation columns."""
 DECLARE_BOUNDS: Final = ("leica", "mirax", "ventana")
 """Vendors whose slides declare what part was scanned; of one that does not, it is noted that all was."""
-# What pydantic and zarr-python raise for metadata that is not as it should be.
-_FORGED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, OSError)
-_ROOT = "zarr.json"  # of the group: attributes and consolidated metadata, annotations among them
 
 
 class SlideFacts(BaseModel):
@@ -139,18 +134,17 @@ class TileStore:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        make = "make it with `specslide tile`, --overwrite if it exists"
+        self._group = CheckedGroup(self.path, "tile store", make, "tile the slide again with --overwrite")
+        self._files = self._group.files
+        if "features/zarr.json" in self._files and MARK not in self._files:
+            raise StoreError(self.path, "holds features of tiles, and no tiles", "pass the slide, or a tile store")
         try:
-            self._files = read_commit(self.path).files
-        except SpecslideError as error:
-            what = "is not a finished tile store" if not (self.path / COMMIT).exists() else error.what
-            raise StoreError(self.path, what, "make it with `specslide tile`, --overwrite if it exists") from error
-        self._check(name for name in self._files if name.endswith("zarr.json"))
-        try:
-            group = self._group()
+            group = self._group.open()
             self.attributes = StoreAttributes.model_validate(dict(group.attrs))
             codec = TileCodec.parse(self.attributes.config["codec"])
             self._count, per_shard = _tiles_layout(group["tiles"], self.grid.tile_px, codec)
-        except _FORGED as error:
+        except FORGED as error:
             fix = "tile the slide again with this version of specslide"
             raise StoreError(self.path, f"is not a tile store of version {VERSION}", fix) from error
         self._shards = ShardReader(self.path / "tiles", per_shard, codec.decode)
@@ -187,7 +181,7 @@ class TileStore:
         own = {
             name: of["sha256"]
             for name, of in self._files.items()
-            if name != _ROOT and not name.startswith((f"{ANNOTATION}/", "features/"))
+            if name != ROOT and not name.startswith((f"{ANNOTATION}/", "features/"))
         }
         facts = [self.slide.model_dump(mode="json"), self.grid.model_dump(mode="json")]
         return sha256_json([*facts, own])
@@ -198,9 +192,8 @@ class TileStore:
 
         A column is read, and checked, when it is first asked for.
         """
-        names = {"tissue": "tissue"} | {name: f"quality/{name}" for name in self.attributes.quality}
-        names |= {name: name for name in (f"{ANNOTATION}/{of}" for of in self.attributes.annotation)}
-        columns = _StoredColumns({name: partial(self._read, path, np.float32) for name, path in names.items()})
+        annotation = (f"{ANNOTATION}/{name}" for name in self.attributes.annotation)
+        columns = self._group.columns(("tissue", *self.attributes.quality, *annotation), self._count)
         return Tiles(self.grid, self._read("x", np.int32), self._read("y", np.int32), columns)
 
     @property
@@ -265,49 +258,12 @@ class TileStore:
         """
         if "crc32c/zarr.json" in self._files:
             return cast(NDArray[np.uint32], self._read("crc32c", np.uint32))
-        self._check(name for name in self._files if name.startswith("tiles/"))
+        self._group.check(name for name in self._files if name.startswith("tiles/"))
         return None
-
-    def _group(self) -> zarr.Group:
-        return zarr.open_group(zarr.storage.LocalStore(self.path, read_only=True), mode="r")
 
     def _read(self, name: str, dtype: type[np.generic], shape: tuple[int, ...] | None = None) -> Any:
         """All of an array, its bytes checked; one value a tile, unless its shape is given, -1 for any length."""
-        self._check(n for n in self._files if n.startswith(f"{name}/"))
-        fix, shape = "tile the slide again with --overwrite", shape or (self._count,)
-        try:
-            array = cast(zarr.Array[Any], self._group()[name])
-            fits = len(shape) == array.ndim and all(m in (-1, n) for m, n in zip(shape, array.shape, strict=True))
-            if array.dtype != dtype or not fits:
-                what = f"is {array.dtype} {array.shape} instead of {np.dtype(dtype)} {shape}"
-                raise StoreError(self.path / name, what, fix)
-            return np.asarray(array[...])
-        except _FORGED as error:
-            raise StoreError(self.path / name, f"cannot be read ({type(error).__name__})", fix) from error
-
-    def _check(self, names: Iterable[str]) -> None:
-        """Raise StoreError unless those files are as they were written."""
-        faults = folder_faults(self.path, only=frozenset(names))
-        if faults:
-            raise StoreError(self.path, f"is damaged: {faults[0]}", "tile the slide again with --overwrite")
-
-
-class _StoredColumns(Mapping[str, Float32Array]):
-    """Columns by name, each read when it is first asked for."""
-
-    def __init__(self, read: Mapping[str, Callable[[], Float32Array]]) -> None:
-        self._read, self._known = read, dict[str, Float32Array]()
-
-    def __getitem__(self, name: str) -> Float32Array:
-        if name not in self._known:
-            self._known[name] = self._read[name]()
-        return self._known[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._read)
-
-    def __len__(self) -> int:
-        return len(self._read)
+        return self._group.read(name, dtype, shape or (self._count,))
 
 
 def verify_store(path: Path) -> list[str]:

@@ -20,8 +20,9 @@ from zarr.buffer import cpu
 from tiling.core.arrays import AnyArray, Float32Array
 from tiling.grid import Raster, Tiles
 from tiling.stores.codec import ZSTD_LEVEL, JpegCodec, TileCodec
+from tiling.stores.group import ANNOTATION
 from tiling.stores.shards import pack_shard, shard_path
-from tiling.stores.store import ANNOTATION, StoreAttributes
+from tiling.stores.store import StoreAttributes
 
 _SHARD_TILES = 256
 _SHARD_PIXEL_BYTES = 64 << 20  # a shard is held in memory while it is written: fewer tiles of a larger size
@@ -51,7 +52,7 @@ def write_tiles(folder: Path, tile_px: int, codec: TileCodec, encoded: Iterable[
         shard, of_chunks = pack_shard(chunks, per_shard)
         path.write_bytes(shard)
         checksums += of_chunks
-    with _group_of(folder) as group:
+    with group_of(folder) as group:
         group.create_array(
             "tiles",
             shape=(len(checksums), tile_px, tile_px, 3),
@@ -62,7 +63,7 @@ def write_tiles(folder: Path, tile_px: int, codec: TileCodec, encoded: Iterable[
             filters=None,
             **_tile_codecs(codec),
         )
-        _write_array(group, "crc32c", np.array(checksums, np.uint32))
+        write_array(group, "crc32c", np.array(checksums, np.uint32))
     return len(checksums)
 
 
@@ -80,24 +81,24 @@ def write_columns(folder: Path, tiles: Tiles, rasters: Mapping[str, Raster], att
         KeyError: For a column that the attributes name and `tiles` lacks.
     """
     columns = tiles.columns
-    with _group_of(folder) as group:
-        _write_array(group, "x", tiles.x0)
-        _write_array(group, "y", tiles.y0)
-        _write_array(group, "tissue", columns["tissue"])
-        _write_group(group, "quality", {name: columns[name] for name in attributes.quality})
-        _write_group(group, ANNOTATION, {name: columns[f"{ANNOTATION}/{name}"] for name in attributes.annotation})
+    with group_of(folder) as group:
+        write_array(group, "x", tiles.x0)
+        write_array(group, "y", tiles.y0)
+        write_array(group, "tissue", columns["tissue"])
+        write_group(group, "quality", {name: columns[name] for name in attributes.quality})
+        write_group(group, ANNOTATION, {name: columns[f"{ANNOTATION}/{name}"] for name in attributes.annotation})
         for name, raster in rasters.items():
-            _write_array(group, name, raster.values.astype(np.uint8))
+            write_array(group, name, raster.values.astype(np.uint8))
         group.attrs.update(attributes.model_dump(mode="json"))
-        _consolidate(group)
+        consolidate(group)
 
 
 def write_annotations(folder: Path, annotation: Mapping[str, Float32Array], attributes: StoreAttributes) -> None:
     """Add annotation columns (N,) and their attributes to the store in `folder`, which has none yet."""
-    with _group_of(folder) as group:
-        _write_group(group, ANNOTATION, annotation)
+    with group_of(folder) as group:
+        write_group(group, ANNOTATION, annotation)
         group.attrs.put(attributes.model_dump(mode="json"))
-        _consolidate(group)
+        consolidate(group)
 
 
 def shard_tiles(tile_px: int) -> int:
@@ -106,7 +107,7 @@ def shard_tiles(tile_px: int) -> int:
 
 
 @contextmanager
-def _group_of(folder: Path) -> Iterator[zarr.Group]:
+def group_of(folder: Path) -> Iterator[zarr.Group]:
     """The group in `folder` as zarr-python has it in memory; what is new or changed is written to files at the end.
 
     Given the folder itself, zarr-python would write in threads that go on after one of them has failed, and bring a
@@ -123,13 +124,13 @@ def _group_of(folder: Path) -> Iterator[zarr.Group]:
 
 def _tile_codecs(codec: TileCodec) -> dict[str, Any]:
     """The zarr codecs of a tile's chunk, as `create_array` takes them."""
-    checksum = zarr.codecs.Crc32cCodec()
     if codec.kind == "lossless":
-        return {"compressors": [zarr.codecs.ZstdCodec(level=ZSTD_LEVEL), checksum]}
-    return {"serializer": JpegCodec(codec.quality, codec.subsampling), "compressors": [checksum]}
+        return {"compressors": zstd_codecs(ZSTD_LEVEL)}
+    return {"serializer": JpegCodec(codec.quality, codec.subsampling), "compressors": [zarr.codecs.Crc32cCodec()]}
 
 
-def _consolidate(group: zarr.Group) -> None:
+def consolidate(group: zarr.Group) -> None:
+    """List the members of a finished group in its own metadata."""
     with warnings.catch_warnings():
         # Consolidated metadata is an extension that zarr-python reads and others ignore. It lists the members, so
         # that zarr-python need not look through the folder and stumble over commit.json.
@@ -137,23 +138,33 @@ def _consolidate(group: zarr.Group) -> None:
         zarr.consolidate_metadata(group.store)
 
 
-def _write_group(group: zarr.Group, name: str, columns: Mapping[str, AnyArray]) -> None:
+def write_group(
+    group: zarr.Group, name: str, columns: Mapping[str, AnyArray], dimensions: tuple[str, ...] | None = None
+) -> None:
+    """Write arrays by name into a new group of that name within a group."""
     within = group.create_group(name)
     for column, values in columns.items():
-        _write_array(within, column, values)
+        write_array(within, column, values, dimensions)
 
 
-def _write_array(group: zarr.Group, name: str, values: AnyArray) -> None:
+def write_array(group: zarr.Group, name: str, values: AnyArray, dimensions: tuple[str, ...] | None = None) -> None:
+    """Write an array, whole in one chunk; `dimensions` are its axes' names, which xarray asks for."""
     array = group.create_array(
         name,
         shape=values.shape,
         chunks=tuple(max(1, n) for n in values.shape),
         dtype=values.dtype,
-        compressors=[zarr.codecs.ZstdCodec(level=ZSTD_LEVEL), zarr.codecs.Crc32cCodec()],
+        dimension_names=dimensions,
+        compressors=zstd_codecs(ZSTD_LEVEL),
         filters=None,
         config={"write_empty_chunks": True},
     )
     array[...] = values
+
+
+def zstd_codecs(level: int) -> list[Any]:
+    """zarr's codecs of bytes compressed by zstd, with a checksum."""
+    return [zarr.codecs.ZstdCodec(level=level), zarr.codecs.Crc32cCodec()]
 
 
 def _batches(chunks: Iterable[bytes], size: int) -> Iterator[list[bytes]]:

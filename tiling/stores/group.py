@@ -1,0 +1,90 @@
+"""A finished zarr group, read with care: whatever is read is checked against the hashes of `commit.json` first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import zarr
+import zarr.storage
+
+from tiling.core.arrays import Float32Array
+from tiling.core.artefact import COMMIT, folder_faults, read_commit
+from tiling.core.errors import SpecslideError, StoreError
+
+ROOT = "zarr.json"
+"""Of the group: attributes and consolidated metadata, annotations among them."""
+ANNOTATION = "annotation"
+"""Name of the group of annotation columns."""
+FORGED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, OSError)
+"""What pydantic and zarr-python raise for metadata that is not as it should be."""
+
+
+class CheckedGroup:
+    """The arrays and attributes of a published zarr group. Safe to share between threads, and it pickles.
+
+    Raises StoreError, naming the file, for a group that is missing, incomplete or damaged; its metadata are checked at
+    once, arrays as they are read.
+    """
+
+    def __init__(self, path: Path, kind: str, make: str, again: str) -> None:
+        """`kind` names what the folder holds, `make` says how it comes to be, `again` what to do about damage."""
+        self.path, self._again = path, again
+        try:
+            self.files: Mapping[str, Mapping[str, Any]] = read_commit(path).files
+        except SpecslideError as error:
+            what = f"is not a finished {kind}" if not (path / COMMIT).exists() else error.what
+            raise StoreError(path, what, make) from error
+        self.check(name for name in self.files if name.endswith(ROOT))
+
+    def open(self) -> zarr.Group:
+        """The group as zarr-python reads it."""
+        return zarr.open_group(zarr.storage.LocalStore(self.path, read_only=True), mode="r")
+
+    def read(self, name: str, dtype: type[np.generic], shape: tuple[int, ...]) -> Any:
+        """All of an array, its bytes checked; -1 in the shape stands for any length."""
+        self.check(n for n in self.files if n.startswith(f"{name}/"))
+        try:
+            array = cast(zarr.Array[Any], self.open()[name])
+            fits = len(shape) == array.ndim and all(m in (-1, n) for m, n in zip(shape, array.shape, strict=True))
+            if array.dtype != dtype or not fits:
+                what = f"is {array.dtype} {array.shape} instead of {np.dtype(dtype)} {shape}"
+                raise StoreError(self.path / name, what, self._again)
+            return np.asarray(array[...])
+        except FORGED as error:
+            raise StoreError(self.path / name, f"cannot be read ({type(error).__name__})", self._again) from error
+
+    def columns(self, names: Iterable[str], count: int) -> Mapping[str, Float32Array]:
+        """Columns float32 (count,) by name, each read when it is first asked for.
+
+        `tissue` and `annotation/<class>` lie under their names, all others, which are quality metrics, in `quality`.
+        """
+        own = ("tissue", f"{ANNOTATION}/")
+        paths = {name: name if name.startswith(own) else f"quality/{name}" for name in names}
+        return _StoredColumns({n: partial(self.read, path, np.float32, (count,)) for n, path in paths.items()})
+
+    def check(self, names: Iterable[str]) -> None:
+        """Raise StoreError unless those files are as they were written."""
+        if faults := folder_faults(self.path, only=frozenset(names)):
+            raise StoreError(self.path, f"is damaged: {faults[0]}", self._again)
+
+
+class _StoredColumns(Mapping[str, Float32Array]):
+    """Columns by name, each read when it is first asked for."""
+
+    def __init__(self, read: Mapping[str, Callable[[], Float32Array]]) -> None:
+        self._read, self._known = read, dict[str, Float32Array]()
+
+    def __getitem__(self, name: str) -> Float32Array:
+        if name not in self._known:
+            self._known[name] = self._read[name]()
+        return self._known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read)
+
+    def __len__(self) -> int:
+        return len(self._read)
