@@ -19,8 +19,8 @@ from training.shortcut.config import TESTS, ShortcutConfig
     TileData,
     ShortcutConfig,
     common=(
-        *TileData.model_fields, "confounder", "amount", "strength", "methods", "seeds", "lambdas", "weight_decays",
-        "epochs", "backbone",
+        *TileData.model_fields, "confounder", "amount", "strength", "keep_clear", "methods", "seeds", "rules",
+        "lambdas", "weight_decays", "l2s", "epochs", "backbone",
     ),
     names={"sd_lambdas": "lambdas"},
 )  # fmt: skip
@@ -32,9 +32,9 @@ def shortcut(
 ) -> None:
     """Whether networks learn more than a shortcut: something that follows the label in training, and not in the tests.
 
-    Each seed splits the cases anew. Lambda and weight decay are chosen on validation with the shortcut in it, and the
-    whole grid is shown. The folder gets study.md, study.csv, study.png and examples.png. Stopped at any time, the
-    same command goes on.
+    Each seed splits the cases anew. What a method leaves open (lambda, weight decay, ...) is chosen by each rule, on
+    validation with the shortcut in it, and the whole grid is shown. The folder gets study.md, study.csv, study.png and
+    examples.png. Stopped at any time, the same command goes on.
 
     Examples:
 
@@ -47,14 +47,19 @@ def shortcut(
     data.require()
     from pipeline.execution.pool import default_workers
     from training.shortcut.experiment import study_shortcut
-    from training.shortcut.report import NAMES
+    from training.shortcut.report import BASELINE, NAMES
+    from training.trials.choice import chosen_lines
 
-    samples = data.samples(TrainConfig())
+    samples = data.samples(TrainConfig(positive_class=wanted.positive_class))
     with console.progress("training", "networks") as progress:
-        lines = study_shortcut(
-            samples, out, wanted, workers=workers or default_workers(),
-            progress=progress,
-        )  # fmt: skip
-    rows = [(line.method, *(line.estimate(t) for t in TESTS), line.gain("unconfounded")) for line in lines]
-    head = ("method", *(NAMES[test] for test in TESTS), "gain over weight decay, unconfounded")
+        grid = study_shortcut(samples, out, wanted, workers=workers or default_workers(), progress=progress)
+    rows = []
+    for rule in wanted.rules:
+        lines = chosen_lines(grid, rule)
+        gains = [line.gain(lines.get(BASELINE), "unconfounded") for line in lines.values()]
+        rows += [
+            (rule, line.method, *(line.estimate(t) for t in TESTS), "-" if gain is None else gain.signed())
+            for line, gain in zip(lines.values(), gains, strict=True)
+        ]
+    head = ("chosen by", "method", *(NAMES[test] for test in TESTS), "gain over weight decay, unconfounded")
     console.show_table(f"balanced accuracy; study in {out}", head, rows)

@@ -49,7 +49,8 @@ WINGS: dict[str, tuple[str, ...]] = {  # what the modules of a wing may import o
     "training/evaluation": ("config", "data", "devices", "models", "recipes"),
     "training/selection": ("evaluation",),
     "training/mil": (),
-    "training/shortcut": ("augmentations", "data", "evaluation", "losses", "models", "optim"),
+    "training/trials": ("augmentations", "config", "data", "evaluation", "losses", "models", "optim", "selection"),
+    "training/shortcut": ("data", "evaluation", "models", "selection", "trials"),
     "inference/maps": ("prediction", "text"),
     "inference/exports": ("maps", "prediction", "text", "colours", "config"),
     "inference/report": ("maps", "exports", "prediction", "text", "colours", "ood", "recipes", "summary"),
@@ -139,6 +140,7 @@ def said(code: str, library: str) -> list[str]:
     [
         "specslide", "tiling, training, inference, pipeline", "pipeline.cli", "pipeline.execution.jobs",
         "pipeline.execution.pool", "pipeline.study.config", "pipeline.study.template", "training.shortcut.config",
+        "training.trials.config",
     ],
 )  # fmt: skip
 def test_torch_is_not_waited_for(module: str) -> None:

@@ -59,8 +59,7 @@ def quantities_of(
 
     unshifted = decided(logits)
     copies = {name: decided(some) for name, some in shifted.items()}
-    right = unshifted == label
-    return Quantities(
+    seen = Quantities(
         log_loss=float(log_loss(softmax(logits, fit_temperature(logits, label)), label)),
         auroc=float(auroc(softmax(logits), label)),
         balanced_accuracy=balanced(unshifted),
@@ -69,9 +68,23 @@ def quantities_of(
             name: Shifted(balanced_accuracy=balanced(calls), agreement=float((calls == unshifted).mean()))
             for name, calls in copies.items()
         },
-        where_right=None if plain_right is None else _share(right[plain_right]),
-        where_wrong=None if plain_right is None else _share(right[~plain_right]),
     )
+    return seen if plain_right is None else with_errors(seen, unshifted == label, plain_right)
+
+
+def with_errors(seen: Quantities, right: Flags, plain_right: Flags) -> Quantities:
+    """The quantities with the accuracies where plain training decides rightly and wrongly.
+
+    Args:
+        seen: The quantities.
+        right: Which validation tiles the candidate decides rightly, (N,).
+        plain_right: Which of them plain training does, (N,).
+
+    Returns:
+        The quantities with both shares; None for the one that has no tile.
+    """
+    groups = {"where_right": right[plain_right], "where_wrong": right[~plain_right]}
+    return seen.model_copy(update={name: float(of.mean()) if len(of) else None for name, of in groups.items()})
 
 
 def decided_right(
@@ -79,7 +92,3 @@ def decided_right(
 ) -> Flags:
     """Which tiles are decided rightly, (N,); arguments as for `quantities_of`."""
     return np.asarray(decide(softmax(logits, temperature), threshold, positive) == label)
-
-
-def _share(flags: Flags) -> float | None:
-    return float(flags.mean()) if len(flags) else None

@@ -12,34 +12,26 @@ import cv2
 import numpy as np
 import pytest
 from pydantic import ValidationError
-from scipy import stats
 
 from tiling.core.artefact import folder_faults, read_commit
-from tiling.core.errors import ConfigError, InputError, ModelError, OutputError
+from tiling.core.errors import ConfigError, InputError, OutputError
 from tiling.core.settings import load_settings
 from training import TrainConfig, samples_from_images
 from training.data.samples import Samples
+from training.selection.rules import Quantities
 from training.shortcut import experiment as study
-from training.shortcut.config import (
-    TESTS,
-    VALIDATION,
-    Grid,
-    Run,
-    RunRecord,
-    Setting,
-    ShortcutConfig,
-    as_grid,
-    candidates,
-    choose,
-    planned,
-    run_of,
-)
-from training.shortcut.experiment import read_tiles, run_key, split_of, study_recipe, study_shortcut, train_run
-from training.shortcut.report import chosen_lines, fixed_lines, study_markdown, study_table, t_interval
+from training.shortcut.config import TESTS, ShortcutConfig
+from training.shortcut.experiment import ShortcutTrials, clear_tiles, key_of, study_recipe, study_shortcut
+from training.shortcut.report import study_markdown, study_table
+from training.trials import tiles as trial_tiles
+from training.trials.choice import Grid, as_grid
+from training.trials.config import Run, Setting, plain, planned
+from training.trials.records import VALIDATION, RunRecord, packed
+from training.trials.tiles import read_tiles
 
 SMALL = ShortcutConfig(
     confounder="brightness", amount=0.5, strength=1.0, seeds=2, methods=("erm", "sd"), sd_lambdas=(0.1,), epochs=3,
-    batch_size=8, learning_rate=3e-3,
+    batch_size=8, learning_rate=3e-3, shifts=("brightness", "noise"),
 )  # fmt: skip
 
 
@@ -70,7 +62,7 @@ def figures(out: Path) -> dict[str, bytes]:
 def metrics_of(out: Path) -> dict[str, Any]:
     """By key, all of a record but how long it took."""
     records = [json.loads(path.read_text()) for path in (out / "runs").iterdir()]
-    return {record["key"]: (record["run"], record["metrics"]) for record in records}
+    return {record["key"]: {name: of for name, of in record.items() if name != "seconds"} for record in records}
 
 
 # the whole study
@@ -78,18 +70,21 @@ def metrics_of(out: Path) -> dict[str, Any]:
 
 def test_a_perfect_shortcut_is_all_that_noise_teaches(samples: Samples) -> None:
     config = SMALL.model_copy(update={"epochs": 8})
-    data = read_tiles(samples, config)
-    metrics = train_run(Run(0, Setting()), "key", data, config).metrics
-    expected = {VALIDATION: 1.0, "in_distribution": 1.0, "unconfounded": 0.5, "clean": 0.5, "reversed": 0.0}
-    assert {name: of["balanced_accuracy"] for name, of in metrics.items()} == expected
-    assert metrics["reversed"]["auroc"] == 0.0
+    record = ShortcutTrials(read_tiles(samples), config)(Run(0, Setting()), "key")
+    expected = {"in_distribution": 1.0, "unconfounded": 0.5, "clean": 0.5, "reversed": 0.0}
+    assert {name: of["balanced_accuracy"] for name, of in record.tests.items()} == expected
+    assert record.tests["reversed"]["auroc"] == 0.0
+    seen = record.validation
+    assert seen.balanced_accuracy == 1.0
+    assert set(seen.shifted) == {"brightness -0.5", "brightness +0.5", "noise +0.5"}
+    assert record.right[VALIDATION] == packed(np.ones(12, np.bool_))
 
 
 def test_a_study_is_complete_and_does_not_depend_on_its_workers(samples: Samples, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    lines = study_shortcut(samples, tmp_path / "one", SMALL, progress=lambda done, total: seen.append((done, total)))
+    grid = study_shortcut(samples, tmp_path / "one", SMALL, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
-    assert [line.method for line in lines] == ["erm", "sd"]
+    assert list(grid) == ["erm", "sd"]
     names = sorted(p.name for p in (tmp_path / "one").iterdir() if not p.name.startswith("."))
     assert names == ["commit.json", "examples.png", "runs", "study.csv", "study.md", "study.png"]
     for name, content in figures(tmp_path / "one").items():
@@ -97,7 +92,7 @@ def test_a_study_is_complete_and_does_not_depend_on_its_workers(samples: Samples
         assert picture is not None, name
         assert picture.std() > 5
     assert folder_faults(tmp_path / "one") == []
-    assert read_commit(tmp_path / "one").recipe == study_recipe(read_tiles(samples, SMALL), SMALL)
+    assert read_commit(tmp_path / "one").recipe == study_recipe(read_tiles(samples), SMALL)
     for damaged in ("study.csv", next((tmp_path / "one" / "runs").iterdir()).relative_to(tmp_path / "one")):
         path = tmp_path / "one" / damaged
         intact = path.read_bytes()
@@ -114,15 +109,16 @@ def test_a_study_is_complete_and_does_not_depend_on_its_workers(samples: Samples
 def test_an_interrupted_study_goes_on(samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, trained = tmp_path / "out", []
 
-    def counted(run: Run, *arguments: Any) -> RunRecord:
-        trained.append(run)
-        return train_run(run, *arguments)
+    class Counted(ShortcutTrials):
+        def __call__(self, run: Run, key: str) -> RunRecord:
+            trained.append(run)
+            return super().__call__(run, key)
 
     def stop_after_two(done: int, total: int) -> None:
         if done == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(study, "train_run", counted)
+    monkeypatch.setattr(study, "ShortcutTrials", Counted)
     with pytest.raises(KeyboardInterrupt):
         study_shortcut(samples, out, SMALL, progress=stop_after_two)
     assert len(metrics_of(out)) == len(trained) == 2
@@ -140,37 +136,19 @@ def test_an_interrupted_study_goes_on(samples: Samples, tmp_path: Path, monkeypa
     assert len(trained) == 5, "a smaller study of the same kind has all it needs"
 
 
-def test_methods_of_a_seed_differ_in_nothing_else(samples: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A lambda of nothing and a decay of nothing leave the very network that plain training gives."""
-    data = read_tiles(samples, SMALL)
-    plain, next_seed = (train_run(Run(seed, Setting()), "", data, SMALL).metrics for seed in (0, 1))
-    for setting in (Setting(sd_lambda=1e-30), Setting(weight_decay=1e-30)):
-        assert train_run(Run(0, setting), "", data, SMALL).metrics == plain
-    assert next_seed != plain
-    for changed in (Setting(sd_lambda=1.0), Setting(weight_decay=100.0)):
-        assert train_run(Run(0, changed), "", data, SMALL).metrics != plain
-
-
-def test_spectral_decoupling_sets_in_when_it_is_to(samples: Samples) -> None:
-    data = read_tiles(samples, SMALL)
-    run = Run(0, Setting(sd_lambda=10.0))
-    early, late = (train_run(run, "", data, SMALL.model_copy(update={"sd_start": s})).metrics for s in (0.0, 0.99))
-    plain = train_run(Run(0, Setting()), "", data, SMALL).metrics
-    assert late == plain  # 18 steps, and 0.99 of them rounds to 18: none is left
-    assert early != plain
-
-
-def test_a_network_that_diverges_is_refused(samples: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study, "logits_of", lambda network, tiles: np.full((len(tiles), 2), np.nan))
-    with pytest.raises(ModelError, match=r"seed=0.*learning_rate"):
-        train_run(Run(0, Setting()), "", read_tiles(samples, SMALL), SMALL)
-
-
-@pytest.mark.parametrize("run", [Run(0, Setting(), "strong"), Run(0, Setting(), "none", True)])
-def test_augmented_and_normalised_runs_are_their_own(samples: Samples, run: Run) -> None:
-    config = SMALL.model_copy(update={"epochs": 1, "stain_norm": "reinhard"})
-    data = read_tiles(samples, config)
-    assert train_run(run, "", data, config).metrics != train_run(Run(0, Setting()), "", data, config).metrics
+def test_clear_tiles_are_those_that_others_decide_rightly_by_a_margin(samples: Samples) -> None:
+    """Of noise whose labels show in nothing but the brightness of half the tiles, that half is clear."""
+    data = read_tiles(samples)
+    bright = np.arange(80) % 4 < 2
+    tiles = np.where((bright & (data.label == 1))[:, None, None, None], data.tiles + np.uint8(100), data.tiles)
+    config = SMALL.model_copy(update={"epochs": 8, "keep_clear": 2.0})
+    clear = clear_tiles(replace(data, tiles=tiles), config)
+    assert 20 <= len(clear.label) < 60
+    bright_share = (clear.tiles[clear.label == 1].mean(axis=(1, 2, 3)) > 150).mean()
+    assert bright_share > 0.8, "of all positive tiles it is half, and the dim ones look like the other class"
+    assert clear.identity != data.identity
+    with pytest.raises(InputError, match="keep_clear"):
+        clear_tiles(data, config.model_copy(update={"epochs": 1, "keep_clear": 99.0}))
 
 
 # what is refused, before anything is written
@@ -186,7 +164,7 @@ def test_what_cannot_be_studied_is_refused(samples: Samples, tmp_path: Path, mon
     ):  # fmt: skip
         with pytest.raises((InputError, ConfigError), match=named):
             study_shortcut(wrong, out, config)
-    monkeypatch.setattr(study, "LARGEST", 80 * 32 * 32 * 3 - 1)
+    monkeypatch.setattr(trial_tiles, "LARGEST", 80 * 32 * 32 * 3 - 1)
     with pytest.raises(InputError, match=r"80 tiles.*32 px"):
         study_shortcut(samples, out, SMALL)
     monkeypatch.undo()
@@ -203,7 +181,10 @@ def test_what_cannot_be_studied_is_refused(samples: Samples, tmp_path: Path, mon
     ("key", "value"),
     [
         ("confounder", "blur"), ("strength", 1.1), ("strength", float("nan")), ("methods", []), ("methods", ["adam"]),
-        ("methods", ["sd", "sd"]), ("seeds", 0), ("sd_lambdas", [0]), ("sd_lambdas", []), ("sd_lambdas", [1, 1]),
+        ("methods", ["sd", "sd"]), ("methods", ["sd+adam"]), ("rules", ["best"]), ("shifts", ["blur"]), ("shifts", []),
+        ("seeds", 0),
+        ("augment", "weak"), ("keep_clear", -1), ("rate_shares", [0.5, 2, 1, 1, 1]), ("l2s", [1]),
+        ("sd_lambdas", [0]), ("sd_lambdas", []), ("sd_lambdas", [1, 1]),
         ("sd_lambdas", [float("inf")]), ("weight_decays", [-1]), ("sd_start", 1), ("epochs", 0), ("batch_size", 1),
         ("learning_rate", 0), ("val_fraction", 0.9), ("amount", float("inf")), ("seed", 3),
     ],
@@ -215,7 +196,7 @@ def test_bad_settings_are_named(key: str, value: object) -> None:
 
 def test_settings_come_from_a_file_and_options(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
-    path.write_text("strength: 0.95\nsd_lambdas: [1, 20]\nepochs: 4\n")
+    path.write_text("strength: 0.95\nsd_lambdas: [20, 1]\nmethods: [sd]\nepochs: 4\n")
     config = load(path, {"epochs": "5", "methods": ["sd", "strong"], "seeds": None})
     assert config == ShortcutConfig(strength=0.95, sd_lambdas=(1, 20), epochs=5, methods=("sd", "strong"))
     with pytest.raises(ConfigError, match=r"0\.2.*20"):
@@ -230,144 +211,100 @@ def test_settings_come_from_a_file_and_options(tmp_path: Path) -> None:
 # the plan
 
 
-def test_the_grid_is_the_whole_product_and_no_network_is_trained_twice() -> None:
-    config = ShortcutConfig(
-        methods=("erm", "weight_decay", "sd", "sd+weight_decay", "stain_norm", "strong", "sd+strong"),
-        sd_lambdas=(1, 5), weight_decays=(0.1, 0.2, 0.3), seeds=2,
-    )  # fmt: skip
-    sizes = {method: len(candidates(method, config)) for method in config.methods}
-    assert list(sizes.values()) == [1, 3, 2, 6, 1, 1, 2]
-    runs = planned(config)
-    assert len(runs) == len(set(runs)) == 2 * 16
-    assert [run.seed for run in runs] == [0] * 16 + [1] * 16
-    assert run_of("sd+strong", Setting(5, 0), 1) == Run(1, Setting(5, 0), "strong")
-    assert run_of("stain_norm", Setting(), 0) == Run(0, Setting(), "none", True)
-    assert run_of("sd+weight_decay", Setting(5, 0.1), 0) == Run(0, Setting(5, 0.1))
-
-
 def test_a_key_holds_what_decides_a_run_and_nothing_else(samples: Samples) -> None:
-    data, run = read_tiles(samples, SMALL), Run(0, Setting())
-    key = run_key(run, data, SMALL)
+    data, run = read_tiles(samples), Run(0, Setting())
+    key = key_of(run, data, SMALL)
     for field, value in (
-        ("methods", ("strong",)), ("seeds", 7), ("sd_lambdas", (3.0,)), ("weight_decays", (3.0,)), ("tolerance", 0.1),
+        ("methods", ("strong",)), ("seeds", 7), ("sd_lambdas", (3.0,)), ("weight_decays", (3.0,)),
+        ("rules", ("errors",)),
+        ("l2s", (3.0,)), ("rate_shares", (0.2,)), ("epoch_shares", (0.2,)), ("sd_start", 0.1), ("sd_gamma", (1, 2)),
+        ("stain_norm", "reinhard"), ("augment", "light"), ("keep_clear", 1.0), ("positive_class", "cancer"),
     ):  # fmt: skip
-        assert run_key(run, data, SMALL.model_copy(update={field: value})) == key
+        assert field in study.STUDY_ONLY
+        assert key_of(run, data, SMALL.model_copy(update={field: value})) == key
     usual, named = ({"confounder": "hue", "amount": amount} for amount in (None, 10.0))
-    assert run_key(run, data, SMALL.model_copy(update=usual)) == run_key(run, data, SMALL.model_copy(update=named))
+    assert key_of(run, data, SMALL.model_copy(update=usual)) == key_of(run, data, SMALL.model_copy(update=named))
     others = [
-        ("confounder", "hue"), ("amount", 0.4), ("strength", 0.9), ("stain_norm", "reinhard"), ("sd_start", 0.5),
-        ("backbone", "test_byobnet"), ("input_px", 48), ("learning_rate", 1e-3), ("epochs", 4), ("batch_size", 16),
-        ("val_fraction", 0.2), ("test_fraction", 0.3),
+        ("confounder", "hue"), ("amount", 0.4), ("strength", 0.9), ("backbone", "test_byobnet"), ("input_px", 48),
+        ("learning_rate", 1e-3), ("epochs", 4), ("batch_size", 16), ("val_fraction", 0.2), ("test_fraction", 0.3),
+        ("weights", "packaged"), ("shifts", ("hue",)),
     ]  # fmt: skip
     assert {name for name, _ in others} | study.STUDY_ONLY == set(ShortcutConfig.model_fields)
-    keys = {run_key(run, data, SMALL.model_copy(update={field: value})) for field, value in others}
-    keys |= {run_key(replace(run, **change), data, SMALL) for change in (
-        {"seed": 1}, {"setting": Setting(1)}, {"setting": Setting(0, 1)}, {"augment": "strong"}, {"stain": True},
+    keys = {key_of(run, data, SMALL.model_copy(update={field: value})) for field, value in others}
+    keys |= {key_of(replace(run, **change), data, SMALL) for change in (
+        {"seed": 1}, {"setting": Setting(1)}, {"setting": Setting(weight_decay=1)},
+        {"setting": Setting(stain="reinhard")},
     )}  # fmt: skip
-    keys.add(run_key(run, replace(data, identity="other"), SMALL))
-    assert len(keys | {key}) == len(others) + 5 + 1 + 1
-
-
-def test_each_seed_splits_the_cases_anew_and_whole(samples: Samples) -> None:
-    data = read_tiles(samples, SMALL)
-    splits = [split_of(data, SMALL, seed) for seed in range(3)]
-    for split in splits:
-        assert sorted(np.concatenate(list(split.values())).tolist()) == list(range(80))
-        cases = [set(samples.case_id[indices]) for indices in split.values()]
-        assert sum(map(len, cases)) == len(set.union(*cases)) == 40
-    assert len({tuple(split["test"]) for split in splits}) == 3
+    keys.add(key_of(run, replace(data, identity="other"), SMALL))
+    assert len(keys | {key}) == len(others) + 4 + 1 + 1
 
 
 # what is made of the records
 
 
 def record(run: Run, accuracy: Mapping[str, float], loss: float) -> RunRecord:
-    of = {name: {"balanced_accuracy": value, "auroc": value / 2} for name, value in accuracy.items()}
-    of[VALIDATION] = {"balanced_accuracy": 0.9, "auroc": 0.8, "log_loss": loss}
-    return RunRecord(key="k", run=run, metrics=of, seconds=run.seed + 1.0)
+    tests = {name: {"balanced_accuracy": value, "auroc": value / 2} for name, value in accuracy.items()}
+    seen = Quantities(log_loss=loss, auroc=0.8, balanced_accuracy=0.9)
+    right = {VALIDATION: packed(np.array([True, False]))}
+    return RunRecord(key="k", run=run, validation=seen, tests=tests, right=right, seconds=run.seed + 1.0)
+
+
+CONFIG = ShortcutConfig(
+    methods=("weight_decay", "sd"), sd_lambdas=(1, 5), weight_decays=(0.1, 2), seeds=3, rules=("log_loss", "tolerance")
+)
 
 
 @pytest.fixture
 def grid() -> Grid:
     """Three seeds; lambda 5 has the least validation loss for the first two, lambda 1 for the last."""
-    config = ShortcutConfig(methods=("weight_decay", "sd"), sd_lambdas=(1, 5), weight_decays=(0.1,), seeds=3)
-    unconfounded = {(0.0, 0.1): (0.50, 0.52, 0.54), (1.0, 0.0): (0.60, 0.60, 0.60), (5.0, 0.0): (0.70, 0.66, 0.90)}
-    loss = {(0.0, 0.1): (1.0, 1.0, 1.0), (1.0, 0.0): (0.3, 0.3, 0.1), (5.0, 0.0): (0.2, 0.2, 0.2)}
+    unconfounded = {
+        Setting(weight_decay=0.1): (0.50, 0.52, 0.54), Setting(weight_decay=2): (0.40, 0.40, 0.40),
+        Setting(1.0): (0.60, 0.60, 0.60), Setting(5.0): (0.70, 0.66, 0.90), Setting(): (0.5, 0.5, 0.5),
+    }  # fmt: skip
+    loss = {
+        Setting(weight_decay=0.1): (1.0, 1.0, 1.0), Setting(weight_decay=2): (2.0, 2.0, 2.0),
+        Setting(1.0): (0.3, 0.3, 0.1), Setting(5.0): (0.2, 0.2, 0.2), Setting(): (1.0, 1.0, 1.0),
+    }  # fmt: skip
     records = {
         run: record(run, dict.fromkeys(TESTS, unconfounded[run.setting][run.seed]), loss[run.setting][run.seed])
-        for run in planned(config)
+        for run in planned(CONFIG)
     }
-    return as_grid(records, config)
-
-
-def test_settings_are_chosen_by_the_validation_loss_of_each_seed(grid: Grid) -> None:
-    assert choose(grid["sd"]) == [Setting(5), Setting(5), Setting(1)]
-    decay, decoupling = chosen_lines(grid)
-    assert decoupling.chosen == {Setting(5): 2, Setting(1): 1}
-    assert decoupling.values("unconfounded", "balanced_accuracy").tolist() == [0.70, 0.66, 0.60]
-    expected = stats.ttest_rel([0.70, 0.66, 0.60], [0.50, 0.52, 0.54])
-    span = expected.confidence_interval(0.95)
-    gain = decoupling.gains["unconfounded"]
-    assert (gain.mean, gain.low, gain.high) == pytest.approx((0.4 / 3, span.low, span.high))
-    assert decay.gains["unconfounded"].mean == 0
-    assert decoupling.seconds == 2.0
-    fixed = {(line.method, line.setting): line for line in fixed_lines(grid)}
-    assert fixed["sd", Setting(1)].gains["reversed"].mean == pytest.approx(0.08)
-    assert [fixed["sd", Setting(value)].chosen.total() for value in (1, 5)] == [1, 2]
-
-
-def test_an_interval_is_students_t() -> None:
-    values = np.array([0.5, 0.6, 0.55, 0.7])
-    found = t_interval(values)
-    low, high = stats.t.interval(0.95, 3, loc=values.mean(), scale=values.std(ddof=1) / 2)
-    assert (found.mean, found.low, found.high) == pytest.approx((0.5875, low, high))
-    assert str(t_interval(np.array([0.5]))) == "0.500"
-
-
-@pytest.mark.parametrize(
-    ("aurocs", "tolerance", "expected"),
-    [
-        ((0.90, 0.89, 0.86), 0.02, Setting(1)), ((0.90, 0.89, 0.88), 0.02, Setting(5)),
-        ((0.90, 0.89, 0.88), 0.0, Setting(0, 1)),
-        ((0.80, 0.84, 0.90), 0.0, Setting(5)), ((0.1, 0.2, 0.3), 0.5, Setting(5)),
-    ],
-)  # fmt: skip
-def test_the_second_rule_takes_the_strongest_that_costs_little(
-    aurocs: Sequence[float], tolerance: float, expected: Setting
-) -> None:
-    settings = (Setting(0, 1), Setting(1), Setting(5))
-    by_setting = {}
-    for setting, auroc in zip(settings, aurocs, strict=True):
-        metrics = {VALIDATION: {"auroc": auroc + 1e-9 * (setting.sd_lambda == 5), "log_loss": 0.0}}
-        by_setting[setting] = [RunRecord(key="k", run=Run(0, setting), metrics=metrics, seconds=1.0)]
-    assert choose(by_setting, tolerance) == [expected]
-    assert choose(by_setting) == [settings[0]]
+    assert plain(CONFIG, 0) in records
+    return as_grid(records, CONFIG)
 
 
 def test_the_table_holds_every_setting(grid: Grid) -> None:
-    rows = list(csv.DictReader(io.StringIO(study_table(grid, tolerance=0.02))))
-    assert [(row["rule"], row["method"], row["sd_lambda"], row["weight_decay"]) for row in rows] == [
-        ("best", "weight_decay", "", ""), ("best", "sd", "", ""), ("strongest", "weight_decay", "", ""),
-        ("strongest", "sd", "", ""), ("fixed", "weight_decay", "0", "0.1"), ("fixed", "sd", "1", "0"),
-        ("fixed", "sd", "5", "0"),
+    rows = list(csv.DictReader(io.StringIO(study_table(grid, CONFIG))))
+    assert [(row["rule"], row["method"], row["setting"]) for row in rows] == [
+        ("log_loss", "weight_decay", ""), ("log_loss", "sd", ""), ("tolerance", "weight_decay", ""),
+        ("tolerance", "sd", ""), ("fixed", "weight_decay", "weight decay 0.1"),
+        ("fixed", "weight_decay", "weight decay 2"),
+        ("fixed", "sd", "lambda 1"), ("fixed", "sd", "lambda 5"),
     ]  # fmt: skip
-    assert [row["seeds_that_chose_it"] for row in rows] == ["3", "3", "3", "3", "3", "1", "2"]
-    best, strongest, fixed = rows[1], rows[3], rows[6]
+    assert [row["seeds_that_chose_it"] for row in rows] == ["3", "3", "3", "3", "3", "0", "1", "2"]
+    best, strongest, fixed = rows[1], rows[3], rows[7]
     assert float(best["unconfounded_balanced_accuracy"]) == pytest.approx(1.96 / 3, abs=1e-6)
     assert float(best["unconfounded_auroc"]) == pytest.approx(0.98 / 3, abs=1e-6)
     assert float(best["gain_unconfounded"]) == pytest.approx(0.4 / 3, abs=1e-6)
     assert float(fixed["validation_log_loss"]) == pytest.approx(0.2)
     assert float(fixed["validation_auroc"]) == pytest.approx(0.8)
-    assert float(strongest["gain_unconfounded"]) == pytest.approx(0.7 / 3, abs=1e-6)  # all tie in AUROC: lambda 5
+    assert float(strongest["gain_unconfounded"]) == pytest.approx(
+        (0.30 + 0.26 + 0.50) / 3, abs=1e-6
+    )  # all tie in AUROC
 
 
 def test_the_markdown_says_what_was_done(grid: Grid) -> None:
-    config = ShortcutConfig(methods=("weight_decay", "sd"), sd_lambdas=(1, 5), weight_decays=(0.1,), seeds=3)
-    text = study_markdown(grid, config, ("benign", "cancer"))
+    text = study_markdown(grid, CONFIG, ("benign", "cancer"), (80, 80))
     for part in (
         "or research use only", "probability 0.95", "exactly if it is\ncancer", "| sd | lambda 5 (3) | 0.753",
-        "| sd | lambda 1 (1); lambda 5 (2) | 0.653", "+0.133", "| sd | lambda 5 | 2 | 0.200 | 0.800 |",
+        "| sd | lambda 5 (2); lambda 1 (1) | 0.653", "+0.133", "| sd | lambda 5 | 2 | 0.200 | 0.800 |",
+        "lr × wd 0.02",
     ):  # fmt: skip
         assert part in text
+    assert "selection by label" not in text
     rows = [line.count("|") for line in text.splitlines() if line.startswith("|")]
-    assert rows == [9] * 8 + [12] * 5
+    assert rows == [9] * 8 + [12] * 6
+    clear = CONFIG.model_copy(update={"keep_clear": 1.0})
+    text = study_markdown(grid, clear, ("benign", "cancer"), (40, 80))
+    assert "40 of 80" in text
+    assert "selection by label" in text
