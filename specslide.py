@@ -71,6 +71,7 @@ def main() -> None:
         if Path.cwd() != _HERE:
             os.environ["PYTHONSAFEPATH"] = "1"
             sys.path[:] = [place for place in sys.path if place and Path(place).absolute() != Path.cwd()]
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # torch's threads that spin while they wait slow each other
     from pipeline.cli import main as run_command_line
 
     run_command_line()

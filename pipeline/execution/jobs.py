@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from inference.recipes import is_store
 from inference.report.cohort import write_cohort_index
 from pipeline.execution.dask_config import ClusterConfig
 from pipeline.execution.partition import Part
@@ -204,8 +205,10 @@ def predict_all(
 ) -> list[Outcome[HeatmapJob, HeatmapReport]]:
     """Make heatmaps with one model or several: in this process, on all GPUs of this machine, or on a cluster.
 
-    On a CPU, and with one GPU, the slides follow each other in this process: torch uses all cores there already, and
-    more processes would only share them. With several GPUs each has a process of its own.
+    On a CPU, and with one GPU, they follow each other in one process: torch uses all cores there already, and more
+    would only share them. It is this one for stores, and for a single slide. Several slides get one that can be lost,
+    for a damaged slide may crash the library that reads it; the rest go on in a fresh one. With several GPUs each has a
+    process.
 
     Args:
         jobs: The slides or stores.
@@ -230,7 +233,8 @@ def predict_all(
     folders = tuple(Path(folder).absolute() for folder in models)
     task: Task[HeatmapJob, HeatmapReport] = partial(heatmap_job_elsewhere, models=folders, device=device)
     if cluster is None:
-        workers = len(devices) if len(devices) > 1 else 0
+        slides = sum(not is_store(job.source) for job in jobs)
+        workers = len(devices) if len(devices) > 1 else int(slides > 1)
         return run_slides(task, jobs, workers=workers, title="heatmaps", sizes=sizes, devices=devices)
     if cluster.kind != "local" and device != "cpu":
         devices = ["those of the workers"]

@@ -28,7 +28,7 @@ from typing import Generic, TypeVar
 
 from rich.progress import Progress, TaskID
 
-from pipeline.console import progress_bar
+from pipeline.console import progress_bar, start_logging
 from pipeline.execution.dask_config import ClusterConfig
 from tiling.core.errors import SlideError, SpecslideError, StoppedError
 from tiling.core.signals import STOPPING, Stop, listening
@@ -225,9 +225,8 @@ class _Round(Generic[Job, Result]):
         for device in self._devices:
             free.put(device)
         count = min(workers, len(numbers), len(self._devices) or workers) or 1
-        pool = ProcessPoolExecutor(
-            count, self._context, initializer=_start_worker, initargs=(self._counters, free if self._devices else None)
-        )
+        told = self._counters, (free if self._devices else None), log.isEnabledFor(logging.INFO)
+        pool = ProcessPoolExecutor(count, self._context, initializer=_start_worker, initargs=told)
         try:
             with _ended_when_stopped():
                 futures = {pool.submit(_work, self._task, self._watch.jobs[n], n): n for n in numbers}
@@ -288,9 +287,11 @@ def _start_tracker() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start_worker(counters: Array[c_int64], free_devices: SimpleQueue[str] | None) -> None:
+def _start_worker(counters: Array[c_int64], free_devices: SimpleQueue[str] | None, verbose: bool) -> None:
     global _counters
     _counters = counters
+    start_logging(verbose)
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # see specslide.main
     threading.Thread(target=_end_with_parent, daemon=True).start()
     for number in (signal.SIGINT, signal.SIGUSR1):  # a terminal and srun send them to all; the parent decides
         signal.signal(number, signal.SIG_IGN)

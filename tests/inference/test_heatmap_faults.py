@@ -39,7 +39,7 @@ from pipeline import cli
 from tests.inference.conftest import write_model
 from tests.tiling.conftest import ram_folder
 from tests.tiling.core.test_faults import FaultyDisk
-from tiling import Slide
+from tiling import Slide, TilingConfig, tile_slide
 from tiling.core.artefact import folder_faults
 from tiling.core.errors import SpecslideError
 from training import TileModel
@@ -305,7 +305,9 @@ def test_one_tile_without_a_number_fails_its_slide_and_no_other(
     with Slide(slide) as opened:
         tile = opened.read_region(x, y, 0, 32, 32).tobytes()
     given(SickOf(model.network, model.info, model.sha256, model.device, tile=tile))
-    done = heatmap(slide, glass, "--model", model_folder, "--out", tmp_path / "out", "--batch-size", 64)
+    config = TilingConfig(mpp=0.5, tile_px=32, codec="lossless")
+    stores = [tile_slide(path, tmp_path / "stores", config).store for path in (slide, glass)]  # read in this process
+    done = heatmap(*stores, "--model", model_folder, "--out", tmp_path / "out", "--batch-size", 64)
     assert done.exit_code == 1
     assert "1 of 2 slides failed" in shown(done)
     said = html.unescape((tmp_path / "out" / "index.html").read_text())  # the table folds it
