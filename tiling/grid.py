@@ -282,17 +282,25 @@ def box_sums(
     Returns:
         The sums (N,).
     """
-    # In place, and masks as int32, which hold 2**31 pixels: those of large slides are large.
-    counted = np.int32 if values.dtype == np.bool_ else np.float64
-    integral = np.zeros((values.shape[0] + 1, values.shape[1] + 1), counted)
-    sums = integral[1:, 1:]
-    np.cumsum(np.cumsum(values, 0, out=sums), 1, out=sums)
+    integral = _integral(values)
     return (
         _bilinear(integral, lower, right)
         - _bilinear(integral, top, right)
         - _bilinear(integral, lower, left)
         + _bilinear(integral, top, left)
     )
+
+
+def _integral(values: AnyArray) -> AnyArray:
+    """Sum of what lies above and left of each corner of the pixels, (h + 1, w + 1)."""
+    if values.dtype == np.bool_:
+        from cv2 import integral  # slow to import, and few who need a grid need it
+
+        return np.asarray(integral(values.view(np.uint8)))  # int32: it holds 2**31 pixels
+    corners = np.zeros((values.shape[0] + 1, values.shape[1] + 1))
+    sums = corners[1:, 1:]
+    np.cumsum(np.cumsum(values, 0, out=sums), 1, out=sums)
+    return corners
 
 
 def _bilinear(values: AnyArray, y: Float64Array, x: Float64Array) -> Float64Array:

@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 
 from tiling.core.arrays import BoolArray, UInt8Array
-from tiling.glass import channel_range
 from tiling.overview import SPREAD_UNIT, strips
 
 _MAX_TEXTURE = 24.0  # grey levels: strokes lie below, stained nuclei at that saturation above
@@ -41,10 +40,10 @@ def ink_mask(picture: UInt8Array, texture: UInt8Array, mpp: float) -> BoolArray:
 
 def border_mask(picture: UInt8Array) -> BoolArray:
     """Where black is that reaches the picture's edge, bool (h, w), with its rim: what was not scanned, or its frame."""
-    black = channel_range(picture)[1] <= _BLACK
+    black = cv2.inRange(picture, (0, 0, 0), (_BLACK,) * 3) > 0
     if not black.any():
         return black
-    _, labels = cv2.connectedComponents(black.astype(np.uint8), connectivity=8)
+    _, labels = cv2.connectedComponents(black.view(np.uint8), connectivity=8)
     at_edge = np.zeros(labels.max() + 1, np.bool_)
     for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
         at_edge[edge] = True
@@ -60,7 +59,7 @@ def as_nearest(mask: BoolArray, hidden: BoolArray) -> BoolArray:
     if not hidden.any():
         return mask
     half = ((mask.shape[1] + 1) // 2, (mask.shape[0] + 1) // 2)
-    covered = cv2.resize(hidden.astype(np.uint8), half, interpolation=cv2.INTER_NEAREST)
+    covered = cv2.resize(hidden.view(np.uint8), half, interpolation=cv2.INTER_NEAREST)
     if covered.all():
         return mask & ~hidden
     seen = cv2.resize((mask & ~hidden).astype(np.uint8), half, interpolation=cv2.INTER_NEAREST)
@@ -75,7 +74,7 @@ def dilated(mask: BoolArray, radius_px: int) -> BoolArray:
     """The mask with a rim of that width."""
     size = 2 * radius_px + 1
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
-    return np.asarray(cv2.dilate(mask.astype(np.uint8), kernel) > 0)
+    return np.asarray(cv2.dilate(mask.view(np.uint8), kernel) > 0)
 
 
 def _even(picture: UInt8Array) -> BoolArray:
@@ -87,7 +86,7 @@ def _even(picture: UInt8Array) -> BoolArray:
 
 def _strokes(mask: BoolArray, even: BoolArray, min_px: float) -> BoolArray:
     """The connected objects of at least that many pixels that are `even` in a share of them."""
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
     area = stats[:, cv2.CC_STAT_AREA]
     keep = (area >= min_px) & (np.bincount(labels[even], minlength=len(area)) >= _MIN_EVEN * area)
     keep[0] = False

@@ -157,9 +157,13 @@ def _over(part: AnyArray, where: tuple[slice, slice], reach: tuple[slice, slice]
 def _summary(found: Found, where: Raster, kept: Tiles, mpp: float) -> TissueSummary:
     px_mm2 = (mpp / 1000) ** 2
     unseen = where.values.copy()
-    for x, y in kept.places():
-        rows, columns = (slice(*(round(a / where.downsample) for a in (at, at + kept.side_px0))) for at in (y, x))
-        unseen[rows, columns] = False
+    edges = [
+        np.rint(at / where.downsample).astype(np.intp)
+        for at0 in (kept.y0, kept.x0)
+        for at in (at0, at0 + kept.side_px0)
+    ]
+    for top, lower, left, right in np.transpose(edges).tolist():
+        unseen[top:lower, left:right] = False
     return TissueSummary(
         scanned_mm2=found.tissue.size * px_mm2,
         tissue_mm2=np.count_nonzero(found.tissue) * px_mm2,

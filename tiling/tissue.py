@@ -19,8 +19,8 @@ from tiling.glass import (
     STAINED_OD,
     background_colour,
     channel_range,
+    counts,
     density_over,
-    glass_mask,
     local_glass,
     optical_density,
     padding_mask,
@@ -134,7 +134,7 @@ def unlike_glass(scene: Scene) -> BoolArray:
     """Where colour or its texture is not that of the glass nearby."""
     picture, clear, glass = scene.picture, scene.clear, scene.glass
     even = clear & (scene.texture <= _texture_limit(scene))
-    nearby = local_glass(picture, glass_mask(picture, even, glass), glass)
+    nearby = local_glass(picture, even, glass)
     found = clear & ~even
     for rows, _, _ in strips(len(picture)):
         lowest, highest = channel_range(density_over(picture, nearby, rows))
@@ -207,9 +207,9 @@ def smoothed(mask: BoolArray, mpp: float, config: TissueConfig) -> BoolArray:
     """
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9))
     # Framed, or tissue near the edge would be joined to it, and cut off the glass.
-    closed = cv2.morphologyEx(np.pad(mask.astype(np.uint8), 8), cv2.MORPH_CLOSE, kernel)[8:-8, 8:-8]
+    closed = cv2.morphologyEx(np.pad(mask.view(np.uint8), 8), cv2.MORPH_CLOSE, kernel)[8:-8, 8:-8]
     filled = ~_large_objects(closed == 0, config.max_hole_um2 / mpp**2, open_ended=True)
-    return np.asarray(cv2.morphologyEx(filled.astype(np.uint8), cv2.MORPH_OPEN, _CROSS) > 0)
+    return np.asarray(cv2.morphologyEx(filled.view(np.uint8), cv2.MORPH_OPEN, _CROSS) > 0)
 
 
 def sized(mask: BoolArray, mpp: float, config: TissueConfig) -> BoolArray:
@@ -221,11 +221,11 @@ def sized(mask: BoolArray, mpp: float, config: TissueConfig) -> BoolArray:
 
 def _texture_limit(scene: Scene) -> float:
     """What texture glass has at most, in units of `Overview.texture`: by that of the clear glass on this slide."""
-    counts = np.zeros(256, np.int64)
+    seen = np.zeros(256, np.int64)
     for rows, _, _ in strips(len(scene.picture)):
-        near = cv2.inRange(scene.picture[rows], scene.glass * (1 - STAINED_OD), scene.glass * (1 + STAINED_OD)) > 0
-        counts += np.bincount(scene.texture[rows][near & scene.clear[rows]], minlength=256)
-    own = np.searchsorted(np.cumsum(counts), counts.sum() / 2) if counts.any() else 0
+        near = cv2.inRange(scene.picture[rows], scene.glass * (1 - STAINED_OD), scene.glass * (1 + STAINED_OD))
+        seen += counts(scene.texture[rows], np.asarray(near, np.uint8) & scene.clear[rows], (0,))
+    own = np.searchsorted(np.cumsum(seen), seen.sum() / 2) if seen.any() else 0
     return float(np.clip(_NOISES * own * SPREAD_UNIT, *_TEXTURE) / SPREAD_UNIT)
 
 
@@ -245,7 +245,7 @@ def _smooth(picture: UInt8Array) -> UInt8Array:
 
 def _large_objects(mask: BoolArray, min_px: float, *, open_ended: bool = False) -> BoolArray:
     """The connected objects (8 neighbours) of at least that many pixels; `open_ended`: and all that reach the edge."""
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
     keep = stats[:, cv2.CC_STAT_AREA] >= min_px
     if open_ended:
         for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
