@@ -16,7 +16,7 @@ SPREAD_UNIT: Final = 0.25
 """Grey levels by unit of a spread or texture stored as uint8."""
 FINER: Final = 2
 """How many times finer than the overview the slide is looked at."""
-_STRIP_ROWS = 512
+_STRIP_ROWS = 128
 _WINDOW_PX = 3
 
 
