@@ -13,6 +13,7 @@ from pipeline.commands.demo import demo
 from pipeline.commands.evaluate import evaluate
 from pipeline.commands.evaluate_slides import evaluate_slides
 from pipeline.commands.export_model import export_model
+from pipeline.commands.external import external
 from pipeline.commands.heatmap import heatmap
 from pipeline.commands.histoprep import histoprep
 from pipeline.commands.info import info
@@ -54,6 +55,7 @@ _LAST = {"allow_interspersed_args": False}  # what follows slurm's command is th
 app.command(cls=SuggestingCommand, context_settings=_LAST)(slurm)
 imports.command(cls=SuggestingCommand)(histoprep)
 studies.command(cls=SuggestingCommand)(shortcut)
+studies.command(cls=SuggestingCommand)(external)
 
 
 def main() -> None:

@@ -50,6 +50,7 @@ WINGS: dict[str, tuple[str, ...]] = {  # what the modules of a wing may import o
     "training/selection": ("evaluation",),
     "training/mil": (),
     "training/trials": ("augmentations", "config", "data", "evaluation", "losses", "models", "optim", "selection"),
+    "training/external": ("data", "evaluation", "selection", "trials"),
     "training/shortcut": ("data", "evaluation", "models", "selection", "trials"),
     "inference/maps": ("prediction", "text"),
     "inference/exports": ("maps", "prediction", "text", "colours", "config"),
@@ -140,7 +141,7 @@ def said(code: str, library: str) -> list[str]:
     [
         "specslide", "tiling, training, inference, pipeline", "pipeline.cli", "pipeline.execution.jobs",
         "pipeline.execution.pool", "pipeline.study.config", "pipeline.study.template", "training.shortcut.config",
-        "training.trials.config",
+        "training.trials.config", "training.external.config",
     ],
 )  # fmt: skip
 def test_torch_is_not_waited_for(module: str) -> None:
@@ -169,6 +170,7 @@ SOON_ANSWERED = [
     "--help", "--version", "init .", "status .", "run absent.yaml", "train --images absent.csv -o x",
     "heatmap absent.svs --model absent -o x", "evaluate absent --images absent.csv -o x", "info absent.svs",
     "stress absent --stores absent --manifest absent.csv -o x", "study shortcut --images absent.csv -o x",
+    "study external --train absent.csv --external absent.csv -o x",
     "evaluate-slides absent --manifest absent.csv -o x", "export-model absent --to onnx -o x", "tiles absent.zarr",
     "verify absent", "provenance absent", "tile --patch-size 3", "tile absent.svs -o x", "slurm run absent.yaml",
 ]  # fmt: skip

@@ -140,12 +140,16 @@ class Setting:
     def words(self, learning_rate: float | None = None) -> str:
         """The setting for tables, `-` for none; with a learning rate, what AdamW's decay takes off a step at most."""
         said = [f"lambda {self.sd_lambda:g}"] * (self.sd_lambda > 0)
+        said += [f"from {self.sd_start:.0%} of the steps"] * (self.sd_start > 0)
+        said += [f"gamma {' and '.join(f'{offset:g}' for offset in self.sd_gamma or ())}"] * (self.sd_gamma is not None)
+        said += ["least squares"] * self.least_squares
         if self.weight_decay:
             step = "" if learning_rate is None else f" (lr × wd {learning_rate * self.weight_decay:g})"
             said.append(f"weight decay {self.weight_decay:g}{step}")
         said += [f"L2 {self.l2:g}"] * (self.l2 > 0)
         said += [f"{self.rate_share:g} of the learning rate"] * (self.rate_share < 1)
         said += [f"{self.epoch_share:g} of the epochs"] * (self.epoch_share < 1)
+        said += [name for name in (self.augment, self.stain) if name != "none"]
         return ", ".join(said) or "-"
 
     __str__ = words

@@ -65,7 +65,9 @@ def test_grids_of_different_sizes_are_refused_where_both_are_used() -> None:
     [
         (Setting(), "-"), (Setting(20.0, weight_decay=0.5), "lambda 20, weight decay 0.5 (lr × wd 0.005)"),
         (Setting(rate_share=0.1), "0.1 of the learning rate"), (Setting(epoch_share=0.5), "0.5 of the epochs"),
-        (Setting(l2=1e-3), "L2 0.001"),
+        (Setting(l2=1e-3, augment="strong", stain="macenko"), "L2 0.001, strong, macenko"),
+        (Setting(5, 0.5, (0.44, 2.5)), "lambda 5, from 50% of the steps, gamma 0.44 and 2.5"),
+        (Setting(5, least_squares=True), "lambda 5, least squares"),
     ],
 )  # fmt: skip
 def test_a_setting_in_words(setting: Setting, words: str) -> None:

@@ -1,0 +1,1 @@
+"""The study of other hospitals: which regularisation, chosen at home, transfers?"""

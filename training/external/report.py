@@ -1,0 +1,285 @@
+"""What a study of other hospitals shows: each rule's choice, SD against its rivals, sites, tables and a figure. Pure.
+
+Two intervals stand beside each other: a 95% t interval over seeds, which speaks of splits, weights and orders of
+batches on these cases, and a percentile interval over bootstrap resamples of the external cases, which speaks of
+other cases for these very networks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from tiling.core.versions import RESEARCH_USE
+from training.evaluation.bootstrap import Interval, bootstrap_interval
+from training.evaluation.figures import COLOURS, png, tidy
+from training.evaluation.tables import csv_text, markdown_table
+from training.external.config import ExternalConfig
+from training.selection.rules import RULES
+from training.trials.choice import Estimate, Grid, Line, chosen_lines, fixed_lines, rule_lines, t_interval
+from training.trials.config import grids_of
+from training.trials.records import VALIDATION, unpacked
+from training.trials.study import Study, TestedSet
+
+Floats = NDArray[np.float64]
+
+EXTERNAL = "external"
+MEASURES = ("balanced_accuracy", "auroc", "sensitivity", "specificity", "ece")
+BASELINE = ("weight_decay", "log_loss")
+"""The method and the rule that recipes are measured against."""
+
+
+def right_share(line: Line, name: str) -> Floats:
+    """The share of a line's seeds that decide each tile of a set rightly, (N,)."""
+    return np.asarray(np.mean([unpacked(record.right[name]) for record in line.records], axis=0))
+
+
+def case_interval(share: Floats, tested: TestedSet, resamples: int) -> Interval:
+    """Balanced accuracy with its interval over cases, of (N,) shares of seeds that are right, or differences of them.
+
+    Recall is linear in who is right, so that the mean over seeds may be taken first.
+    """
+    label = tested.labels
+
+    def metric(weights: Floats) -> Floats:
+        recalls = []
+        for c in (0, 1):
+            of_class = weights[:, label == c]
+            mass = of_class.sum(axis=1)
+            recalls.append(
+                np.divide(of_class @ share[label == c], mass, out=np.full(len(mass), np.nan), where=mass > 0)
+            )
+        return np.asarray(np.mean(recalls, axis=0))
+
+    return bootstrap_interval(metric, np.array(tested.case).astype(str), resamples=resamples)
+
+
+def gain_over(line: Line, other: Line, study: Study, config: ExternalConfig) -> tuple[Estimate, Interval]:
+    """How much more external balanced accuracy a line has than another: over seeds, paired, and over cases."""
+    gain = t_interval(line.values(EXTERNAL) - other.values(EXTERNAL))
+    share = right_share(line, EXTERNAL) - right_share(other, EXTERNAL)
+    return gain, case_interval(share, study.sets[EXTERNAL], config.resamples)
+
+
+def rivals_of(lines: dict[str, Line]) -> list[Line]:
+    """The methods with a grid and without spectral decoupling, the best external balanced accuracy first."""
+    rivals = [line for method, line in lines.items() if grids_of(method) and "sd_lambdas" not in grids_of(method)]
+    return sorted(rivals, key=lambda line: -line.estimate(EXTERNAL).mean)
+
+
+def study_table(grid: Grid, study: Study, config: ExternalConfig) -> str:
+    """CSV: a row a method as chosen by each rule, one a rule among all methods, then one for every setting."""
+    lines = [(rule, line) for rule in config.rules for line in chosen_lines(grid, rule).values()]
+    lines += [(rule, _named(line, "any")) for rule, line in _over_all(grid, config).items()]
+    lines += [("fixed", line) for line in fixed_lines(grid)]
+    measured = [(name, measure) for name in study.sets for measure in MEASURES]
+    measured += [(VALIDATION, measure) for measure in ("log_loss", "auroc", "balanced_accuracy")]
+    head = ["rule", "method", "setting", "seeds", "seeds_that_chose_it", "cpu_seconds_a_run"]
+    head += [f"{name}_{measure}{part}" for name, measure in measured for part in ("", "_low", "_high")]
+    head += [f"{EXTERNAL}_balanced_accuracy_{end}_over_cases" for end in ("low", "high")]
+    rows = []
+    for rule, line in lines:
+        setting = "" if line.setting is None else str(line.setting)
+        row: list[object] = [rule, line.method, setting, len(line.records), line.chosen.total(), f"{line.seconds:.3f}"]
+        for name, measure in measured:
+            found = line.estimate(name, measure)
+            row += ["" if np.isnan(value) else f"{value:.6f}" for value in (found.mean, found.low, found.high)]
+        over_cases = case_interval(right_share(line, EXTERNAL), study.sets[EXTERNAL], config.resamples)
+        row += ["" if end is None else f"{end:.6f}" for end in (over_cases.low, over_cases.high)]
+        rows.append(row)
+    return csv_text(head, rows)
+
+
+def study_markdown(grid: Grid, study: Study, config: ExternalConfig) -> str:
+    """The study as Markdown: what was done, each rule's choice, SD against its rivals, the rules, sites, the grid."""
+    tested = study.sets[EXTERNAL]
+    others = [name for name in study.sets if name != EXTERNAL]
+    others_said = f", and with {', '.join(others)} tiles" if others else ""
+    positive = int(tested.labels.sum())
+
+    def chosen(rule: str) -> str:
+        head = ["method", "chosen (seeds)", "external balanced accuracy", "over cases", "AUROC", "sensitivity",
+                "specificity", "ECE", *(f"{name} balanced accuracy" for name in others), "CPU s a run"]  # fmt: skip
+        rows = [
+            [line.method, _words(line, config), str(line.estimate(EXTERNAL)),
+             _span(case_interval(right_share(line, EXTERNAL), tested, config.resamples)),
+             *(f"{line.estimate(EXTERNAL, measure).mean:.3f}" for measure in MEASURES[1:]),
+             *(f"{line.estimate(name).mean:.3f}" for name in others), f"{line.seconds:.1f}"]
+            for line in chosen_lines(grid, rule).values()
+        ]  # fmt: skip
+        return f"### {rule}: {RULES[rule].text}\n\n{markdown_table(head, rows)}"
+
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(study.made_with.items()))
+    return f"""# Study of other hospitals
+
+{RESEARCH_USE} {config.seeds} seeds, each with its own split of the training cases.
+
+Trained and validated on {study.tiles[0]} tiles; tested on {len(tested.case)} external tiles of {len(set(tested.case))}
+cases, of which {positive} tiles are {study.classes[1]}{others_said}.
+{config.backbone} from {"random" if config.weights == "none" else config.weights} weights at
+{config.input_px or "the tiles' own"} px, augmentation {config.augment} where the method names none, both classes drawn
+equally often, {config.epochs} epochs, batches of {config.batch_size}, learning rate {config.learning_rate:g}. Every
+method with a grid chooses among as many settings.
+
+Mean over seeds with its 95% t interval; "over cases" is the 95% interval over bootstrap resamples of the external
+cases. Balanced accuracy is at the threshold that validation gave.
+
+## As chosen by each rule
+
+{(chr(10) * 2).join(chosen(rule) for rule in config.rules)}
+
+## Spectral decoupling against the best of its rivals
+
+The rival is the method without it that has the best external balanced accuracy under the same rule and as many
+settings.
+
+{_against_rivals(grid, study, config)}
+
+## What the rules are worth
+
+Each rule among the settings of all methods, against AdamW's weight decay chosen by log loss. "Lost" is what the best
+setting of each seed, picked by the external data, has more.
+
+{_rules_worth(grid, study, config)}
+
+## By site
+
+Share of tiles decided rightly, methods as chosen by `{_site_rule(config)}`.
+
+{_by_site(grid, tested, config)}
+
+## The whole grid
+
+{_whole_grid(grid, others, config)}
+
+Made with {versions}.
+"""
+
+
+def study_figure(grid: Grid, config: ExternalConfig) -> bytes:
+    """PNG: external balanced accuracy of the methods as chosen by each rule, and of every setting against `stress`."""
+    colours = {method: COLOURS[number % len(COLOURS)] for number, method in enumerate(grid)}
+    shown = len(config.rules)
+    figure = Figure(figsize=(2.2 * shown + 4.6, 4.4), layout="constrained")
+    every = figure.subplots(1, shown + 1, sharey=True, squeeze=False, width_ratios=[2.2] * shown + [4.0])[0]
+    for axes, rule in zip(every, config.rules, strict=False):
+        for place, line in enumerate(chosen_lines(grid, rule).values()):
+            found = line.estimate(EXTERNAL)
+            span = np.nan_to_num([[found.mean - found.low], [found.high - found.mean]])
+            axes.errorbar([place], [found.mean], yerr=span, fmt="o", color=colours[line.method], capsize=2)
+            values = line.values(EXTERNAL)
+            beside = np.full(len(values), place + 0.2)
+            axes.plot(beside, values, ".", color=colours[line.method], alpha=0.4, markersize=3)
+        axes.set_xticks(range(len(grid)), [re.sub("[_+]", "\n", method) for method in grid], fontsize=6)
+        axes.set_title(f"chosen by {rule}", fontsize=9)
+    every[0].set(ylabel="external balanced accuracy")
+    last = every[-1]
+    stress = RULES["stress"].value
+    for line in fixed_lines(grid):
+        seen = np.mean([stress(record.validation) for record in line.records])
+        last.plot([seen], [line.estimate(EXTERNAL).mean], "o", color=colours[line.method], label=line.method)
+    last.set(xlabel="stress: mean balanced accuracy, shifted validation", title="every setting")
+    unique = dict(zip(*last.get_legend_handles_labels()[::-1], strict=True))
+    last.legend(unique.values(), unique.keys(), fontsize=7, frameon=False)
+    for axes in every:
+        axes.axhline(0.5, color="0.6", linewidth=0.8, linestyle=":")
+        tidy(axes)
+    seeds = f"{config.seeds} seeds" if config.seeds > 1 else "1 seed"
+    figure.suptitle(f"external balanced accuracy, mean and 95% interval over {seeds}")
+    return png(figure)
+
+
+def _against_rivals(grid: Grid, study: Study, config: ExternalConfig) -> str:
+    rows = []
+    for rule in config.rules:
+        lines = chosen_lines(grid, rule)
+        rivals = rivals_of(lines)
+        for line in lines.values():
+            if rivals and "sd_lambdas" in grids_of(line.method):
+                gain, over_cases = gain_over(line, rivals[0], study, config)
+                rows.append([rule, line.method, rivals[0].method, gain.signed(), _span(over_cases)])
+    return markdown_table(["rule", "method", "best rival", "gain", "over cases"], rows) if rows else "-"
+
+
+def _rules_worth(grid: Grid, study: Study, config: ExternalConfig) -> str:
+    method, rule = BASELINE
+    baseline = chosen_lines(grid, rule).get(method)
+    best = np.max([line.values(EXTERNAL) for line in fixed_lines(grid)], axis=0)
+    rows = []
+    for name, line in _over_all(grid, config).items():
+        gain = ("-", "-")
+        if baseline is not None:
+            over_seeds, over_cases = gain_over(line, baseline, study, config)
+            gain = (over_seeds.signed(), _span(over_cases))
+        lost = t_interval(best - line.values(EXTERNAL))
+        rows.append([name, _words(line, config), str(line.estimate(EXTERNAL)), *gain, str(lost)])
+    head = [
+        "rule",
+        "chosen (seeds)",
+        "external balanced accuracy",
+        f"gain over {method} by {rule}",
+        "over cases",
+        "lost",
+    ]
+    return markdown_table(head, rows)
+
+
+def _by_site(grid: Grid, tested: TestedSet, config: ExternalConfig) -> str:
+    lines = chosen_lines(grid, _site_rule(config))
+    shares = {method: right_share(line, EXTERNAL) for method, line in lines.items()}
+    label, case, site = tested.labels, np.array(tested.case), np.array(tested.site)
+    rows = []
+    for number, name in enumerate(tested.sites):
+        for c in (1, 0):
+            chosen = (site == number) & (label == c)
+            if chosen.any():
+                counts = [str(int(chosen.sum())), str(len(np.unique(case[chosen])))]
+                found = [f"{share[chosen].mean():.3f}" for share in shares.values()]
+                rows.append([name or "-", "positive" if c else "negative", *counts, *found])
+    return markdown_table(["site", "class", "tiles", "cases", *shares], rows)
+
+
+def _whole_grid(grid: Grid, others: Sequence[str], config: ExternalConfig) -> str:
+    head = ["method", "setting", "validation log loss", "validation balanced accuracy", "stress", "agreement", "errors",
+            "external balanced accuracy", "external AUROC",
+            *(f"{name} balanced accuracy" for name in others)]  # fmt: skip
+    rows = []
+    for line in fixed_lines(grid):
+        setting = "-" if line.setting is None else line.setting.words(config.learning_rate)
+        rules = [
+            np.mean([RULES[rule].value(record.validation) for record in line.records])
+            for rule in ("stress", "agreement", "errors")
+        ]
+        means = [line.estimate(VALIDATION, "log_loss").mean, line.estimate(VALIDATION).mean, *rules]
+        means += [line.estimate(EXTERNAL).mean, line.estimate(EXTERNAL, "auroc").mean]
+        means += [line.estimate(name).mean for name in others]
+        rows.append([line.method, setting, *(f"{mean:.3f}" for mean in means)])
+    return markdown_table(head, rows)
+
+
+def _over_all(grid: Grid, config: ExternalConfig) -> dict[str, Line]:
+    """Each rule among all methods; methods have no common order of strength, so that `tolerance` has no say."""
+    return rule_lines(grid, [rule for rule in config.rules if not RULES[rule].strongest])
+
+
+def _named(line: Line, method: str) -> Line:
+    return Line(method, line.setting, line.chosen, line.records)
+
+
+def _site_rule(config: ExternalConfig) -> str:
+    return "stress" if "stress" in config.rules else config.rules[0]
+
+
+def _words(line: Line, config: ExternalConfig) -> str:
+    """The settings that were chosen, the most often chosen first."""
+    return "; ".join(f"{of.words(config.learning_rate)} ({count})" for of, count in line.chosen.most_common())
+
+
+def _span(over_cases: Interval) -> str:
+    if over_cases.low is None or over_cases.high is None:
+        return "-"
+    return f"{over_cases.low:.3f} to {over_cases.high:.3f}"
