@@ -38,7 +38,7 @@ from training.trials.records import (
     records_of,
     run_key,
 )
-from training.trials.study import STUDY_FILE, TestedSet, gathered, read_study, write_study
+from training.trials.study import STUDY_FILE, SetFacts, gathered, read_study, write_study
 from training.trials.tiles import TileSet, read_tiles, split_of
 from training.trials.trainer import copies_of, settled, trained, untrained
 
@@ -108,7 +108,7 @@ def study_external(
             (out / COMMIT).unlink(missing_ok=True)  # until every file is there again, nothing vouches for them
         except OSError as error:
             raise output_error(out, error) from error
-        facts = {name: TestedSet.of(of) for name, of in sets.items()}
+        facts = {name: SetFacts.of(of) for name, of in sets.items()}
         size = len(data.label)
         write_study(out, KIND, config, keys, classes=data.classes, tiles=(size, size), sets=facts)
         records_of(keys, out, ExternalTrials(data, sets, config), workers=workers, progress=progress)

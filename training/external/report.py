@@ -23,7 +23,7 @@ from training.selection.rules import RULES
 from training.trials.choice import Estimate, Grid, Line, chosen_lines, fixed_lines, rule_lines, t_interval
 from training.trials.config import grids_of
 from training.trials.records import VALIDATION, unpacked
-from training.trials.study import Study, TestedSet
+from training.trials.study import SetFacts, Study
 
 Floats = NDArray[np.float64]
 
@@ -38,7 +38,7 @@ def right_share(line: Line, name: str) -> Floats:
     return np.asarray(np.mean([unpacked(record.right[name]) for record in line.records], axis=0))
 
 
-def case_interval(share: Floats, tested: TestedSet, resamples: int) -> Interval:
+def case_interval(share: Floats, tested: SetFacts, resamples: int) -> Interval:
     """Balanced accuracy with its interval over cases, of (N,) shares of seeds that are right, or differences of them.
 
     Recall is linear in who is right, so that the mean over seeds may be taken first.
@@ -228,7 +228,7 @@ def _rules_worth(grid: Grid, study: Study, config: ExternalConfig) -> str:
     return markdown_table(head, rows)
 
 
-def _by_site(grid: Grid, tested: TestedSet, config: ExternalConfig) -> str:
+def _by_site(grid: Grid, tested: SetFacts, config: ExternalConfig) -> str:
     lines = chosen_lines(grid, _site_rule(config))
     shares = {method: right_share(line, EXTERNAL) for method, line in lines.items()}
     label, case, site = tested.labels, np.array(tested.case), np.array(tested.site)

@@ -27,7 +27,7 @@ STUDY_FILE = "study.json"
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 
 
-class TestedSet(BaseModel):
+class SetFacts(BaseModel):
     """Tiles that every run was tested on, without a name of a case: what intervals and tables by site need."""
 
     model_config = _STRICT
@@ -46,7 +46,7 @@ class TestedSet(BaseModel):
         return unpacked(self.label).astype(np.int64)
 
     @classmethod
-    def of(cls, data: TileSet) -> TestedSet:
+    def of(cls, data: TileSet) -> SetFacts:
         """The facts of some tiles."""
         sites, site = np.unique(data.site, return_inverse=True)
         case = np.unique(data.unit, return_inverse=True)[1]
@@ -66,7 +66,7 @@ class Study(BaseModel):
     """How many the study divides among training and validation (and tests, on a shortcut), of how many."""
     keys: list[str]
     """Of all of `planned`, in that order."""
-    sets: dict[str, TestedSet] = {}
+    sets: dict[str, SetFacts] = {}
     made_with: dict[str, str]
     """Versions of the software, and the machine."""
 
