@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, field_validator
 
 from inference.maps.scores import SlideScores
 from tiling.core.errors import InputError
 from tiling.core.files import canonical_json
+from tiling.core.settings import first_fault
 from tiling.core.versions import RESEARCH_USE
 from tiling.grid import Grid
 from tiling.stores.store import SlideFacts
@@ -23,10 +24,10 @@ VERSION = 3
 class OutOfDistribution(BaseModel):
     """How much of a slide lies outside what the model has seen."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", from_attributes=True)
+    model_config = ConfigDict(frozen=True, extra="ignore", from_attributes=True, allow_inf_nan=False)
 
-    tiles: int = 0
-    share: float | None
+    tiles: NonNegativeInt = 0
+    share: float | None = Field(ge=0, le=1)
     """Of the analysed tiles, from 0 to 1; None of no tiles."""
     quantile: float | None = None
     """Of the validation tiles' distances, where it begins."""
@@ -37,17 +38,17 @@ class OutOfDistribution(BaseModel):
 class HeatmapSummary(BaseModel):
     """One slide's heatmap in numbers, and what it was made from."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     format: Literal["specslide-heatmap"] = "specslide-heatmap"
     version: int = VERSION
     slide: SlideFacts
     grid: Grid
-    tiles: int
+    tiles: NonNegativeInt
     """Tiles analysed."""
     classes: tuple[str, ...]
     positive_class: str
-    threshold: float
+    threshold: float = Field(ge=0, le=1)
     scores: SlideScores
     out_of_distribution: OutOfDistribution | None = None
     """None where the model cannot tell."""
@@ -55,6 +56,13 @@ class HeatmapSummary(BaseModel):
     device: str = ""
     software: dict[str, str] = {}
     notice: str = RESEARCH_USE
+
+    @field_validator("made_from")
+    @classmethod
+    def _names_its_model(cls, made_from: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(made_from.get("model_sha256"), str):
+            raise ValueError("it names no model")
+        return made_from
 
     @property
     def warning(self) -> str | None:
@@ -77,6 +85,6 @@ def read_summary(folder: Path) -> HeatmapSummary:
     except OSError as error:
         what = f"holds no heatmap ({error.strerror})"
         raise InputError(folder, what, "pass the folder that specslide heatmap wrote") from None
-    except ValidationError:
-        what = f"is no heatmap's result: its {SUMMARY} is another or damaged"
+    except ValidationError as error:
+        what = f"is no heatmap's result: its {SUMMARY} is another or damaged ({first_fault(error)})"
         raise InputError(folder, what, "pass the folder that specslide heatmap wrote, or make it again") from None

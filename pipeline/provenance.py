@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from tiling import TileStore
 from tiling.core.artefact import COMMIT, PROVENANCE, content_hash, folder_faults, read_commit
 from tiling.core.errors import InputError, SpecslideError
-from tiling.core.files import sha256_file
+from tiling.core.files import read_json, sha256_file
 from tiling.core.versions import RESEARCH_USE
 
 _MARK = {
@@ -218,13 +218,21 @@ class _Chain:
         self._index = index
 
     def of(self, folder: Path) -> Link:
+        """The link of an artefact. Raises InputError for one that does not describe itself as specslide does."""
+        try:
+            return self._described(folder)
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
+            what = "says otherwise than specslide does where it comes from"
+            raise InputError(folder, what, "make it again") from error
+
+    def _described(self, folder: Path) -> Link:
         kind = _kind_of(folder)
         if kind not in _DESCRIBED:
             return self._tested(folder)
         if faults := folder_faults(folder, only=frozenset({_MARK[kind]})):
             raise InputError(folder, f"is damaged: {faults[0]}", "make it again")
         described = {"store": self._store, "model": self._model, "heatmap": self._heatmap}
-        return described[kind](folder, json.loads((folder / _MARK[kind]).read_bytes()))
+        return described[kind](folder, read_json(folder / _MARK[kind]))
 
     def _heatmap(self, folder: Path, summary: Mapping[str, Any]) -> Link:
         made, slide = summary["made_from"], summary["slide"]

@@ -10,13 +10,13 @@ from pydantic import (
     Field,
     NonNegativeFloat,
     PositiveFloat,
-    PositiveInt,
     ValidationError,
     ValidatorFunctionWrapHandler,
     field_validator,
 )
 
 from tiling.annotations.classes import ClassRules
+from tiling.grid import TilePx
 
 MetricSet = Literal["specslide", "histoprep"]
 
@@ -58,7 +58,7 @@ class TilingConfig(BaseModel):
     """Micrometres per pixel of the tiles. `native`: each slide's own scale."""
     coarser_ok: bool = False
     """Tile a slide that is coarser than `mpp` at its own scale; without it the slide fails, for nothing is enlarged."""
-    tile_px: Annotated[PositiveInt, Field(le=8192)] = 256
+    tile_px: TilePx = 256
     """Side of a tile, pixels."""
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Fraction of a tile that its neighbour shares, in [0, 1)."""

@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Annotated, Final
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field
 
 from tiling.core.arrays import AnyArray, BoolArray, Float32Array, Float64Array, Int32Array
 from tiling.core.errors import ConfigError
@@ -20,6 +21,16 @@ from tiling.core.errors import ConfigError
 SCALE_TOLERANCE = 0.05
 """How far two scales may be apart and still be one: a level within 2% of the scale asked for is taken as it is, so that
 tiles asked for at one scale may be 4% apart."""
+
+
+MAX_SIDE0: Final = 2**31 - 1
+"""Of a slide, level-0 pixels: places are int32."""
+MAX_TILE_PX: Final = 8192
+Side0 = Annotated[int, Field(gt=0, le=MAX_SIDE0)]
+TilePx = Annotated[int, Field(gt=0, le=MAX_TILE_PX)]
+Mpp = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
+Px0 = Annotated[float, Field(gt=0, le=MAX_SIDE0, allow_inf_nan=False)]
+"""A length that need not be whole, level-0 pixels."""
 
 
 def same_scale(mpp: float, other: float) -> bool:
@@ -32,10 +43,10 @@ class Bounds(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    x0: int
-    y0: int
-    width0: PositiveInt
-    height0: PositiveInt
+    x0: int = Field(ge=-MAX_SIDE0, le=MAX_SIDE0)
+    y0: int = Field(ge=-MAX_SIDE0, le=MAX_SIDE0)
+    width0: Side0
+    height0: Side0
 
     @property
     def corner(self) -> tuple[int, int]:
@@ -102,17 +113,17 @@ class Grid(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    width0: PositiveInt
+    width0: Side0
     """Slide width, level-0 pixels."""
-    height0: PositiveInt
+    height0: Side0
     """Slide height, level-0 pixels."""
-    slide_mpp: PositiveFloat
+    slide_mpp: Mpp
     """Micrometres per level-0 pixel."""
-    tile_px: PositiveInt
+    tile_px: TilePx
     """Side of a delivered tile, pixels."""
-    tile_px0: PositiveInt
+    tile_px0: Side0
     """Side of a tile on the slide, level-0 pixels."""
-    stride_px0: PositiveInt
+    stride_px0: Side0
     """Distance of neighbouring tiles, level-0 pixels."""
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 from inference.exports import OVERLAY
 from inference.report.pages import Link, Picture, Section, write_page
 from tiling.core.errors import InputError
-from tiling.core.files import canonical_json, locked, write_changed
+from tiling.core.files import canonical_json, locked, read_json, write_changed
 
 if TYPE_CHECKING:
     from inference.summary import HeatmapSummary
@@ -44,7 +43,7 @@ def write_cohort_index(folder: Path, failed: Mapping[str, str]) -> None:
 def failed_before(folder: Path) -> dict[str, str]:
     """Reasons of earlier failures, by slide; {} where that cannot be read."""
     try:
-        noted = json.loads((folder / NOT_ANALYSED).read_bytes())
+        noted = read_json(folder / NOT_ANALYSED)
     except (OSError, ValueError):
         return {}
     return {str(name): str(why) for name, why in noted.items()} if isinstance(noted, dict) else {}

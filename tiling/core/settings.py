@@ -37,6 +37,12 @@ def checked(model: type[Model], values: object, where: object) -> Model:
         raise ConfigError(key, f"{_shown(value)} is refused, {reason}", "correct the value") from None
 
 
+def first_fault(error: ValidationError) -> str:
+    """Where a record of somebody else's is wrong, and how, on one short line without its values."""
+    first = error.errors(include_input=False)[0]
+    return (".".join(map(str, first["loc"])) + ": " + first["msg"].removeprefix("Value error, "))[:200]
+
+
 def read_settings(path: Path) -> dict[str, Any]:
     """The settings of a YAML file, {} for an empty one. Raises ConfigError for what is no mapping."""
     try:

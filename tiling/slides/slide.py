@@ -21,7 +21,7 @@ from tiling.core.arrays import UInt8Array
 from tiling.core.errors import SlideError
 from tiling.core.files import sha256_file, sha256_json
 from tiling.core.tiff import DAMAGE
-from tiling.grid import Bounds, Frame
+from tiling.grid import MAX_SIDE0, Bounds, Frame
 from tiling.slides.files import entry_file, slide_files
 from tiling.slides.jpeg_stream import ScaleDenom
 from tiling.slides.ome_zarr_reader import MARKS
@@ -65,6 +65,9 @@ class Slide:
         self.plane = self._reader.plane
         self.width, self.height = self.levels[0].width, self.levels[0].height
         self.frame = Frame((self.width, self.height), self._reader.bounds)
+        if max(self.width, self.height) > MAX_SIDE0:
+            what = f"claims {self.width} x {self.height} px, more than any slide has"
+            raise SlideError(self.path, what, "copy or scan the slide again")
         self._given_mpp = mpp
         self._fast = _open_fast(self.path, self._reader)
         if self.plane:

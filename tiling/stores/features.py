@@ -10,24 +10,24 @@ import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, Self, cast
 
 import numpy as np
 import zarr
 import zarr.codecs
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tiling.core.arrays import Float32Array
 from tiling.core.artefact import Recipe, content_hash, folder_faults, read_commit, setting_differences
 from tiling.core.errors import StoreError
 from tiling.core.files import sha256_json
 from tiling.core.versions import RESEARCH_USE
-from tiling.grid import Grid, Raster, Tiles, same_scale
+from tiling.grid import Grid, Mpp, Px0, Raster, TilePx, Tiles, same_scale
 from tiling.stores.codec import decode_lossless
 from tiling.stores.group import ANNOTATION, FORGED, ROOT, CheckedGroup
 from tiling.stores.shards import CHECKSUM_BYTES
-from tiling.stores.store import SlideFacts
+from tiling.stores.store import SlideFacts, of_one_slide
 
 FORMAT: Final = "specslide-features"
 VERSION: Final = 1
@@ -50,9 +50,9 @@ class Encoder(BaseModel):
     """By what the features are computed; imported: by another program."""
     sha256: str = Field(pattern=r"^([0-9a-f]{64})?$")
     """Of its weights, by name, shape and value; of a model folder, TorchScript or ONNX, of that; "" if unknown."""
-    tile_px: int = Field(gt=0, le=65_536)
+    tile_px: TilePx
     """Side of its tiles, pixels."""
-    mpp: float = Field(gt=0, le=1000)
+    mpp: Mpp
     """Micrometres per pixel of its tiles, as asked for; the grid has the true one."""
     input_px: int | None = Field(None, gt=0)
     """Side of the picture the network sees, to which tiles are resized; None if unknown."""
@@ -91,7 +91,7 @@ class FeatureAttributes(BaseModel):
     encoder: Encoder
     columns: tuple[str, ...] = ()
     """Those of the tiles: `tissue`, quality metrics, and `annotation/<class>`."""
-    thumbnail_px0: float | None = Field(None, gt=0)
+    thumbnail_px0: Px0 | None = None
     """Level-0 pixels spanned by one pixel of `thumbnail`; None: there is none."""
     left_out: dict[str, int] = {}
     """Tiles of the grid that have no features, by reason; see inference.prediction."""
@@ -99,6 +99,10 @@ class FeatureAttributes(BaseModel):
     """How the tiles were cut, chosen and computed."""
     software: dict[str, str] = {}
     notice: str = RESEARCH_USE
+
+    @model_validator(mode="after")
+    def _of_one_slide(self) -> Self:
+        return of_one_slide(self)
 
 
 class FeatureStore:
@@ -115,11 +119,10 @@ class FeatureStore:
         try:
             group = self._group.open()
             self.attributes = FeatureAttributes.model_validate(dict(group.attrs))
-            layout = _layout(group["features"], self.attributes.encoder.dim)
+            self._count, self._chunk_rows, self.dtype = _layout(group["features"], self.attributes.encoder.dim)
         except FORGED as error:
-            fix = "embed the slide again with this version of specslide"
-            raise StoreError(self.path, f"is not a feature store of version {VERSION}", fix) from error
-        self._count, self._chunk_rows, self.dtype = layout
+            raise self._group.forged(f"a feature store of version {VERSION}", error) from error
+        self._group.require_count("features", self._count)
 
     def __len__(self) -> int:
         return self._count
@@ -176,9 +179,7 @@ class FeatureStore:
 
         A column is read, and checked, when it is first asked for.
         """
-        columns = self._group.columns(self.attributes.columns, self._count)
-        x0, y0 = (self._group.read(name, np.int32, (self._count,)) for name in ("x", "y"))
-        return Tiles(self.grid, x0, y0, columns)
+        return self._group.tiles(self.grid, self.attributes.columns, self._count)
 
     @cached_property
     def thumbnail(self) -> Raster | None:

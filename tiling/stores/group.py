@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import numpy as np
 import zarr
 import zarr.storage
+from pydantic import ValidationError
 
 from tiling.core.arrays import Float32Array
 from tiling.core.artefact import COMMIT, folder_faults, read_commit
 from tiling.core.errors import SpecslideError, StoreError
+from tiling.core.settings import first_fault
+from tiling.grid import Grid, Tiles
 
 ROOT = "zarr.json"
 """Of the group: attributes and consolidated metadata, annotations among them."""
 ANNOTATION = "annotation"
 """Name of the group of annotation columns."""
+MAX_TILES: Final = 1 << 26
+MAX_VALUES: Final = 400_000_000
+"""In an array that is read whole: no mask, thumbnail or column of a slide has more."""
 FORGED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, OSError)
 """What pydantic and zarr-python raise for metadata that is not as it should be."""
 
@@ -40,6 +47,16 @@ class CheckedGroup:
             raise StoreError(path, what, make) from error
         self.check(name for name in self.files if name.endswith(ROOT))
 
+    def forged(self, kind: str, error: Exception) -> StoreError:
+        """The error for a group that is whole and yet not as this version of specslide writes it."""
+        why = f" ({first_fault(error)})" if isinstance(error, ValidationError) else ""
+        return StoreError(self.path, f"is not {kind}{why}", "make it again with this version of specslide")
+
+    def require_count(self, name: str, count: int) -> None:
+        """Raise StoreError for an array of more tiles than a slide has: what lacks chunks may claim any number."""
+        if count > MAX_TILES:
+            raise StoreError(self.path / name, f"claims {count} tiles, more than any slide has", self._again)
+
     def open(self) -> zarr.Group:
         """The group as zarr-python reads it."""
         return zarr.open_group(zarr.storage.LocalStore(self.path, read_only=True), mode="r")
@@ -53,18 +70,28 @@ class CheckedGroup:
             if array.dtype != dtype or not fits:
                 what = f"is {array.dtype} {array.shape} instead of {np.dtype(dtype)} {shape}"
                 raise StoreError(self.path / name, what, self._again)
+            if max(math.prod(array.shape), math.prod(array.chunks)) > MAX_VALUES:
+                raise StoreError(self.path / name, f"is larger than any of a slide, {array.shape}", self._again)
             return np.asarray(array[...])
         except FORGED as error:
             raise StoreError(self.path / name, f"cannot be read ({type(error).__name__})", self._again) from error
 
-    def columns(self, names: Iterable[str], count: int) -> Mapping[str, Float32Array]:
-        """Columns float32 (count,) by name, each read when it is first asked for.
+    def tiles(self, grid: Grid, names: Iterable[str], count: int) -> Tiles:
+        """The tiles of a grid, by their places `x` and `y`, int32 (count,), and columns float32 (count,) by name.
 
-        `tissue` and `annotation/<class>` lie under their names, all others, which are quality metrics, in `quality`.
+        A column is read when it is first asked for. `tissue` and `annotation/<class>` lie under their names, all
+        others, which are quality metrics, in `quality`.
         """
+        places = []
+        for axis, side0 in zip("xy", grid.size0, strict=True):
+            place0 = self.read(axis, np.int32, (count,))
+            if count and not 0 <= place0.min() <= place0.max() < side0:
+                raise StoreError(self.path / axis, "places tiles beside the slide", self._again)
+            places.append(place0)
         own = ("tissue", f"{ANNOTATION}/")
         paths = {name: name if name.startswith(own) else f"quality/{name}" for name in names}
-        return _StoredColumns({n: partial(self.read, path, np.float32, (count,)) for n, path in paths.items()})
+        columns = {name: partial(self.read, path, np.float32, (count,)) for name, path in paths.items()}
+        return Tiles(grid, places[0], places[1], _StoredColumns(columns))
 
     def check(self, names: Iterable[str]) -> None:
         """Raise StoreError unless those files are as they were written."""

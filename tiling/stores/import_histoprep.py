@@ -30,9 +30,10 @@ from tiling.core.artefact import atomic_folder, locked_folder, require_own
 from tiling.core.errors import InputError, StoreError
 from tiling.core.files import sha256_file, sha256_json
 from tiling.core.versions import software_versions
-from tiling.grid import Grid, Raster, Tiles
+from tiling.grid import MAX_SIDE0, MAX_TILE_PX, Grid, Raster, Tiles
 from tiling.manifest import require_slide_id
 from tiling.stores.codec import TileCodec, decode_jpeg
+from tiling.stores.group import MAX_VALUES
 from tiling.stores.store import MARK, SlideFacts, StoreAttributes, TileStore, store_recipe
 from tiling.stores.write import write_columns, write_tiles
 from tiling.tile import TileReport
@@ -42,8 +43,6 @@ _ENDINGS: Final = (*_JPEG, ".png", ".tif", ".tiff")
 _PLACE: Final = ("x", "y", "w", "h")
 _PATHS: Final = ("path", "mask_path")
 _THUMBNAIL_PX: Final = 1024
-_MAX_MASK_PX: Final = 400_000_000
-_MAX_PX0: Final = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -198,8 +197,8 @@ def _picture(path: Path, side: int | None) -> tuple[bytes, UInt8Array]:
     except (OSError, ValueError, TypeError, cv2.error) as error:
         reason = getattr(error, "strerror", None) or "it is damaged"
         raise InputError(path, f"cannot be read as a picture ({reason})", "save the slide's tiles again") from error
-    if pixels.ndim != 3 or pixels.shape[:2] != (side or pixels.shape[0],) * 2:
-        expected = f"{side} x {side} px as the first tile" if side else "a square"
+    if pixels.ndim != 3 or pixels.shape[:2] != (side or min(pixels.shape[0], MAX_TILE_PX),) * 2:
+        expected = f"{side} x {side} px as the first tile" if side else f"a square of up to {MAX_TILE_PX} px"
         raise InputError(path, f"is no picture of {expected}", "save tiles of one size")
     return data, pixels
 
@@ -240,9 +239,9 @@ def _read_folder(folder: Path) -> _Folder:
 
 
 def _require_places(path: Path, x: NDArray[np.int64], y: NDArray[np.int64], side0: int, stride: int) -> None:
-    if min(x.min(), y.min()) < 0 or max(x.max(), y.max()) + side0 > _MAX_PX0:
+    if min(x.min(), y.min()) < 0 or max(x.max(), y.max()) + side0 > MAX_SIDE0:
         raise InputError(path, "has tiles that lie on no slide", "save the slide's tiles again")
-    if (x.max() / stride + 2) * (y.max() / stride + 2) > _MAX_MASK_PX:
+    if (x.max() / stride + 2) * (y.max() / stride + 2) > MAX_VALUES:
         raise InputError(path, "has tiles too far from each other", "save the slide's tiles again")
     if (x % stride).any() or (y % stride).any():
         raise InputError(path, f"has tiles off a grid of {stride} px", "import tiles, not spots or annotations")

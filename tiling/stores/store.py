@@ -8,13 +8,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, Protocol, Self, TypeVar, cast
 
 import numpy as np
 import zarr
 import zarr.codecs
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from tiling.annotations.classes import ClassRules
 from tiling.core.arrays import Float32Array, UInt8Array
@@ -22,7 +29,7 @@ from tiling.core.artefact import Recipe, content_hash, folder_faults
 from tiling.core.errors import StoreError
 from tiling.core.files import sha256_json
 from tiling.core.versions import RESEARCH_USE
-from tiling.grid import Bounds, Frame, Grid, Raster, Tiles
+from tiling.grid import Bounds, Frame, Grid, Mpp, Px0, Raster, Side0, Tiles
 from tiling.stores.codec import JpegCodec, TileCodec
 from tiling.stores.group import ANNOTATION, FORGED, ROOT, CheckedGroup
 from tiling.stores.shards import ShardReader
@@ -43,12 +50,12 @@ class SlideFacts(BaseModel):
 
     slide_id: str
     sha256: str
-    width: int
-    height: int
-    mpp: float
+    width: Side0
+    height: Side0
+    mpp: Mpp
     vendor: str
     objective_power: float | None
-    level_downsamples: tuple[float, ...]
+    level_downsamples: tuple[Px0, ...] = Field(max_length=100)
     bounds: Bounds | None = None
     """The part that was scanned; None: all of it."""
     plane: str | None = None
@@ -72,6 +79,23 @@ class SlideFacts(BaseModel):
         return {name: value for name, value in plain(self).items() if name not in later or value is not None}
 
 
+class _OnASlide(Protocol):
+    @property
+    def slide(self) -> SlideFacts: ...
+    @property
+    def grid(self) -> Grid: ...
+
+
+Placed = TypeVar("Placed", bound=_OnASlide)
+
+
+def of_one_slide(attributes: Placed) -> Placed:
+    """A store's attributes themselves. Raises ValueError if the grid lies over a slide of another size."""
+    if attributes.grid.size0 != (attributes.slide.width, attributes.slide.height):
+        raise ValueError("grid: it lies over a slide of another size")
+    return attributes
+
+
 class StoreAttributes(BaseModel):
     """The attributes of a store's group."""
 
@@ -81,11 +105,11 @@ class StoreAttributes(BaseModel):
     version: Literal[1] = VERSION
     slide: SlideFacts
     grid: Grid
-    mpp: float
+    mpp: Mpp
     """Micrometres per pixel of the tiles."""
-    mask_px0: float
+    mask_px0: Px0
     """Level-0 pixels spanned by one pixel of `mask`."""
-    thumbnail_px0: float
+    thumbnail_px0: Px0
     """Level-0 pixels spanned by one pixel of `thumbnail`."""
     quality: tuple[str, ...]
     annotation: tuple[str, ...]
@@ -98,6 +122,10 @@ class StoreAttributes(BaseModel):
     config_sha256: str
     software: dict[str, str]
     notice: str = RESEARCH_USE
+
+    @model_validator(mode="after")
+    def _of_one_slide(self) -> Self:
+        return of_one_slide(self)
 
     def doubts(self) -> list[str]:
         """Warnings about the store: see `TissueSummary.doubts`; none where the mask was given."""
@@ -145,8 +173,8 @@ class TileStore:
             codec = TileCodec.parse(self.attributes.config["codec"])
             self._count, per_shard = _tiles_layout(group["tiles"], self.grid.tile_px, codec)
         except FORGED as error:
-            fix = "tile the slide again with this version of specslide"
-            raise StoreError(self.path, f"is not a tile store of version {VERSION}", fix) from error
+            raise self._group.forged(f"a tile store of version {VERSION}", error) from error
+        self._group.require_count("tiles", self._count)
         self._shards = ShardReader(self.path / "tiles", per_shard, codec.decode)
 
     def __len__(self) -> int:
@@ -193,8 +221,7 @@ class TileStore:
         A column is read, and checked, when it is first asked for.
         """
         annotation = (f"{ANNOTATION}/{name}" for name in self.attributes.annotation)
-        columns = self._group.columns(("tissue", *self.attributes.quality, *annotation), self._count)
-        return Tiles(self.grid, self._read("x", np.int32), self._read("y", np.int32), columns)
+        return self._group.tiles(self.grid, ("tissue", *self.attributes.quality, *annotation), self._count)
 
     @property
     def quality(self) -> dict[str, Float32Array]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat
+from pydantic import BaseModel, ConfigDict, Field
 
 _NEARLY_ALL: Final = 0.95
 _MUCH: Final = 0.1  # of what the mask could have held
@@ -12,23 +12,26 @@ _MOSTLY: Final = 0.5  # of the tissue
 _MANY: Final = 0.25  # of the tissue, in tiles that are not kept
 
 
+Area = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
 class TissueSummary(BaseModel):
     """How a slide's area divides into tissue and what is left out, square millimetres."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    scanned_mm2: NonNegativeFloat
-    tissue_mm2: NonNegativeFloat
+    scanned_mm2: Area
+    tissue_mm2: Area
     """Under the mask."""
-    ink_mm2: NonNegativeFloat
+    ink_mm2: Area
     """Pen ink outside the mask."""
-    inked_mm2: NonNegativeFloat = 0.0
+    inked_mm2: Area = 0.0
     """Under the mask, and looks like pen ink."""
-    too_small_mm2: NonNegativeFloat
+    too_small_mm2: Area
     """Looked like tissue, in pieces below `min_object_um2`: left out."""
-    notable_mm2: NonNegativeFloat
+    notable_mm2: Area
     """Dark or textured, outside the mask: neither ink nor too small."""
-    below_min_tissue_mm2: NonNegativeFloat
+    below_min_tissue_mm2: Area
     """Tissue in places that hold less than `min_tissue`, so that no tile shows it."""
 
     def left_out(self) -> dict[str, float]:

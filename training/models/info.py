@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from tiling.core.errors import ModelError
 from tiling.core.files import read_json
+from tiling.core.settings import first_fault
+from tiling.grid import Mpp, TilePx
 from training.evaluation.bootstrap import Interval
 from training.models.backbone_args import MAX_INPUT_PX, refused_args
 from training.models.stain_targets import StainTarget
@@ -83,9 +85,9 @@ class ModelInfo(BaseModel):
     """Per channel, for pixels in [0, 1]."""
     stain_norm: StainTarget | None = None
     """The staining that each tile is given first; None: its own."""
-    mpp: float | None = Field(gt=0, le=1000)
+    mpp: Mpp | None
     """Micrometres per pixel of the tiles it was trained on; None if unknown."""
-    tile_px: int = Field(gt=0, le=65_536)
+    tile_px: TilePx
     """Side of the tiles it was trained on, pixels."""
     temperature: float = Field(ge=1e-3, le=1e3)
     """What logits are divided by before the softmax."""
@@ -144,9 +146,6 @@ def read_info(folder: Path) -> ModelInfo:
     except OSError as error:
         raise ModelError(path, f"cannot be read ({error.strerror})", "make it readable, or train again") from None
     except ValueError as error:
-        reason = str(error)
-        if isinstance(error, ValidationError):
-            first = error.errors(include_input=False)[0]
-            reason = ".".join(map(str, first["loc"])) + ": " + first["msg"].removeprefix("Value error, ")
+        reason = first_fault(error) if isinstance(error, ValidationError) else str(error)
         what = f"does not describe a model that this version of specslide can use ({reason})"
         raise ModelError(path, what, "train again with this version of specslide") from None

@@ -12,6 +12,8 @@ import pytest
 
 from inference.report.cohort import write_cohort_index
 from inference.report.pages import Picture, Section, write_page
+from inference.summary import read_summary
+from tiling.core.errors import InputError
 
 
 class Parsed(HTMLParser):
@@ -68,16 +70,20 @@ def result(
     folder: Path, name: str, top: float | None, *, report: bool = True, unlike: dict[str, object] | None = None
 ) -> None:
     """A folder as specslide heatmap leaves it, of what the index reads."""
+    (folder / name).mkdir(parents=True)
+    (folder / name / "slide.json").write_text(text_of(top, unlike))
+    if report:
+        (folder / name / "report.html").touch()
+
+
+def text_of(top: float | None, unlike: dict[str, object] | None = None) -> str:
     scores = {"top5_mean": top, "mean": top, "fraction_above_threshold": top}
     summary = {
         "format": "specslide-heatmap", "version": 2, "scores": scores, "classes": ["benign", "tumour"],
         "positive_class": "tumour", "tiles": 1200, "threshold": 0.5, "made_from": {"model_sha256": "ab" * 32},
         "out_of_distribution": unlike, "slide": SLIDE, "grid": GRID,
     }  # fmt: skip
-    (folder / name).mkdir(parents=True)
-    (folder / name / "slide.json").write_text(json.dumps(summary))
-    if report:
-        (folder / name / "report.html").touch()
+    return json.dumps(summary)
 
 
 def test_the_index_of_a_cohort_opens_every_report(tmp_path: Path) -> None:
@@ -163,3 +169,35 @@ def test_the_index_believes_no_name(tmp_path: Path, name: str) -> None:
 def test_without_results_there_is_no_index(tmp_path: Path) -> None:
     write_cohort_index(tmp_path, {"bad": "reason"})
     assert [path.name for path in tmp_path.iterdir()] == ["not_analysed.json"], "which another job's index will tell"
+
+
+def odd(**changes: object) -> str:
+    summary = json.loads(text_of(0.5)) | changes
+    return json.dumps({key: value for key, value in summary.items() if value is not None})
+
+
+ODD = {
+    "keys missing": json.dumps({"format": "specslide-heatmap"}),
+    "deep": "[" * 100_000,
+    "empty": "",
+    "another type": odd(tiles="many"),
+    "names no model": odd(made_from={}),
+    "model is a number": odd(made_from={"model_sha256": 7}),
+    "infinite": odd(scores={"top5_mean": float("inf"), "mean": 0.5, "fraction_above_threshold": 0.5}),
+    "not a number": odd(threshold=float("nan")),
+    "negative": odd(tiles=-1),
+    "endless slide": odd(grid=GRID | {"width0": 10**30}),
+}
+
+
+@pytest.mark.parametrize("text", ODD.values(), ids=ODD)
+def test_an_odd_summary_is_passed_over_and_refused_by_name(tmp_path: Path, text: str) -> None:
+    result(tmp_path, "a", 0.5)
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "slide.json").write_text(text)
+    (tmp_path / "not_analysed.json").write_text(text)
+    write_cohort_index(tmp_path, {})
+    assert {link.split("/")[0] for link in Parsed(tmp_path / "index.html").links} == {"a"}
+    with pytest.raises(InputError, match="odd") as caught:
+        read_summary(tmp_path / "odd")
+    assert len(str(caught.value)) < len(str(tmp_path)) + 400

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -487,3 +488,64 @@ def test_what_is_no_store_is_refused(tmp_path: Path, make: Callable[[Path], Path
     with pytest.raises(StoreError, match="not a finished") as caught:
         TileStore(path)
     assert str(caught.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        *(("slide.mpp", value) for value in (math.inf, math.nan, -1.0, 0.0, 1e300)),
+        *((name, value) for name in ("mask_px0", "thumbnail_px0", "mpp") for value in (math.inf, -1.0, 0.0)),
+        *((f"grid.{name}", value) for name in ("tile_px", "tile_px0", "stride_px0") for value in (0, -5, 2**40)),
+        ("grid.slide_mpp", math.inf), ("grid.width0", 2**40), ("grid.height0", 519), ("slide.width", 10**30),
+        ("slide.level_downsamples", [1.0, math.inf]),
+        ("slide.bounds", {"x0": 0, "y0": 10**20, "width0": 1, "height0": 1}), ("tissue_summary.ink_mm2", math.inf),
+    ],
+    ids=lambda value: str(value)[:20],
+)  # fmt: skip
+def test_numbers_beyond_all_measure_are_refused_by_name(copied: Path, place: str, value: object) -> None:
+    described = json.loads((copied / "zarr.json").read_text())
+    *above, name = place.split(".")
+    section = described["attributes"]
+    for key in above:
+        section = section[key]
+    section[name] = value
+    (copied / "zarr.json").write_text(json.dumps(described))
+    sealed(copied)
+    with pytest.raises(StoreError) as caught:
+        TileStore(copied)
+    assert str(caught.value).startswith(f"{copied}: ")
+    assert place.split(".")[0] in str(caught.value)
+    assert len(str(caught.value)) < len(str(copied)) + 400
+
+
+@pytest.mark.parametrize(
+    ("array", "change"),
+    [
+        ("tiles", {"shape": [10**12, 16, 16, 3]}),
+        ("mask", {"shape": [10**6, 10**6]}),
+        ("thumbnail", {"shape": [10**5, 10**5, 3]}),
+        ("mask", {"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [10**6, 10**6]}}}),
+    ],
+    ids=str,
+)
+def test_arrays_larger_than_a_slide_take_no_memory(copied: Path, array: str, change: dict[str, Any]) -> None:
+    """What has no chunk is filled up by zarr-python, so that a few bytes ask for any memory."""
+    described = json.loads((copied / "zarr.json").read_text())
+    described["consolidated_metadata"]["metadata"][array].update(change)
+    (copied / "zarr.json").write_text(json.dumps(described))
+    sealed(copied)
+
+    def use() -> None:
+        store = TileStore(copied)
+        assert (store.mask, store.thumbnail, store.tiles) is None
+
+    with pytest.raises(StoreError, match=array):
+        use()
+
+
+@pytest.mark.parametrize("outside", [-1, 700])
+def test_tiles_beside_the_slide_are_refused(copied: Path, outside: int) -> None:
+    zarr.open_array(copied / "x", mode="r+")[-1] = outside
+    sealed(copied)
+    with pytest.raises(StoreError, match="x: places tiles"):
+        _ = TileStore(copied).tiles
