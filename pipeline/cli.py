@@ -30,6 +30,7 @@ from pipeline.commands.suggestions import SuggestingCommand, SuggestingGroup
 from pipeline.commands.tile import tile
 from pipeline.commands.tiles import tiles
 from pipeline.commands.train import train
+from pipeline.commands.tune import tune
 from pipeline.commands.verify import verify
 from tiling.core.errors import SpecslideError, StoppedError
 
@@ -47,7 +48,7 @@ studies = typer.Typer(help="Studies of what networks learn.", **_GROUP)
 app.add_typer(imports, name="import")
 app.add_typer(studies, name="study")
 for _command in (
-    info, manifest, tile, label, train, evaluate, stress, heatmap, export_model, evaluate_slides, tiles,
+    info, manifest, tile, label, train, tune, evaluate, stress, heatmap, export_model, evaluate_slides, tiles,
     init, run, status, provenance, verify, demo,
 ):  # fmt: skip  # in the order of their use, which --help keeps
     app.command(cls=SuggestingCommand)(_command)

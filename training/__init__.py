@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from training.models.folder import load_model
     from training.models.info import ModelInfo
     from training.recipes import model_recipe, model_state
+    from training.selection.candidates import TuneConfig
     from training.train import TrainResult, train
+    from training.tune import tune
 
 __all__ = [
     "ModelInfo",
@@ -25,6 +27,7 @@ __all__ = [
     "TileModel",
     "TrainConfig",
     "TrainResult",
+    "TuneConfig",
     "choose_tiles",
     "evaluate_models",
     "labelled_tiles",
@@ -35,6 +38,7 @@ __all__ = [
     "samples_from_images",
     "samples_from_stores",
     "train",
+    "tune",
 ]
 
 make_lazy(
@@ -46,6 +50,7 @@ make_lazy(
         "TileModel": "training.models.classifier",
         "TrainConfig": "training.config",
         "TrainResult": "training.train",
+        "TuneConfig": "training.selection.candidates",
         "choose_tiles": "training.evaluation.evaluate",
         "evaluate_models": "training.evaluation.evaluate",
         "labelled_tiles": "training.evaluation.evaluate",
@@ -56,6 +61,7 @@ make_lazy(
         "samples_from_images": "training.data.from_images",
         "samples_from_stores": "training.data.from_stores",
         "train": "training.train",
+        "tune": "training.tune",
     },
 )
 mend_on_import()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 from pydantic import BaseModel, ConfigDict, Field
@@ -67,6 +67,11 @@ class TileData(BaseModel):
         if (self.images is None) == (self.stores is None) or (self.stores is None) != (self.manifest is None):
             raise ConfigError("the options", "name no data", "pass --stores with --manifest, or --images")
         require_there(*(path for path in (self.stores, self.manifest, self.images) if path is not None))
+
+    def absolute(self) -> Self:
+        """The same with absolute paths, for a process that starts in another folder."""
+        paths = {name: path.absolute() for name, path in self if isinstance(path, Path)}
+        return self.model_copy(update=paths)
 
     def samples(self, config: TrainConfig, mpp: float | None = None) -> Samples:
         """The tiles, for training under `config`; `mpp` is the scale of images."""

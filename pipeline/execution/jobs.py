@@ -229,7 +229,7 @@ def predict_all(
             raise ConfigError("cluster", "a model that is loaded cannot be sent to workers", "pass its folder")
         here = partial(heatmap_job, model=models)
         return run_slides(here, jobs, workers=0, title="heatmaps", sizes=sizes)
-    devices = [] if device == "cpu" else _devices()
+    devices = [] if device == "cpu" else gpus()
     folders = tuple(Path(folder).absolute() for folder in models)
     task: Task[HeatmapJob, HeatmapReport] = partial(heatmap_job_elsewhere, models=folders, device=device)
     if cluster is None:
@@ -299,7 +299,7 @@ def heatmap_all(
     return [outcome.result for outcome in outcomes if outcome.result is not None], failed
 
 
-def _devices() -> list[str]:
+def gpus() -> list[str]:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     import torch
 

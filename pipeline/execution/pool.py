@@ -65,6 +65,7 @@ def run_slides(
     sizes: Sequence[int] | None = None,
     cluster: ClusterConfig | None = None,
     devices: Sequence[str] = (),
+    unit: str = "slides",
 ) -> list[Outcome[Job, Result]]:
     """Run `task` on every job, the largest first, showing progress.
 
@@ -76,6 +77,7 @@ def run_slides(
         sizes: The jobs' in bytes; without them the jobs are taken as they come.
         cluster: Where it is done, in place of processes of this machine.
         devices: GPUs, as CUDA_VISIBLE_DEVICES names them: each process gets its own one.
+        unit: What the jobs are called.
 
     Returns:
         What became of each job, in their order.
@@ -88,7 +90,7 @@ def run_slides(
     weights = [max(1, size) for size in sizes] if sizes is not None else [1] * len(jobs)
     order = sorted(range(len(jobs)), key=lambda number: -weights[number])  # stable
     with listening((signal.SIGINT, *STOPPING)) as stop, progress_bar() as bar:
-        watch: Watch[Job, Result] = Watch(jobs, weights, title, bar, stop)
+        watch: Watch[Job, Result] = Watch(jobs, weights, title, bar, stop, unit)
         if cluster is not None:
             from pipeline.execution.dask import run_on_cluster  # Dask is an extra, and takes a second to load
 
@@ -118,8 +120,10 @@ def bytes_of(path: Path) -> int:
 class Watch(Generic[Job, Result]):
     """The progress of a run, as its engine reports it: outcomes, tiles done, and whether to stop."""
 
-    def __init__(self, jobs: Sequence[Job], weights: Sequence[int], title: str, bar: Progress, stop: Stop) -> None:
-        self.jobs = jobs
+    def __init__(
+        self, jobs: Sequence[Job], weights: Sequence[int], title: str, bar: Progress, stop: Stop, unit: str = "slides"
+    ) -> None:
+        self.jobs, self._unit = jobs, unit
         self.outcomes: dict[int, Outcome[Job, Result]] = {}
         """By the number of the job."""
         self.title = title
@@ -139,17 +143,17 @@ class Watch(Generic[Job, Result]):
         """Show the progress. Raises StoppedError if a signal has asked to stop."""
         self._bar.update(self._shown, completed=self._work(), done=self._text())
         if self._stop.signal is not None and len(self.outcomes) < len(self.jobs):
-            done = f"with {len(self.outcomes)} of {len(self.jobs)} slides done"
+            done = f"with {len(self.outcomes)} of {len(self.jobs)} {self._unit} done"
             raise StoppedError(
                 self.title, f"stopped by {self._stop.signal.name} {done}", "run the same command again to go on"
             )
 
     def _text(self) -> str:
-        parts = [f"{len(self.outcomes)}/{len(self.jobs)} slides"]
+        parts = [f"{len(self.outcomes)}/{len(self.jobs)} {self._unit}"]
         if tiles := sum(done for done, _ in self._tiles.values()):
             parts.append(f"{tiles:,} tiles")
         if speed := self._bar.tasks[self._shown].speed:  # in the unit of the weights
-            parts.append(f"{60 * speed * len(self.jobs) / sum(self._weights):.3g} slides/min")
+            parts.append(f"{60 * speed * len(self.jobs) / sum(self._weights):.3g} {self._unit}/min")
         return ", ".join(parts)
 
     def _work(self) -> float:

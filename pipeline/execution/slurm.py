@@ -43,7 +43,7 @@ class SlurmConfig(BaseModel):
     processes: int = Field(1, ge=1)
     """Processes on a node, which compute together."""
     array: int | None = Field(None, ge=1, le=100_000)
-    """Tasks that share the slides of tile or heatmap. None: a job and no array."""
+    """Tasks that share the slides of tile or heatmap, or the runs of tune. None: a job and no array."""
     notice_s: int = Field(120, ge=1, le=65_535)
     """Seconds before the time limit at which Slurm asks the command to stop; it may do so up to 60 s earlier."""
     requeues: int = Field(100, ge=0)

@@ -47,7 +47,7 @@ WINGS: dict[str, tuple[str, ...]] = {  # what the modules of a wing may import o
     "training/data": ("config", "models"),  # of models, how large a picture a backbone sees
     "training/models": ("evaluation",),  # of which those below
     "training/evaluation": ("config", "data", "devices", "models", "recipes"),
-    "training/selection": ("evaluation",),
+    "training/selection": ("augmentations", "config", "data", "evaluation", "models", "recipes"),
     "training/mil": (),
     "training/trials": ("augmentations", "config", "data", "evaluation", "losses", "models", "optim", "selection"),
     "training/external": ("data", "evaluation", "selection", "trials"),

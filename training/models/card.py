@@ -28,8 +28,7 @@ def model_card(info: ModelInfo) -> str:
 **{RESEARCH_USE}**
 
 A {info.backbone} that gives each tile of {info.tile_px} x {info.tile_px} px {scale} a probability for each of
-{len(info.classes)} classes. Trained with cross-entropy and spectral decoupling (lambda {info.training["sd_lambda"]:g},
-reduction "{info.training["sd_reduction"]}"; Pohjonen et al., iScience 2022).
+{len(info.classes)} classes. Trained with cross-entropy{_penalties(info)}.
 
 ## Data
 
@@ -58,7 +57,7 @@ Logits are divided by the temperature {info.temperature:.4g} before the softmax.
 
 ## How it was trained
 
-Weights of epoch {info.best_epoch}, {_best_by(info)}.
+Weights of epoch {info.best_epoch}, {_best_by(info)}.{_selection(info)}
 
 {settings}
 
@@ -73,6 +72,32 @@ Software: {software}.
   `specslide evaluate`.
 - It classifies single tiles. A slide's or a patient's diagnosis does not follow from them.
 """
+
+
+def _penalties(info: ModelInfo) -> str:
+    """The penalties that were added to the cross-entropy."""
+    known, parts = info.training, []
+    if known["sd_lambda"] > 0:
+        reduction = f'reduction "{known["sd_reduction"]}"; Pohjonen et al., iScience 2022'
+        parts.append(f"spectral decoupling (lambda {known['sd_lambda']:g},\n{reduction})")
+    if known.get("l2", 0) > 0:
+        parts.append(f"L2 regularisation in the loss ({known['l2']:g})")
+    if known.get("weight_decay", 0) > 0:
+        parts.append(f"AdamW's weight decay ({known['weight_decay']:g})")
+    return "".join(f", {part}" for part in parts[:-1]) + "".join(f" and {part}" for part in parts[-1:])
+
+
+def _selection(info: ModelInfo) -> str:
+    """How it was chosen among candidates."""
+    known = info.selection
+    if known is None:
+        return ""
+    others = "; ".join(f"{rule}: {name}" for rule, name in known.others.items() if rule != known.rule)
+    return (
+        f"\n\nChosen as {known.chosen}, one of {known.candidates:,} candidates, each trained under {known.seeds:,} "
+        f"seed{'s' * (known.seeds > 1)},\nby the rule `{known.rule}`: {known.text}; shifts: {', '.join(known.shifts)}. "
+        f"Neither the test split\nnor any other data took part. Other rules take {others}."
+    )
 
 
 def _best_by(info: ModelInfo) -> str:

@@ -62,6 +62,27 @@ class NoveltySummary(BaseModel):
     """Tiles the thresholds were taken from."""
 
 
+class SelectionSummary(BaseModel):
+    """How the model was chosen among candidates; see training.tune."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rule: str
+    """By what: a key of training.selection.rules.RULES."""
+    text: str
+    """What the rule does."""
+    shifts: tuple[str, ...]
+    """What the copies of validation were shifted in."""
+    candidates: int
+    """How many there were."""
+    seeds: int
+    """How many seeds each was trained under."""
+    chosen: str
+    """The name of the candidate."""
+    others: dict[str, str]
+    """By rule, the name of the candidate that it would have taken."""
+
+
 class ModelInfo(BaseModel):
     """Everything but the weights: what is needed to use a model, and how it came to be."""
 
@@ -107,6 +128,8 @@ class ModelInfo(BaseModel):
     """Metrics by site and scanner, where known."""
     novelty: NoveltySummary | None = None
     """Where the tiles it knows end; None: it does not tell, as models of earlier versions."""
+    selection: SelectionSummary | None = None
+    """How it was chosen among candidates; None: it was trained by itself."""
     hashes: dict[str, str]
     """SHA-256 of the weights file, and the identities of the training data and run."""
     software: dict[str, str]

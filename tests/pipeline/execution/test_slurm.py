@@ -255,7 +255,10 @@ def test_without_more_the_installation_itself_runs(programs: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["verify", "a.zarr"], "slurm verify: is no command that runs as a job; use one of tile, train, heatmap, run"),
+        (
+            ["verify", "a.zarr"],
+            "slurm verify: is no command .*; use one of tile, train, tune, heatmap, run",
+        ),
         (["slurm", "tile"], "slurm slurm: is no command"),
         (["--", "--qos=low"], "is no command"),
         (["tile", "--out", "x"], "name no slides"),
@@ -274,6 +277,8 @@ def test_without_more_the_installation_itself_runs(programs: Path) -> None:
         (["run", "study.yaml", "--cluster", "moon"], "at: 'moon'"),
         (["run", "study.yaml", "--worker-memory", "8GB"], "memory: '8GB'.*slurm"),
         (["--array", "2", "tile", "a", "--out", "x", "--cluster", "local:2"], "^--array: .*--cluster"),
+        (["tune", "--images", "a", "--out", "x", "--rule", "luck"], "rule: 'luck'"),
+        (["tune", "--images", "a", "--out", "x", "--part", "1/2"], "^--part: .*--array"),
         (["--array", "2", "train", "--images", "a", "--out", "x"], "^--array: .*train"),
         (["--executable", "'", "tile", "a", "--out", "x"], "^--executable: "),
         (["--executable", " ", "tile", "a", "--out", "x"], "^--executable: "),
@@ -291,7 +296,14 @@ def test_what_the_command_would_refuse_is_refused_before_the_queue(
 @pytest.mark.parametrize(
     "option", [("--cluster", "local:2"), ("--cluster-config", "cluster.yaml"), ("--worker-memory", "8GB")]
 )
-@pytest.mark.parametrize("command", [("tile", "a", "--out", "x"), ("heatmap", "a", "--model", "m", "--out", "x")])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("tile", "a", "--out", "x"),
+        ("heatmap", "a", "--model", "m", "--out", "x"),
+        ("tune", "--images", "a", "--out", "x"),
+    ],
+)
 def test_no_task_of_an_array_starts_a_cluster(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: tuple[str, ...], option: tuple[str, str]
 ) -> None:

@@ -1,0 +1,83 @@
+"""The runs of a tuning on disk: where each is, how it is trained, and what it has shown. Knows nothing of torch.
+
+runs/<candidate>/seed-0/                   an ordinary training run
+runs/<candidate>/seed-0/quantities.json    what it shows on validation, or why it failed
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from tiling.core.artefact import content_hash
+from tiling.core.errors import SpecslideError
+from training.config import TrainConfig
+from training.data.samples import Samples
+from training.recipes import model_recipe
+from training.selection.candidates import Candidate, TuneConfig, candidates
+from training.selection.choice import Seen
+
+log = logging.getLogger(__name__)
+
+QUANTITIES = "quantities.json"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A candidate under one seed."""
+
+    candidate: Candidate
+    seed: int
+    """0, 1, ...: of the tuning; that of the training counts from the base's."""
+    folder: Path
+    config: TrainConfig
+
+    @property
+    def name(self) -> str:
+        """`sd_lambda-5_lr-0.001_light/seed-0`."""
+        return f"{self.folder.parent.name}/{self.folder.name}"
+
+    def absolute(self) -> Attempt:
+        """The same with an absolute path, for a process that starts in another folder."""
+        return replace(self, folder=self.folder.absolute())
+
+
+def attempts(out: Path, config: TuneConfig, base: TrainConfig) -> list[Attempt]:
+    """All runs of a tuning in the folder `out`; seed by seed, so that each further seed completes a paired grid."""
+    return [
+        Attempt(one, seed, out / "runs" / one.name / f"seed-{base.seed + seed}", one.training(base, seed))
+        for seed in range(config.seeds)
+        for one in candidates(config, base)
+    ]
+
+
+def found(one: Attempt, samples: Samples) -> Seen | None:
+    """What a finished run has shown; None where it is to be trained, or looked at again."""
+    path = one.folder / QUANTITIES
+    try:
+        seen = Seen.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError):
+        log.warning("%s: cannot be read, its run is looked at again", path)
+        return None
+    if seen.recipe != model_recipe(samples, one.config).sha256:
+        return None
+    try:
+        return seen if seen.failure or content_hash(one.folder / "model") == seen.model else None
+    except SpecslideError:  # its model is gone
+        return None
+
+
+def by_candidate(seen: Mapping[Attempt, Seen], config: TuneConfig, base: TrainConfig) -> dict[Candidate, list[Seen]]:
+    """Finished runs by candidate, the weakest regularisation first, in the order of their seeds."""
+    return {one: [run for at, run in seen.items() if at.candidate == one] for one in candidates(config, base)}
+
+
+def missing(plan: Sequence[Attempt], samples: Samples) -> list[Attempt]:
+    """The runs that are not finished."""
+    return [one for one in plan if found(one, samples) is None]
