@@ -34,7 +34,8 @@ def shortcut(
 
     Each seed splits the cases anew. What a method leaves open (lambda, weight decay, ...) is chosen by each rule, on
     validation with the shortcut in it, and the whole grid is shown. The folder gets study.md, study.csv, study.png and
-    examples.png. Stopped at any time, the same command goes on.
+    examples.png. Stopped at any time, the same command goes on. Without data, tables and figure are made again from the
+    runs that the folder holds.
 
     Examples:
 
@@ -44,15 +45,19 @@ def shortcut(
     """
     wanted = load_settings(ShortcutConfig, config, given_of(ShortcutConfig, settings), "study settings")
     data = settings_of(TileData, settings, "study options")
-    data.require()
+    if data != TileData():
+        data.require()
     from pipeline.execution.pool import default_workers
-    from training.shortcut.experiment import study_shortcut
+    from training.shortcut.experiment import report_shortcut, study_shortcut
     from training.shortcut.report import BASELINE, NAMES
     from training.trials.choice import chosen_lines
 
-    samples = data.samples(TrainConfig(positive_class=wanted.positive_class))
-    with console.progress("training", "networks") as progress:
-        grid = study_shortcut(samples, out, wanted, workers=workers or default_workers(), progress=progress)
+    if data == TileData():
+        grid, wanted = report_shortcut(out)
+    else:
+        samples = data.samples(TrainConfig(positive_class=wanted.positive_class))
+        with console.progress("training", "networks") as progress:
+            grid = study_shortcut(samples, out, wanted, workers=workers or default_workers(), progress=progress)
     rows = []
     for rule in wanted.rules:
         lines = chosen_lines(grid, rule)

@@ -9,7 +9,8 @@ paired. Classes are drawn equally often, so the likelier one is called, without 
 is chosen on the confounded validation, by the rules of `training.selection.rules`, and shown beside the whole grid.
 
 out/runs/<key>.json   a finished run each, from which an interrupted study goes on     out/study.csv   every figure
-out/study.md          the tables                         out/study.png   the figure    out/examples.png   tiles
+out/study.json        settings and facts: with the runs, all that the rest is made of  out/study.md, out/study.png
+out/examples.png      tiles with the confounder and without
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ from training.selection.quantities import decided_right, quantities_of
 from training.shortcut.config import TESTS, ShortcutConfig
 from training.shortcut.confound import amount_of, carrier_weights, carriers, changed, confounded
 from training.shortcut.report import examples_picture, study_figure, study_markdown, study_table
-from training.trials.choice import Grid, as_grid
+from training.trials.choice import Grid
 from training.trials.config import Run, Setting, planned
 from training.trials.records import SOFTWARE, VALIDATION, Progress, RunRecord, packed, record_path, records_of, run_key
+from training.trials.study import STUDY_FILE, gathered, read_study, write_study
 from training.trials.tiles import TileSet, read_tiles, split_of
 from training.trials.trainer import copies_of, settled, trained, untrained
 
@@ -45,7 +47,8 @@ Floats = NDArray[np.float64]
 EXAMPLES = 8
 FOLDS = 5
 """Of the networks that tell which tiles are clear."""
-FILES = ("study.csv", "study.md", "study.png", "examples.png")
+KIND = "shortcut study"
+FILES = (STUDY_FILE, "study.csv", "study.md", "study.png", "examples.png")
 STUDY_ONLY = {
     "methods", "seeds", "rules", "sd_lambdas", "weight_decays", "l2s", "rate_shares", "epoch_shares", "sd_start",
     "sd_gamma", "stain_norm", "augment", "keep_clear", "positive_class",
@@ -97,19 +100,30 @@ def study_shortcut(
         except OSError as error:
             raise output_error(out, error) from error
         write_file(out / "examples.png", examples_picture(*_examples(data, config), data.classes, config))
-        records = records_of(keys, out, ShortcutTrials(data, config), workers=workers, progress=progress)
-        grid = as_grid(records, config)
-        write_file(out / "study.csv", study_table(grid, config))
-        write_file(out / "study.md", study_markdown(grid, config, data.classes, (len(data.label), every)))
-        write_file(out / "study.png", study_figure(grid, config))
+        write_study(out, KIND, config, keys, classes=data.classes, tiles=(len(data.label), every))
+        records_of(keys, out, ShortcutTrials(data, config), workers=workers, progress=progress)
+        grid, _ = report_shortcut(out)
         runs = [record_path(out, key).relative_to(out).as_posix() for key in keys.values()]
         seal(out, study_recipe(data, config), [*FILES, *runs], made_with=software_versions(*SOFTWARE))
     return grid
 
 
+def report_shortcut(out: Path) -> tuple[Grid, ShortcutConfig]:
+    """Make table, page and figure from `study.json` and the runs alone, of the seeds that are complete.
+
+    Raises InputError if there are none.
+    """
+    study = read_study(out, KIND)
+    grid, config = gathered(out, study, ShortcutConfig)
+    write_file(out / "study.csv", study_table(grid, config))
+    write_file(out / "study.md", study_markdown(grid, config, study))
+    write_file(out / "study.png", study_figure(grid, config))
+    return grid, config
+
+
 def study_recipe(data: TileSet, config: ShortcutConfig) -> Recipe:
     """All that decides the study: its tiles and each setting."""
-    return Recipe("shortcut study", {"tiles": data.identity}, config.model_dump(mode="json"))
+    return Recipe(KIND, {"tiles": data.identity}, config.model_dump(mode="json"))
 
 
 def key_of(run: Run, data: TileSet, config: ShortcutConfig) -> str:

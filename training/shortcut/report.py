@@ -18,6 +18,7 @@ from training.shortcut.config import TESTS, ShortcutConfig
 from training.shortcut.confound import CONFOUNDERS, amount_of
 from training.trials.choice import Estimate, Grid, Line, chosen_lines, fixed_lines, t_interval
 from training.trials.records import VALIDATION
+from training.trials.study import Study
 
 Pixels = NDArray[np.uint8]
 
@@ -45,18 +46,8 @@ def study_table(grid: Grid, config: ShortcutConfig) -> str:
     return csv_text(head, rows)
 
 
-def study_markdown(grid: Grid, config: ShortcutConfig, classes: Sequence[str], tiles: tuple[int, int]) -> str:
-    """The study as Markdown: what was done, the methods as chosen by each rule, and the whole grid.
-
-    Args:
-        grid: The records.
-        config: The study's settings.
-        classes: The negative class and the positive one.
-        tiles: How many were kept, of how many.
-
-    Returns:
-        The text.
-    """
+def study_markdown(grid: Grid, config: ShortcutConfig, study: Study) -> str:
+    """The study as Markdown: what was done, the methods as chosen by each rule, and the whole grid."""
     amount, unit = amount_of(config.confounder, config.amount), CONFOUNDERS[config.confounder].unit
     heads = [NAMES[test] for test in TESTS]
     gain = f"gain over {BASELINE}, unconfounded"
@@ -86,16 +77,18 @@ def study_markdown(grid: Grid, config: ShortcutConfig, classes: Sequence[str], t
     kept = ""
     if config.keep_clear is not None:
         kept = f"""
-Only {tiles[0]} of {tiles[1]} tiles are in it: those that networks trained without the confounder on other cases decide
-rightly by a margin above {config.keep_clear:g}. That is a selection by label; no figure below is an accuracy on tissue.
+Only {study.tiles[0]} of {study.tiles[1]} tiles are in it: those that networks trained without the confounder on other
+cases decide rightly by a margin above {config.keep_clear:g}. That is a selection by label; no figure below is an
+accuracy on tissue.
 """
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(study.made_with.items()))
     return f"""# Shortcut study: {config.confounder}
 
 {RESEARCH_USE} {_plural(config.seeds, "seed")}, each with its own split by case.
 
 In training and validation a tile carries the confounder ({config.confounder} {amount:g}: {unit}) exactly if it is
-{classes[1]}, with probability {config.strength:g}. Tested on the same tiles with the confounder as in training, at
-random (unconfounded), on none (clean), and following the other class (reversed). {config.backbone} from
+{study.classes[1]}, with probability {config.strength:g}. Tested on the same tiles with the confounder as in training,
+at random (unconfounded), on none (clean), and following the other class (reversed). {config.backbone} from
 {"random" if config.weights == "none" else config.weights} weights, both classes drawn equally often,
 {_plural(config.epochs, "epoch")}, batches of {config.batch_size}, learning rate {config.learning_rate:g}.
 {kept}
@@ -113,6 +106,8 @@ What a method leaves open was chosen for each seed by a rule on its validation, 
 Gains against the weight decay that each seed chose by log loss.
 
 {markdown_table(whole_head, whole)}
+
+Made with {versions}.
 """
 
 

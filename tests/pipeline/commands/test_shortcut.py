@@ -34,19 +34,20 @@ def test_a_study_from_the_command_line(index: Path, tmp_path: Path, run_cli: Run
     for word in ("unconfounded", "reversed", "weight_decay", "sd", "gain over weight decay"):
         assert word in done.stdout
     assert {path.name for path in out.iterdir() if not path.name.startswith(".")} == {
-        "commit.json", "runs", "study.csv", "study.md", "study.png", "examples.png",
+        "commit.json", "runs", "study.json", "study.csv", "study.md", "study.png", "examples.png",
     }  # fmt: skip
     assert len(list((out / "runs").iterdir())) == 3, "plain training's too, whose errors a rule looks at"
 
 
 @pytest.mark.parametrize(
     ("options", "named"),
-    [(("--lambdas", "1,x"), "sd_lambdas"), (("--stores", "."), "--manifest")],
+    [(("--lambdas", "1,x"), "sd_lambdas"), (("--stores", "."), "--manifest"), ((), "study.json")],
 )
 def test_bad_options_are_refused(
     options: tuple[str, ...], named: str, index: Path, tmp_path: Path, run_cli: RunCli
 ) -> None:
-    done = run_cli("study", "shortcut", "--images", index, "--out", tmp_path / "out", *options)
+    data = ("--images", index) if options else ()
+    done = run_cli("study", "shortcut", *data, "--out", tmp_path / "out", *options)
     assert done.returncode == 1
     assert named in done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -21,12 +21,20 @@ from training.data.samples import Samples
 from training.selection.rules import Quantities
 from training.shortcut import experiment as study
 from training.shortcut.config import TESTS, ShortcutConfig
-from training.shortcut.experiment import ShortcutTrials, clear_tiles, key_of, study_recipe, study_shortcut
+from training.shortcut.experiment import (
+    ShortcutTrials,
+    clear_tiles,
+    key_of,
+    report_shortcut,
+    study_recipe,
+    study_shortcut,
+)
 from training.shortcut.report import study_markdown, study_table
 from training.trials import tiles as trial_tiles
 from training.trials.choice import Grid, as_grid
 from training.trials.config import Run, Setting, plain, planned
 from training.trials.records import VALIDATION, RunRecord, packed
+from training.trials.study import Study
 from training.trials.tiles import read_tiles
 
 SMALL = ShortcutConfig(
@@ -86,13 +94,17 @@ def test_a_study_is_complete_and_does_not_depend_on_its_workers(samples: Samples
     assert seen == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
     assert list(grid) == ["erm", "sd"]
     names = sorted(p.name for p in (tmp_path / "one").iterdir() if not p.name.startswith("."))
-    assert names == ["commit.json", "examples.png", "runs", "study.csv", "study.md", "study.png"]
+    assert names == ["commit.json", "examples.png", "runs", "study.csv", "study.json", "study.md", "study.png"]
     for name, content in figures(tmp_path / "one").items():
         picture = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_COLOR)
         assert picture is not None, name
         assert picture.std() > 5
     assert folder_faults(tmp_path / "one") == []
     assert read_commit(tmp_path / "one").recipe == study_recipe(read_tiles(samples), SMALL)
+    page = (tmp_path / "one" / "study.md").read_bytes()
+    assert report_shortcut(tmp_path / "one")[1] == SMALL
+    assert (tmp_path / "one" / "study.md").read_bytes() == page
+    assert folder_faults(tmp_path / "one") == [], "made again from the records, they are the same"
     for damaged in ("study.csv", next((tmp_path / "one" / "runs").iterdir()).relative_to(tmp_path / "one")):
         path = tmp_path / "one" / damaged
         intact = path.read_bytes()
@@ -136,8 +148,11 @@ def test_an_interrupted_study_goes_on(samples: Samples, tmp_path: Path, monkeypa
     assert len(trained) == 5, "a smaller study of the same kind has all it needs"
 
 
-def test_clear_tiles_are_those_that_others_decide_rightly_by_a_margin(samples: Samples) -> None:
+def test_clear_tiles_are_those_that_others_decide_rightly_by_a_margin(
+    samples: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of noise whose labels show in nothing but the brightness of half the tiles, that half is clear."""
+    monkeypatch.setattr(study, "FOLDS", 2)
     data = read_tiles(samples)
     bright = np.arange(80) % 4 < 2
     tiles = np.where((bright & (data.label == 1))[:, None, None, None], data.tiles + np.uint8(100), data.tiles)
@@ -254,6 +269,9 @@ CONFIG = ShortcutConfig(
 )
 
 
+STUDY = Study(kind="", config={}, classes=("benign", "cancer"), tiles=(80, 80), keys=[], made_with={"torch": "2"})
+
+
 @pytest.fixture
 def grid() -> Grid:
     """Three seeds; lambda 5 has the least validation loss for the first two, lambda 1 for the last."""
@@ -294,7 +312,7 @@ def test_the_table_holds_every_setting(grid: Grid) -> None:
 
 
 def test_the_markdown_says_what_was_done(grid: Grid) -> None:
-    text = study_markdown(grid, CONFIG, ("benign", "cancer"), (80, 80))
+    text = study_markdown(grid, CONFIG, STUDY)
     for part in (
         "or research use only", "probability 0.95", "exactly if it is\ncancer", "| sd | lambda 5 (3) | 0.753",
         "| sd | lambda 5 (2); lambda 1 (1) | 0.653", "+0.133", "| sd | lambda 5 | 2 | 0.200 | 0.800 |",
@@ -305,6 +323,6 @@ def test_the_markdown_says_what_was_done(grid: Grid) -> None:
     rows = [line.count("|") for line in text.splitlines() if line.startswith("|")]
     assert rows == [9] * 8 + [12] * 6
     clear = CONFIG.model_copy(update={"keep_clear": 1.0})
-    text = study_markdown(grid, clear, ("benign", "cancer"), (40, 80))
+    text = study_markdown(grid, clear, STUDY.model_copy(update={"tiles": (40, 80)}))
     assert "40 of 80" in text
     assert "selection by label" in text
