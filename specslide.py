@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from inference import load_model, make_heatmap, predict_slide
+    from inference import embed_slide, load_encoder, load_model, make_heatmap, predict_slide
     from pipeline import run
     from tiling import Grid, Slide, TileStore, tile_slide
     from training import SpectralDecouplingLoss, train
@@ -33,6 +33,8 @@ __all__ = [
     "SpectralDecouplingLoss",
     "TileStore",
     "__version__",
+    "embed_slide",
+    "load_encoder",
     "load_model",
     "make_heatmap",
     "predict_slide",
@@ -84,7 +86,7 @@ make_lazy(
     __name__,
     dict.fromkeys(("Grid", "Slide", "TileStore", "tile_slide"), "tiling")
     | dict.fromkeys(("SpectralDecouplingLoss", "train"), "training")
-    | dict.fromkeys(("load_model", "make_heatmap", "predict_slide"), "inference")
+    | dict.fromkeys(("embed_slide", "load_encoder", "load_model", "make_heatmap", "predict_slide"), "inference")
     | {"run": "pipeline"},
 )
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 from tiling.core.lazy import make_lazy
 
 if TYPE_CHECKING:
-    from inference.config import PredictConfig
+    from inference.config import EmbedConfig, EncoderConfig, PredictConfig
+    from inference.embed import EmbedReport, embed_slide
+    from inference.encoders import TileEncoder, load_encoder
     from inference.ensemble import Ensemble, make_ensemble
     from inference.heatmap import HeatmapReport, make_heatmap
     from inference.predict import predict_slide
@@ -15,10 +17,16 @@ if TYPE_CHECKING:
     from training import load_model
 
 __all__ = [
+    "EmbedConfig",
+    "EmbedReport",
+    "EncoderConfig",
     "Ensemble",
     "HeatmapReport",
     "PredictConfig",
     "Prediction",
+    "TileEncoder",
+    "embed_slide",
+    "load_encoder",
     "load_model",
     "make_ensemble",
     "make_heatmap",
@@ -28,10 +36,16 @@ __all__ = [
 make_lazy(
     __name__,
     {
+        "EmbedConfig": "inference.config",
+        "EmbedReport": "inference.embed",
+        "EncoderConfig": "inference.config",
         "Ensemble": "inference.ensemble",
         "HeatmapReport": "inference.heatmap",
         "PredictConfig": "inference.config",
         "Prediction": "inference.prediction",
+        "TileEncoder": "inference.encoders",
+        "embed_slide": "inference.embed",
+        "load_encoder": "inference.encoders",
         "load_model": "training",
         "make_ensemble": "inference.ensemble",
         "make_heatmap": "inference.heatmap",

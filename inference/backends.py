@@ -50,8 +50,13 @@ def auto_batch_size(model: TileModel) -> int:
 
     It is not timed, so that equal inputs give equal bytes. Too large a one is halved; see `BatchSizer`.
     """
-    pixels, limit = _AUTO_PIXELS.get(model.device.type, _AUTO_PIXELS["cpu"])
-    fitting = pixels // max(model.info.input_px, model.info.tile_px) ** 2
+    return auto_batch(model.device, max(model.info.input_px, model.info.tile_px))
+
+
+def auto_batch(device: torch.device, side_px: int) -> int:
+    """The same for pictures of a side."""
+    pixels, limit = _AUTO_PIXELS.get(device.type, _AUTO_PIXELS["cpu"])
+    fitting = pixels // side_px**2
     return 1 << (max(1, min(fitting, limit)).bit_length() - 1)
 
 

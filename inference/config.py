@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator
 
 from inference.exports import formats, formats_help
 from tiling.annotations.classes import ClassRules
+from tiling.stores.features import FeatureType
 from tiling.stores.query import parse_where
 
 Backend = Literal["torch", "onnx", "auto"]
@@ -16,8 +18,8 @@ SEPARATION_UM = 150.0
 """Two detections on a heatmap are at least this far apart, micrometres."""
 
 
-class PredictTilesConfig(BaseModel):
-    """What decides a prediction of tiles that are there, beside the tiles and the model. Unknown keys are refused."""
+class ChooseConfig(BaseModel):
+    """Which tiles are computed, and how they are shown to a network. Unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -26,15 +28,11 @@ class PredictTilesConfig(BaseModel):
     where: str | None = None
     """Which tiles, by the columns of a store, which are measured of a slide: `blur < 1.2 and black < 0.1`; see
     tiling.stores.query."""
-    tta: bool = False
-    """Test-time augmentation: the mean over all eight orientations of each tile, at eight times the cost."""
     batch_size: PositiveInt | None = None
     """Tiles that the model sees at once, halved where they do not fit in memory; changes the speed, not the result.
     None, or "auto": as the device and the size of the model's input call for."""
     readers: PositiveInt | None = None
     """Threads that read and decode; changes the speed, not the result. None: 1, for a model on a GPU up to 8."""
-    backend: Backend = "torch"
-    """Backend: torch; onnx, ONNX Runtime on a CPU; or auto, the faster on a short probe. They agree to 1e-4."""
     precision: Precision = "auto"
     """bf16, 32 bits, or auto: bf16 where the hardware computes in it."""
 
@@ -51,8 +49,8 @@ class PredictTilesConfig(BaseModel):
         return None if batch_size == "auto" else batch_size
 
 
-class PredictConfig(PredictTilesConfig):
-    """What decides a prediction of a slide, too, whose tiles are cut while it is read."""
+class CutConfig(ChooseConfig):
+    """How the tiles of a slide, too, are cut while it is read."""
 
     overlap: float = Field(0.0, ge=0, lt=1)
     """Fraction of a tile that its neighbour shares, in [0, 1); a store brings its own."""
@@ -60,6 +58,62 @@ class PredictConfig(PredictTilesConfig):
     """How far a slide's scale may be from the model's without being resampled, a fraction."""
     max_bad_tiles: float = Field(0.01, ge=0, le=1)
     """Fraction of a slide's tiles that may be passed over because they cannot be decoded."""
+
+
+class PredictTilesConfig(ChooseConfig):
+    """What decides a prediction of tiles that are there, beside the tiles and the model."""
+
+    tta: bool = False
+    """Test-time augmentation: the mean over all eight orientations of each tile, at eight times the cost."""
+    backend: Backend = "torch"
+    """Backend: torch; onnx, ONNX Runtime on a CPU; or auto, the faster on a short probe. They agree to 1e-4."""
+
+
+class PredictConfig(PredictTilesConfig, CutConfig):
+    """What decides a prediction of a slide, too, whose tiles are cut while it is read."""
+
+
+class EmbedConfig(CutConfig):
+    """What decides the features of a slide or store, beside it and the encoder."""
+
+    dtype: FeatureType = "float16"
+    """Type the features are stored as: float16, or float32 at twice the size."""
+    quality: bool = True
+    """Measure the quality of a slide's tiles, as `specslide tile` does; a store brings its own columns."""
+
+
+class EncoderConfig(BaseModel):
+    """Which encoder makes the features, and what its tiles are where it does not say. Unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    encoder: str = "tf_efficientnet_lite0"
+    """A known encoder (uni, uni2-h, virchow, virchow2, h-optimus-0, prov-gigapath), one of timm's names,
+    hf-hub:OWNER/NAME, a model folder of specslide's, or a TorchScript (.pt, .ts) or ONNX file."""
+    weights: str = "auto"
+    """Weights of a known or timm's encoder: a .safetensors or .pth file, packaged, or hf-hub:OWNER/NAME."""
+    mpp: PositiveFloat | None = None
+    """Micrometres per pixel of its tiles. None: the encoder's own, or 0.5 where it has none."""
+    tile_px: PositiveInt | None = None
+    """Side of its tiles, pixels. None: the encoder's own, or 256 where it has none."""
+    input_px: PositiveInt | None = None
+    """Side of the picture that the network sees. None: the encoder's own."""
+    mean: tuple[float, ...] = ()
+    """Normalisation of a TorchScript or ONNX file: mean of each channel in [0, 1]. None: ImageNet's."""
+    std: tuple[float, ...] = ()
+    """The same, standard deviation of each channel."""
+
+    @field_validator("mean", "std")
+    @classmethod
+    def _of_each_channel(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if len(values) not in (0, 3):
+            raise ValueError("there are three channels")
+        return values
+
+    def anywhere(self) -> EncoderConfig:
+        """The same with absolute paths, for a worker that starts in another folder."""
+        paths = {name: Path(getattr(self, name)) for name in ("encoder", "weights")}
+        return self.model_copy(update={name: str(path.absolute()) for name, path in paths.items() if path.exists()})
 
 
 class OutputConfig(BaseModel):

@@ -84,7 +84,7 @@ def predict_slide(
     with ExitStack() as stack:
         if is_store(path):
             store = TileStore(path)
-            found = store_source(store, slide_id or store.slide.slide_id, predictor, config, roi)
+            found = store_source(store, slide_id or store.slide.slide_id, predictor.demand, config, roi)
             settings |= {"store_sha256": store.sha256, "store_pixels_sha256": store.pixels_sha256}
             settings["min_tissue"] = min_tissue_of(store, config)
         else:
@@ -92,7 +92,8 @@ def predict_slide(
             def opened() -> Slide:
                 return stack.enter_context(Slide(path, mpp=slide_mpp))
 
-            found = slide_source(opened, slide_id or slide_name(path), slide_sha256, predictor, config, roi)
+            name = slide_id or slide_name(path)
+            found = slide_source(opened, name, slide_sha256, predictor.demand, config, roi)
         predicted, probabilities, columns = _predict(found, predictor, progress or (lambda done, total: None))
     first, filtered = predictor.models[0].info, int(found.filtered.sum())
     undecodable = len(found.tiles) - len(predicted) - filtered

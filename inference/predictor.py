@@ -11,7 +11,9 @@ from inference.backends import BatchSizer, Predict, auto_batch_size, choose_back
 from inference.config import PredictConfig
 from inference.ensemble import Ensemble, averaged, members, orientations
 from inference.ood import comparable
+from inference.sources import Demand
 from tiling.core.arrays import Float32Array, UInt8Array
+from tiling.core.errors import ModelError
 from training import TileModel
 
 _MAX_READERS = 8
@@ -34,7 +36,6 @@ class Predictor:
         """The predictor of one model or of an ensemble. Raises ConfigError, ModelError for what cannot be done here."""
         models = comparable(members(model))
         backends, predictors = zip(*(choose_backend(m, config.backend, config.precision) for m in models), strict=True)
-        cores = os.cpu_count() or 1
         on_gpu = any(m.device.type != "cpu" for m in models)
         return cls(
             models=models,
@@ -46,8 +47,13 @@ class Predictor:
             bf16=any(uses_bf16(m.device, config.precision) for m in models),
             tta=config.tta,
             batch_size=config.batch_size or min(auto_batch_size(m) for m in models),
-            readers=config.readers or (max(1, min(_MAX_READERS, cores - 1)) if on_gpu else 1),
+            readers=config.readers or auto_readers(on_gpu),
         )
+
+    @property
+    def demand(self) -> Demand:
+        """The tiles that the models ask for. Raises ModelError for one of unknown scale."""
+        return Demand(model_mpp(self.models[0]), self.models[0].info.tile_px, self.batch_size, self.readers)
 
     @property
     def threshold(self) -> float:
@@ -71,3 +77,18 @@ class Predictor:
         views = list(orientations(tiles)) if self.tta else [tiles]  # views of one array, not copies
         answers = (predict(view) for predict in self.predictors for view in views)
         return averaged(answers, self.models[0].info.positive)
+
+
+def auto_readers(on_gpu: bool) -> int:
+    """Threads that read and decode for a network: on a CPU, which needs the cores itself, one."""
+    return max(1, min(_MAX_READERS, (os.cpu_count() or 1) - 1)) if on_gpu else 1
+
+
+def model_mpp(model: TileModel) -> float:
+    """Micrometres per pixel of the model's tiles. Raises ModelError if it was trained on images of unknown scale."""
+    if model.info.mpp is None:
+        fix = "train it again and pass --mpp with the scale of its images"
+        raise ModelError(
+            "the model", "does not say at what scale it was trained, so it cannot be laid over slides", fix
+        )
+    return model.info.mpp

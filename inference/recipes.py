@@ -1,4 +1,4 @@
-"""Recipes of heatmaps and their tests: what each is made from, to say if it is up to date. Knows nothing of torch."""
+"""Recipes of heatmaps, their tests and features: what each is made from, to say if it is up to date. Needs no torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import shapely
 
-from inference.config import EvaluateSlidesConfig, OutputConfig, PredictTilesConfig
+from inference.config import ChooseConfig, EmbedConfig, EvaluateSlidesConfig, OutputConfig, PredictTilesConfig
 from inference.summary import VERSION
 from tiling import Slide, TileStore
 from tiling.annotations.classes import ClassRules
@@ -18,6 +18,7 @@ from tiling.core.artefact import Recipe, content_hash
 from tiling.core.files import sha256_json, sha256_text
 from tiling.manifest import ManifestRow
 from tiling.slides.ome_zarr_reader import ome_zarr_mark
+from tiling.stores.features import Encoder
 from tiling.stores.query import rows_where
 
 
@@ -29,8 +30,8 @@ def is_store(path: Path) -> bool:
         return False
 
 
-def prediction_settings(source: Path, config: PredictTilesConfig, roi: Path | None = None) -> dict[str, Any]:
-    """The settings that decide the prediction of that source; a store brings some of them.
+def prediction_settings(source: Path, config: ChooseConfig, roi: Path | None = None) -> dict[str, Any]:
+    """The settings that decide what is computed of that source; a store brings some of them.
 
     Raises InputError if the file `roi` cannot be read.
     """
@@ -72,7 +73,50 @@ def heatmap_recipe(
     Raises:
         SlideError, StoreError, InputError: If the source or `roi` cannot be read.
     """
-    inputs: dict[str, object] = {"models": models_sha256}
+    inputs, settings = _source(source, config, slide_mpp, roi)
+    inputs["models"] = models_sha256
+    if truth is not None:
+        inputs["truth"] = sha256_text(truth.wkt)
+    shown = outputs.model_dump(mode="json") if outputs.formats else {}
+    return Recipe("heatmap", inputs, settings | {"version": VERSION, "bf16": bf16, "outputs": shown})
+
+
+def feature_recipe(
+    source: Path,
+    encoder: Encoder,
+    config: EmbedConfig,
+    *,
+    bf16: bool = False,
+    slide_mpp: float | None = None,
+    roi: Path | None = None,
+) -> Recipe:
+    """The recipe of the feature store that `embed_slide` would make of these.
+
+    Args:
+        source: A slide, or a tile store, which counts by its pixels as for a heatmap.
+        encoder: What makes the features.
+        config: How the tiles are chosen, and the features stored.
+        bf16: Whether the device computes in bf16 under `config.precision`.
+        slide_mpp: Micrometres per level-0 pixel, where the slide's file does not say.
+        roi: The region of interest.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        SlideError, StoreError, InputError: If the source or `roi` cannot be read.
+    """
+    inputs, settings = _source(source, config, slide_mpp, roi)
+    known = {f"encoder_{name}": value for name, value in encoder.record().items()}
+    own = {"dtype": config.dtype} | ({} if is_store(source) else {"quality": config.quality})
+    return Recipe("features", inputs, settings | known | own | {"bf16": bf16})
+
+
+def _source(
+    source: Path, config: ChooseConfig, slide_mpp: float | None, roi: Path | None
+) -> tuple[dict[str, object], dict[str, Any]]:
+    """The inputs and settings of a recipe that a slide or store, and what is computed of it, give."""
+    inputs: dict[str, object] = {}
     settings = prediction_settings(source, config, roi)
     if is_store(source):
         store = TileStore(source)
@@ -86,10 +130,7 @@ def heatmap_recipe(
                 settings["bounds"] = slide.frame.bounds.model_dump()
     if roi is not None:
         inputs["region of interest"] = settings.pop("roi_sha256")
-    if truth is not None:
-        inputs["truth"] = sha256_text(truth.wkt)
-    shown = outputs.model_dump(mode="json") if outputs.formats else {}
-    return Recipe("heatmap", inputs, settings | {"version": VERSION, "bf16": bf16, "outputs": shown})
+    return inputs, settings
 
 
 def slides_recipe(results: Path, rows: Sequence[ManifestRow], config: EvaluateSlidesConfig) -> Recipe:

@@ -6,9 +6,9 @@ Threads read and decode ahead of the model (prefetch), through a bounded queue: 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -17,20 +17,18 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from inference.config import PredictConfig
-from inference.predictor import Predictor
+from inference.config import CutConfig
 from inference.readahead import Batch, Batches, read_ahead, regrouped
 from tiling import Slide, TileStore, TilingConfig
 from tiling.annotations.rasterize import area_fractions, read_polygons
-from tiling.core.arrays import BoolArray, Float32Array, UInt8Array
+from tiling.core.arrays import BoolArray, Float32Array
 from tiling.core.errors import ConfigError, InputError, ModelError, SlideError
 from tiling.grid import Frame, Raster, Tiles, same_scale
-from tiling.plan import Plan, plan_tiles
-from tiling.quality import METRICS, measurer
+from tiling.plan import plan_tiles
+from tiling.quality import METRICS, Measure, measurer, no_quality
 from tiling.stores.query import parse_where, rows_where, tile_columns
 from tiling.stores.store import SlideFacts
 from tiling.tile import read_tiles, slide_facts
-from training import TileModel
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +46,21 @@ def read_region_of_interest(path: Path, frame: Frame) -> shapely.Geometry:
 
 
 @dataclass(frozen=True)
+class Demand:
+    """The tiles that a network asks for, and how they are read for it."""
+
+    mpp: float
+    """Micrometres per pixel."""
+    tile_px: int
+    """Side, pixels."""
+    batch_size: int
+    readers: int
+    """Threads."""
+
+
+@dataclass(frozen=True)
 class Source:
-    """The tiles of a slide or store that are to be predicted, and the batches that read them."""
+    """The tiles of a slide or store that are to be computed, and the batches that read them."""
 
     slide: SlideFacts
     tiles: Tiles
@@ -60,15 +71,19 @@ class Source:
     """Tiles of the grid that are not among these; see `Prediction.left_out`."""
     filtered: BoolArray
     """Of these, the tiles that were filtered once they were read, (N,); known when `batches` are through."""
+    measured: Mapping[str, Float32Array] = field(default_factory=dict)
+    """Of a slide's tiles, quality metrics (N,) by name, where they were asked for; known when `batches` are through."""
 
 
 def slide_source(
     opened: Callable[[], Slide],
     slide_id: str,
     sha256: str | None,
-    predictor: Predictor,
-    config: PredictConfig,
+    demand: Demand,
+    config: CutConfig,
     roi: Path | None,
+    *,
+    measure: bool = False,
 ) -> Source:
     """The tissue tiles of a slide, cut while it is read.
 
@@ -76,9 +91,10 @@ def slide_source(
         opened: Opens the slide: once, and for each thread that reads.
         slide_id: What the slide is called.
         sha256: The slide's hash, if it is known.
-        predictor: The models, and the size of their batches.
+        demand: The tiles that are asked for, and the size of their batches.
         config: How the tiles are cut and filtered.
         roi: A file of polygons; tiles outside all of them are left out.
+        measure: Whether their quality is measured, as tiling does.
 
     Returns:
         The tiles, and the batches that read them.
@@ -89,8 +105,7 @@ def slide_source(
         InputError: If `roi` cannot be read.
         ConfigError: For settings that do not fit the slide.
     """
-    model = predictor.models[0]
-    slide, mpp = opened(), model_mpp(model)
+    slide, mpp = opened(), demand.mpp
     region = None if roi is None else read_region_of_interest(roi, slide.frame)
     if slide.mpp > mpp * (1 + config.mpp_tolerance):
         fix = f"use a model of {slide.mpp:g} or coarser: specslide tile --mpp {slide.mpp:g}, then train on those stores"
@@ -98,7 +113,7 @@ def slide_source(
         raise ModelError(slide.path, what, fix)
     tiling = TilingConfig(
         mpp=mpp,
-        tile_px=model.info.tile_px,
+        tile_px=demand.tile_px,
         overlap=config.overlap,
         min_tissue=config.min_tissue,
         mpp_tolerance=config.mpp_tolerance,
@@ -112,7 +127,9 @@ def slide_source(
         "undecodable": 0,
     }
     handles = _Handles(slide, opened)
-    keeps = None if config.where is None else _filter(config.where, plan, tiling)
+    where = None if config.where is None else parse_where(config.where)
+    rate = measurer(tiling.quality, plan.thumbnail.values) if where is not None or measure else no_quality
+    measured = _columns(rate, len(plan.tiles))
     filtered = np.zeros(len(plan.tiles), np.bool_)
 
     def read(rows: Rows) -> Batch:
@@ -121,36 +138,33 @@ def slide_source(
         side, good = plan.tiles.grid.tile_px, [index for index, _ in found]
         pixels = np.array([tile for _, tile in found], np.uint8).reshape(len(found), side, side, 3)
         rows = rows[good]
-        if keeps is None or not len(rows):
+        for row, tile in zip(rows, pixels, strict=True) if measured else ():
+            for name, value in rate(tile).items():
+                measured[name][row] = value
+        if where is None or not len(rows):
             return rows, pixels
-        kept = keeps(rows, pixels)
+        quality = {name: values[rows] for name, values in measured.items()}
+        kept = where.mask(tile_columns(plan.tiles.only(rows)) | quality, len(rows))
         filtered[rows] = ~kept
         return rows[kept], pixels[kept]
 
-    wanted = _slices(len(plan.tiles), predictor.batch_size)
-    batches = _read(read, wanted, predictor.readers)
+    wanted = _slices(len(plan.tiles), demand.batch_size)
+    batches = _read(read, wanted, demand.readers)
     return Source(
         slide=slide_facts(slide, slide_id, sha256),
         tiles=plan.tiles,
         thumbnail=plan.thumbnail,
-        batches=regrouped(_few_bad(batches, wanted, filtered, config.max_bad_tiles, slide.path), predictor.batch_size),
+        batches=regrouped(_few_bad(batches, wanted, filtered, config.max_bad_tiles, slide.path), demand.batch_size),
         left_out=left_out,
         filtered=filtered,
+        measured=measured,
     )
 
 
-def _filter(where: str, plan: Plan, tiling: TilingConfig) -> Callable[[Rows, UInt8Array], BoolArray]:
-    """Which tiles of a slide an expression keeps, bool (n,), by their rows and pixels (n, T, T, 3), n at least 1; their
-    columns are measured as those of a store are.
-    """
-    parsed, measure = parse_where(where), measurer(tiling.quality, plan.thumbnail.values)
-
-    def keeps(rows: Rows, pixels: UInt8Array) -> BoolArray:
-        measured = [measure(tile) for tile in pixels]
-        quality = {name: np.array([row[name] for row in measured], np.float32) for name in measured[0]}
-        return parsed.mask(tile_columns(plan.tiles.only(rows)) | quality, len(rows))
-
-    return keeps
+def _columns(measure: Measure, count: int) -> dict[str, Float32Array]:
+    """Empty columns (count,) for what a function measures of a tile, by name."""
+    names = measure(np.full((64, 64, 3), 255, np.uint8))
+    return {name: np.full(count, np.nan, np.float32) for name in names}
 
 
 def require_columns_of_slides(where: str) -> None:
@@ -163,7 +177,7 @@ def require_columns_of_slides(where: str) -> None:
         raise ConfigError(error.where, error.what, fix) from None
 
 
-def min_tissue_of(store: TileStore, config: PredictConfig) -> float:
+def min_tissue_of(store: TileStore, config: CutConfig) -> float:
     """The minimum fraction of tissue that the tiles really have; warns of settings that a store cannot follow."""
     overlap = 1 - store.grid.stride_px0 / store.grid.tile_px0
     if config.overlap and abs(config.overlap - overlap) * store.grid.tile_px0 > 1:
@@ -176,15 +190,13 @@ def min_tissue_of(store: TileStore, config: PredictConfig) -> float:
     return max(tiled, config.min_tissue)
 
 
-def store_source(
-    store: TileStore, slide_id: str, predictor: Predictor, config: PredictConfig, roi: Path | None
-) -> Source:
+def store_source(store: TileStore, slide_id: str, demand: Demand, config: CutConfig, roi: Path | None) -> Source:
     """The tiles of a store.
 
     Args:
         store: The store.
         slide_id: What the slide is called.
-        predictor: The models, and the size of their batches.
+        demand: The tiles that are asked for, and the size of their batches.
         config: How the tiles are filtered.
         roi: A file of polygons; tiles outside all of them are left out.
 
@@ -197,9 +209,8 @@ def store_source(
         InputError: If `roi` cannot be read.
         ConfigError: For a column in `config.where` that the store has not.
     """
-    model, frame = predictor.models[0], store.slide.frame()
-    region = None if roi is None else read_region_of_interest(roi, frame)
-    mpp, tile_px = model_mpp(model), model.info.tile_px
+    region = None if roi is None else read_region_of_interest(roi, store.slide.frame())
+    mpp, tile_px = demand.mpp, demand.tile_px
     if not same_scale(store.grid.mpp, mpp) or store.grid.tile_px != tile_px:
         what = (
             f"has tiles of {store.grid.tile_px} px at {store.grid.mpp:g} micrometres a pixel, not {tile_px} at {mpp:g}"
@@ -216,12 +227,12 @@ def store_source(
         "outside_roi": int(chosen.sum()) - len(rows),
         "undecodable": bad,
     }
-    wanted = _slices(len(rows), predictor.batch_size)
+    wanted = _slices(len(rows), demand.batch_size)
     return Source(
         slide=store.slide.model_copy(update={"slide_id": slide_id}),
         tiles=store.tiles.only(rows),
         thumbnail=store.thumbnail,
-        batches=_read(lambda part: (part, store.read(rows[part])), wanted, predictor.readers),
+        batches=_read(lambda part: (part, store.read(rows[part])), wanted, demand.readers),
         left_out=left_out,
         filtered=np.zeros(len(rows), np.bool_),
     )
@@ -272,16 +283,6 @@ def _few_bad(batches: Batches, wanted: Sequence[Rows], filtered: BoolArray, max_
 def _inside(region: shapely.Geometry | None, tiles: Tiles) -> BoolArray:
     """Which tiles lie in the region, at least in part, bool (N,); all of them without one."""
     return np.ones(len(tiles), np.bool_) if region is None else area_fractions(region, tiles) > 0
-
-
-def model_mpp(model: TileModel) -> float:
-    """Micrometres per pixel of the model's tiles. Raises ModelError if it was trained on images of unknown scale."""
-    if model.info.mpp is None:
-        fix = "train it again and pass --mpp with the scale of its images"
-        raise ModelError(
-            "the model", "does not say at what scale it was trained, so it cannot be laid over slides", fix
-        )
-    return model.info.mpp
 
 
 def _slices(count: int, size: int) -> list[Rows]:

@@ -10,6 +10,7 @@ import typer
 
 from pipeline import console
 from pipeline.commands.demo import demo
+from pipeline.commands.embed import embed
 from pipeline.commands.evaluate import evaluate
 from pipeline.commands.evaluate_slides import evaluate_slides
 from pipeline.commands.export_model import export_model
@@ -48,7 +49,7 @@ studies = typer.Typer(help="Studies of what networks learn.", **_GROUP)
 app.add_typer(imports, name="import")
 app.add_typer(studies, name="study")
 for _command in (
-    info, manifest, tile, label, train, tune, evaluate, stress, heatmap, export_model, evaluate_slides, tiles,
+    info, manifest, tile, label, embed, train, tune, evaluate, stress, heatmap, export_model, evaluate_slides, tiles,
     init, run, status, provenance, verify, demo,
 ):  # fmt: skip  # in the order of their use, which --help keeps
     app.command(cls=SuggestingCommand)(_command)

@@ -13,8 +13,8 @@ from pipeline.commands.settings import Settings, options_of, settings_of
 from pipeline.execution.slurm import SlurmConfig, job_script, submit_script
 from tiling.core.errors import ConfigError
 
-WRAPPED = ("tile", "train", "tune", "heatmap", "run")
-_IN_PARTS = ("tile", "tune", "heatmap")
+WRAPPED = ("tile", "embed", "train", "tune", "heatmap", "run")
+_IN_PARTS = ("tile", "embed", "tune", "heatmap")
 _OF_CLUSTER = ("cluster", "cluster_config", "worker_memory")  # each of them asks for one
 
 
@@ -25,7 +25,7 @@ def slurm(
         list[str],
         typer.Argument(
             metavar="COMMAND ARGUMENTS [-- SBATCH_OPTIONS]",
-            help="tile, train, tune, heatmap or run, and its arguments; after a `--`, more of sbatch's options.",
+            help="tile, embed, train, tune, heatmap or run, and its arguments; after a `--`, more of sbatch's options.",
         ),
     ],
     settings: Settings,
@@ -34,7 +34,7 @@ def slurm(
     ] = None,
     submit: Annotated[bool, typer.Option("--submit", help="Give the script to sbatch instead of printing it.")] = False,
 ) -> None:
-    """Print the sbatch script that runs tile, train, tune, heatmap or run as a job; with --submit, submit it.
+    """Print the sbatch script that runs tile, embed, train, tune, heatmap or run as a job; with --submit, submit it.
 
     Slurm's options stand before the command, the command's own behind it, where they are checked as the command checks
     them. Shortly before its time limit the command is asked to stop; the job then goes back into the queue, and the

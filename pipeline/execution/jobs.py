@@ -8,13 +8,13 @@ from dataclasses import dataclass, fields, replace
 from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from inference.recipes import is_store
 from inference.report.cohort import write_cohort_index
 from pipeline.execution.dask_config import ClusterConfig
 from pipeline.execution.partition import Part
-from pipeline.execution.pool import Outcome, Task, TileProgress, bytes_of, run_slides
+from pipeline.execution.pool import Outcome, Result, Task, TileProgress, bytes_of, run_slides
 from pipeline.redaction import files_of, redact, redacted_log
 from pipeline.study.ledger import timed
 from tiling import TileReport, TilingConfig, tile_slide
@@ -26,6 +26,7 @@ from tiling.manifest import ManifestRow
 
 if TYPE_CHECKING:  # imported when needed: workers that tile must not wait for torch
     import shapely
+    from _typeshed import DataclassInstance
 
     from inference import Ensemble, HeatmapReport, PredictConfig
     from inference.config import OutputConfig
@@ -193,7 +194,17 @@ def _loaded(folders: tuple[Path, ...], commits: tuple[bytes, ...], device: str) 
     return make_ensemble([load_model(folder, place) for folder in folders])
 
 
-AnyJob = TypeVar("AnyJob", TileJob, HeatmapJob)
+class _OfSource(Protocol):
+    """A job that reads one slide or store."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def source(self) -> Path: ...
+
+
+AnyJob = TypeVar("AnyJob", bound="DataclassInstance")
+NetworkJob = TypeVar("NetworkJob", bound=_OfSource)
 
 
 def predict_all(
@@ -205,10 +216,7 @@ def predict_all(
 ) -> list[Outcome[HeatmapJob, HeatmapReport]]:
     """Make heatmaps with one model or several: in this process, on all GPUs of this machine, or on a cluster.
 
-    On a CPU, and with one GPU, they follow each other in one process: torch uses all cores there already, and more
-    would only share them. It is this one for stores, and for a single slide. Several slides get one that can be lost,
-    for a damaged slide may crash the library that reads it; the rest go on in a fresh one. With several GPUs each has a
-    process.
+    How it is shared out: `run_on_devices`.
 
     Args:
         jobs: The slides or stores.
@@ -229,21 +237,54 @@ def predict_all(
             raise ConfigError("cluster", "a model that is loaded cannot be sent to workers", "pass its folder")
         here = partial(heatmap_job, model=models)
         return run_slides(here, jobs, workers=0, title="heatmaps", sizes=sizes)
-    devices = [] if device == "cpu" else gpus()
     folders = tuple(Path(folder).absolute() for folder in models)
     task: Task[HeatmapJob, HeatmapReport] = partial(heatmap_job_elsewhere, models=folders, device=device)
-    if cluster is None:
-        slides = sum(not is_store(job.source) for job in jobs)
-        workers = len(devices) if len(devices) > 1 else int(slides > 1)
-        return run_slides(task, jobs, workers=workers, title="heatmaps", sizes=sizes, devices=devices)
-    if cluster.kind != "local" and device != "cpu":
-        devices = ["those of the workers"]
-    sent = [anywhere(job) for job in jobs]
-    outcomes = run_slides(task, sent, workers=0, title="heatmaps", sizes=sizes, cluster=cluster, devices=devices)
+    outcomes = run_on_devices(task, jobs, sizes, title="heatmaps", device=device, cluster=cluster)
     return [
         replace(o, job=job, result=o.result and replace(o.result, folder=job.out / job.slide_id))
         for job, o in zip(jobs, outcomes, strict=True)
     ]
+
+
+def run_on_devices(
+    task: Task[NetworkJob, Result],
+    jobs: Sequence[NetworkJob],
+    sizes: Sequence[int],
+    *,
+    title: str,
+    device: str,
+    cluster: ClusterConfig | None,
+) -> list[Outcome[NetworkJob, Result]]:
+    """Run what a network computes of slides: in this process, on all GPUs of this machine, or on a cluster.
+
+    On a CPU, and with one GPU, they follow each other in one process: torch uses all cores there already, and more
+    would only share them. It is this one for stores, and for a single slide. Several slides get one that can be lost,
+    for a damaged slide may crash the library that reads it; the rest go on in a fresh one. With several GPUs each has a
+    process.
+
+    Args:
+        task: What is done for a job; each process loads the network for itself.
+        jobs: The slides or stores.
+        sizes: Theirs in bytes.
+        title: What the progress is called.
+        device: auto, cpu or cuda.
+        cluster: Where it is done; None: on this machine.
+
+    Returns:
+        What became of each job, in their order; on a cluster the jobs have absolute paths.
+
+    Raises:
+        SpecslideError: As `pipeline.execution.pool.run_slides`.
+    """
+    devices = [] if device == "cpu" else gpus()
+    if cluster is None:
+        slides = sum(not is_store(job.source) for job in jobs)
+        workers = len(devices) if len(devices) > 1 else int(slides > 1)
+        return run_slides(task, jobs, workers=workers, title=title, sizes=sizes, devices=devices)
+    if cluster.kind != "local" and device != "cpu":
+        devices = ["those of the workers"]
+    sent = [anywhere(job) for job in jobs]
+    return run_slides(task, sent, workers=0, title=title, sizes=sizes, cluster=cluster, devices=devices)
 
 
 def heatmap_all(
@@ -281,18 +322,13 @@ def heatmap_all(
         OutputError: If the folder `out` cannot be made or written.
         SpecslideError: As `predict_all`.
     """
-    if roi is not None and len(rows) > 1 and not roi.is_dir():
-        raise InputError(roi, f"is one region for {len(rows)} slides", "pass a folder of them, named by slide_id")
+    found, failed = with_regions(rows, roi, part)
     require_folder(out)
-    jobs, failed, files = [], {}, {row.slide_id: files_of(row) for row in rows}
-    regions = _regions(roi, rows)
-    for row in part.of(rows):  # after the check, which is about all of them
-        region = regions.get(row.slide_id)
-        if roi is not None and region is None:
-            missing = InputError(roi, f"holds no region of {row.slide_id}", f"add {row.slide_id}.geojson")
-            failed[row.slide_id] = str(missing)
-            continue
-        jobs.append(HeatmapJob(row.slide_path, row.slide_id, out, config, row.mpp, region, None, outputs, overwrite))
+    files = {row.slide_id: files_of(row) for row in rows}
+    jobs = [
+        HeatmapJob(row.slide_path, row.slide_id, out, config, row.mpp, region, None, outputs, overwrite)
+        for row, region in found
+    ]
     outcomes = predict_all(jobs, models, device=device, cluster=cluster)
     failed |= {o.job.slide_id: o.error for o in outcomes if o.error is not None}
     write_cohort_index(out, {name: redact(text, names=files[name]) for name, text in failed.items()})
@@ -316,6 +352,26 @@ def anywhere(job: AnyJob) -> AnyJob:
         paths = {name: path.absolute() for name, path in job.row if isinstance(path, Path)}
         changed["row"] = job.row.model_copy(update=paths)
     return replace(job, **changed)
+
+
+def with_regions(
+    rows: Sequence[ManifestRow], roi: Path | None, part: Part
+) -> tuple[list[tuple[ManifestRow, Path | None]], dict[str, str]]:
+    """A job's share of the slides, each with its region of interest; and why some have none, by slide_id.
+
+    Raises InputError for one region for several slides.
+    """
+    if roi is not None and len(rows) > 1 and not roi.is_dir():
+        raise InputError(roi, f"is one region for {len(rows)} slides", "pass a folder of them, named by slide_id")
+    regions, found, missing = _regions(roi, rows), [], {}
+    for row in part.of(rows):  # after the check, which is about all of them
+        region = regions.get(row.slide_id)
+        if roi is not None and region is None:
+            error = InputError(roi, f"holds no region of {row.slide_id}", f"add {row.slide_id}.geojson")
+            missing[row.slide_id] = str(error)
+        else:
+            found.append((row, region))
+    return found, missing
 
 
 def _regions(roi: Path | None, rows: Sequence[ManifestRow]) -> Mapping[str, Path]:

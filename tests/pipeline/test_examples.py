@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from inference.embed import embed_slide
 from inference.evaluation.evaluate_slides import evaluate_slides
 from inference.heatmap import make_heatmap
 from inference.predict import predict_slide
@@ -26,7 +27,7 @@ def folder(study: StudyReport, tmp_path_factory: pytest.TempPathFactory) -> Path
     return Path(shutil.copytree(study.out.parent, tmp_path_factory.mktemp("examples") / "here"))
 
 
-VERBS = (tile_slide, train, evaluate_models, stress, predict_slide, make_heatmap, evaluate_slides, run)
+VERBS = (tile_slide, train, evaluate_models, stress, predict_slide, embed_slide, make_heatmap, evaluate_slides, run)
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.__name__)

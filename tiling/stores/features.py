@@ -61,6 +61,8 @@ class Encoder(BaseModel):
     std: tuple[float, ...] | None = None
     pooling: str = ""
     """How the network's last maps or tokens become one vector; "" if unknown."""
+    fit: Literal["resize", "crop"] = "resize"
+    """How a tile becomes that picture: resized, or its middle."""
     dim: int = Field(gt=0, le=MAX_DIM)
     """Length D of a feature vector."""
     licence: str = ""

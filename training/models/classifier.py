@@ -75,7 +75,7 @@ class TileClassifier(nn.Module):
 
     def logits(self, pixels: Tensor) -> Tensor:
         """Pixels float32 (B, 3, input_px, input_px) in [0, 1] -> logits (B, C)."""
-        logits: Tensor = self.backbone(self._normal(pixels))
+        logits: Tensor = self.backbone(self.normal(pixels))
         return logits
 
     def logits_and_features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,11 +84,18 @@ class TileClassifier(nn.Module):
         That is the features that the last layer makes the logits of, and then the pixels' `appearance`.
         """
         network: Any = self.backbone  # which all of timm's networks offer
-        maps = network.forward_features(self._normal(pixels))
+        maps = network.forward_features(self.normal(pixels))
         features = network.forward_head(maps, pre_logits=True).float()
         return network.forward_head(maps), torch.cat([features, appearance(pixels)], dim=1)
 
-    def _normal(self, pixels: Tensor) -> Tensor:
+    def features(self, pixels: Tensor) -> Tensor:
+        """Pixels float32 (B, 3, input_px, input_px) in [0, 1] -> what the last layer makes the logits of, (B, D)."""
+        network: Any = self.backbone
+        features: Tensor = network.forward_head(network.forward_features(self.normal(pixels)), pre_logits=True)
+        return features
+
+    def normal(self, pixels: Tensor) -> Tensor:
+        """Pixels in [0, 1] as the backbone takes them: less the mean, divided by the standard deviation."""
         return ((pixels - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
     def forward(self, tiles: Tensor) -> Tensor:

