@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, f
 
 from inference.exports import formats, formats_help
 from tiling.annotations.classes import ClassRules
-from tiling.stores.features import FeatureType
+from tiling.core.arrays import FeatureType
 from tiling.stores.query import parse_where
 
 Backend = Literal["torch", "onnx", "auto"]

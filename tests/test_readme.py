@@ -21,7 +21,7 @@ from tests.readme import MARK, README, ROOT, Block, blocks, code_spans, commands
 from tiling import TilingConfig
 from training import TrainConfig
 
-QUICK = {"info", "tile", "tiles", "label", "verify", "slurm"}
+QUICK = {"info", "tile", "tiles", "label", "embed", "verify", "slurm"}
 """What takes seconds; the whole tour is followed nightly."""
 OTHERS = {
     "--help", "--version", "--exclude", "--rm", "--read-only",

@@ -18,7 +18,7 @@ import zarr.codecs
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tiling.core.arrays import Float32Array
+from tiling.core.arrays import FeatureType, Float32Array
 from tiling.core.artefact import Recipe, content_hash, folder_faults, read_commit, setting_differences
 from tiling.core.errors import StoreError
 from tiling.core.files import sha256_json
@@ -35,7 +35,6 @@ SUFFIX: Final = ".features.zarr"
 MARK: Final = "features/zarr.json"
 """A file that every feature store has."""
 MAX_DIM: Final = 65_536
-FeatureType = Literal["float16", "float32"]
 _MAX_CHUNK_BYTES = 1 << 30
 
 

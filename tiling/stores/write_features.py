@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tiling.core.arrays import AnyArray, Float32Array
+from tiling.core.arrays import AnyArray, FeatureType, Float32Array
 from tiling.core.errors import ConfigError
 from tiling.grid import Raster, Tiles
 from tiling.stores.codec import encode_zstd
-from tiling.stores.features import FeatureAttributes, FeatureType, chunk_name
+from tiling.stores.features import FeatureAttributes, chunk_name
 from tiling.stores.group import ANNOTATION
 from tiling.stores.shards import CHECKSUM_BYTES, crc32c
 from tiling.stores.write import consolidate, group_of, write_array, write_group, zstd_codecs

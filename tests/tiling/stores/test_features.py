@@ -18,7 +18,7 @@ import xarray
 import zarr
 
 from tiling import Grid, TileStore
-from tiling.core.arrays import Float32Array
+from tiling.core.arrays import FeatureType, Float32Array
 from tiling.core.artefact import Recipe, atomic_folder, locked_folder
 from tiling.core.errors import ConfigError, StoreError
 from tiling.grid import Raster, Tiles
@@ -26,7 +26,6 @@ from tiling.stores.features import (
     Encoder,
     FeatureAttributes,
     FeatureStore,
-    FeatureType,
     require_one_encoder,
     verify_features,
 )
