@@ -255,10 +255,7 @@ def test_without_more_the_installation_itself_runs(programs: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (
-            ["verify", "a.zarr"],
-            "slurm verify: is no command .*; use one of tile, train, tune, heatmap, run",
-        ),
+        (["verify", "a.zarr"], "slurm verify: is no command .*; use one of tile, embed, train, tune, heatmap, run"),
         (["slurm", "tile"], "slurm slurm: is no command"),
         (["--", "--qos=low"], "is no command"),
         (["tile", "--out", "x"], "name no slides"),
