@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -14,24 +14,10 @@ from tiling.stores.query import parse_where
 from training.augmentations import AUGMENTATIONS
 
 
-class TrainConfig(BaseModel):
-    """Everything that shapes a model, apart from the data. The defaults are the tested recipe."""
+class LearningConfig(BaseModel):
+    """What shapes any model, apart from its network and the data."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    # the network
-    backbone: str = "tf_efficientnet_lite0"
-    """timm name of the backbone, or `hf-hub:owner/name` where a network is."""
-    weights: str = "auto"
-    """Where training starts: "packaged" (ImageNet weights that come with specslide, for tf_efficientnet_lite0), "none"
-    (random), a path to a .safetensors or .pth file with timm's names, `hf-hub:owner/name`, or "auto": those of an
-    `hf-hub:` backbone, else packaged where there are any."""
-    input_px: int | None = Field(None, ge=16, le=4096)
-    """Side of the picture the backbone sees, pixels. None: the tile's side or the backbone's own, whichever is smaller,
-    rounded up to a multiple of 32 and at least 96."""
-
-    freeze: bool = False
-    """Train the head alone (a linear probe); all norms stay as the weights bring them."""
 
     # the loss and its optimiser
     class_weights: Literal["none", "balanced"] = "none"
@@ -53,8 +39,6 @@ class TrainConfig(BaseModel):
     """Peak of AdamW's learning rate, reached after the warm-up and followed by a cosine down to 0."""
     warmup: float = Field(0.1, ge=0, lt=1)
     """Share of all steps in which the learning rate rises."""
-    layer_decay: float | None = Field(None, gt=0, le=1)
-    """Layer-wise learning rate decay: the factor from one of timm's layers to the one before it. None: 1."""
     clip_norm: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Gradient clipping: the largest Euclidean norm of all gradients together; longer ones are shortened to it."""
     ema_decay: float | None = Field(None, gt=0, lt=1)
@@ -68,20 +52,6 @@ class TrainConfig(BaseModel):
     accumulate: int = Field(1, ge=1, le=65_536)
     """Gradient accumulation: in so many parts a process computes its share of a batch, for less memory and the same
     step."""
-    augment: str = "light"
-    """Augmentation of each training tile: "none"; "light": flips, right angles, small crops, mild changes of colour;
-    "stain": those, and more or less of each stain; "strong": 2 to 4 operations of StrongAugment; or another row of
-    training.augmentations.AUGMENTATIONS."""
-    stain_norm: Literal["none", "macenko", "reinhard"] = "none"
-    """Make each tile's staining that of the typical training tile, in training and in prediction; needs the extra
-    specslide[stain]. See training.models.stain."""
-    select: Literal["log_loss", "stress"] = "log_loss"
-    """What the best epoch and early stopping go by on validation: "log_loss", or "stress": the mean balanced accuracy
-    over validation and copies of it that are shifted as another scanner or laboratory might, so that training does not
-    follow a shortcut that validation shares. It predicts validation once more for each copy, every epoch."""
-    select_shifts: tuple[str, ...] = Field(("all",), validate_default=True)
-    """With `select: stress`, the shifts: some of sharpness, brightness, contrast, saturation, hue, gamma, stain, jpeg,
-    noise, resolution; or all. Each is of half its strength, in both directions where it has two."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Random seed of the split, the weights of a new head, the order of tiles and the augmentation."""
     split_seed: int | None = Field(None, ge=0, lt=2**32)
@@ -108,17 +78,9 @@ class TrainConfig(BaseModel):
     positive_class: str | None = None
     """The class that heatmaps show and whose probability is thresholded. None: the last of the classes that is not
     called normal, benign, negative or the like."""
-    label_from: Literal["auto", "annotation", "slide"] = "auto"
-    """Where a stored tile's label comes from: the fractions of it under annotations, or its slide's label in the
-    manifest. "auto": annotations if any store has them."""
     negative_class: str = "benign"
     """With labels from annotations: the class of tiles under no annotation, and the manifest's label of slides that
     need none because all their tissue is of this class."""
-    annotation_threshold: float = Field(0.5, gt=0, le=1)
-    """A tile is of a class if at least this fraction of it is annotated as that class."""
-    negative_max_fraction: float = Field(0.0, ge=0, lt=1)
-    """A tile is clearly negative if no annotated fraction exceeds this. Tiles between the two count as negative in
-    validation and test, which so hold all that a heatmap shows, and are not trained on."""
     max_tiles_per_slide: int | None = Field(None, ge=1)
     """At most this many tiles of a slide, drawn at random under the seed. None: all."""
     balance: tuple[Literal["class", "slide", "case", "site"], ...] = ()
@@ -159,22 +121,6 @@ class TrainConfig(BaseModel):
         """What decides the split and the draw of tiles."""
         return self.seed if self.split_seed is None else self.split_seed
 
-    @field_validator("augment")
-    @classmethod
-    def _known_augmentation(cls, augment: str) -> str:
-        if augment not in AUGMENTATIONS:
-            raise ValueError(f"use one of {', '.join(AUGMENTATIONS)}")
-        return augment
-
-    @field_validator("select_shifts")
-    @classmethod
-    def _known_shifts(cls, shifts: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        if info.data.get("select") == "stress":
-            return known_shifts(shifts)
-        if shifts != ("all",):
-            raise ValueError("it needs select stress")
-        return shifts
-
     @field_validator("where")
     @classmethod
     def _parses(cls, where: str | None) -> str | None:
@@ -200,9 +146,110 @@ class TrainConfig(BaseModel):
             raise PydanticCustomError("sd_gamma", "it needs one number for each of the classes")
         if self.accumulate > self.batch_size:
             raise PydanticCustomError("accumulate", "it is more than batch_size, so that some parts are empty")
+        return self
+
+
+class TrainConfig(LearningConfig):
+    """Everything that shapes a tile classifier, apart from the data. The defaults are the tested recipe."""
+
+    # the network
+    backbone: str = "tf_efficientnet_lite0"
+    """timm name of the backbone, or `hf-hub:owner/name` where a network is."""
+    weights: str = "auto"
+    """Where training starts: "packaged" (ImageNet weights that come with specslide, for tf_efficientnet_lite0), "none"
+    (random), a path to a .safetensors or .pth file with timm's names, `hf-hub:owner/name`, or "auto": those of an
+    `hf-hub:` backbone, else packaged where there are any."""
+    input_px: int | None = Field(None, ge=16, le=4096)
+    """Side of the picture the backbone sees, pixels. None: the tile's side or the backbone's own, whichever is smaller,
+    rounded up to a multiple of 32 and at least 96."""
+
+    freeze: bool = False
+    """Train the head alone (a linear probe); all norms stay as the weights bring them."""
+    layer_decay: float | None = Field(None, gt=0, le=1)
+    """Layer-wise learning rate decay: the factor from one of timm's layers to the one before it. None: 1."""
+    augment: str = "light"
+    """Augmentation of each training tile: "none"; "light": flips, right angles, small crops, mild changes of colour;
+    "stain": those, and more or less of each stain; "strong": 2 to 4 operations of StrongAugment; or another row of
+    training.augmentations.AUGMENTATIONS."""
+    stain_norm: Literal["none", "macenko", "reinhard"] = "none"
+    """Make each tile's staining that of the typical training tile, in training and in prediction; needs the extra
+    specslide[stain]. See training.models.stain."""
+    select: Literal["log_loss", "stress"] = "log_loss"
+    """What the best epoch and early stopping go by on validation: "log_loss", or "stress": the mean balanced accuracy
+    over validation and copies of it that are shifted as another scanner or laboratory might, so that training does not
+    follow a shortcut that validation shares. It predicts validation once more for each copy, every epoch."""
+    select_shifts: tuple[str, ...] = Field(("all",), validate_default=True)
+    """With `select: stress`, the shifts: some of sharpness, brightness, contrast, saturation, hue, gamma, stain, jpeg,
+    noise, resolution; or all. Each is of half its strength, in both directions where it has two."""
+
+    # the data
+    label_from: Literal["auto", "annotation", "slide"] = "auto"
+    """Where a stored tile's label comes from: the fractions of it under annotations, or its slide's label in the
+    manifest. "auto": annotations if any store has them."""
+    annotation_threshold: float = Field(0.5, gt=0, le=1)
+    """A tile is of a class if at least this fraction of it is annotated as that class."""
+    negative_max_fraction: float = Field(0.0, ge=0, lt=1)
+    """A tile is clearly negative if no annotated fraction exceeds this. Tiles between the two count as negative in
+    validation and test, which so hold all that a heatmap shows, and are not trained on."""
+
+    @field_validator("augment")
+    @classmethod
+    def _known_augmentation(cls, augment: str) -> str:
+        if augment not in AUGMENTATIONS:
+            raise ValueError(f"use one of {', '.join(AUGMENTATIONS)}")
+        return augment
+
+    @field_validator("select_shifts")
+    @classmethod
+    def _known_shifts(cls, shifts: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if info.data.get("select") == "stress":
+            return known_shifts(shifts)
+        if shifts != ("all",):
+            raise ValueError("it needs select stress")
+        return shifts
+
+    @model_validator(mode="after")
+    def _network_fits_together(self) -> Self:
         if self.freeze and self.layer_decay is not None:
             raise PydanticCustomError("layer_decay", "with freeze there is no layer but the head to train")
         return self
+
+
+class BagConfig(LearningConfig):
+    """Everything that shapes a model of bags (multiple-instance learning), apart from the data.
+
+    A bag is the features of a slide's tiles, or of a case's; one number of them, such as `batch_size`, counts bags.
+    """
+
+    head: Literal["mean", "max", "attention", "gated", "transformer"] = "gated"
+    """How a bag's tiles become its logits: their mean, the largest logit of any, attention (ABMIL), gated attention, or
+    a set transformer; see training.mil.heads."""
+    bag: Literal["slide", "case", "case-mean"] = "slide"
+    """What a bag is, where cases have several slides: "slide": each slide is one; "case": a case's slides together;
+    "case-mean": a case, whose logits are the mean of its slides'."""
+    bag_tiles: int = Field(1024, ge=1, le=1_000_000)
+    """At most so many of a bag's tiles are trained on in an epoch, drawn anew in each, for memory. Bags are validated
+    and tested whole."""
+    head_dim: int = Field(128, ge=4, le=4096, multiple_of=4)
+    """Numbers that a tile's features are embedded in, inside the head."""
+    dropout: float = Field(0.25, ge=0, lt=1)
+    """Share of the embedded numbers that dropout leaves out, in training."""
+    learning_rate: float = Field(3e-4, gt=0, le=10)
+    """Peak of AdamW's learning rate, reached after the warm-up and followed by a cosine down to 0."""
+    epochs: int = Field(40, ge=1, le=10_000)
+    """Epochs: passes over the training bags."""
+    batch_size: int = Field(16, ge=1, le=65_536)
+    """Batch size: bags a step, over all processes together."""
+
+    # what a network of pixels is asked for, and one of features has not
+    freeze: ClassVar[bool] = False
+    layer_decay: ClassVar[float | None] = None
+    augment: ClassVar[str] = "none"
+    select: ClassVar[str] = "log_loss"
+    select_shifts: ClassVar[tuple[str, ...]] = ()
+
+
+AnyConfig = TrainConfig | BagConfig
 
 
 class ShiftsConfig(BaseModel):
@@ -234,9 +281,17 @@ def known_shifts(shifts: tuple[str, ...]) -> tuple[str, ...]:
     return shifts
 
 
+Config = TypeVar("Config", bound=LearningConfig)
+
+
 def load_train_config(path: Path | None = None, overrides: Mapping[str, object] | None = None) -> TrainConfig:
     """The configuration of a YAML file (None: the defaults), with the overrides in place of its values.
 
     Overrides that are None are ignored, as options nobody passed. Raises ConfigError naming the file and the key.
     """
-    return load_settings(TrainConfig, path, overrides, "training configuration")
+    return load_config(TrainConfig, path, overrides)
+
+
+def load_config(kind: type[Config], path: Path | None, overrides: Mapping[str, object] | None) -> Config:
+    """The same for either kind of configuration."""
+    return load_settings(kind, path, overrides, "training configuration")

@@ -20,7 +20,7 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from torch import Tensor, nn
 
 from tiling.core.errors import ConfigError
-from training.config import TrainConfig
+from training.config import LearningConfig
 
 
 class Processes(NamedTuple):
@@ -30,14 +30,14 @@ class Processes(NamedTuple):
     nodes: int
 
 
-def device_of(config: TrainConfig) -> torch.device:
+def device_of(config: LearningConfig) -> torch.device:
     """The device of a training. Raises ConfigError for a GPU that is not there."""
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device", "there is no GPU that torch can use", "use --device cpu or auto")
     return torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def precision_of(config: TrainConfig) -> Any:
+def precision_of(config: LearningConfig) -> Any:
     """Lightning's name for the precision; bf16 is far slower than 32 bits where the hardware only imitates it."""
     able = device_of(config).type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     if config.precision == "bf16" and not able:
@@ -45,7 +45,7 @@ def precision_of(config: TrainConfig) -> Any:
     return "bf16-mixed" if able and config.precision != "32" else "32-true"
 
 
-def processes_of(config: TrainConfig) -> Processes:
+def processes_of(config: LearningConfig) -> Processes:
     """How many processes there will be: those torchrun or srun started, else as configured.
 
     Raises ConfigError where the settings say otherwise than the launcher, or ask for GPUs that are not there.
@@ -62,7 +62,7 @@ def processes_of(config: TrainConfig) -> Processes:
     return Processes(devices, nodes)
 
 
-def make_fabric(config: TrainConfig) -> Fabric:
+def make_fabric(config: LearningConfig) -> Fabric:
     """Lightning Fabric for the machine, not yet launched. Raises ConfigError for what this machine cannot do."""
     devices, nodes = processes_of(config)
     return Fabric(
@@ -74,7 +74,7 @@ def make_fabric(config: TrainConfig) -> Fabric:
     )
 
 
-def machine_of(fabric: Fabric, config: TrainConfig) -> dict[str, object]:
+def machine_of(fabric: Fabric, config: LearningConfig) -> dict[str, object]:
     """Device, precision and number of processes of a training; nothing that names a machine."""
     precision = precision_of(config)
     return {"device": device_name(fabric.device), "precision": precision, "processes": fabric.world_size}
@@ -137,7 +137,7 @@ def gathered(fabric: Fabric, values: Tensor) -> Tensor:
 
 
 @contextmanager
-def settled(config: TrainConfig) -> Iterator[None]:
+def settled(config: LearningConfig) -> Iterator[None]:
     """Seed torch, make it deterministic and keep Lightning quiet; all is put back afterwards."""
     deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
     chatter = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]

@@ -32,7 +32,7 @@ from tiling.core.errors import ModelError, StoppedError
 from tiling.core.signals import Stop
 from training.augmentations import AUGMENTATIONS
 from training.checkpoints import Checkpoints, State
-from training.config import TrainConfig, known_shifts
+from training.config import AnyConfig, known_shifts
 from training.data.dataset import Batch
 from training.data.loaders import TrainBatches, eval_loader, train_loader
 from training.data.preparation import positive_class
@@ -41,12 +41,15 @@ from training.devices import from_first, gathered, total
 from training.evaluation.metrics import auroc, fit_temperature, log_loss, softmax
 from training.logs import write_history
 from training.losses import SpectralDecouplingLoss, balanced_weights, l2_penalty
+from training.mil.model import BagClassifier
 from training.models.classifier import TileClassifier
 from training.optim import clip_gradients, decayed_weights, parameter_groups, rate_at, update_ema
 from training.selection.rules import RULES
 from training.selection.views import Views
 
 log = logging.getLogger(__name__)
+
+Network = TileClassifier | BagClassifier
 
 TERMS = ("train_loss", "train_ce", "train_sd", "train_logit_norm")
 _SHOWN_SLIDES = 100
@@ -75,16 +78,16 @@ class Training:
 
     def __init__(
         self,
-        network: TileClassifier,
+        network: Network,
         train: Split,
         val: Split,
         batches: TrainBatches,
-        config: TrainConfig,
+        config: AnyConfig,
         fabric: Fabric,
         checkpoints: Checkpoints,
         stop: Stop,
     ) -> None:
-        if config.freeze:
+        if config.freeze and isinstance(network, TileClassifier):
             network.freeze()
         self.network, self.train, self.val, self.batches, self.config = network, train, val, batches, config
         self.fabric, self.checkpoints, self.stop = fabric, checkpoints, stop
@@ -192,7 +195,7 @@ class Training:
         return sums
 
     def _pixels(self, part: Batch, number: int) -> Tensor:
-        """The part's tiles on the device, augmented, by draws that seed, step and part alone decide."""
+        """The part's tiles, or bags, on the device, augmented by draws that seed, step and part alone decide."""
         seed = _mixed(self.config.seed, self.progress.step, number)
         torch.manual_seed(seed)  # for dropout
         random = torch.Generator(self.fabric.device).manual_seed(seed)
@@ -213,8 +216,8 @@ class Training:
         what = "the logits are" if wrong_loss else "the gradient is"
         raise ModelError(
             f"epoch {self.progress.epoch + 1}",
-            f"{what} no longer finite at step {self.progress.step + 1}, on tiles of {shown}",
-            "train with a lower learning_rate, or look at these tiles; the last good state is kept",
+            f"{what} no longer finite at step {self.progress.step + 1}, on {self.train.samples.noun}s of {shown}",
+            "train with a lower learning_rate, or look at these; the last good state is kept",
         )
 
     def _train_record(self) -> dict[str, float]:
@@ -252,7 +255,7 @@ class Training:
         return record
 
     @property
-    def eval_network(self) -> TileClassifier:
+    def eval_network(self) -> Network:
         """The network that is validated and saved: the exponential moving average where there is one."""
         return self.network if self.average is None else self.average
 
@@ -346,9 +349,9 @@ class Training:
 
 
 class _Logits(nn.Module):
-    """What is trained, as one call: pixels -> logits."""
+    """What is trained, as one call: pixels, or bags, -> logits."""
 
-    def __init__(self, network: TileClassifier) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
 
@@ -356,7 +359,7 @@ class _Logits(nn.Module):
         return self.network.logits(pixels)
 
 
-def class_weights_of(train: Split, config: TrainConfig) -> tuple[float, ...] | None:
+def class_weights_of(train: Split, config: AnyConfig) -> tuple[float, ...] | None:
     """A weight for each class, as `config.class_weights` says; None: all weigh 1."""
     if config.class_weights == "none":
         return None

@@ -15,11 +15,11 @@ from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
 
 from tiling.core.errors import ConfigError
 from tiling.core.files import write_file
-from training.config import TrainConfig
+from training.config import LearningConfig
 from training.evaluation.tables import csv_text
 
 
-def require_loggers(config: TrainConfig) -> None:
+def require_loggers(config: LearningConfig) -> None:
     """Raise ConfigError naming the extra of a configured logger that is not installed."""
     for name in config.loggers:
         if find_spec(name) is None:
@@ -27,7 +27,7 @@ def require_loggers(config: TrainConfig) -> None:
 
 
 @contextmanager
-def open_loggers(config: TrainConfig, folder: Path) -> Iterator[list[Logger]]:
+def open_loggers(config: LearningConfig, folder: Path) -> Iterator[list[Logger]]:
     """The configured loggers, which write below `folder`, or where the tracker's own variables say.
 
     None of them needs a network unless such a variable (MLFLOW_TRACKING_URI, WANDB_MODE=online) asks for it. At the end

@@ -13,15 +13,13 @@ from torch import Tensor, nn
 from training.models.classifier import TileClassifier
 
 
-def parameter_groups(
-    network: TileClassifier, weight_decay: float, layer_decay: float | None = None
-) -> list[dict[str, Any]]:
+def parameter_groups(network: nn.Module, weight_decay: float, layer_decay: float | None = None) -> list[dict[str, Any]]:
     """The optimiser's groups of all parameters that are trained: weight decay is kept off biases and norms.
 
     Layer-wise learning rate decay: with `layer_decay` in (0, 1] each group has an `lr_scale`, layer_decay^(layers to
     the head), by timm's own division of the backbone into layers (BEiT, arXiv 2106.08254).
     """
-    if layer_decay is not None:
+    if layer_decay is not None and isinstance(network, TileClassifier):
         groups: list[dict[str, Any]] = param_groups_layer_decay(
             network.backbone, weight_decay=weight_decay, layer_decay=layer_decay
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from tiling.core.artefact import COMMIT, TO_DO, Recipe, State, read_commit, state
 from tiling.core.errors import SpecslideError
 from tiling.core.files import sha256_file, sha256_json
-from training.config import ShiftsConfig, TrainConfig
+from training.config import AnyConfig, ShiftsConfig, TrainConfig
 from training.data.samples import Samples, Split
 from training.models.info import ModelInfo, read_info
 
@@ -16,22 +16,24 @@ MACHINE_SETTINGS = frozenset(
     {"workers", "threads", "devices", "nodes", "checkpoint_minutes", "checkpoint_steps", "loggers"}
 )
 """Settings of how fast a model comes to be and what is said of it, not of which it is."""
-_LATER_SETTINGS = ("l2", "select", "select_shifts")
+_LATER_SETTINGS = frozenset({"l2", "select", "select_shifts"})
 """Settings that recipes hold only where they are not the default: models made before there were any stay up to date."""
 
 
-def model_recipe(samples: Samples, config: TrainConfig) -> Recipe:
+def model_recipe(samples: Samples, config: AnyConfig) -> Recipe:
     """All that decides the model: the tiles with labels and splits, a local weights file's content, each setting."""
-    defaults = {name for name in _LATER_SETTINGS if getattr(config, name) == TrainConfig.model_fields[name].default}
+    fields = type(config).model_fields
+    defaults = {name for name in fields.keys() & _LATER_SETTINGS if getattr(config, name) == fields[name].default}
     settings = config.model_dump(mode="json", exclude={*MACHINE_SETTINGS, *defaults})
     inputs = {"tiles": samples.identity()}
-    if (weights := Path(config.weights)).is_file():  # its content decides, not where it lies
+    # a weights file's content decides, not where it lies
+    if isinstance(config, TrainConfig) and (weights := Path(config.weights)).is_file():
         inputs["weights"] = sha256_file(weights)
         settings["weights"] = "file"
     return Recipe("model", inputs, settings)
 
 
-def model_state(folder: Path, samples: Samples, config: TrainConfig) -> State:
+def model_state(folder: Path, samples: Samples, config: AnyConfig) -> State:
     """How the model in a folder stands against the one that these samples and settings would make."""
     if not (folder / COMMIT).exists():
         return TO_DO

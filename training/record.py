@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
 from tiling.core.versions import RESEARCH_USE, software_versions
-from training.config import TrainConfig
+from training.config import AnyConfig, BagConfig
+from training.data.bags import encoder_of
 from training.data.samples import Samples, Split
 from training.data.splits import SPLITS
 from training.evaluation.bootstrap import Interval
 from training.evaluation.tables import csv_text
+from training.mil.model import BagClassifier
 from training.models.backbones import find_architecture
 from training.models.classifier import TileClassifier
-from training.models.info import GroupSummary, ModelInfo, NoveltySummary, SplitSummary
+from training.models.info import BagInfo, GroupSummary, ModelInfo, NoveltySummary, SplitSummary
 from training.recipes import MACHINE_SETTINGS
 
 _SOFTWARE = ("torch", "timm", "lightning", "numpy", "opencv-python-headless", "scipy")
@@ -32,10 +34,10 @@ class Calibration:
 
 
 def describe(
-    network: TileClassifier,
+    network: TileClassifier | BagClassifier,
     origin: str,
     splits: Mapping[str, Split],
-    config: TrainConfig,
+    config: AnyConfig,
     calibration: Calibration,
     metrics: Mapping[str, Mapping[str, Interval]],
     best_epoch: int,
@@ -44,13 +46,13 @@ def describe(
     ece_before: Mapping[str, Interval],
     groups: Sequence[GroupSummary],
     novelty: NoveltySummary | None,
-) -> ModelInfo:
+) -> ModelInfo | BagInfo:
     """The record of a trained network, which model.json holds.
 
     Args:
         network: The trained network.
         origin: The name of its first weights.
-        splits: The tiles by split; "train" is among them.
+        splits: The tiles, or bags, by split; "train" is among them.
         config: The settings it was trained with.
         calibration: Temperature, threshold and positive class.
         metrics: By split and metric.
@@ -67,31 +69,37 @@ def describe(
         ConfigError: For a hub's backbone whose configuration cannot be fetched.
     """
     samples = splits["train"].samples
-    mean, std = (cast(tuple[float, float, float], tuple(b.flatten().tolist())) for b in (network.mean, network.std))
+    common: dict[str, Any] = {
+        "classes": samples.classes,
+        "positive_class": samples.classes[calibration.positive],
+        "mpp": samples.mpp,
+        "tile_px": splits["train"].tile_px,
+        "temperature": calibration.temperature,
+        "threshold": calibration.threshold,
+        "training": config.model_dump(mode="json", exclude=set(MACHINE_SETTINGS)),
+        "best_epoch": best_epoch,
+        "data": {name: _summary(split) for name, split in splits.items()},
+        "metrics": {name: dict(of_split) for name, of_split in metrics.items()},
+        "ece_before": dict(ece_before),
+        "groups": tuple(groups),
+        "hashes": {"data": samples.identity(), "training": key},
+        "software": software_versions(*_SOFTWARE),
+    }
+    if isinstance(config, BagConfig):
+        own = {name: getattr(config, name) for name in ("head", "head_dim", "dropout", "bag")}
+        return BagInfo(encoder=encoder_of(samples), **own, **common)
+    mean, std = (tuple(b.flatten().tolist()) for b in (network.mean, cast(TileClassifier, network).std))
     architecture = find_architecture(config.backbone)
+    common["training"] |= {"weights": origin}  # no path of a machine
     return ModelInfo(
         backbone=architecture.name,
         backbone_args=dict(architecture.args),
-        classes=samples.classes,
-        positive_class=samples.classes[calibration.positive],
-        input_px=network.input_px,
-        mean=mean,
-        std=std,
-        stain_norm=network.stain,
-        mpp=samples.mpp,
-        tile_px=splits["train"].tile_px,
-        temperature=calibration.temperature,
-        threshold=calibration.threshold,
-        training=config.model_dump(mode="json", exclude=set(MACHINE_SETTINGS))
-        | {"weights": origin},  # no path of a machine
-        best_epoch=best_epoch,
-        data={name: _summary(split) for name, split in splits.items()},
-        metrics={name: dict(of_split) for name, of_split in metrics.items()},
-        ece_before=dict(ece_before),
-        groups=tuple(groups),
+        input_px=cast(TileClassifier, network).input_px,
+        mean=cast(tuple[float, float, float], mean),
+        std=cast(tuple[float, float, float], std),
+        stain_norm=cast(TileClassifier, network).stain,
         novelty=novelty,
-        hashes={"data": samples.identity(), "training": key},
-        software=software_versions(*_SOFTWARE),
+        **common,
     )
 
 
@@ -105,7 +113,7 @@ def _summary(split: Split) -> SplitSummary:
     )
 
 
-def metric_record(info: ModelInfo) -> dict[str, object]:
+def metric_record(info: ModelInfo | BagInfo) -> dict[str, object]:
     """The content of metrics.json."""
     record = info.model_dump(mode="json", include={"metrics", "data", "temperature", "threshold", "positive_class"})
     return record | {"best_epoch": info.best_epoch, "interval": "95% bootstrap over cases", "notice": RESEARCH_USE}
@@ -116,19 +124,19 @@ def provenance_record(samples: Samples, machine: Mapping[str, object]) -> dict[s
 
     Slides and cases are named by their ids, as in the tables beside it; no path is in it.
     """
-    first = np.unique(samples.source, return_index=True)[1]
+    sources = []
     tiles = np.bincount(samples.source, minlength=len(samples.hashes)).tolist()
-    sources = [
-        {
-            "slide_id": str(samples.slide_id[row]),
-            "case_id": str(samples.case_id[row]),
-            "split": str(samples.split[row]),
-            "tiles": tiles[samples.source[row]],
-            "sha256": samples.hashes[samples.source[row]],
-        }
-        | ({"slide_sha256": samples.slides[samples.source[row]]} if samples.slides else {})
-        for row in first.tolist()
-    ]
+    for row in np.unique(samples.source, return_index=True)[1].tolist():
+        source = samples.source[row]
+        facts = {"case_id": str(samples.case_id[row]), "split": str(samples.split[row])}
+        if samples.bags:
+            for part in samples.bags[source]:
+                own = {"sha256": part.sha256, "slide_sha256": part.slide_sha256}
+                sources.append({"slide_id": part.slide_id, "tiles": len(part.rows), **facts, **own})
+            continue
+        own = {"slide_sha256": samples.slides[source]} if samples.slides else {}
+        facts |= {"slide_id": str(samples.slide_id[row]), "sha256": samples.hashes[source]}
+        sources.append({"tiles": tiles[source], **facts, **own})
     return {
         "format": "specslide-provenance",
         "version": 1,
@@ -141,7 +149,7 @@ def provenance_record(samples: Samples, machine: Mapping[str, object]) -> dict[s
 
 
 def class_rows(samples: Samples) -> list[tuple[str, ...]]:
-    """A row a class: its name, in each split its tiles and their cases, and its sites ("" where none is known)."""
+    """A row a class: its name, by split its tiles (or bags) and their cases, its sites ("" where none is known)."""
     rows = []
     for number, name in enumerate(samples.classes):
         own = samples.label == number
@@ -156,9 +164,9 @@ def class_rows(samples: Samples) -> list[tuple[str, ...]]:
 
 
 def split_table(samples: Samples) -> str:
-    """CSV: a row a case, with its split and how many tiles of each class it has."""
+    """CSV: a row a case, with its split and how many tiles, or bags, of each class it has."""
     cases, first, case_of = np.unique(samples.case_id, return_index=True, return_inverse=True)
     counts = np.zeros((len(cases), len(samples.classes)), dtype=int)
     np.add.at(counts, (case_of, samples.label), 1)
     rows = [[case, samples.split[f], *count] for case, f, count in zip(cases, first, counts.tolist(), strict=True)]
-    return csv_text(["case_id", "split", *(f"tiles_{name}" for name in samples.classes)], rows)
+    return csv_text(["case_id", "split", *(f"{samples.noun}s_{name}" for name in samples.classes)], rows)

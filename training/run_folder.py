@@ -19,10 +19,10 @@ from tiling.core.artefact import COMMIT, DONE, PROVENANCE, TO_DO, Recipe, locked
 from tiling.core.errors import OutputError
 from tiling.core.files import locked, output_error, sync
 from training.checkpoints import Checkpoints
-from training.config import TrainConfig
+from training.config import AnyConfig
 from training.data.samples import Samples
 from training.logs import LOGS
-from training.models.info import INFO, ModelInfo, read_info
+from training.models.info import INFO, BagInfo, ModelInfo, read_record
 from training.recipes import model_recipe, model_state
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def result_folder(out: Path) -> Path:
     return out / "checkpoints" / "result"
 
 
-def kept_model(out: Path, samples: Samples, config: TrainConfig, overwrite: bool) -> ModelInfo | None:
+def kept_model(out: Path, samples: Samples, config: AnyConfig, overwrite: bool) -> ModelInfo | BagInfo | None:
     """The record of the model in `out`, if it is the one asked for.
 
     A complete result that was not yet put in its place is put there first.
@@ -66,7 +66,7 @@ def kept_model(out: Path, samples: Samples, config: TrainConfig, overwrite: bool
     if found == DONE:
         log.info("%s: complete already", out / MODEL)
         _tidy(out, checkpoints_of(out, model_recipe(samples, config)))
-        return read_info(out / MODEL)
+        return read_record(out / MODEL)
     if found == TO_DO or overwrite:
         return None
     what = found.why if found.why.startswith("is damaged") else f"was made otherwise: {found.why}"
@@ -150,7 +150,7 @@ def _seal(out: Path) -> None:
         for path in (*(out / name for name in _FILES), *(out / "pictures").glob("*.png"), out / "log" / "metrics.csv")
         if path.is_file()
     ]
-    seal(out, Recipe("training", dict(read_info(out / MODEL).hashes)), names)
+    seal(out, Recipe("training", dict(read_record(out / MODEL).hashes)), names)
 
 
 def _remove_earlier(out: Path, *, logs: bool) -> None:

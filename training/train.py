@@ -1,5 +1,8 @@
 """The verb: samples -> a trained model and the record of how it came to be.
 
+Samples are tiles or bags of tiles' features; what differs between the two is where a network starts (`_start`), whether
+out-of-distribution tiles can be told, and the gallery.
+
 out/log/metrics.csv       losses and validation metrics by epoch     out/metrics.json     metrics with intervals
 out/learning_curve.png                                                out/split.csv        the split of each case
 out/predictions.csv       probabilities of validation and test tiles  out/model/           published last
@@ -26,7 +29,8 @@ from tiling.core.artefact import PROVENANCE
 from tiling.core.errors import ConfigError, StoppedError
 from tiling.core.files import canonical_json, sha256_text, write_file
 from tiling.core.signals import listening
-from training.config import TrainConfig
+from training.config import AnyConfig, BagConfig, TrainConfig
+from training.data.bags import BagDraw, drawn_features, encoder_of
 from training.data.dataset import TileDataset
 from training.data.loaders import eval_loader, make_splits, train_batches
 from training.data.preparation import positive_class
@@ -38,8 +42,9 @@ from training.evaluation.figures import learning_curve
 from training.evaluation.metrics import ece, fit_decision, softmax
 from training.evaluation.predictions import Predictions, prediction_table, predictions_of
 from training.evaluation.results import measure
-from training.fit import Training
+from training.fit import Network, Training
 from training.logs import open_loggers, require_loggers
+from training.mil.model import BagClassifier
 from training.models.backbones import load_weights
 from training.models.card import model_card
 from training.models.classifier import Features, TileClassifier, make_classifier
@@ -56,6 +61,9 @@ log = logging.getLogger(__name__)
 
 STAIN_TILES = 128
 """As many training tiles decide the staining that all tiles are given."""
+
+STANDARD_TILES = 64
+"""As many tiles of each training bag decide how features are standardised."""
 
 Floats = NDArray[np.float64]
 
@@ -78,8 +86,8 @@ class TrainResult:
     """Which of the processes that trained together this is; only the first, 0, has written anything."""
 
 
-def train(samples: Samples, out: Path, config: TrainConfig | None = None, *, overwrite: bool = False) -> TrainResult:
-    """Train a tile classifier on the training split, choose on validation, measure on validation and test.
+def train(samples: Samples, out: Path, config: AnyConfig | None = None, *, overwrite: bool = False) -> TrainResult:
+    """Train a classifier of tiles or bags on the training split, choose on validation, measure on validation and test.
 
     Writes the files listed above into `out`; `out/model` is there only when everything else is. The same samples,
     configuration, software and numbers of threads and processes give the same result to the last bit on a CPU.
@@ -90,9 +98,9 @@ def train(samples: Samples, out: Path, config: TrainConfig | None = None, *, ove
     `out` is a folder they share.
 
     Args:
-        samples: The labelled tiles, in their splits.
+        samples: The labelled tiles, or bags, in their splits.
         out: The folder of the run. A model of the same samples and settings in it is kept as it is.
-        config: The settings; None: the defaults.
+        config: The settings, a `BagConfig` for bags; None: the defaults of tiles.
         overwrite: Whether another model in `out` is replaced, when the new one is complete.
 
     Returns:
@@ -178,7 +186,7 @@ def _write_figures(
     tested: Mapping[str, Split],
     predicted: Mapping[str, Predictions],
     metrics: Mapping[str, Mapping[str, Interval]],
-    config: TrainConfig,
+    config: AnyConfig,
 ) -> None:
     """The pictures of validation and test, and the table of their predictions."""
     for name, of in predicted.items():
@@ -190,7 +198,7 @@ def _write_figures(
     write_file(folder / "predictions.csv", table)
 
 
-def _require_classes(split: Split, config: TrainConfig) -> None:
+def _require_classes(split: Split, config: AnyConfig) -> None:
     """Raise ConfigError where the epoch is to be chosen by what validation cannot show."""
     missing = [name for number, name in enumerate(split.classes) if number not in split.label]
     if config.select == "stress" and missing:
@@ -200,12 +208,14 @@ def _require_classes(split: Split, config: TrainConfig) -> None:
         )
 
 
-def _start(split: Split, config: TrainConfig, fabric: Fabric) -> tuple[TileClassifier, str]:
+def _start(split: Split, config: AnyConfig, fabric: Fabric) -> tuple[Network, str]:
     """The classifier before the first step, and the name of the weights it starts from."""
     classes = len(split.classes)
     if config.sd_gamma is not None and len(config.sd_gamma) != classes:
         what = f"{len(config.sd_gamma)} numbers for {classes} classes"
         raise ConfigError("sd_gamma", what, f"pass one for each of {', '.join(split.classes)}")
+    if isinstance(config, BagConfig):
+        return _start_bags(split, config), "none"
     network = make_classifier(config.backbone, classes, config.input_px, split.tile_px)
     origin = load_weights(network, config.backbone, config.weights)
     network.stain = _stain(split, config)
@@ -217,6 +227,22 @@ def _start(split: Split, config: TrainConfig, fabric: Fabric) -> tuple[TileClass
     return network, origin
 
 
+def _start_bags(split: Split, config: BagConfig) -> BagClassifier:
+    """The classifier of bags before the first step, which standardises by some tiles of every training bag."""
+    samples = split.samples
+    network = BagClassifier(
+        config.head, encoder_of(samples).dim, len(split.classes), hidden=config.head_dim, dropout=config.dropout,
+        slide_mean=config.bag == "case-mean",
+    )  # fmt: skip
+    network.standardise(drawn_features(samples, split.indices, BagDraw(STANDARD_TILES, config.seed)))
+    tiles = sum(len(part.rows) for source in samples.source[split.indices] for part in samples.bags[source])
+    log.info(
+        "%s learns from %d bags with %d tiles of %d cases",
+        config.head, len(split), tiles, len(np.unique(split.case_id)),
+    )  # fmt: skip
+    return network
+
+
 def _stain(split: Split, config: TrainConfig) -> StainTarget | None:
     """The staining that tiles are given, from a few training tiles that the seed draws."""
     if config.stain_norm == "none":
@@ -226,12 +252,14 @@ def _stain(split: Split, config: TrainConfig) -> StainTarget | None:
 
 
 def _fit_ood(
-    training: Training, splits: Mapping[str, Split], config: TrainConfig
+    training: Training, splits: Mapping[str, Split], config: AnyConfig
 ) -> tuple[Novelty | None, NoveltySummary | None]:
     """What the model remembers of its training tiles, to flag out-of-distribution ones, and what to say of it.
 
     Fitted by the first process alone.
     """
+    if not isinstance(training.network, TileClassifier) or not isinstance(config, TrainConfig):
+        return None, None
     network = Features(training.network).eval()
     if not network.offered():
         log.warning("%s does not give its features: out-of-distribution tiles will not be flagged", config.backbone)
@@ -263,7 +291,7 @@ def _drawn(count: int, limit: int, random: np.random.Generator) -> NDArray[np.in
     return np.arange(count) if count <= limit else np.sort(random.choice(count, limit, replace=False))
 
 
-def _calibrate(logits: NDArray[np.float32], split: Split, config: TrainConfig) -> Calibration:
+def _calibrate(logits: NDArray[np.float32], split: Split, config: AnyConfig) -> Calibration:
     """Temperature and threshold, from the validation split alone."""
     positive = split.classes.index(positive_class(split.classes, config))
     temperature, threshold = fit_decision(logits, split.label, positive)
@@ -274,7 +302,7 @@ def _calibrate(logits: NDArray[np.float32], split: Split, config: TrainConfig) -
     return Calibration(temperature, threshold, positive)
 
 
-def _ece_before(logits: NDArray[np.float32], split: Split, config: TrainConfig) -> Interval:
+def _ece_before(logits: NDArray[np.float32], split: Split, config: AnyConfig) -> Interval:
     """The split's ECE without the temperature."""
     metric = partial(ece, softmax(logits), split.label)
     return bootstrap_interval(metric, split.case_id, resamples=config.bootstrap_resamples, seed=config.seed)

@@ -23,6 +23,7 @@ from tiling.core.errors import ConfigError
 from tiling.grid import Tiles
 
 if TYPE_CHECKING:
+    from tiling.stores.features import FeatureStore
     from tiling.stores.store import TileStore
 
 Columns = Mapping[str, NDArray[Any]]
@@ -130,7 +131,7 @@ def parse_where(text: str) -> Where:
     return Where(text, tree, quoted)
 
 
-def rows_where(store: TileStore, text: str | None) -> NDArray[np.bool_]:
+def rows_where(store: TileStore | FeatureStore, text: str | None) -> NDArray[np.bool_]:
     """Which tiles of a store an expression keeps, bool (N,); all of them if it is None.
 
     The columns are x, y (level-0 pixels), tissue, the quality metrics and the annotation classes. Raises ConfigError

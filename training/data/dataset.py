@@ -1,4 +1,4 @@
-"""Samples -> batches of pixels: datasets that fetch a whole batch at once, all tiles of a store together.
+"""Samples -> batches of pixels, or of bags: datasets that fetch a whole batch at once, all tiles of a store together.
 
 Knows nothing of models and never opens a slide.
 """
@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from tiling import TileStore
 from tiling.core.errors import InputError
+from training.data.bags import BagDraw, BagReader
 from training.data.samples import Samples, Split
 
 Ints = NDArray[np.int64]
@@ -25,10 +26,10 @@ Pixels = NDArray[np.uint8]
 
 
 class Batch(NamedTuple):
-    """Stored tiles, with their labels."""
+    """Stored tiles, or bags of their features, with their labels."""
 
     tiles: torch.Tensor
-    """uint8 (B, T, T, 3)"""
+    """uint8 (B, T, T, 3); of bags float32 (B, n, 1 + D), see training.data.bags."""
     labels: torch.Tensor
     """int64 (B,)"""
     indices: torch.Tensor
@@ -36,16 +37,20 @@ class Batch(NamedTuple):
 
 
 class TileDataset(Dataset[Batch]):
-    """The tiles of a split as a dataset that fetches whole batches.
+    """The tiles, or bags, of a split as a dataset that fetches whole batches.
 
-    Give the loader `collate_fn=whole_batch`. Raises InputError or StoreError for a tile that cannot be read.
+    Positions count on from epoch to epoch: p is the sample p % n of epoch p // n, which decides the tiles that `draw`
+    draws of a bag. Give the loader `collate_fn=whole_batch`. Raises InputError or StoreError for a tile that cannot be
+    read.
     """
 
-    def __init__(self, split: Split) -> None:
+    def __init__(self, split: Split, draw: BagDraw | None = None) -> None:
         self.split, samples = split, split.samples
-        self._read: Callable[[Ints], Pixels] = (
-            _ImageReader(samples, split.tile_px) if samples.kind == "images" else _StoreReader(samples)
-        )
+        self._read: Callable[[Ints, Ints], NDArray[Any]]
+        if samples.kind == "bags":
+            self._read = BagReader(samples, draw)
+        else:
+            self._read = _ImageReader(samples, split.tile_px) if samples.kind == "images" else _StoreReader(samples)
 
     def __len__(self) -> int:
         return len(self.split)
@@ -55,8 +60,9 @@ class TileDataset(Dataset[Batch]):
 
     def __getitems__(self, positions: list[int]) -> Batch:
         """The batch at these positions; the loader calls this instead of `__getitem__`."""
-        chosen = self.split.indices[positions]
-        tiles, labels = self._read(chosen), self.split.samples.label[chosen]
+        epochs, places = np.divmod(np.array(positions, dtype=np.int64), len(self))
+        chosen = self.split.indices[places]
+        tiles, labels = self._read(chosen, epochs), self.split.samples.label[chosen]
         return Batch(torch.from_numpy(tiles), torch.from_numpy(labels), torch.from_numpy(chosen))
 
 
@@ -103,7 +109,7 @@ class _ImageReader:
     def __init__(self, samples: Samples, side: int) -> None:
         self.samples, self.side = samples, side
 
-    def __call__(self, indices: Ints) -> Pixels:
+    def __call__(self, indices: Ints, epochs: Ints) -> Pixels:
         sources = self.samples.sources
         return np.stack([read_image(sources[s], self.side) for s in self.samples.source[indices]])
 
@@ -113,7 +119,7 @@ class _StoreReader:
         self.samples = samples
         self.opened: dict[int, TileStore] = {}
 
-    def __call__(self, indices: Ints) -> Pixels:
+    def __call__(self, indices: Ints, epochs: Ints) -> Pixels:
         side = self.samples.tile_px
         tiles = np.empty((len(indices), side, side, 3), dtype=np.uint8)
         source, row = self.samples.source[indices], self.samples.row[indices]

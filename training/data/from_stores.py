@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,9 @@ from tiling import TileStore
 from tiling.core.errors import ConfigError, InputError
 from tiling.grid import same_scale
 from tiling.manifest import ManifestRow, read_manifest
+from tiling.stores.features import FeatureStore
 from tiling.stores.query import rows_where
-from training.config import TrainConfig
+from training.config import LearningConfig, TrainConfig
 from training.data.preparation import NO_LABEL, capped, class_index, class_names, is_missing, prepared
 from training.data.samples import TEXTS, Ints, Samples
 
@@ -52,7 +53,8 @@ def samples_from_stores(
         StoreError: For a damaged store.
     """
     rows = [row for row in read_manifest(manifest) if row.slide_id not in leave_out]
-    slides = _open_slides(stores, rows, manifest)
+    slides = open_slides(rows, lambda slide_id: stores / f"{slide_id}.zarr", TileStore, stores, manifest)
+    _refuse_unlike(slides)
     annotated = sorted({name for slide in slides for name in slide.store.annotations})
     by_annotation = config.label_from == "annotation" or (config.label_from == "auto" and bool(annotated))
     if by_annotation:
@@ -60,7 +62,7 @@ def samples_from_stores(
         if config.negative_class not in classes:
             raise ConfigError("classes", f"lacks the negative class {config.negative_class!r}", "add it to classes")
     else:
-        classes = class_names(config, {_slide_label(slide.row, manifest, config) for slide in slides}, manifest)
+        classes = class_names(config, {slide_label(slide.row, manifest, config) for slide in slides}, manifest)
     tables = [_label_slide(slide, classes, by_annotation, config, manifest) for slide in slides]
     kept = [table for table in tables if table.chosen.any()]
     if not kept:
@@ -99,16 +101,21 @@ def annotation_labels(
     return np.where(covers & ~free, covered.argmax(axis=0), negative).astype(np.int64), free | covers
 
 
+Store = TypeVar("Store", TileStore, FeatureStore)
+
+
 @dataclass(frozen=True)
-class _StoredSlide:
+class StoredSlide(Generic[Store]):
+    """A slide of a manifest and what is stored of it."""
+
     row: ManifestRow
     path: Path
-    store: TileStore
+    store: Store
 
 
 @dataclass(frozen=True)
 class _LabelledSlide:
-    slide: _StoredSlide
+    slide: StoredSlide[TileStore]
     label: Ints
     """Of its tiles, (N,); this and the next as in `Samples`."""
     clear: NDArray[np.bool_]
@@ -116,40 +123,49 @@ class _LabelledSlide:
     """Which tiles count, (N,)."""
 
 
-def _open_slides(stores: Path, rows: Iterable[ManifestRow], manifest: Path) -> list[_StoredSlide]:
-    """The slides that have tiles, all of one tile size and scale."""
-    slides = []
+def open_slides(
+    rows: Iterable[ManifestRow], path_of: Callable[[str], Path], kind: type[Store], folder: Path, manifest: Path
+) -> list[StoredSlide[Store]]:
+    """The slides that have tiles in their stores; why others are left out is logged.
+
+    Args:
+        rows: The slides.
+        path_of: Where the store of a slide lies, by its id.
+        kind: What the stores are.
+        folder: The folder of the stores, to be named in errors.
+        manifest: The table of the slides, to be named in errors.
+
+    Returns:
+        The slides, at least one.
+
+    Raises:
+        InputError: If there is none, and for one slide under two names, which would count twice, and could be trained
+            on and tested with.
+        StoreError: For a damaged store.
+    """
+    slides: list[StoredSlide[Store]] = []
+    named: dict[str, str] = {}
     for row in rows:
-        path = stores / f"{row.slide_id}.zarr"
+        path = path_of(row.slide_id)
         if not path.is_dir():
             log.warning("%s: left out, it has no store %s", row.slide_id, path)
             continue
-        store = TileStore(path)
+        store = kind(path)
         if len(store) == 0:
             log.warning("%s: left out, its store holds no tile", row.slide_id)
             continue
-        slides.append(_StoredSlide(row, path, store))
+        if (twin := named.setdefault(store.slide.sha256 or row.slide_id, row.slide_id)) != row.slide_id:
+            what = f"the slides {twin!r} and {row.slide_id!r} are one and the same (equal SHA-256)"
+            raise InputError(manifest, what, "leave one of them out")
+        slides.append(StoredSlide(row, path, store))
     if not slides:
-        raise InputError(
-            stores, f"holds no tile of any slide of {manifest}", "make the stores with specslide tile first"
-        )
-    _refuse_unlike(slides)
-    _refuse_same(slides, manifest)
+        verb = "tile" if kind is TileStore else "embed"
+        what = f"holds no tile of any slide of {manifest}"
+        raise InputError(folder, what, f"make the stores with specslide {verb} first")
     return slides
 
 
-def _refuse_same(slides: Iterable[_StoredSlide], manifest: Path) -> None:
-    """One slide under two names would count twice, and could be trained on and tested with."""
-    named: dict[str, str] = {}
-    for slide in slides:
-        name, sha256 = slide.row.slide_id, slide.store.slide.sha256
-        if sha256 in named:
-            what = f"the slides {named[sha256]!r} and {name!r} are one and the same (equal SHA-256)"
-            raise InputError(manifest, what, "leave one of them out")
-        named[sha256] = name
-
-
-def _refuse_unlike(slides: Sequence[_StoredSlide]) -> None:
+def _refuse_unlike(slides: Sequence[StoredSlide[TileStore]]) -> None:
     """Stores of another tile size, or further apart in scale than one scale asked for leads to."""
     first = min(slides, key=lambda slide: (slide.store.grid.tile_px, slide.store.grid.mpp))
     other = max(slides, key=lambda slide: (slide.store.grid.tile_px, slide.store.grid.mpp))
@@ -163,14 +179,14 @@ def _refuse_unlike(slides: Sequence[_StoredSlide]) -> None:
 
 
 def _label_slide(
-    slide: _StoredSlide, classes: tuple[str, ...], by_annotation: bool, config: TrainConfig, manifest: Path
+    slide: StoredSlide[TileStore], classes: tuple[str, ...], by_annotation: bool, config: TrainConfig, manifest: Path
 ) -> _LabelledSlide:
     """The slide with its tiles' labels; why some are left out is logged."""
     store, row = slide.store, slide.row
     every = np.ones(len(store), np.bool_)
     if not by_annotation:
-        label = class_index(_slide_label(row, manifest, config), classes, f"{manifest}, slide {row.slide_id}")
-        return _LabelledSlide(slide, np.full(len(store), label), every, _chosen(slide, config))
+        label = class_index(slide_label(row, manifest, config), classes, f"{manifest}, slide {row.slide_id}")
+        return _LabelledSlide(slide, np.full(len(store), label), every, chosen_rows(slide, config))
     if not store.annotations and row.label != config.negative_class:
         fix = f", or pass --negative-class {row.label} if none of its tissue is to be found" if row.label else ""
         what = "%s: left out, it has neither annotations nor the label %r; annotate it%s"
@@ -180,10 +196,10 @@ def _label_slide(
     if not clear.all():
         count = int((~clear).sum())
         log.info("%s: %d of %d tiles lie between two classes, not to be trained on", row.slide_id, count, len(store))
-    return _LabelledSlide(slide, labels, clear, _chosen(slide, config))
+    return _LabelledSlide(slide, labels, clear, chosen_rows(slide, config))
 
 
-def _chosen(slide: _StoredSlide, config: TrainConfig) -> NDArray[np.bool_]:
+def chosen_rows(slide: StoredSlide[Any], config: LearningConfig) -> NDArray[np.bool_]:
     """Which tiles `config.where` keeps, (N,)."""
     kept = rows_where(slide.store, config.where)
     if not kept.all():
@@ -223,7 +239,8 @@ def _join_slides(tables: Sequence[_LabelledSlide], classes: tuple[str, ...], con
     )
 
 
-def _slide_label(row: ManifestRow, manifest: Path, config: TrainConfig) -> str:
+def slide_label(row: ManifestRow, manifest: Path, config: LearningConfig) -> str:
+    """The label of a slide in its manifest. Raises InputError if it has none."""
     if row.label is None or is_missing(row.label, config):
         raise InputError(f"{manifest}, slide {row.slide_id}", f"has no label ({row.label or ''!r})", NO_LABEL)
     return row.label

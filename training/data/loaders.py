@@ -10,7 +10,8 @@ from lightning.fabric import Fabric
 from torch.utils.data import DataLoader, Sampler
 
 from tiling.core.errors import ConfigError
-from training.config import TrainConfig
+from training.config import AnyConfig, BagConfig, TrainConfig
+from training.data.bags import BagDraw
 from training.data.dataset import Batch, TileDataset, loader_workers, whole_batch
 from training.data.samplers import Shuffled, global_batches
 from training.data.samples import Samples, Split
@@ -19,7 +20,10 @@ from training.models.backbones import input_side
 
 
 class TrainBatches(Sampler[list[int]]):
-    """The share of each global batch (`global_batches`) that process `rank` of `world` trains on."""
+    """The share of each global batch (`global_batches`) that process `rank` of `world` trains on.
+
+    Its positions are those of `TileDataset`, which counts on from epoch to epoch.
+    """
 
     def __init__(self, order: Shuffled, batch_size: int, world: int = 1) -> None:
         self.order, self.world, self.rank = order, world, 0
@@ -36,13 +40,13 @@ class TrainBatches(Sampler[list[int]]):
         return len(self.order) // self.batch_size
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = np.fromiter(self.order, dtype=np.int64)
+        order = np.fromiter(self.order, dtype=np.int64) + self.order.epoch * self.order.count
         first = self.start * self.batch_size
         for share in global_batches(order, self.batch_size, self.rank, self.world, start=first):
             yield share.tolist()
 
 
-def train_batches(split: Split, config: TrainConfig, world: int = 1) -> TrainBatches:
+def train_batches(split: Split, config: AnyConfig, world: int = 1) -> TrainBatches:
     """The batches of the training split. Raises ConfigError if a batch cannot be shared out evenly."""
     levels = split.samples.levels(config.balance, split.indices)
     order = Shuffled(len(split), config.seed, draws=config.tiles_per_epoch, levels=levels)
@@ -56,7 +60,7 @@ def train_batches(split: Split, config: TrainConfig, world: int = 1) -> TrainBat
     return batches
 
 
-def train_loader(split: Split, batches: TrainBatches, config: TrainConfig, fabric: Fabric) -> DataLoader[Batch]:
+def train_loader(split: Split, batches: TrainBatches, config: AnyConfig, fabric: Fabric) -> DataLoader[Batch]:
     """The loader of this process's shares of the training split.
 
     Args:
@@ -68,32 +72,36 @@ def train_loader(split: Split, batches: TrainBatches, config: TrainConfig, fabri
     Returns:
         A loader of `Batch`es.
     """
-    return _loader(TileDataset(split), batches, config, fabric)
+    draw = BagDraw(config.bag_tiles, config.seed) if isinstance(config, BagConfig) else None
+    return _loader(TileDataset(split, draw), batches, config, fabric)
 
 
-def eval_loader(split: Split, config: TrainConfig, fabric: Fabric) -> DataLoader[Batch]:
-    """Loads this process's tiles of a split: each `world_size`-th, the last one again until all have as many."""
+def eval_loader(split: Split, config: AnyConfig, fabric: Fabric) -> DataLoader[Batch]:
+    """Loads this process's tiles of a split: each `world_size`-th, the last one again until all have as many.
+
+    Bags come one at a time, whole.
+    """
     count, world = len(split), fabric.world_size
     places = np.minimum(np.arange(fabric.global_rank, -(-count // world) * world, world), count - 1)
-    tiles, size = TileDataset(split.only(places)), 4 * config.batch_size
+    tiles, size = TileDataset(split.only(places)), 1 if split.samples.kind == "bags" else 4 * config.batch_size
     batches = [list(range(first, min(first + size, len(tiles)))) for first in range(0, len(tiles), size)]
     return _loader(tiles, batches, config, fabric)
 
 
-def make_splits(samples: Samples, config: TrainConfig) -> dict[str, Split]:
+def make_splits(samples: Samples, config: AnyConfig) -> dict[str, Split]:
     """The sides of a training by their names, in the order of SPLITS.
 
     Tiles are read at their own side. Only images of no known scale, which may be large, are shrunk as they are read:
     nothing ties them to a tile's size.
     """
     side = samples.tile_px
-    if samples.kind == "images" and samples.mpp is None:
+    if isinstance(config, TrainConfig) and samples.kind == "images" and samples.mpp is None:
         side = min(side, input_side(config.backbone, config.input_px, side))
     return {name: samples.split_of(name, side) for name in SPLITS}
 
 
 def _loader(
-    tiles: TileDataset, batches: Sampler[list[int]] | list[list[int]], config: TrainConfig, fabric: Fabric
+    tiles: TileDataset, batches: Sampler[list[int]] | list[list[int]], config: AnyConfig, fabric: Fabric
 ) -> DataLoader[Batch]:
     beside = min(fabric.world_size, max(1, torch.cuda.device_count()))  # a process a GPU of this machine
     workers = loader_workers(config.workers, fabric.device.type, beside)

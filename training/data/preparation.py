@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from tiling.core.errors import ConfigError, InputError
-from training.config import TrainConfig
+from training.config import LearningConfig
 from training.data.samples import Ints, Samples
 from training.data.splits import SPLITS, joined, parse_splits, split_by_fold, split_units, torn
 
@@ -27,7 +27,7 @@ _NO_DISEASE = re.compile(
 NO_LABEL = "write its class in the column label, or take the row out; a class of that name is to be in --classes"
 
 
-def is_missing(label: str | None, config: TrainConfig) -> bool:
+def is_missing(label: str | None, config: LearningConfig) -> bool:
     """Whether a label is one of the usual words for "missing" (R, pandas) and not the name of a class."""
     return label is None or (_plain(label) in _MISSING and label not in (config.classes or ()))
 
@@ -37,12 +37,12 @@ def is_no_disease(name: str) -> bool:
     return _NO_DISEASE.fullmatch(name.strip()) is not None
 
 
-def positive_class(classes: Sequence[str], config: TrainConfig) -> str:
+def positive_class(classes: Sequence[str], config: LearningConfig) -> str:
     """The class that heatmaps show: the configured one, or the last that is not called normal, benign or the like."""
     return config.positive_class or next((name for name in reversed(classes) if not is_no_disease(name)), classes[-1])
 
 
-def class_names(config: TrainConfig, found: set[str], where: object) -> tuple[str, ...]:
+def class_names(config: LearningConfig, found: set[str], where: object) -> tuple[str, ...]:
     """The configured classes, or those found: the negative one first, then by name.
 
     Raises InputError for names found that differ in case or blanks only.
@@ -71,7 +71,7 @@ def class_index(name: str, classes: tuple[str, ...], where: str) -> int:
     return classes.index(name)
 
 
-def capped(rows: Ints, slide_id: str, config: TrainConfig) -> Ints:
+def capped(rows: Ints, slide_id: str, config: LearningConfig) -> Ints:
     """At most `max_tiles_per_slide` of the rows, in order; the draw depends on the seed and the slide alone."""
     limit = config.max_tiles_per_slide
     if limit is None or len(rows) <= limit:
@@ -80,7 +80,7 @@ def capped(rows: Ints, slide_id: str, config: TrainConfig) -> Ints:
     return np.sort(np.random.default_rng([config.data_seed, name]).choice(rows, limit, replace=False))
 
 
-def prepared(samples: Samples, config: TrainConfig, where: Path, *, to_train: bool) -> Samples:
+def prepared(samples: Samples, config: LearningConfig, where: Path, *, to_train: bool) -> Samples:
     """The samples in their splits, checked for training.
 
     Args:
@@ -101,7 +101,7 @@ def prepared(samples: Samples, config: TrainConfig, where: Path, *, to_train: bo
     return replace(samples, split=parse_splits(samples.split.tolist(), where)) if given else samples
 
 
-def split_samples(samples: Samples, config: TrainConfig, where: Path) -> Samples:
+def split_samples(samples: Samples, config: LearningConfig, where: Path) -> Samples:
     """The samples in the splits that the data gives, or in made ones where it gives none.
 
     Made splits keep together what shares a case, a picture or, if sites are split, a site.
@@ -131,7 +131,7 @@ def split_samples(samples: Samples, config: TrainConfig, where: Path) -> Samples
     return replace(samples, split=split)
 
 
-def _checked(samples: Samples, config: TrainConfig, where: Path) -> Samples:
+def _checked(samples: Samples, config: LearningConfig, where: Path) -> Samples:
     """The samples, if a model can be trained, chosen and tested on them."""
     _refuse_leaks(samples, config, where)
     if "site" in config.balance:
@@ -157,7 +157,7 @@ def _checked(samples: Samples, config: TrainConfig, where: Path) -> Samples:
     return samples
 
 
-def _refuse_leaks(samples: Samples, config: TrainConfig, where: Path) -> None:
+def _refuse_leaks(samples: Samples, config: LearningConfig, where: Path) -> None:
     """Raise InputError if a case, a site (where those are split) or a picture is in two splits."""
     units = {"case": samples.case_id} | ({"site": samples.site} if config.group == "site" else {})
     for name, unit in units.items():

@@ -1,4 +1,4 @@
-"""Labelled tiles as a table of facts: `Samples`, one row a tile, and a `Split` of them; no pixel is read.
+"""Labelled tiles, or bags of them, as a table of facts: `Samples`, a row each, and a `Split` of them; no pixel is read.
 
 Knows nothing of torch or models, and never opens a slide.
 """
@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,17 +23,32 @@ TEXTS = ("case_id", "slide_id", "split", "site", "scanner")
 """The columns of `Samples` that come as texts from tables."""
 
 
+class BagPart(NamedTuple):
+    """The tiles of one feature store that belong to a bag."""
+
+    path: Path
+    """The store."""
+    slide_id: str
+    rows: Ints
+    """Which of its tiles, (n,), in order."""
+    sha256: str
+    """The store's identity."""
+    slide_sha256: str
+    """Of the slide."""
+
+
 @dataclass(frozen=True)
 class Samples:
-    """N labelled tiles, from images or from tile stores; all arrays are (N,)."""
+    """N labelled tiles, from images or from tile stores, or N labelled bags of tiles' features; all arrays are (N,)."""
 
-    kind: Literal["images", "stores"]
+    kind: Literal["images", "stores", "bags"]
     classes: tuple[str, ...]
     """Class names; `label` counts in this order."""
     sources: tuple[Path, ...]
-    """Image files, or store folders."""
+    """Image files, or store folders; of a bag, its first."""
     hashes: tuple[str, ...]
-    """What identifies the content of each source: SHA-256 of an image file, a store's `pixels_sha256`."""
+    """What identifies the content of each source: SHA-256 of an image file, a store's `pixels_sha256`, a bag's stores
+    and rows."""
     tile_px: int
     """Side of a stored tile, or the commonest of the images, pixels."""
     mpp: float | None
@@ -42,13 +57,13 @@ class Samples:
     source: Ints
     """Index into `sources`."""
     row: Ints
-    """Row in the store; 0 for images."""
+    """Row in the store; 0 for images and bags, as are the next three."""
     x0: Ints
-    """Left edge on the slide, level-0 pixels; 0 for images."""
+    """Left edge on the slide, level-0 pixels."""
     y0: Ints
-    """Upper edge on the slide, level-0 pixels; 0 for images."""
+    """Upper edge on the slide, level-0 pixels."""
     tile_px0: Ints
-    """Side on the slide, level-0 pixels; 0 for images."""
+    """Side on the slide, level-0 pixels."""
     case_id: Texts
     slide_id: Texts
     split: Texts
@@ -65,10 +80,17 @@ class Samples:
     whole: tuple[str, ...] = ()
     """SHA-256 of everything in each store, by which models of version 0.1 know them."""
     slides: tuple[str, ...] = ()
-    """SHA-256 of the slide of each source, where these are stores."""
+    """SHA-256 of the slide of each source, where these are tile stores."""
+    bags: tuple[tuple[BagPart, ...], ...] = ()
+    """Of each source that is a bag, the stores it is made of."""
 
     def __len__(self) -> int:
         return len(self.label)
+
+    @property
+    def noun(self) -> str:
+        """What a sample is: a tile, or a bag."""
+        return "bag" if self.kind == "bags" else "tile"
 
     def where(self, split: str) -> Ints:
         """Indices of the tiles of a split, in order; of "train", of those that are clear."""

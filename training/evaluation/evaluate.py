@@ -22,8 +22,10 @@ from tiling.core.files import canonical_json, write_file
 from tiling.core.settings import checked
 from tiling.core.versions import software_versions
 from tiling.grid import same_scale
-from training.config import TrainConfig
+from training.config import AnyConfig, BagConfig, TrainConfig
+from training.data.bags import encoder_of
 from training.data.dataset import TileDataset
+from training.data.from_features import samples_from_features
 from training.data.from_images import samples_from_images
 from training.data.from_stores import samples_from_stores
 from training.data.preparation import split_samples
@@ -32,10 +34,9 @@ from training.data.splits import SPLITS
 from training.devices import device_name
 from training.evaluation.bootstrap import Interval
 from training.evaluation.figures import GalleryRow, by_group, comparison, gallery, performance
-from training.evaluation.predictions import Predictions, predict_views, prediction_table
+from training.evaluation.predictions import Model, Predictions, predict_views, prediction_table
 from training.evaluation.results import COLUMNS, Evaluation, ModelResult, compare, measure, measure_groups
-from training.models.classifier import TileModel
-from training.models.info import GroupSummary, ModelInfo
+from training.models.info import BagInfo, GroupSummary, ModelInfo
 from training.recipes import evaluation_recipe
 
 log = logging.getLogger(__name__)
@@ -47,15 +48,18 @@ GALLERY_TILES, GALLERY_CLASSES = 8, 6
 
 
 def labelled_tiles(
-    info: ModelInfo,
+    info: ModelInfo | BagInfo,
     *,
     images: Path | None = None,
     stores: Path | None = None,
+    bags: Path | None = None,
     manifest: Path | None = None,
     mpp: float | None = None,
     where: str | None = None,
 ) -> Samples:
     """The tiles of `images`, or of `stores` and `manifest`, labelled, filtered and capped as the model's training was.
+
+    Of a model of bags, the bags of the feature stores in `bags` and of `manifest`.
 
     The classes are the model's, in its order. The split is the data's own; of data without one that the model was
     trained on, the split that training made; else "".
@@ -64,6 +68,7 @@ def labelled_tiles(
         info: The model's.
         images: Table of labelled images.
         stores: Folder of tile stores.
+        bags: Folder of feature stores, for a model of bags.
         manifest: Table of the stores' slides.
         mpp: Micrometres per pixel of the images; None: the model's. They are shrunk or enlarged to the model's tiles.
         where: A filter by the stores' columns, in place of the training's.
@@ -73,20 +78,28 @@ def labelled_tiles(
 
     Raises:
         ConfigError: If the arguments name no data, or two.
-        ModelError: If the tiles' scale is not the model's.
+        ModelError: If the tiles' scale, or the features' encoder, is not the model's.
         InputError: For labels that the model does not know, and as `samples_from_images` and `samples_from_stores`.
     """
     config = _data_settings(info)
-    if images is not None and stores is None and manifest is None:
-        where_from: Path = images
+    given = {name for name, path in (("images", images), ("stores", stores), ("bags", bags)) if path is not None}
+    where_from = manifest or images or Path()
+    if isinstance(info, BagInfo) != ("bags" in given):
+        what = f"classifies {info.noun}s, and the data are {'bags' if bags else 'tiles'}"
+        raise ModelError("the model", what, f"pass {'--bags' if isinstance(info, BagInfo) else '--stores or --images'}")
+    if isinstance(config, BagConfig) and bags is not None and manifest is not None and given == {"bags"}:
+        config = config.model_copy(update={"where": where or config.where})
+        samples = samples_from_features(bags, manifest, config, to_train=False)
+        _require_encoder(samples, info, bags)
+    elif isinstance(config, TrainConfig) and images is not None and manifest is None and given == {"images"}:
         config = config.model_copy(update={"where": where})
         samples = samples_from_images(images, config, mpp=mpp or info.mpp, to_train=False)
-    elif stores is not None and manifest is not None and images is None:
-        where_from = manifest
+    elif isinstance(config, TrainConfig) and stores is not None and manifest is not None and given == {"stores"}:
         config = config.model_copy(update={"where": where or config.where})
         samples = samples_from_stores(stores, manifest, config, to_train=False)
     else:
-        raise ConfigError("evaluate options", "name no data", "pass --stores with --manifest, or --images")
+        fix = "pass --stores or --bags with --manifest, or --images"
+        raise ConfigError("evaluate options", "name no data", fix)
     if samples.kind == "stores" or mpp is not None:
         _require_scale(samples, info, stores or where_from)
     samples = _as_classes(samples, info.classes, where_from)
@@ -103,12 +116,12 @@ def choose_tiles(samples: Samples, split: str, where: Path) -> Split:
         raise InputError(where, what, "pass --split all if the model never saw these cases, or add a column split")
     chosen = samples.split_of(split)
     if not len(chosen):
-        raise InputError(where, f"has no tile of the split {split}", f"use {', '.join(SPLITS)} or all")
+        raise InputError(where, f"has no {samples.noun} of the split {split}", f"use {', '.join(SPLITS)} or all")
     return chosen
 
 
 def evaluate_models(
-    models: Sequence[TileModel],
+    models: Sequence[Model],
     split: Split,
     out: Path,
     *,
@@ -118,7 +131,7 @@ def evaluate_models(
     batch_size: int = 256,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Test one model, or two on the same tiles, and publish the files listed above as the folder `out`.
+    """Test one model, or two on the same tiles (or bags), and publish the files listed above as the folder `out`.
 
     Args:
         models: One or two models of the same classes and scale.
@@ -167,7 +180,7 @@ def evaluate_models(
             ModelResult(
                 name=name,
                 sha256=model.sha256,
-                backbone=model.info.backbone,
+                backbone=model.info.network,
                 threshold=model.info.threshold,
                 temperature=model.info.temperature,
                 overall=measure(predicted[name], resamples=resamples, seed=seed),
@@ -187,6 +200,7 @@ def evaluate_models(
             models=results,
             differences=compare(*both, resamples=resamples, seed=seed) if len(both) == 2 else {},
             notes=notes,
+            noun=split.samples.noun,
         )
         with atomic_folder(out, recipe, made_with=made_with(models[0])) as folder:
             _write(folder, evaluation, split, predicted, seed)
@@ -201,7 +215,7 @@ def scale_notes(split: Split) -> list[str]:
     return [f"The scale of the pictures was not given: they are taken to be at {scale}. Pass --mpp if they are not."]
 
 
-def made_with(model: TileModel) -> dict[str, str]:
+def made_with(model: Model) -> dict[str, str]:
     """Versions of the software, and the device, behind a model's figures, for commit.json."""
     software = software_versions("torch", "timm", "numpy", "matplotlib", "scikit-learn")
     return software | {"device": device_name(model.device)}
@@ -232,7 +246,7 @@ def write_pictures(
     resamples: int = 1000,
     seed: int = 0,
 ) -> None:
-    """Write `<name>_performance.png` and `<name>_gallery.png` into a folder.
+    """Write `<name>_performance.png` into a folder, and of tiles `<name>_gallery.png`.
 
     Args:
         folder: The folder.
@@ -250,7 +264,8 @@ def write_pictures(
     write_file(
         folder / f"{name}_performance.png", performance(predictions, metrics, name, resamples=resamples, seed=seed)
     )
-    write_file(folder / f"{name}_gallery.png", gallery(_gallery_rows(TileDataset(split), predictions), name))
+    if split.samples.kind != "bags":
+        write_file(folder / f"{name}_gallery.png", gallery(_gallery_rows(TileDataset(split), predictions), name))
 
 
 def group_summaries(
@@ -277,16 +292,24 @@ def group_summaries(
     )
 
 
-def _data_settings(info: ModelInfo) -> TrainConfig:
+def _data_settings(info: ModelInfo | BagInfo) -> AnyConfig:
     """How the model's training read its data; settings that this version does not know are left out.
 
     So is the augmentation, which need not be known here.
     """
-    known = {name: info.training[name] for name in info.training.keys() & TrainConfig.model_fields.keys() - {"augment"}}
-    return checked(TrainConfig, known, "the model's training settings").model_copy(update={"positive_class": None})
+    kind: type[AnyConfig] = BagConfig if isinstance(info, BagInfo) else TrainConfig
+    known = {name: info.training[name] for name in info.training.keys() & kind.model_fields.keys() - {"augment"}}
+    return checked(kind, known, "the model's training settings").model_copy(update={"positive_class": None})
 
 
-def _require_scale(samples: Samples, info: ModelInfo, where: Path) -> None:
+def _require_encoder(samples: Samples, info: ModelInfo | BagInfo, where: Path) -> None:
+    """Raise ModelError unless the features are made as the model's were."""
+    if isinstance(info, BagInfo) and (how := info.encoder.difference(encoder_of(samples))):
+        what = f"holds features of another encoder than the model's: {how}"
+        raise ModelError(where, what, "embed the slides with the model's encoder")
+
+
+def _require_scale(samples: Samples, info: ModelInfo | BagInfo, where: Path) -> None:
     """Raise ModelError unless the tiles show what the model's showed: the same scale and side."""
     if info.mpp is None or samples.mpp is None:
         fix = "train it again and pass --mpp with the scale of its images"
@@ -302,13 +325,13 @@ def _as_classes(samples: Samples, classes: tuple[str, ...], where: Path) -> Samp
     """The samples with the model's classes in the model's order."""
     unknown = [name for name in samples.classes if name not in classes]
     if unknown:
-        what = f"has tiles of {unknown[0]!r}, and the model knows {', '.join(classes)} only"
+        what = f"has {samples.noun}s of {unknown[0]!r}, and the model knows {', '.join(classes)} only"
         raise InputError(where, what, "correct the labels, leave those tiles out, or pass a model of these classes")
     place = np.array([classes.index(name) for name in samples.classes])
     return replace(samples, classes=classes, label=place[samples.label])
 
 
-def _as_trained(samples: Samples, info: ModelInfo, config: TrainConfig) -> Samples | None:
+def _as_trained(samples: Samples, info: ModelInfo | BagInfo, config: AnyConfig) -> Samples | None:
     """The samples in the splits the model's training had, if they are what it was trained on; else None."""
     try:
         split = split_samples(samples, config, Path())
@@ -317,7 +340,7 @@ def _as_trained(samples: Samples, info: ModelInfo, config: TrainConfig) -> Sampl
     return split if split.known_as(info.hashes.get("data")) else None
 
 
-def require_comparable(models: Mapping[str, TileModel], split: Split) -> tuple[str, ...]:
+def require_comparable(models: Mapping[str, Model], split: Split) -> tuple[str, ...]:
     """Check that models may be compared on these tiles; returns warnings by name, which are logged too.
 
     Raises ModelError for a model that does not fit the tiles or the first one.
@@ -331,7 +354,7 @@ def require_comparable(models: Mapping[str, TileModel], split: Split) -> tuple[s
     return tuple(notes)
 
 
-def _require_fit(info: ModelInfo, first: ModelInfo, samples: Samples, name: str) -> None:
+def _require_fit(info: ModelInfo | BagInfo, first: ModelInfo | BagInfo, samples: Samples, name: str) -> None:
     """Raise ModelError for a model that cannot be compared with the first on these tiles."""
     if set(info.classes) != set(first.classes) or info.positive_class != first.positive_class:
         a, b = (f"{', '.join(i.classes)} (positive {i.positive_class})" for i in (first, info))
@@ -339,12 +362,16 @@ def _require_fit(info: ModelInfo, first: ModelInfo, samples: Samples, name: str)
     if info.mpp is not None and first.mpp is not None and not same_scale(info.mpp, first.mpp):
         what = f"is for {info.mpp:.4g} µm/px, the first for {first.mpp:.4g}"
         raise ModelError(name, what, "compare models of the same scale")
+    if isinstance(info, BagInfo) != (samples.kind == "bags"):
+        raise ModelError(name, f"classifies {info.noun}s", "compare two models of tiles, or two of bags")
+    if isinstance(info, BagInfo):
+        _require_encoder(samples, info, Path(name))
     if samples.kind == "stores" and info.tile_px != samples.tile_px:
         what = f"is for tiles of {info.tile_px} px, these are of {samples.tile_px}"
         raise ModelError(name, what, "compare models of the same tile size")
 
 
-def _leaks(name: str, model: TileModel, split: Split) -> list[str]:
+def _leaks(name: str, model: Model, split: Split) -> list[str]:
     """A warning if some of the tiles are known to have been used to make the model."""
     samples, config = split.samples, _data_settings(model.info)
     unsplit = replace(samples, split=np.full(len(samples), ""))
@@ -355,7 +382,7 @@ def _leaks(name: str, model: TileModel, split: Split) -> list[str]:
     counts = [f"{int((used == side).sum()):,} of {side}" for side in SPLITS[:2] if (used == side).any()]
     if not counts:
         return []
-    return [f"Of these tiles the making of {name} used {' and '.join(counts)}: its figures are too good."]
+    return [f"Of these {samples.noun}s the making of {name} used {' and '.join(counts)}: its figures are too good."]
 
 
 def _require_column(split: Split, column: str) -> None:
@@ -364,9 +391,11 @@ def _require_column(split: Split, column: str) -> None:
         raise ConfigError("--by", f"{column!r} is no column to group by", f"use {', '.join(COLUMNS)}")
     values = split.column(column)
     if (values == "").all():
-        raise InputError(f"--by {column}", f"no tile's {column} is known", f"fill the column {column} of the table")
+        raise InputError(
+            f"--by {column}", f"no {split.samples.noun}'s {column} is known", f"fill the column {column} of the table"
+        )
     if without := int((values == "").sum()):
-        log.warning("the %s of %d of %d tiles is unknown", column, without, len(values))
+        log.warning("the %s of %d of %d %ss is unknown", column, without, len(values), split.samples.noun)
 
 
 def counter(progress: Progress | None, total: int) -> Callable[[int], None]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from tiling.core.errors import ModelError
@@ -14,15 +15,38 @@ from training.data.dataset import TileDataset
 from training.data.samples import Split
 from training.evaluation.metrics import Floats, Ints, Metric, decide, standard_metrics
 from training.evaluation.tables import csv_text
-from training.models.classifier import TileModel
+from training.models.info import BagInfo, ModelInfo
 
 View = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 """Tiles uint8 (n, T, T, 3) -> tiles as the model is to see them."""
 
 
+class Model(Protocol):
+    """A trained model of tiles, or of bags, as what tests it knows it."""
+
+    @property
+    def info(self) -> ModelInfo | BagInfo:
+        """Its record."""
+        ...
+
+    @property
+    def sha256(self) -> str:
+        """One hash of its folder."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
+
+    def predict(self, tiles: NDArray[Any], /) -> NDArray[np.float32]:
+        """Class probabilities float32 (B, C) of what its `TileDataset` reads, (B, ...)."""
+        ...
+
+
 @dataclass(frozen=True)
 class Predictions:
-    """A model's probabilities of N labelled tiles."""
+    """A model's probabilities of N labelled tiles, or bags."""
 
     probabilities: Floats
     """float64 (N, C)."""
@@ -67,7 +91,7 @@ def predictions_of(split: Split, probabilities: Floats, threshold: float, positi
 
 
 def predict_views(
-    model: TileModel,
+    model: Model,
     split: Split,
     views: Sequence[View],
     *,
@@ -80,7 +104,7 @@ def predict_views(
         model: The model; the tiles are read at its own side.
         split: n tiles, of the model's classes in any order.
         views: What is done to the tiles before the model sees them.
-        batch_size: Tiles the model sees at once.
+        batch_size: Tiles the model sees at once; of bags, which come whole, it is one.
         report: Called with the number of predictions done since the last call.
 
     Returns:
@@ -94,6 +118,7 @@ def predict_views(
     tiles = TileDataset(replace(split, tile_px=info.tile_px))
     order = [info.classes.index(name) for name in split.classes]
     found = [np.empty((len(split), len(order))) for _ in views]
+    batch_size = 1 if split.samples.kind == "bags" else batch_size
     for start in range(0, len(split), batch_size):
         positions = list(range(start, min(start + batch_size, len(split))))
         pixels = tiles.__getitems__(positions).tiles.numpy()
@@ -108,7 +133,8 @@ def predict_views(
 def prediction_table(splits: Sequence[Split], predicted: Sequence[Mapping[str, Predictions]]) -> str:
     """CSV: a row a tile, with its place in level-0 pixels and the calibrated probabilities of each model by its name.
 
-    `predicted` holds, for each split, the predictions of its tiles by model; with one model its name is left out.
+    A bag has no place. `predicted` holds, for each split, the predictions of its tiles by model; with one model its
+    name is left out.
     """
     classes, names = splits[0].classes, list(predicted[0])
     columns = [f"prob_{name}" if len(names) == 1 else f"{model}_prob_{name}" for model in names for name in classes]

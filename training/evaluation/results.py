@@ -74,6 +74,8 @@ class Evaluation:
     """By metric, the second model's value minus the first's; empty for one model."""
     notes: tuple[str, ...] = ()
     """What to bear in mind, a sentence each."""
+    noun: str = "tile"
+    """What was tested on: tiles, or bags; figures called `tiles` count those."""
 
     def record(self) -> dict[str, Any]:
         """All of it, ready for JSON."""
@@ -89,7 +91,7 @@ class Evaluation:
         parts = [
             "# Evaluation",
             f"**{RESEARCH_USE}**",
-            f"Split: {self.split}. {first.tiles:,} tiles of {first.cases:,} cases: {counts}.",
+            f"Split: {self.split}. {first.tiles:,} {self.noun}s of {first.cases:,} cases: {counts}.",
             *self.notes,
             _models_table(self.models),
             "## Metrics",
@@ -104,8 +106,8 @@ class Evaluation:
         ]
         for model in self.models:
             for by, groups in model.groups.items():
-                parts += [f"## {model.name} by {by}", _worst_table(model, by)]
-                parts += [_groups_table(by, groups)] if by != "case" else []
+                parts += [f"## {model.name} by {by}", _worst_table(model, by, self.noun)]
+                parts += [_groups_table(by, groups, self.noun)] if by != "case" else []
         return "\n\n".join(parts) + "\n"
 
     def _difference(self, metric: str) -> list[str]:
@@ -200,18 +202,18 @@ def _explanation(classes: int, positive: str, resamples: int, paired: bool) -> s
     return "\n".join(lines)
 
 
-def _worst_table(model: ModelResult, by: str) -> str:
+def _worst_table(model: ModelResult, by: str, noun: str) -> str:
     groups, rows = model.groups[by], []
     for metric, name in model.worst(by).items():
         there, overall = (group.metrics[metric] for group in (groups[name], model.overall))
         rows.append([METRIC_NAMES[metric], name, f"{groups[name].tiles:,}", str(there), str(overall)])
     caveat = f"The worst of {len(model.groups[by]):,} is picked after the fact: chance makes it look worse than it is."
-    return markdown_table(["metric", f"worst {by}", "tiles", "there", "overall"], rows) + "\n\n" + caveat
+    return markdown_table(["metric", f"worst {by}", f"{noun}s", "there", "overall"], rows) + "\n\n" + caveat
 
 
-def _groups_table(by: str, groups: Mapping[str, Group]) -> str:
+def _groups_table(by: str, groups: Mapping[str, Group], noun: str) -> str:
     rows = [
         [name, f"{g.cases:,}", f"{g.tiles:,}", *(str(g.metrics[metric]) for metric in METRIC_NAMES)]
         for name, g in groups.items()
     ]
-    return markdown_table([by, "cases", "tiles", *METRIC_NAMES.values()], rows)
+    return markdown_table([by, "cases", f"{noun}s", *METRIC_NAMES.values()], rows)

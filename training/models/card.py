@@ -8,10 +8,10 @@ from tiling.core.versions import RESEARCH_USE
 from training.evaluation.bootstrap import FEW_CASES, Interval
 from training.evaluation.metrics import METRIC_NAMES
 from training.evaluation.tables import markdown_table
-from training.models.info import ModelInfo
+from training.models.info import BagInfo, ModelInfo, ModelRecord
 
 
-def model_card(info: ModelInfo) -> str:
+def model_card(info: ModelInfo | BagInfo) -> str:
     """The card of a model, Markdown."""
     scale = "at an unknown scale" if info.mpp is None else f"at {info.mpp:.4g} µm/px"
     settings = "\n".join(f"- {name}: {value}" for name, value in info.training.items())
@@ -23,11 +23,11 @@ def model_card(info: ModelInfo) -> str:
     if by_site:
         tested = "sites it was not trained on, which are few"
     software = ", ".join(f"{name} {version}" for name, version in info.software.items())
-    return f"""# Tile classifier: {", ".join(info.classes)}
+    return f"""# {info.noun.capitalize()} classifier: {", ".join(info.classes)}
 
 **{RESEARCH_USE}**
 
-A {info.backbone} that gives each tile of {info.tile_px} x {info.tile_px} px {scale} a probability for each of
+{_what(info, scale)} a probability for each of
 {len(info.classes)} classes. Trained with cross-entropy{_penalties(info)}.
 
 ## Data
@@ -66,15 +66,14 @@ Software: {software}.
 ## Limits
 
 - It knows the classes above and nothing else: on other organs, stains, species or artefacts its output means nothing.
-- {_novelty(info)}
+{_limits(info)}
 - It was tested on {tested}. Other scanners, laboratories and hospitals can lower
   its performance without any sign of it in the probabilities; test it on cases of your own first, with
   `specslide evaluate`.
-- It classifies single tiles. A slide's or a patient's diagnosis does not follow from them.
 """
 
 
-def _penalties(info: ModelInfo) -> str:
+def _penalties(info: ModelRecord) -> str:
     """The penalties that were added to the cross-entropy."""
     known, parts = info.training, []
     if known["sd_lambda"] > 0:
@@ -87,7 +86,7 @@ def _penalties(info: ModelInfo) -> str:
     return "".join(f", {part}" for part in parts[:-1]) + "".join(f" and {part}" for part in parts[-1:])
 
 
-def _selection(info: ModelInfo) -> str:
+def _selection(info: ModelRecord) -> str:
     """How it was chosen among candidates."""
     known = info.selection
     if known is None:
@@ -100,12 +99,37 @@ def _selection(info: ModelInfo) -> str:
     )
 
 
-def _best_by(info: ModelInfo) -> str:
+def _best_by(info: ModelRecord) -> str:
     """What the epoch was chosen by."""
     if info.training.get("select") != "stress":
         return "the best on validation by log loss at that epoch's own best temperature"
     shifts = ", ".join(info.training["select_shifts"])
     return f"the best by mean balanced accuracy over validation and copies of it, shifted in {shifts}"
+
+
+def _what(info: ModelInfo | BagInfo, scale: str) -> str:
+    """The beginning of the sentence that says what the model is."""
+    tiles = f"of {info.tile_px} x {info.tile_px} px {scale}"
+    if isinstance(info, ModelInfo):
+        return f"A {info.backbone} that gives each tile {tiles}"
+    made = {"slide": "a slide", "case": "a case", "case-mean": "a case, as the mean over its slides,"}[info.bag]
+    licence = f", under {info.encoder.licence}" if info.encoder.licence else ""
+    return (
+        f"Multiple-instance learning ({info.head}; see training.mil.heads) that gives {made} by the features of its "
+        f"tiles\n{tiles} (encoder {info.encoder.name}, {info.encoder.dim} numbers a tile{licence})"
+    )
+
+
+def _limits(info: ModelInfo | BagInfo) -> str:
+    """What holds for one kind of model, as points of a list."""
+    if isinstance(info, ModelInfo):
+        last = "It classifies single tiles. A slide's or a patient's diagnosis does not follow from them."
+        return f"- {_novelty(info)}\n- {last}"
+    return (
+        "- It cannot tell slides that are unlike those it was trained on.\n"
+        "- It learned from labels of whole slides. Its attention says what it weighed, which is no probability and no\n"
+        "  outline of a lesion; what it weighed can be a trait of the laboratory."
+    )
 
 
 def _novelty(info: ModelInfo) -> str:
@@ -121,21 +145,21 @@ def _novelty(info: ModelInfo) -> str:
     )
 
 
-def _data_table(info: ModelInfo) -> str:
+def _data_table(info: ModelRecord) -> str:
     rows = [
         [split, str(s.cases), str(s.slides), str(s.tiles), *(str(s.tiles_per_class[name]) for name in info.classes)]
         for split, s in info.data.items()
     ]
-    return markdown_table(["split", "cases", "slides", "tiles", *info.classes], rows)
+    return markdown_table(["split", "cases", "slides", f"{info.noun}s", *info.classes], rows)
 
 
-def _metric_table(info: ModelInfo) -> str:
+def _metric_table(info: ModelRecord) -> str:
     return markdown_table(
         ["split", *METRIC_NAMES.values()], [[split, *_cells(metrics)] for split, metrics in info.metrics.items()]
     )
 
 
-def _group_tables(info: ModelInfo) -> str:
+def _group_tables(info: ModelRecord) -> str:
     """A table for each split and column that is known, or the sentence that none is."""
     parts = []
     for split in info.data:
@@ -143,13 +167,15 @@ def _group_tables(info: ModelInfo) -> str:
             groups = [group for group in info.groups if (group.split, group.column) == (split, column)]
             if groups:
                 rows = [[g.name, str(g.cases), str(g.tiles), *_cells(g.metrics)] for g in groups]
-                parts.append(markdown_table([f"{split}, {column}", "cases", "tiles", *METRIC_NAMES.values()], rows))
+                parts.append(
+                    markdown_table([f"{split}, {column}", "cases", f"{info.noun}s", *METRIC_NAMES.values()], rows)
+                )
     if not parts:
         return "Neither sites nor scanners of the cases are known, so nothing can be said of how they differ."
     return "\n\n".join(parts)
 
 
-def _ece_table(info: ModelInfo) -> str:
+def _ece_table(info: ModelRecord) -> str:
     if not info.ece_before:
         return ""
     rows = [

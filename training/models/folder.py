@@ -1,4 +1,4 @@
-"""The model folder: `weights.safetensors`, `model.json` (a `ModelInfo`), `README.md` (the card), and `commit.json`.
+"""The model folder: `weights.safetensors`, `model.json` (a `ModelRecord`), `README.md` (the card), and `commit.json`.
 
 `novelty.safetensors` is there where the model detects out-of-distribution tiles. Nothing in the folder is pickled.
 """
@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,26 +20,29 @@ from tiling.core.errors import ConfigError, ModelError, SpecslideError
 from tiling.core.files import canonical_json, sha256_file
 from training.models.backbones import Architecture, find_architecture, make_backbone
 from training.models.classifier import TileClassifier, TileModel
-from training.models.info import INFO, ModelInfo, read_info
+from training.models.info import INFO, ModelInfo, ModelRecord, read_info, read_record
 from training.models.ood import APPEARANCE, Gaussians, Novelty
 from training.models.stain import missing_package
+
+Info = TypeVar("Info", bound=ModelRecord)
+Network = TypeVar("Network", bound=nn.Module)
 
 WEIGHTS, NOVELTY, CARD = "weights.safetensors", "novelty.safetensors", "README.md"
 
 
 def save_model(
     folder: Path,
-    network: TileClassifier,
-    info: ModelInfo,
+    network: nn.Module,
+    info: Info,
     card: str,
     novelty: Novelty | None = None,
     recipe: Recipe | None = None,
-) -> ModelInfo:
+) -> Info:
     """Publish a model folder atomically; an older one is replaced. Equal arguments give equal bytes.
 
     Args:
         folder: Its path.
-        network: The trained classifier.
+        network: The trained classifier, whose backbone is all that is kept of one of tiles.
         info: What model.json says.
         card: The model card, Markdown.
         novelty: How the training tiles are spread; `info.novelty` sums it up.
@@ -50,7 +54,8 @@ def save_model(
     Raises:
         OutputError: If it cannot be written.
     """
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.backbone.state_dict().items()}
+    kept = network.backbone if isinstance(network, TileClassifier) else network
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in kept.state_dict().items()}
     with locked_folder(folder), atomic_folder(folder, recipe) as partial:
         (partial / WEIGHTS).write_bytes(save(state))  # save_file would let nobody else read it
         if novelty is not None:
@@ -62,30 +67,18 @@ def save_model(
 
 
 def load_model(folder: Path | str, device: str | torch.device = "cpu") -> TileModel:
-    """The model of a folder, in evaluation mode on `device`, after every byte of the folder was checked.
+    """The tile classifier of a folder, in evaluation mode on `device`, after every byte of the folder was checked.
 
-    Raises ModelError for a folder that is missing, incomplete, changed, or whose weights do not fit its backbone, and
-    for a model that normalises stains where the package for it is not installed.
+    Raises ModelError for a folder that is missing, incomplete, changed, or whose weights do not fit its backbone, for a
+    model of bags, and for one that normalises stains where the package for it is not installed.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise ModelError(folder, "is not a model folder", "pass the folder `model` of a training run")
-    for path in folder.iterdir() if os.access(folder, os.R_OK | os.X_OK) else [folder]:
-        if not os.access(path, os.R_OK):
-            raise ModelError(path, "may not be read by you", "ask its owner for the right to read it")
-    faults = folder_faults(folder)
-    if faults:
-        raise ModelError(folder, f"is damaged: {faults[0]}", "copy it again from where it was made, or train again")
+    require_intact(folder)
     info = read_info(folder)
     if info.stain_norm is not None and (fix := missing_package()) is not None:
         raise ModelError(folder, "it normalises stains with the package torchstain, which is missing", fix)
-    try:
-        _check_shapes(folder / WEIGHTS, info)
-        network = TileClassifier(_make_backbone(info), info.input_px, info.mean, info.std)
-        network.backbone.load_state_dict(load_file(folder / WEIGHTS))
-    except (ConfigError, RuntimeError, OSError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(folder, f"its weights do not fit its backbone ({reason})", "train again") from None
+    backbone = with_weights(folder, lambda: _make_backbone(info))
+    network = TileClassifier(backbone, info.input_px, info.mean, info.std)
     network.stain = info.stain_norm
     place = torch.device(device)
     novelty = _load_novelty(folder, info, network.backbone)
@@ -94,12 +87,38 @@ def load_model(folder: Path | str, device: str | torch.device = "cpu") -> TileMo
     )
 
 
+def require_intact(folder: Path) -> None:
+    """Raise ModelError unless a folder is a model's and every byte of it is as it was written."""
+    if not folder.is_dir():
+        raise ModelError(folder, "is not a model folder", "pass the folder `model` of a training run")
+    for path in folder.iterdir() if os.access(folder, os.R_OK | os.X_OK) else [folder]:
+        if not os.access(path, os.R_OK):
+            raise ModelError(path, "may not be read by you", "ask its owner for the right to read it")
+    faults = folder_faults(folder)
+    if faults:
+        raise ModelError(folder, f"is damaged: {faults[0]}", "copy it again from where it was made, or train again")
+
+
+def with_weights(folder: Path, make: Callable[[], Network]) -> Network:
+    """The network that `make` makes, with the weights of a model's folder. Raises ModelError if they do not fit."""
+    try:
+        with torch.device("meta"):
+            needed = {name: list(tensor.shape) for name, tensor in make().state_dict().items()}
+        _check_shapes(folder / WEIGHTS, needed)
+        network = make()
+        network.load_state_dict(load_file(folder / WEIGHTS))
+    except (ConfigError, RuntimeError, OSError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(folder, f"its weights do not fit its backbone ({reason})", "train again") from None
+    return network
+
+
 def verify_model(folder: Path) -> list[str]:
     """The faults of a model folder, one sentence each; every byte is read. Empty if it is intact."""
     faults = folder_faults(folder)
     if not faults:
         try:
-            read_info(folder)
+            read_record(folder)
         except SpecslideError as error:
             return [str(error)]
     return faults
@@ -138,10 +157,8 @@ def _novelty_tensors(novelty: Novelty) -> dict[str, Tensor]:
     }
 
 
-def _check_shapes(weights: Path, info: ModelInfo) -> None:
-    """Raise RuntimeError unless the file holds what the backbone needs, before any memory is taken for either."""
-    with torch.device("meta"):
-        needed = {name: list(tensor.shape) for name, tensor in _make_backbone(info).state_dict().items()}
+def _check_shapes(weights: Path, needed: Mapping[str, list[int]]) -> None:
+    """Raise RuntimeError unless the file holds what the network needs, before any memory is taken for either."""
     with safe_open(weights, framework="pt") as file:
         held = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - it is no dict
     for name in sorted(needed.keys() | held.keys()):

@@ -1,4 +1,7 @@
-"""`ModelInfo`, which model.json holds: what is needed to use a model, and how it came to be. Knows nothing of torch."""
+"""What model.json holds: all that is needed to use a model, and how it came to be. Knows nothing of torch.
+
+`ModelInfo` of a tile classifier, `BagInfo` of a model of bags.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from tiling.core.errors import ModelError
 from tiling.core.files import read_json
 from tiling.core.settings import first_fault
 from tiling.grid import Mpp, TilePx
+from tiling.stores.features import Encoder
 from training.evaluation.bootstrap import Interval
 from training.models.backbone_args import MAX_INPUT_PX, refused_args
 from training.models.stain_targets import StainTarget
@@ -22,7 +26,7 @@ Spread = Annotated[float, Field(gt=0, le=100)]
 
 
 class SplitSummary(BaseModel):
-    """What one split holds."""
+    """What one split holds; of a model of bags, its `tiles` are bags."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,7 +37,7 @@ class SplitSummary(BaseModel):
 
 
 class GroupSummary(BaseModel):
-    """The metrics of the tiles of one site or scanner."""
+    """The metrics of the tiles, or bags, of one site or scanner."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -83,29 +87,17 @@ class SelectionSummary(BaseModel):
     """By rule, the name of the candidate that it would have taken."""
 
 
-class ModelInfo(BaseModel):
-    """Everything but the weights: what is needed to use a model, and how it came to be."""
+class ModelRecord(BaseModel):
+    """What the records of all models have in common."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     format: Literal["specslide-model"] = "specslide-model"
     version: Literal[1] = 1
-    backbone: str = Field(pattern=r"^[A-Za-z0-9_.]{1,128}$")
-    """timm name; no hub's, and no path."""
-    backbone_args: dict[str, Any] = {}
-    """What else timm needs to make it; of BACKBONE_ARGS alone."""
     classes: tuple[str, ...] = Field(min_length=2, max_length=1000)
     """Names of the outputs, in order."""
     positive_class: str
     """The class that `threshold` is for."""
-    input_px: int = Field(gt=0, le=MAX_INPUT_PX)
-    """Side of the picture the backbone sees, pixels."""
-    mean: tuple[Level, Level, Level]
-    """Per channel, for pixels in [0, 1]."""
-    std: tuple[Spread, Spread, Spread]
-    """Per channel, for pixels in [0, 1]."""
-    stain_norm: StainTarget | None = None
-    """The staining that each tile is given first; None: its own."""
     mpp: Mpp | None
     """Micrometres per pixel of the tiles it was trained on; None if unknown."""
     tile_px: TilePx
@@ -126,8 +118,6 @@ class ModelInfo(BaseModel):
     """By split, the ECE of the logits not divided by the temperature; {} in models of earlier versions."""
     groups: tuple[GroupSummary, ...] = ()
     """Metrics by site and scanner, where known."""
-    novelty: NoveltySummary | None = None
-    """Where the tiles it knows end; None: it does not tell, as models of earlier versions."""
     selection: SelectionSummary | None = None
     """How it was chosen among candidates; None: it was trained by itself."""
     hashes: dict[str, str]
@@ -142,13 +132,6 @@ class ModelInfo(BaseModel):
             raise ValueError(f"the classes {', '.join(classes)} do not all differ")
         return classes
 
-    @field_validator("backbone_args")
-    @classmethod
-    def _safe(cls, args: dict[str, Any]) -> dict[str, Any]:
-        if why := refused_args(args):
-            raise ValueError(why)
-        return args
-
     @model_validator(mode="after")
     def _knows_its_positive_class(self) -> Self:
         if self.positive_class not in self.classes:
@@ -160,12 +143,103 @@ class ModelInfo(BaseModel):
         """Index of the positive class."""
         return self.classes.index(self.positive_class)
 
+    @property
+    def noun(self) -> str:
+        """What it classifies: tiles, or bags."""
+        raise NotImplementedError
+
+    @property
+    def network(self) -> str:
+        """The network's name."""
+        raise NotImplementedError
+
+
+class ModelInfo(ModelRecord):
+    """The record of a tile classifier: everything but the weights."""
+
+    backbone: str = Field(pattern=r"^[A-Za-z0-9_.]{1,128}$")
+    """timm name; no hub's, and no path."""
+    backbone_args: dict[str, Any] = {}
+    """What else timm needs to make it; of BACKBONE_ARGS alone."""
+    input_px: int = Field(gt=0, le=MAX_INPUT_PX)
+    """Side of the picture the backbone sees, pixels."""
+    mean: tuple[Level, Level, Level]
+    """Per channel, for pixels in [0, 1]."""
+    std: tuple[Spread, Spread, Spread]
+    """Per channel, for pixels in [0, 1]."""
+    stain_norm: StainTarget | None = None
+    """The staining that each tile is given first; None: its own."""
+    novelty: NoveltySummary | None = None
+    """Where the tiles it knows end; None: it does not tell, as models of earlier versions."""
+
+    @field_validator("backbone_args")
+    @classmethod
+    def _safe(cls, args: dict[str, Any]) -> dict[str, Any]:
+        if why := refused_args(args):
+            raise ValueError(why)
+        return args
+
+    @property
+    def noun(self) -> str:
+        """See `ModelRecord`."""
+        return "tile"
+
+    @property
+    def network(self) -> str:
+        """See `ModelRecord`."""
+        return self.backbone
+
+
+class BagInfo(ModelRecord):
+    """The record of a model of bags (multiple-instance learning): everything but the weights."""
+
+    kind: Literal["mil"] = "mil"
+    head: Literal["mean", "max", "attention", "gated", "transformer"]
+    """One of training.mil.heads.HEADS."""
+    head_dim: int = Field(ge=4, le=4096, multiple_of=4)
+    """Numbers that a tile's features are embedded in."""
+    dropout: float = Field(ge=0, lt=1)
+    """Of the embedded numbers, in training."""
+    bag: Literal["slide", "case", "case-mean"]
+    """What a bag is."""
+    encoder: Encoder
+    """What makes the features of its tiles."""
+
+    @property
+    def noun(self) -> str:
+        """See `ModelRecord`."""
+        return "bag"
+
+    @property
+    def network(self) -> str:
+        """See `ModelRecord`."""
+        return f"{self.head} on {self.encoder.name}"
+
 
 def read_info(folder: Path) -> ModelInfo:
+    """What `model.json` of a tile classifier says; the folder's hashes are not checked. Raises ModelError."""
+    record = read_record(folder)
+    if not isinstance(record, ModelInfo):
+        fix = "pass a tile classifier, or use specslide evaluate --bags and specslide heatmap"
+        raise ModelError(folder, "classifies bags of tiles' features, not tiles", fix)
+    return record
+
+
+def read_bag_info(folder: Path) -> BagInfo:
+    """What `model.json` of a model of bags says; the folder's hashes are not checked. Raises ModelError."""
+    record = read_record(folder)
+    if not isinstance(record, BagInfo):
+        raise ModelError(folder, "classifies tiles, not bags of their features", "pass a model trained with --bags")
+    return record
+
+
+def read_record(folder: Path) -> ModelInfo | BagInfo:
     """What `model.json` says; the folder's hashes are not checked. Raises ModelError."""
     path = folder / INFO
     try:
-        return ModelInfo.model_validate(read_json(path))
+        found = read_json(path)
+        kind = BagInfo if isinstance(found, dict) and "kind" in found else ModelInfo
+        return kind.model_validate(found)
     except OSError as error:
         raise ModelError(path, f"cannot be read ({error.strerror})", "make it readable, or train again") from None
     except ValueError as error:
