@@ -1,4 +1,4 @@
-"""Tile store or image table -> model. Never opens a slide."""
+"""Tile store, feature store or image table -> model. Never opens a slide."""
 
 from typing import TYPE_CHECKING
 
@@ -6,12 +6,14 @@ from tiling.core.lazy import make_lazy
 from training.models.torchvision_shim import mend_on_import
 
 if TYPE_CHECKING:
-    from training.config import TrainConfig, load_train_config
+    from training.config import BagConfig, TrainConfig, load_train_config
+    from training.data.from_features import samples_from_features
     from training.data.from_images import samples_from_images
     from training.data.from_stores import samples_from_stores
     from training.data.samples import Samples
     from training.evaluation.evaluate import choose_tiles, evaluate_models, labelled_tiles
     from training.losses import SpectralDecouplingLoss
+    from training.mil.model import BagModel, load_any_model, load_bag_model
     from training.models.classifier import TileModel
     from training.models.folder import load_model
     from training.models.info import ModelInfo
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from training.tune import tune
 
 __all__ = [
+    "BagConfig",
+    "BagModel",
     "ModelInfo",
     "Samples",
     "SpectralDecouplingLoss",
@@ -31,10 +35,13 @@ __all__ = [
     "choose_tiles",
     "evaluate_models",
     "labelled_tiles",
+    "load_any_model",
+    "load_bag_model",
     "load_model",
     "load_train_config",
     "model_recipe",
     "model_state",
+    "samples_from_features",
     "samples_from_images",
     "samples_from_stores",
     "train",
@@ -44,6 +51,8 @@ __all__ = [
 make_lazy(
     __name__,
     {
+        "BagConfig": "training.config",
+        "BagModel": "training.mil.model",
         "ModelInfo": "training.models.info",
         "Samples": "training.data.samples",
         "SpectralDecouplingLoss": "training.losses",
@@ -54,10 +63,13 @@ make_lazy(
         "choose_tiles": "training.evaluation.evaluate",
         "evaluate_models": "training.evaluation.evaluate",
         "labelled_tiles": "training.evaluation.evaluate",
+        "load_any_model": "training.mil.model",
+        "load_bag_model": "training.mil.model",
         "load_model": "training.models.folder",
         "load_train_config": "training.config",
         "model_recipe": "training.recipes",
         "model_state": "training.recipes",
+        "samples_from_features": "training.data.from_features",
         "samples_from_images": "training.data.from_images",
         "samples_from_stores": "training.data.from_stores",
         "train": "training.train",

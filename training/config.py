@@ -36,7 +36,8 @@ class LearningConfig(BaseModel):
     """Classic L2 regularisation, in the loss: l2/2 * the squared norm of all weights but biases and norms. Unlike
     `weight_decay` its gradient goes through AdamW's scaling; see training.losses."""
     learning_rate: float = Field(1e-3, gt=0, le=10)
-    """Peak of AdamW's learning rate, reached after the warm-up and followed by a cosine down to 0."""
+    """Peak of AdamW's learning rate, reached after the warm-up and followed by a cosine down to 0; of bags 3e-4
+    by default."""
     warmup: float = Field(0.1, ge=0, lt=1)
     """Share of all steps in which the learning rate rises."""
     clip_norm: float | None = Field(None, gt=0, allow_inf_nan=False)
@@ -44,11 +45,11 @@ class LearningConfig(BaseModel):
     ema_decay: float | None = Field(None, gt=0, lt=1)
     """Decay a step of an exponential moving average (EMA) of the weights, which is then validated and saved."""
     epochs: int = Field(7, ge=1, le=10_000)
-    """Epochs: passes over the training tiles."""
+    """Epochs: passes over the training tiles; of bags 40 by default."""
     patience: int | None = Field(None, ge=1)
     """Early stopping: end after so many epochs in a row without a better validation log loss. None: never."""
     batch_size: int = Field(64, ge=1, le=65_536)
-    """Batch size: tiles a step, over all processes together."""
+    """Batch size: tiles a step, over all processes together; bags a step, by default 16 of them."""
     accumulate: int = Field(1, ge=1, le=65_536)
     """Gradient accumulation: in so many parts a process computes its share of a batch, for less memory and the same
     step."""
@@ -87,7 +88,7 @@ class LearningConfig(BaseModel):
     """What training tiles are drawn evenly over, in any combination: each class equally often, in it each site, in that
     each case, in that each slide. Empty: each tile once an epoch. The law: training.data.samplers."""
     tiles_per_epoch: int | None = Field(None, ge=1, le=1_000_000_000)
-    """Training tiles drawn an epoch. None: as many as there are."""
+    """Training tiles, or bags, drawn an epoch. None: as many as there are."""
     where: str | None = None
     """Which tiles of the stores, by their columns: `blur < 1.2 and black < 0.1`; see tiling.stores.query. None: all."""
 

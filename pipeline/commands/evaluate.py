@@ -19,7 +19,7 @@ def evaluate(
     settings: Settings,
     by: Annotated[list[str] | None, typer.Option(help="Groups: site, scanner or case; may be repeated.")] = None,
 ) -> None:
-    """Test a model on labelled tiles, or compare two: metrics with intervals over cases, by group, and pictures.
+    """Test a model on labelled tiles or bags, or compare two: metrics with intervals over cases, by group; pictures.
 
     The split is the data's own, or the one that training made of the same data. The folder gets
     evaluation.json, evaluation.md, predictions.csv, the pictures, and commit.json, which says what they were made from.
@@ -28,19 +28,21 @@ def evaluate(
 
     `specslide evaluate run/model --images index.csv --out test`
 
+    `specslide evaluate mean/model gated/model --bags features --manifest labels.csv --out test`
+
     `specslide evaluate erm/model sd/model --stores stores --manifest other.csv --split all --by scanner --out test`
     """
     data = settings_of(DataOptions, settings, "evaluate options")
     data.require()
     require_models(models)
-    from training import evaluate_models, load_model, load_train_config
+    from training import evaluate_models, load_any_model, load_train_config
     from training.devices import device_of
     from training.evaluation.metrics import METRIC_NAMES
 
     device = device_of(load_train_config())
-    loaded = [load_model(folder, device) for folder in models]
+    loaded = [load_any_model(folder, device) for folder in models]
     chosen = data.labelled(loaded[0].info)
-    with console.progress("evaluation", "tiles") as progress:
+    with console.progress("evaluation", f"{chosen.samples.noun}s") as progress:
         found = evaluate_models(
             loaded, chosen, out, by=by or (), resamples=data.resamples, seed=data.seed, batch_size=data.batch_size,
             progress=progress,
@@ -49,4 +51,4 @@ def evaluate(
     results |= {"B minus A": found.differences} if found.differences else {}
     rows = [(label, *(result[name] for result in results.values())) for name, label in METRIC_NAMES.items()]
     columns = ("metric", *results)
-    console.show_table(f"{len(chosen):,} tiles of the split {data.split}, in {out}", columns, rows)
+    console.show_table(f"{len(chosen):,} {chosen.samples.noun}s of the split {data.split}, in {out}", columns, rows)

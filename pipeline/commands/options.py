@@ -11,16 +11,19 @@ import typer
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline import console
+from pipeline.commands.settings import Settings
 from pipeline.execution.dask_config import ClusterConfig
 from pipeline.execution.partition import Part, parse_part
 from tiling.core.errors import ConfigError, InputError, ModelError
 from tiling.core.settings import checked, read_settings
+from training.config import AnyConfig, BagConfig, load_config, load_train_config
 
 if TYPE_CHECKING:
     from tiling.manifest import ManifestRow, SlideList
     from tiling.slides.search import Found
-    from training import ModelInfo, Samples, TrainConfig
+    from training import Samples, TrainConfig
     from training.data.samples import Split
+    from training.models.info import BagInfo, ModelInfo
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what was made otherwise or is damaged.")]
 SlideMpp = Annotated[
@@ -82,8 +85,36 @@ class TileData(BaseModel):
         return samples_from_images(self.images or Path(), config, mpp=mpp)
 
 
-class DataOptions(TileData):
-    """The tiles that models are tested on, and how intervals are made."""
+class LabelledData(TileData):
+    """Labelled tiles, or slides (bags of tiles' features) that have one label each."""
+
+    bags: Path | None = None
+    """Folder of feature stores, whose slides (or cases) have one label each in --manifest."""
+
+    def require(self) -> None:
+        """See `TileData`."""
+        if self.bags is None:
+            return super().require()
+        if self.manifest is None or self.stores is not None or self.images is not None:
+            raise ConfigError("the options", "name no data, or two", "pass --bags with --manifest alone")
+        require_there(self.bags, self.manifest)
+
+    def config(self, path: Path | None, settings: Settings) -> AnyConfig:
+        """The settings of a training on these data, from a file and options. Raises ConfigError."""
+        asked = {name: value for name, value in settings.items() if name not in LabelledData.model_fields}
+        return load_config(BagConfig, path, asked) if self.bags is not None else load_train_config(path, asked)
+
+    def bags_or_tiles(self, config: AnyConfig, mpp: float | None = None) -> Samples:
+        """The tiles, or bags, for training under `config`; `mpp` is the scale of images."""
+        from training import samples_from_features
+
+        if isinstance(config, BagConfig):
+            return samples_from_features(self.bags or Path(), self.manifest or Path(), config)
+        return self.samples(config, mpp)
+
+
+class DataOptions(LabelledData):
+    """The tiles, or bags, that models are tested on, and how intervals are made."""
 
     mpp: float | None = None
     """Micrometres per pixel of the images; None: the model's."""
@@ -98,13 +129,14 @@ class DataOptions(TileData):
     batch_size: int = Field(256, ge=1)
     """Tiles that the model sees at once."""
 
-    def labelled(self, model: ModelInfo) -> Split:
+    def labelled(self, model: ModelInfo | BagInfo) -> Split:
         """The tiles of the split as a model needs them."""
         from training import choose_tiles, labelled_tiles
 
         samples = labelled_tiles(
-            model, images=self.images, stores=self.stores, manifest=self.manifest, mpp=self.mpp, where=self.where
-        )
+            model, images=self.images, stores=self.stores, bags=self.bags, manifest=self.manifest, mpp=self.mpp,
+            where=self.where,
+        )  # fmt: skip
         return choose_tiles(samples, self.split, self.manifest or self.images or Path())
 
 

@@ -14,7 +14,7 @@ from tiling.core.errors import ConfigError
 from training.config import ShiftsConfig
 
 
-@options_of(DataOptions, ShiftsConfig)
+@options_of(DataOptions, ShiftsConfig, without=("bags",))
 def stress(
     models: Annotated[list[Path], typer.Argument(help="Model folders; all are drawn into one picture.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the figures and the picture.")],

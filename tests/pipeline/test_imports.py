@@ -48,7 +48,7 @@ WINGS: dict[str, tuple[str, ...]] = {  # what the modules of a wing may import o
     "training/models": ("evaluation",),  # of which those below
     "training/evaluation": ("config", "data", "devices", "models", "recipes"),
     "training/selection": ("augmentations", "config", "data", "evaluation", "models", "recipes"),
-    "training/mil": (),
+    "training/mil": ("models",),
     "training/trials": ("augmentations", "config", "data", "evaluation", "losses", "models", "optim", "selection"),
     "training/external": ("data", "evaluation", "selection", "trials"),
     "training/shortcut": ("data", "evaluation", "models", "selection", "trials"),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tiling.core.artefact import atomic_folder, locked_folder
 from tiling.grid import Grid, Raster, Tiles
@@ -16,6 +18,7 @@ from tiling.stores.codec import TileCodec
 from tiling.stores.store import SlideFacts, StoreAttributes
 from tiling.stores.write import write_columns, write_tiles
 from training import TrainConfig
+from training.fit import Training
 
 
 @pytest.fixture
@@ -121,3 +124,21 @@ def cohort(
         return store.parent, write_table(rows)
 
     return make
+
+
+@pytest.fixture
+def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], object]], None]:
+    """Arranges for something to happen in the middle of a step, once."""
+
+    def arrange(step: int, happen: Callable[[], object]) -> None:
+        whole = Training._step
+
+        def disturbed(training: Training, batch: Any) -> Tensor:
+            if training.progress.step == step:
+                monkeypatch.setattr(Training, "_step", whole)
+                happen()
+            return whole(training, batch)
+
+        monkeypatch.setattr(Training, "_step", disturbed)
+
+    return arrange

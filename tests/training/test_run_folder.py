@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.training.test_fit import _no_pictures, at_step, changed, files_of  # noqa: F401 - fixtures
+from tests.training.test_fit import _no_pictures, changed, files_of  # noqa: F401 - fixtures
 from tiling.core.artefact import folder_faults
 from tiling.core.errors import OutputError, StoppedError
 from training import Samples, TrainConfig, load_model, samples_from_images, train
@@ -81,7 +81,7 @@ def test_another_run_is_refused_and_the_difference_named(
 
 
 def test_the_earlier_model_stands_until_the_new_one_is_complete(
-    out: Path, tmp_path: Path, samples: Samples, once: TrainConfig, at_step: Callable[..., None],  # noqa: F811
+    out: Path, tmp_path: Path, samples: Samples, once: TrainConfig, at_step: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     other = changed(once, seed=1, epochs=2)

@@ -98,7 +98,7 @@ def labelled_tiles(
         config = config.model_copy(update={"where": where or config.where})
         samples = samples_from_stores(stores, manifest, config, to_train=False)
     else:
-        fix = "pass --stores or --bags with --manifest, or --images"
+        fix = "pass --stores with --manifest, or --images, or --bags with --manifest"
         raise ConfigError("evaluate options", "name no data", fix)
     if samples.kind == "stores" or mpp is not None:
         _require_scale(samples, info, stores or where_from)

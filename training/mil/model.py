@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from tiling.core.artefact import content_hash
 from training.mil.heads import HEADS, Bag, Chunk, Pooled
-from training.models.folder import require_intact, with_weights
-from training.models.info import BagInfo, read_bag_info
+from training.models.classifier import TileModel
+from training.models.folder import load_model, require_intact, with_weights
+from training.models.info import INFO, BagInfo, read_bag_info, read_record
 
 Floats = NDArray[np.float32]
 
@@ -178,3 +179,9 @@ def load_bag_model(folder: Path | str, device: str | torch.device = "cpu") -> Ba
         ),
     )  # fmt: skip
     return BagModel(network.eval().to(place), info, content_hash(folder), place)
+
+
+def load_any_model(folder: Path | str, device: str | torch.device = "cpu") -> TileModel | BagModel:
+    """The model in a folder, of tiles or of bags. Raises as `load_model` and `load_bag_model`."""
+    known = (Path(folder) / INFO).exists() and isinstance(read_record(Path(folder)), BagInfo)
+    return load_bag_model(folder, device) if known else load_model(folder, device)

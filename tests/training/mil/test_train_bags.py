@@ -1,0 +1,205 @@
+"""Bags are trained on as tiles are: what is learned, to the bit where it is stopped, and what the folder then says."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from tests.training.mil.conftest import DIM, ENCODER, bag_of
+from tests.training.test_fit import ask_to_stop, die, files_of
+from tiling.core.errors import ConfigError, ModelError, OutputError, StoppedError
+from training import BagConfig, evaluate_models, labelled_tiles, load_any_model, load_bag_model, load_model, train
+from training.data.from_features import samples_from_features
+from training.mil.heads import HEADS, Chunk
+from training.mil.model import CHUNK_TILES, BagClassifier, BagModel
+from training.models.folder import verify_model
+from training.models.info import read_bag_info
+
+Cohort = Callable[..., tuple[Path, Path]]
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most of these runs' time would go into drawing."""
+    verb = importlib.import_module("training.train")
+    monkeypatch.setattr(verb, "write_pictures", lambda *_, **__: None)
+    monkeypatch.setattr(verb, "learning_curve", lambda *_: b"")
+
+
+@pytest.mark.parametrize("head", sorted(HEADS.keys() - {"mean"}))  # which drowns them
+def test_small_lesions_are_found_from_labels_of_slides(
+    head: str, feature_cohort: Cohort, quick: BagConfig, tmp_path: Path
+) -> None:
+    """On slides held out the bag is told, and attention lies on the two tiles that are the lesion."""
+    features, manifest = feature_cohort(80)
+    config = quick.model_copy(update={"head": head, "epochs": 30})
+    samples = samples_from_features(features, manifest, config)
+    train(samples, tmp_path / "run", config)
+    model = load_bag_model(tmp_path / "run" / "model")
+    test = samples.where("test")
+    scores, attention, truth = [], [], []
+    for index in test.tolist():
+        label = int(samples.label[index])
+        bag = bag_of(index, 20 + index % 20, label)
+        found = model.explain([np.insert(bag, 0, 0, axis=1)])
+        scores.append(found.probabilities[1])
+        if label:
+            attention += (found.attention * len(bag)).tolist()
+            truth += [1, 1] + [0] * (len(bag) - 2)
+        assert found.attention.sum() == pytest.approx(1, abs=1e-5)
+    assert roc_auc_score(samples.label[test], scores) >= 0.95
+    if head != "max":  # which points at one tile a class
+        assert roc_auc_score(truth, attention) >= 0.95
+
+
+def test_a_run_that_is_stopped_and_killed_ends_with_the_same_bytes(
+    feature_cohort: Cohort, quick: BagConfig, tmp_path: Path, at_step: Callable[..., None]
+) -> None:
+    features, manifest = feature_cohort(24, slides=2)
+    settings = {
+        "bag": "case-mean", "epochs": 4, "bag_tiles": 10, "ema_decay": 0.9, "accumulate": 2, "sd_lambda": 0.1,
+        "weight_decay": 0.01, "balance": ("class",), "checkpoint_steps": 1, "patience": 3,
+    }  # fmt: skip
+    config = BagConfig.model_validate(quick.model_dump() | settings)
+    samples = samples_from_features(features, manifest, config)
+    train(samples, tmp_path / "whole", config)
+    for number, step in enumerate((1, 4, 6)):
+        at_step(step, ask_to_stop if number % 2 else die)
+        with pytest.raises((StoppedError, BaseException)):
+            train(samples, tmp_path / "torn", config)
+        assert not (tmp_path / "torn" / "model").exists()
+    train(samples, tmp_path / "torn", config)
+    assert files_of(tmp_path / "torn") == files_of(tmp_path / "whole")
+
+
+def test_the_folder_says_what_was_learned_from(feature_cohort: Cohort, quick: BagConfig, tmp_path: Path) -> None:
+    features, manifest = feature_cohort(24, slides=2)
+    config = quick.model_copy(update={"bag": "case", "epochs": 2})
+    samples = samples_from_features(features, manifest, config)
+    result = train(samples, tmp_path / "run", config)
+    assert verify_model(result.model) == []
+    info = read_bag_info(result.model)
+    assert (info.kind, info.head, info.bag, info.encoder) == ("mil", "gated", "case", ENCODER)
+    assert info.data["test"].tiles == len(samples.where("test"))
+    assert {group.column for group in info.groups} == {"site", "scanner"}
+    card = (result.model / "README.md").read_text()
+    for text in ("Bag classifier", "made-up", "2018", "| bags |", "no probability"):
+        assert text in card or text == "2018", text
+    with (tmp_path / "run" / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["split"] for row in rows} == {"val", "test"}
+    assert len(rows) == len(samples.where("val")) + len(samples.where("test"))
+    provenance = json.loads((tmp_path / "run" / "provenance.json").read_text())
+    sources = provenance["inputs"]["sources"]
+    assert {source["slide_id"] for source in sources} == {f"s{n}" for n in range(48)}
+    assert {source["slide_sha256"] for source in sources} == {f"s{n}".zfill(64) for n in range(48)}
+    assert train(samples, tmp_path / "run", config).reused
+    with pytest.raises(OutputError, match="head"):
+        train(samples, tmp_path / "run", config.model_copy(update={"head": "mean"}))
+
+
+def test_models_are_compared_on_held_out_cases(feature_cohort: Cohort, quick: BagConfig, tmp_path: Path) -> None:
+    features, manifest = feature_cohort(40, classes=3)
+    models = []
+    for head in ("mean", "max"):
+        config = quick.model_copy(update={"head": head, "epochs": 3})
+        train(samples_from_features(features, manifest, config), tmp_path / head, config)
+        models.append(load_bag_model(tmp_path / head / "model"))
+    tested = labelled_tiles(models[0].info, bags=features, manifest=manifest).split_of("test")
+    assert len(tested)
+    found = evaluate_models(models, tested, tmp_path / "test", by=("site", "scanner"), resamples=20)
+    assert {"site", "scanner"} <= found.models[0].groups.keys()
+    assert set(found.differences) == set(found.models[0].overall.metrics)
+    assert found.models[1].backbone == "max on made-up"
+    assert found.notes == ()
+    assert "bags of" in (tmp_path / "test" / "evaluation.md").read_text()
+    assert not list((tmp_path / "test").glob("*gallery*"))
+    of_training = models[0].info.metrics["test"]["auroc"].value
+    assert found.models[0].overall.metrics["auroc"].value == pytest.approx(of_training, abs=1e-6)
+    everything = labelled_tiles(models[0].info, bags=features, manifest=manifest).split_of("all")
+    assert "too good" in evaluate_models(models[:1], everything, tmp_path / "leaky", resamples=0).notes[0]
+
+
+def test_other_features_and_other_data_are_refused(
+    feature_cohort: Cohort, make_features: Callable[..., Path], quick: BagConfig, tmp_path: Path
+) -> None:
+    features, manifest = feature_cohort(24)
+    config = quick.model_copy(update={"epochs": 1})
+    model = load_any_model(train(samples_from_features(features, manifest, config), tmp_path / "run", config).model)
+    assert isinstance(model, BagModel)
+    with pytest.raises(ModelError, match="--bags"):
+        labelled_tiles(model.info, stores=features, manifest=manifest)
+    with pytest.raises(ModelError, match="bags"):
+        load_model(tmp_path / "run" / "model")
+    for number in range(24):
+        make_features(f"s{number}", bag_of(number, 20, number % 2), name="another")
+    with pytest.raises(ModelError, match="another"):
+        labelled_tiles(model.info, bags=features, manifest=manifest)
+
+
+def test_a_setting_of_pixels_has_no_meaning() -> None:
+    with pytest.raises(ValueError, match="augment"):
+        BagConfig.model_validate({"augment": "light"})
+
+
+@pytest.mark.parametrize("slide_mean", [False, True])
+@pytest.mark.parametrize("head", HEADS)
+def test_a_long_bag_is_the_same_in_chunks(head: str, slide_mean: bool) -> None:
+    """Also of slides of which one ends within a chunk."""
+    torch.manual_seed(0)
+    network = BagClassifier(head, DIM, 2, hidden=8, dropout=0.5, slide_mean=slide_mean).eval()
+    features = np.random.default_rng(0).normal(3, 2, (CHUNK_TILES + 500, DIM)).astype(np.float32)
+    network.standardise(features)
+    bag = torch.from_numpy(np.insert(features, 0, np.arange(len(features)) > 5000, axis=1))
+    with torch.inference_mode():
+        whole, chunked = network.pooled([bag[None]]), network.pooled(list(torch.split(bag[None], 700, dim=1)))
+        torch.testing.assert_close(whole.logits, chunked.logits, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(whole.attention, chunked.attention, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(network(bag[None]), whole.logits, rtol=1e-4, atol=1e-5)
+        if slide_mean:
+            alone = [((bag[bag[:, 0] == slide, 1:] - network.mean) / network.spread)[None] for slide in (0, 1)]
+            each = [network.head([Chunk(own, torch.ones(own.shape[:2], dtype=torch.bool))]).logits for own in alone]
+            torch.testing.assert_close(torch.stack(each).mean(dim=0), whole.logits, rtol=1e-4, atol=1e-5)
+            assert whole.attention[0, bag[:, 0] == 0].sum().item() == pytest.approx(0.5, abs=1e-4)
+
+
+def test_a_case_of_one_slide_beside_one_of_two_is_its_slide() -> None:
+    torch.manual_seed(0)
+    network = BagClassifier("gated", DIM, 2, hidden=8, dropout=0, slide_mean=True)
+    bags = torch.randn(2, 9, 1 + DIM)
+    bags[0, :, 0] = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 1])
+    bags[1, :, 0] = torch.tensor([0, 0, 0, 0, 0, 0, -1, -1, -1])
+    alone = network(bags[1:, :6])
+    torch.testing.assert_close(network(bags)[1:], alone)
+
+
+def test_standardised_features_have_mean_0_and_spread_1() -> None:
+    network = BagClassifier("mean", DIM, 2, hidden=8, dropout=0)
+    features = np.random.default_rng(0).normal(5, 3, (1000, DIM)).astype(np.float32)
+    features[:, 2] = 4  # does not vary
+    network.standardise(features)
+    found = (features - network.mean.numpy()) / network.spread.numpy()
+    np.testing.assert_allclose(found.mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(found.std(axis=0), np.where(np.arange(DIM) == 2, 0, 1), atol=1e-5)
+
+
+def test_the_settings_name_the_heads_there_are() -> None:
+    for head in HEADS:
+        assert BagConfig.model_validate({"head": head}).head == head
+    with pytest.raises(ValueError, match="head"):
+        BagConfig.model_validate({"head": "sum"})
+
+
+def test_gamma_needs_a_number_a_class(feature_cohort: Cohort, quick: BagConfig, tmp_path: Path) -> None:
+    features, manifest = feature_cohort(24)
+    config = quick.model_copy(update={"sd_gamma": (0.1, 0.2, 0.3)})
+    with pytest.raises(ConfigError, match="sd_gamma"):
+        train(samples_from_features(features, manifest, config), tmp_path / "run", config)
