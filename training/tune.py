@@ -9,7 +9,7 @@ out/provenance.json              what it learned from
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +62,7 @@ def tune(
     config: TuneConfig | None = None,
     base: TrainConfig | None = None,
     *,
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> TuneResult:
     """Train candidates for penalty, strength, learning rate and augmentation, and choose one by its validation alone.
@@ -75,6 +76,7 @@ def tune(
         out: The folder.
         config: What is tried, and the rule; None: the defaults.
         base: The settings of training that candidates share; None: the defaults.
+        overwrite: Whether runs of other settings in `out` are replaced.
         progress: Called with (runs done, runs in all).
 
     Returns:
@@ -96,12 +98,20 @@ def tune(
     """
     config, base = config or TuneConfig(), base or TrainConfig()
     require_tunable(samples, base)
-    plan = attempts(out, config, base)
+    attempt_all(attempts(out, config, base), samples, overwrite=overwrite, progress=progress)
+    return conclude(samples, out, config, base)
+
+
+def attempt_all(
+    plan: Sequence[Attempt], samples: Samples, *, overwrite: bool = False, progress: Progress | None = None
+) -> None:
+    """Make each of some runs in turn; arguments and errors as of `tune`."""
     for number, one in enumerate(plan):
         if progress is not None:
             progress(number, len(plan))
-        attempt(one, samples)
-    return conclude(samples, out, config, base)
+        attempt(one, samples, overwrite=overwrite)
+    if progress is not None:
+        progress(len(plan), len(plan))
 
 
 def require_tunable(samples: Samples, base: TrainConfig) -> None:

@@ -96,15 +96,13 @@ def tune(
     if dry_run:
         _show_plan(plan, left)
         return
-    from training.tune import attempt, conclude, require_tunable
+    from training.tune import attempt_all, conclude, require_tunable
 
     require_tunable(samples, base)
     own = [one for one in (part or Part()).of(plan) if one in left]
     if where is None and at_once == 1:
         with console.progress("tune", "runs") as progress:
-            for number, one in enumerate(own):
-                progress(number, len(own))
-                attempt(one, samples, overwrite=overwrite)
+            attempt_all(own, samples, overwrite=overwrite, progress=progress)
     else:
         from pipeline.execution.tuning import TuneJob, tune_all
 

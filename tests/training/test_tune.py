@@ -53,7 +53,7 @@ def tuned(samples: Samples, tmp_path_factory: pytest.TempPathFactory) -> TuneRes
     """A finished tuning of two candidates under two seeds."""
     counts: list[tuple[int, int]] = []
     result = tune(samples, tmp_path_factory.mktemp("tuned") / "out", CONFIG, BASE, progress=lambda *n: counts.append(n))
-    assert counts == [(0, 4), (1, 4), (2, 4), (3, 4)]
+    assert counts == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
     return result
 
 

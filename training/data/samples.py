@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -104,6 +105,10 @@ class Samples:
 
     def identity(self) -> str:
         """SHA-256 of what a model learns from: the content of the sources, which tiles of them, labels and splits."""
+        return self._identity
+
+    @cached_property
+    def _identity(self) -> str:
         digest = hashlib.sha256()
         for numbers in (self.label, self.source, self.row, *([] if self.clear.all() else [self.clear])):
             digest.update(numbers.astype("<i8").tobytes())

@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 from pipeline import cli
 from pipeline.execution.dask_config import ClusterConfig
 from tests.pipeline.conftest import listing
+from tests.pipeline.test_imports import said
 from tiling.core.errors import ConfigError, OutputError
 from training.models.info import read_info
 
@@ -62,6 +63,14 @@ def test_a_dry_run_trains_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -
     assert not (here / "absent").exists()
     again = run(here, monkeypatch, "--out", "out", "--dry-run", "--seeds", 2)
     assert again.output.count("1 of 2") == 2
+
+
+def test_a_dry_run_does_not_wait_for_torch(here: Path) -> None:
+    words = ["specslide", "tune", "--images", str(here / "index.csv"), "--out", str(here / "absent"), "--dry-run"]
+    code = f"import sys; sys.argv = {words!r}; from pipeline.cli import app; app(standalone_mode=False)"
+    lines = said(code, "torch")
+    assert any("plain_lr-0.001_light" in line for line in lines)
+    assert lines[-1] == "False"
 
 
 def test_the_last_of_several_parts_chooses(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
