@@ -17,6 +17,9 @@ class ExternalConfig(TrialConfig):
     l2s: tuple[Positive, ...] = Field((1e-4, 1e-3, 1e-2), min_length=1)
     """Weights of the classic penalty to choose from: l2/2 times the squared norm of the weights is added to the
     loss."""
+    consistencies: tuple[Positive, ...] = Field((0.1, 1.0, 10.0), min_length=1)
+    """Weights of "consistency" to choose from: half of it times the squared distance between a tile's logits and those
+    of a copy, shifted as the rules' copies are, is added to the loss."""
     rate_shares: tuple[FewerThan1, ...] = Field((1.0, 0.3, 0.1), min_length=1)
     """Shares of the learning rate that "undertrained" chooses from, each with the epoch share of its place."""
     epoch_shares: tuple[FewerThan1, ...] = Field((0.5, 1.0, 1.0), min_length=1)

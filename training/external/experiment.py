@@ -52,8 +52,8 @@ KIND = "external study"
 EXTERNAL, INSIDE = "external", "inside"
 FILES = (STUDY_FILE, "study.csv", "study.md", "study.png")
 STUDY_ONLY = {
-    "methods", "seeds", "rules", "sd_lambdas", "weight_decays", "l2s", "rate_shares", "epoch_shares", "sd_start",
-    "sd_gamma", "stain_norm", "augment", "positive_class", "resamples",
+    "methods", "seeds", "rules", "sd_lambdas", "weight_decays", "l2s", "consistencies", "rate_shares", "epoch_shares",
+    "sd_start", "sd_gamma", "stain_norm", "augment", "positive_class", "resamples",
 }  # fmt: skip
 """Settings that decide nothing of a single run, or are in its `Setting` or its tiles already."""
 

@@ -50,8 +50,8 @@ FOLDS = 5
 KIND = "shortcut study"
 FILES = (STUDY_FILE, "study.csv", "study.md", "study.png", "examples.png")
 STUDY_ONLY = {
-    "methods", "seeds", "rules", "sd_lambdas", "weight_decays", "l2s", "rate_shares", "epoch_shares", "sd_start",
-    "sd_gamma", "stain_norm", "augment", "keep_clear", "positive_class",
+    "methods", "seeds", "rules", "sd_lambdas", "weight_decays", "l2s", "consistencies", "rate_shares", "epoch_shares",
+    "sd_start", "sd_gamma", "stain_norm", "augment", "keep_clear", "positive_class",
 }  # fmt: skip
 """Settings that decide nothing of a single run, or are in its `Setting` or its tiles already."""
 

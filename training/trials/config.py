@@ -24,7 +24,8 @@ class TrialConfig(BaseModel):
 
     methods: tuple[str, ...] = Field(("erm", "undertrained", "weight_decay", "l2", "sd", "sd+l2"), min_length=1)
     """What is compared, parts with + between: erm (plain cross-entropy), undertrained, weight_decay (AdamW's), l2 (in
-    the loss), sd, late_sd, gamma_sd, least_squares, strong, light, stain_norm. Each chooses among as many settings."""
+    the loss), sd, late_sd, gamma_sd, least_squares, shifted_sd (the penalty on shifted copies alone), consistency,
+    strong, light, stain_norm. Each chooses among as many settings."""
     seeds: int = Field(10, ge=1, le=1000)
     """Seeds 0, 1, ...: each its own split, first weights and order of batches, the same for all methods."""
     rules: tuple[str, ...] = Field(tuple(RULES), min_length=1)
@@ -43,6 +44,9 @@ class TrialConfig(BaseModel):
     l2s: tuple[Positive, ...] = Field((1e-5, 1e-4, 1e-3, 1e-2, 1e-1), min_length=1)
     """Weights of the classic penalty to choose from: l2/2 times the squared norm of the weights is added to the
     loss."""
+    consistencies: tuple[Positive, ...] = Field((0.01, 0.1, 1.0, 10.0, 100.0), min_length=1)
+    """Weights of "consistency" to choose from: half of it times the squared distance between a tile's logits and those
+    of a copy, shifted as the rules' copies are, is added to the loss."""
     rate_shares: tuple[FewerThan1, ...] = Field((1.0, 0.5, 0.3, 0.1, 0.03), min_length=1)
     """Shares of the learning rate that "undertrained" chooses from, each with the epoch share of its place."""
     epoch_shares: tuple[FewerThan1, ...] = Field((0.5, 1.0, 1.0, 1.0, 1.0), min_length=1)
@@ -74,14 +78,14 @@ class TrialConfig(BaseModel):
 
     _shifts = field_validator("shifts")(known_shifts)
 
-    @field_validator("methods", "rules", "sd_lambdas", "weight_decays", "l2s")
+    @field_validator("methods", "rules", "sd_lambdas", "weight_decays", "l2s", "consistencies")
     @classmethod
     def _each_once(cls, values: tuple[object, ...]) -> tuple[object, ...]:
         if len(set(values)) < len(values):
             raise PydanticCustomError("twice", "something is named twice")
         return values
 
-    @field_validator("sd_lambdas", "weight_decays", "l2s")
+    @field_validator("sd_lambdas", "weight_decays", "l2s", "consistencies")
     @classmethod
     def _weakest_first(cls, values: tuple[float, ...]) -> tuple[float, ...]:
         return tuple(sorted(values))
@@ -130,6 +134,10 @@ class Setting:
     """AdamW's."""
     l2: float = 0.0
     """In the loss."""
+    shifted_sd: float = 0.0
+    """Lambda of spectral decoupling on shifted copies alone."""
+    consistency: float = 0.0
+    """Twice the weight of the squared distance to a shifted copy's logits."""
     rate_share: float = 1.0
     """Of the study's learning rate."""
     epoch_share: float = 1.0
@@ -143,6 +151,8 @@ class Setting:
         said += [f"from {self.sd_start:.0%} of the steps"] * (self.sd_start > 0)
         said += [f"gamma {' and '.join(f'{offset:g}' for offset in self.sd_gamma or ())}"] * (self.sd_gamma is not None)
         said += ["least squares"] * self.least_squares
+        said += [f"lambda {self.shifted_sd:g} on shifted copies"] * (self.shifted_sd > 0)
+        said += [f"consistency {self.consistency:g}"] * (self.consistency > 0)
         if self.weight_decay:
             step = "" if learning_rate is None else f" (lr × wd {learning_rate * self.weight_decay:g})"
             said.append(f"weight decay {self.weight_decay:g}{step}")
@@ -177,6 +187,8 @@ PARTS: dict[str, Part] = {
     "late_sd": Part(_LAMBDAS, lambda config, weight: {"sd_lambda": weight, "sd_start": config.sd_start}),
     "gamma_sd": Part(_LAMBDAS, lambda config, weight: {"sd_lambda": weight, "sd_gamma": config.sd_gamma}),
     "least_squares": Part(_LAMBDAS, lambda config, weight: {"sd_lambda": weight, "least_squares": True}),
+    "shifted_sd": Part(_LAMBDAS, lambda config, weight: {"shifted_sd": weight}),
+    "consistency": Part(("consistencies",), lambda config, weight: {"consistency": weight}),
     "light": Part((), lambda config: {"augment": "light"}),
     "strong": Part((), lambda config: {"augment": "strong"}),
     "stain_norm": Part((), lambda config: {"stain": config.stain_norm}),

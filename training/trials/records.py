@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from tiling.core.files import canonical_json, sha256_json, write_file
 from tiling.core.versions import software_versions
 from training.selection.rules import Quantities
-from training.trials.config import Run
+from training.trials.config import Run, Setting
 
 log = logging.getLogger(__name__)
 
@@ -55,9 +55,13 @@ class RunRecord(BaseModel):
 
 
 def run_key(run: Run, settings: Mapping[str, object], identity: str) -> str:
-    """SHA-256 of all that decides a run's figures: its setting, those of every run, tiles, and libraries."""
+    """SHA-256 of all that decides a run's figures: its setting, those of every run, tiles, and libraries.
+
+    Of its setting, what is not the default: a method that comes later leaves the keys of earlier ones as they are.
+    """
     versions = {name: of for name, of in software_versions(*SOFTWARE).items() if name in SOFTWARE}
-    return sha256_json([FORMAT, asdict(run), dict(settings), identity, versions])
+    setting = {name: of for name, of in asdict(run.setting).items() if of != getattr(Setting, name)}
+    return sha256_json([FORMAT, run.seed, setting, dict(settings), identity, versions])
 
 
 def packed(flags: NDArray[np.bool_]) -> str:

@@ -142,11 +142,22 @@ def _fit(network: TileClassifier, tiles: Tensor, labels: Tensor, run: Run, confi
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate_at(step, len(batches), warmup))
     randomness = torch.Generator().manual_seed(run.seed)
     augment, weights = AUGMENTATIONS[setting.augment], decayed_weights(network)
+    shifts = list(shifted_copies(config.shifts).values()) if setting.shifted_sd or setting.consistency else []
+    draws_of_shifts = np.random.default_rng([run.seed, len(shifts)])
     network.train()
     for step, batch in enumerate(batches):
         chosen = torch.from_numpy(batch)
-        logits = network.logits(augment(network.pixels(tiles[chosen]), randomness))
+        pixels = augment(network.pixels(tiles[chosen]), randomness)
+        if shifts:  # one forward of both, so that norms see in training the mixture that they keep
+            shift = shifts[draws_of_shifts.integers(len(shifts))]
+            copies = network.pixels(torch.from_numpy(shift(tiles[chosen].numpy())))
+            logits, of_copies = torch.split(network.logits(torch.cat([pixels, copies])), len(batch))
+        else:
+            logits = network.logits(pixels)
         loss = (after if step >= late else before)(logits, labels[chosen])
+        if shifts:
+            distance = (logits - of_copies).square().sum(dim=1).mean()
+            loss = loss + spectral_decoupling(of_copies, setting.shifted_sd) + setting.consistency / 2 * distance
         if setting.l2:
             loss = loss + l2_penalty(weights, setting.l2)
         optimiser.zero_grad()

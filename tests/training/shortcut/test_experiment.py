@@ -232,7 +232,8 @@ def test_a_key_holds_what_decides_a_run_and_nothing_else(samples: Samples) -> No
     for field, value in (
         ("methods", ("strong",)), ("seeds", 7), ("sd_lambdas", (3.0,)), ("weight_decays", (3.0,)),
         ("rules", ("errors",)),
-        ("l2s", (3.0,)), ("rate_shares", (0.2,)), ("epoch_shares", (0.2,)), ("sd_start", 0.1), ("sd_gamma", (1, 2)),
+        ("l2s", (3.0,)), ("consistencies", (3.0,)),
+        ("rate_shares", (0.2,)), ("epoch_shares", (0.2,)), ("sd_start", 0.1), ("sd_gamma", (1, 2)),
         ("stain_norm", "reinhard"), ("augment", "light"), ("keep_clear", 1.0), ("positive_class", "cancer"),
     ):  # fmt: skip
         assert field in study.STUDY_ONLY

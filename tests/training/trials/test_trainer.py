@@ -13,7 +13,7 @@ from training.trials import trainer
 from training.trials.config import Run, Setting, TrialConfig
 from training.trials.trainer import Trained, copies_of, loss_of, quadratic_cross_entropy, settled, trained
 
-CONFIG = TrialConfig(epochs=3, batch_size=8, learning_rate=3e-3)
+CONFIG = TrialConfig(shifts=("brightness",), epochs=3, batch_size=8, learning_rate=3e-3)
 Floats = NDArray[np.float64]
 
 
@@ -43,6 +43,7 @@ def test_settings_of_a_seed_differ_in_nothing_else(tiles: tuple[NDArray[np.uint8
         Setting(sd_lambda=1.0), Setting(sd_lambda=1.0, sd_gamma=(0.44, 2.5)), Setting(sd_lambda=1.0, sd_start=0.5),
         Setting(sd_lambda=1.0, least_squares=True), Setting(weight_decay=100.0), Setting(l2=1.0),
         Setting(rate_share=0.1), Setting(augment="strong"), Setting(stain="reinhard"),
+        Setting(shifted_sd=1.0), Setting(consistency=1.0),
     ]  # fmt: skip
     margins = [logits(tiles, setting) for setting in others] + [logits(tiles, Setting(), seed=1), plain]
     for number, one in enumerate(margins):
@@ -101,6 +102,22 @@ def test_a_strong_l2_makes_weights_small(tiles: tuple[NDArray[np.uint8], NDArray
     assert norms[1] < 0.8 * norms[0]
 
 
+def test_consistency_makes_logits_alike_under_the_shifts(
+    tiles: tuple[NDArray[np.uint8], NDArray[np.int64]],
+) -> None:
+    """Of tiles that brightness alone tells apart, in a training that brightens and darkens them."""
+    config = CONFIG.model_copy(update={"epochs": 10})
+    distances = []
+    for setting in (Setting(), Setting(consistency=100.0)):
+        with settled(0):
+            network = trained(Run(0, setting), *tiles, config)
+        margin, *others = (
+            np.diff(network.logits(some))[:, 0] for some in (tiles[0], *copies_of(tiles[0], config).values())
+        )
+        distances.append(np.mean([np.abs(other - margin).mean() for other in others]))
+    assert distances[1] < 0.3 * distances[0]
+
+
 def test_a_network_that_diverges_is_refused(tiles: tuple[NDArray[np.uint8], NDArray[np.int64]]) -> None:
     with settled(0):
         network = trainer.untrained(CONFIG, 32)
@@ -124,7 +141,7 @@ def test_weights_are_those_that_are_asked_for() -> None:
 
 def test_copies_are_of_the_shifts_that_are_named() -> None:
     tiles = np.random.default_rng(0).integers(0, 255, (2, 16, 16, 3)).astype(np.uint8)
-    assert len(copies_of(tiles, CONFIG)) == 17
+    assert len(copies_of(tiles, TrialConfig())) == 17
     assert set(copies_of(tiles, TrialConfig(shifts=("jpeg", "hue")))) == {
         "jpeg +0.5", "hue -0.5", "hue +0.5",
     }  # fmt: skip

@@ -114,6 +114,7 @@ def test_a_key_is_of_run_settings_and_tiles() -> None:
     }  # fmt: skip
     assert len(keys) == 5
     assert run_key(run, {"epochs": 3}, "tiles") in keys
+    assert run_key(Run(0, Setting(l2=0.0)), {"epochs": 3}, "tiles") in keys
 
 
 # what is chosen
