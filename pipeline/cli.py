@@ -15,6 +15,7 @@ from pipeline.commands.evaluate import evaluate
 from pipeline.commands.evaluate_slides import evaluate_slides
 from pipeline.commands.export_model import export_model
 from pipeline.commands.external import external
+from pipeline.commands.features import export_features, import_features
 from pipeline.commands.heatmap import heatmap
 from pipeline.commands.histoprep import histoprep
 from pipeline.commands.info import info
@@ -43,10 +44,12 @@ app = typer.Typer(
     help="Whole slides to tile stores, models and cancer heatmaps. For research use only.",
     **_GROUP,
 )
-imports = typer.Typer(help="What other tools have made, as tile stores.", **_GROUP)
+imports = typer.Typer(help="What other tools have made, as tile stores and feature stores.", **_GROUP)
+exports = typer.Typer(help="What specslide has made, for other tools.", **_GROUP)
 studies = typer.Typer(help="Studies of what networks learn.", **_GROUP)
 
 app.add_typer(imports, name="import")
+app.add_typer(exports, name="export")
 app.add_typer(studies, name="study")
 for _command in (
     info, manifest, tile, label, embed, train, tune, evaluate, stress, heatmap, export_model, evaluate_slides, tiles,
@@ -56,6 +59,8 @@ for _command in (
 _LAST = {"allow_interspersed_args": False}  # what follows slurm's command is that command's own
 app.command(cls=SuggestingCommand, context_settings=_LAST)(slurm)
 imports.command(cls=SuggestingCommand)(histoprep)
+imports.command("features", cls=SuggestingCommand)(import_features)
+exports.command("features", cls=SuggestingCommand)(export_features)
 studies.command(cls=SuggestingCommand)(shortcut)
 studies.command(cls=SuggestingCommand)(external)
 

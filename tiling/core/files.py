@@ -88,6 +88,24 @@ def write_file(path: Path, data: bytes | str) -> None:
         raise output_error(path, error) from error
 
 
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a file beside `path` to be written; on a clean exit it is synced and gets that name. Raises OutputError."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.unlink(missing_ok=True)  # what a kill left, or a link that somebody put there
+        yield partial
+        sync(partial)
+        partial.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        raise output_error(path, error) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
 def write_changed(path: Path, text: str) -> None:
     """Write `path` as `write_file` does, unless it holds that text already. Raises OutputError."""
     try:
