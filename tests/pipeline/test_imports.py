@@ -51,7 +51,7 @@ WINGS: dict[str, tuple[str, ...]] = {  # what the modules of a wing may import o
     "training/mil": ("models",),
     "training/trials": ("augmentations", "config", "data", "evaluation", "losses", "models", "optim", "selection"),
     "training/external": ("data", "evaluation", "selection", "trials"),
-    "training/shortcut": ("data", "evaluation", "models", "selection", "trials"),
+    "training/shortcut": ("data", "evaluation", "selection", "trials"),
     "inference/maps": ("prediction", "text"),
     "inference/exports": ("maps", "prediction", "text", "colours", "config"),
     "inference/report": ("maps", "exports", "prediction", "text", "colours", "ood", "recipes", "summary"),

@@ -40,7 +40,7 @@ from training.trials.records import (
 )
 from training.trials.study import STUDY_FILE, SetFacts, gathered, read_study, write_study
 from training.trials.tiles import TileSet, read_tiles, split_of
-from training.trials.trainer import copies_of, settled, trained, untrained
+from training.trials.trainer import copies_of, require_trainable, settled, trained
 
 log = logging.getLogger(__name__)
 
@@ -96,8 +96,7 @@ def study_external(
         _refuse_overlap(train, samples, name)
     data = read_tiles(train, config.positive_class, config.input_px)
     sets = {name: read_tiles(samples, config.positive_class, data.tiles.shape[1]) for name, samples in tested.items()}
-    with settled(0):
-        untrained(config, data.tiles.shape[1])
+    require_trainable(config, data.tiles.shape[1])
     for seed in range(config.seeds):
         split_of(data, seed, val_fraction=config.val_fraction)
     identity = [data.identity, *(of.identity for of in sets.values())]

@@ -22,13 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiling.core.artefact import COMMIT, Recipe, locked_folder, seal
-from tiling.core.errors import ConfigError, InputError
+from tiling.core.errors import InputError
 from tiling.core.files import output_error, write_file
 from tiling.core.versions import software_versions
 from training.data.samples import Samples
 from training.data.splits import SPLITS, fold_of
 from training.evaluation.metrics import auroc, balanced_accuracy, softmax
-from training.models.stain import missing_package
 from training.selection.quantities import decided_right, quantities_of
 from training.shortcut.config import TESTS, ShortcutConfig
 from training.shortcut.confound import amount_of, carrier_weights, carriers, changed, confounded
@@ -38,7 +37,7 @@ from training.trials.config import Run, Setting, planned
 from training.trials.records import SOFTWARE, VALIDATION, Progress, RunRecord, packed, record_path, records_of, run_key
 from training.trials.study import STUDY_FILE, gathered, read_study, write_study
 from training.trials.tiles import TileSet, read_tiles, split_of
-from training.trials.trainer import copies_of, settled, trained, untrained
+from training.trials.trainer import copies_of, require_trainable, settled, trained
 
 Pixels = NDArray[np.uint8]
 Ints = NDArray[np.int64]
@@ -85,10 +84,7 @@ def study_shortcut(
     """
     config = config or ShortcutConfig()
     data = read_tiles(samples, config.positive_class)
-    if any("stain_norm" in method.split("+") for method in config.methods) and (fix := missing_package()) is not None:
-        raise ConfigError("methods", "stain_norm needs the package torchstain", fix)
-    with settled(0):
-        untrained(config, data.tiles.shape[1])
+    require_trainable(config, data.tiles.shape[1])
     every = len(data.label)
     data = data if config.keep_clear is None else clear_tiles(data, config)
     for seed in range(config.seeds):

@@ -15,14 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tiling.core.errors import ModelError
+from tiling.core.errors import ConfigError, ModelError
 from training.augmentations import AUGMENTATIONS
 from training.data.samplers import epoch_order, global_batches
 from training.evaluation.perturbations import shifted_copies
 from training.losses import SpectralDecouplingLoss, l2_penalty, spectral_decoupling
 from training.models.backbones import load_weights
 from training.models.classifier import TileClassifier, make_classifier
-from training.models.stain import normalise, stain_target
+from training.models.stain import missing_package, normalise, stain_target
 from training.models.stain_targets import StainTarget
 from training.optim import decayed_weights, parameter_groups, rate_at
 from training.trials.config import Run, Setting, TrialConfig
@@ -80,6 +80,14 @@ def untrained(config: TrialConfig, side: int) -> TileClassifier:
     network = make_classifier(config.backbone, 2, config.input_px or side, side)
     load_weights(network, config.backbone, config.weights)
     return network
+
+
+def require_trainable(config: TrialConfig, side: int) -> None:
+    """Raise ConfigError for a backbone, weights or input size that cannot be, and for a package that a method lacks."""
+    if any("stain_norm" in method.split("+") for method in config.methods) and (fix := missing_package()) is not None:
+        raise ConfigError("methods", "stain_norm needs the package torchstain", fix)
+    with settled(0):
+        untrained(config, side)
 
 
 def copies_of(tiles: Pixels, config: TrialConfig) -> dict[str, Pixels]:

@@ -31,6 +31,7 @@ from training.shortcut.experiment import (
 )
 from training.shortcut.report import study_markdown, study_table
 from training.trials import tiles as trial_tiles
+from training.trials import trainer
 from training.trials.choice import Grid, as_grid
 from training.trials.config import Run, Setting, plain, planned
 from training.trials.records import VALIDATION, RunRecord, packed
@@ -183,7 +184,7 @@ def test_what_cannot_be_studied_is_refused(samples: Samples, tmp_path: Path, mon
     with pytest.raises(InputError, match=r"80 tiles.*32 px"):
         study_shortcut(samples, out, SMALL)
     monkeypatch.undo()
-    monkeypatch.setattr(study, "missing_package", lambda: "install it")
+    monkeypatch.setattr(trainer, "missing_package", lambda: "install it")
     with pytest.raises(ConfigError, match="stain_norm"):
         study_shortcut(samples, out, SMALL.model_copy(update={"methods": ("stain_norm",)}))
     assert not out.exists()
