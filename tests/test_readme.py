@@ -31,6 +31,9 @@ OTHERS = {
 """Options of other programs, or of every command; the last are what other tools call ours."""
 
 
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/spectral-decoupling.md")
+
+
 def lines_of(path: Path) -> list[str]:
     """The calls of specslide in the blocks and sentences of a file; those that are only named are left out."""
     whole = [line for block in blocks(path) for line in block.text.splitlines() if line.startswith("specslide ")]
@@ -39,8 +42,7 @@ def lines_of(path: Path) -> list[str]:
 
 
 def calls() -> list[str]:
-    documents = [line for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md") for line in lines_of(ROOT / name)]
-    return [*documents, *examples()]
+    return [*(line for name in DOCUMENTS for line in lines_of(ROOT / name)), *examples()]
 
 
 def test_every_block_is_run_or_says_why_not() -> None:
@@ -68,7 +70,7 @@ def test_every_option_that_is_named_is_there() -> None:
     known = {option for command in commands().values() for parameter in command.params for option in parameter.opts}
     named = {
         option
-        for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+        for name in DOCUMENTS
         for span in code_spans(ROOT / name)
         for option in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", span)
     }
