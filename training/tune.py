@@ -17,7 +17,7 @@ import numpy as np
 
 from tiling.core.artefact import COMMIT, DONE, PROVENANCE, Recipe, read_commit, seal, state
 from tiling.core.errors import ConfigError, InputError, ModelError, OutputError
-from tiling.core.files import canonical_json, locked, output_error, sha256_file, sha256_json, write_file
+from tiling.core.files import canonical_json, locked, output_error, sha256_json, write_file
 from training.config import TrainConfig
 from training.data.loaders import make_splits
 from training.data.samples import Samples, Split
@@ -29,7 +29,7 @@ from training.models.classifier import TileModel
 from training.models.folder import load_model, save_model
 from training.models.info import INFO, read_info
 from training.recipes import model_recipe
-from training.selection.attempts import QUANTITIES, Attempt, attempts, by_candidate, found
+from training.selection.attempts import QUANTITIES, Attempt, attempts, by_candidate, found, tune_recipe
 from training.selection.candidates import TuneConfig, plain_one
 from training.selection.choice import Runs, Seen, best_seed, choices, complete, judged
 from training.selection.quantities import quantities_of
@@ -195,8 +195,7 @@ def conclude(samples: Samples, out: Path, config: TuneConfig, base: TrainConfig)
         write_file(out / "tune.png", tune_figure(tuning))
         write_file(out / "tune.md", tune_page(tuning))
         kept = [(one.folder / QUANTITIES).relative_to(out).as_posix() for one in plan]
-        settings = config.model_dump(mode="json")
-        seal(out, Recipe("tuning", {"model": sha256_file(out / "model" / COMMIT)}, settings), [*_FILES, *kept])
+        seal(out, tune_recipe(out, runs, config), [*_FILES, *kept])
     return TuneResult(out / "model", tuning)
 
 

@@ -13,6 +13,7 @@ from pipeline.execution.dask_config import ClusterConfig
 from tiling import TilingConfig
 from tiling.core.settings import checked, read_settings
 from training.config import ShiftsConfig, TrainConfig
+from training.selection.candidates import TuneConfig
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -89,6 +90,9 @@ class StudyConfig(BaseModel):
     """How a model is trained."""
     repeats: RepeatsConfig = RepeatsConfig()
     """Several trainings in place of one: name seeds, or folds."""
+    tune: TuneConfig | None = None
+    """Several candidates in place of one training, in `training/tuned`, of which a rule takes one by validation alone.
+    They set penalty, learning rate and augmentation in place of `train`. None: no tuning."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """How models and heatmaps are tested on the test split."""
     stress: StressConfig = StressConfig()
@@ -104,6 +108,8 @@ class StudyConfig(BaseModel):
     def _settings_fit_together(self) -> Self:
         if self.tile.tissue.method == "mask":
             raise PydanticCustomError("tile", "tissue.method mask needs files: use specslide tile --tissue, then train")
+        if self.tune is not None and (self.repeats.seeds or self.repeats.folds is not None):
+            raise PydanticCustomError("tune", "it goes without repeats: it has seeds of its own")
         if self.repeats.folds is not None and self.evaluate.sensitivity is not None:
             raise PydanticCustomError("evaluate", "sensitivity: a cross-validation leaves no split val to choose it on")
         if self.repeats.folds is not None and self.train.folds is not None:
@@ -115,7 +121,9 @@ class StudyConfig(BaseModel):
         return self
 
     def trainings(self) -> dict[str, TrainConfig]:
-        """The settings of each training, by its name: `seed-0` ..., `fold-0` ..., or "" for the only one."""
+        """The settings of each training, by its name: `seed-0` ..., `fold-0` ..., `tuned`, or "" for the only one."""
+        if self.tune is not None:
+            return {"tuned": self.train}
         seeds, folds = self.repeats.seeds, self.repeats.folds
         if seeds:
             split_seed = self.train.data_seed

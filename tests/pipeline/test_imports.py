@@ -168,6 +168,7 @@ def test_tiling_from_the_command_line_never_loads_torch(small_slide: Path, tmp_p
 
 SOON_ANSWERED = [
     "--help", "--version", "init .", "status .", "run absent.yaml", "train --images absent.csv -o x",
+    "tune --images absent.csv -o x",
     "heatmap absent.svs --model absent -o x", "evaluate absent --images absent.csv -o x", "info absent.svs",
     "stress absent --stores absent --manifest absent.csv -o x", "study shortcut --images absent.csv -o x",
     "study external --train absent.csv --external absent.csv -o x",

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from tiling.core.artefact import content_hash
+from tiling.core.artefact import COMMIT, TO_DO, Recipe, State, content_hash, folder_faults, state
 from tiling.core.errors import SpecslideError
+from tiling.core.files import sha256_file, sha256_json
 from training.config import TrainConfig
 from training.data.samples import Samples
 from training.recipes import model_recipe
@@ -76,6 +77,28 @@ def found(one: Attempt, samples: Samples) -> Seen | None:
 def by_candidate(seen: Mapping[Attempt, Seen], config: TuneConfig, base: TrainConfig) -> dict[Candidate, list[Seen]]:
     """Finished runs by candidate, the weakest regularisation first, in the order of their seeds."""
     return {one: [run for at, run in seen.items() if at.candidate == one] for one in candidates(config, base)}
+
+
+def tune_recipe(out: Path, runs: Mapping[Attempt, Seen], config: TuneConfig) -> Recipe:
+    """What the files of a tuning are made from: the runs, the model that was chosen, and how."""
+    inputs = {
+        "runs": sha256_json([[one.name, seen.recipe, seen.model] for one, seen in runs.items()]),
+        "model": sha256_file(out / "model" / COMMIT),
+    }
+    return Recipe("tuning", inputs, config.model_dump(mode="json"))
+
+
+def tune_state(out: Path, samples: Samples, config: TuneConfig, base: TrainConfig) -> State:
+    """How the tuning in a folder stands against the one that these samples and settings would make."""
+    if not (out / "model" / COMMIT).exists():
+        return TO_DO
+    plan = attempts(out, config, base)
+    runs = {one: seen for one in plan if (seen := found(one, samples)) is not None}
+    if len(runs) < len(plan):
+        return State("changed", f"{len(plan) - len(runs)} of {len(plan)} runs are not finished")
+    if faults := folder_faults(out / "model"):
+        return State("changed", f"is damaged: {faults[0]}")
+    return state(out, tune_recipe(out, runs, config))
 
 
 def missing(plan: Sequence[Attempt], samples: Samples) -> list[Attempt]:

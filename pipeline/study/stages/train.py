@@ -34,17 +34,26 @@ def _artefacts(study: Study) -> list[Artefact]:
 def model_state(training: Training, study: Study) -> State:
     """The state of a training's model."""
     from training import model_state as state
+    from training.selection.attempts import tune_state
 
-    folder = study.out / within(TRAINING, training.name) / "model"
-    return state_of(lambda: state(folder, training.samples, training.config)) if is_published(folder) else TO_DO
+    folder, tuning = study.out / within(TRAINING, training.name), study.config.tune
+    if not is_published(folder / "model"):
+        return TO_DO
+    if tuning is not None:
+        return state_of(lambda: tune_state(folder, training.samples, tuning, training.config))
+    return state_of(lambda: state(folder / "model", training.samples, training.config))
 
 
 def _train(training: Training, study: Study) -> None:
-    from training import train
+    from training import train, tune
     from training.devices import launching
 
+    folder = study.out / within(TRAINING, training.name)
+    if study.config.tune is not None:
+        tune(training.samples, folder, study.config.tune, training.config, overwrite=True)
+        return
     with launching():
-        train(training.samples, study.out / within(TRAINING, training.name), training.config, overwrite=True)
+        train(training.samples, folder, training.config, overwrite=True)
 
 
 def _make(study: Study, artefacts: Sequence[Artefact]) -> None:
@@ -74,6 +83,8 @@ def _models_section(study: Study, infos: Mapping[str, ModelInfo]) -> Section:
     if whole := over_trainings(list(infos.values())):
         rows.insert(0, (f"mean of {len(infos)}", "test", *(whole.get(metric, "undefined") for metric in METRIC_NAMES)))
     runs = [one.folder.parent for one in study.trained]
+    pictures = {"learning_curve.png": "learning curve of", "tune.png": "validation against shifted validation:"}
+    pages = {"model/README.md": "model card of", "tune.md": "candidates of"}
     spread = ", of the mean the standard deviation over trainings" if whole else ""
     return Section(
         "Model" if len(infos) == 1 else "Models",
@@ -82,11 +93,17 @@ def _models_section(study: Study, infos: Mapping[str, ModelInfo]) -> Section:
         ("training", "split", *METRIC_NAMES.values()),
         tuple(rows),
         tuple(
-            Picture(run / "learning_curve.png", f"learning curve of {run.name}")
+            Picture(run / name, f"{title} {run.name}")
             for run in runs
-            if (run / "learning_curve.png").exists()  # it is beside the model, and no part of it
+            for name, title in pictures.items()
+            if (run / name).exists()  # it is beside the model, and no part of it
         ),
-        tuple(Link(run / "model" / "README.md", f"model card of {run.name}") for run in runs),
+        tuple(
+            Link(run / name, f"{title} {run.name}")
+            for run in runs
+            for name, title in pages.items()
+            if (run / name).exists()
+        ),
     )
 
 

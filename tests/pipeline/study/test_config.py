@@ -119,6 +119,8 @@ def test_unknown_keys_are_refused_with_the_known_ones(tmp_path: Path, line: str,
         ("stress: {shifts: [hue, hue]}", "stress.shifts"),
         ("cluster: {at: slurm}", "cluster.at"),
         ("cluster: {at: cloud}", "cluster.at"),
+        ("tune: {rule: luck}", "tune.rule"),
+        ("{tune: {seeds: 2}, repeats: {seeds: [0]}}", "tune"),
         ("workers: [1]", "workers"),
     ],
 )

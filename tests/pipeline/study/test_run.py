@@ -44,6 +44,7 @@ from tiling.core.artefact import Recipe, atomic_folder, content_hash, folder_fau
 from tiling.core.errors import ConfigError, InputError, OutputError, StoppedError
 from training import TrainConfig, evaluate_models
 from training.models.info import read_info
+from training.selection.candidates import TuneConfig
 
 TINY = TrainConfig(
     backbone="test_resnet", weights="none", input_px=32, epochs=1, batch_size=16, bootstrap_resamples=20, threads=1
@@ -302,6 +303,36 @@ def test_several_seeds_share_one_split_and_make_one_heatmap(copied: StudyConfig,
     for result in best.heatmaps:
         made = json.loads((result.folder / "slide.json").read_bytes())["made_from"]
         assert made["model_sha256"] == content_hash(best.models[int(np.argmin(losses))])
+
+
+def test_a_tuned_study_goes_on_with_the_model_that_the_rule_takes(copied: StudyConfig) -> None:
+    """Another rule chooses anew among the same runs; a model that stays makes no heatmap anew."""
+    tuning = TuneConfig(penalties=("none", "sd"), sd_lambdas=(20.0,), seeds=1, rule="log_loss")
+    config = copied.model_copy(update={"tune": tuning})
+    assert "training/tuned" in {step.name for step in plan(config) if step.state == "to do"}
+    report = run(config)
+    assert report.failed == {}
+    (model,) = report.models
+    assert model == copied.out / "training" / "tuned" / "model"
+    assert {step.state for step in plan(config)} == {"done"}
+    for result in report.heatmaps:
+        made = json.loads((result.folder / "slide.json").read_bytes())["made_from"]
+        assert made["model_sha256"] == content_hash(model)
+    check_page(copied.out / "index.html", "candidates of tuned")
+    before = stamps(copied.out)
+    assert run(config).trained == (False,)
+    assert changed(before, stamps(copied.out)) <= REPORTS
+    other = config.model_copy(update={"tune": tuning.model_copy(update={"rule": "stress"})})
+    assert "training/tuned" in {step.name for step in plan(other) if step.state == "changed"}
+    assert run(other).failed == {}
+    rewritten = {name for name, stamp in stamps(copied.out).items() if before.get(name) != stamp}
+    assert not {name for name in rewritten if name.startswith("training/tuned/runs")}, "nothing is trained"
+    selection = read_info(model).selection
+    assert selection is not None
+    assert selection.rule == "stress"
+    more = config.model_copy(update={"train": TINY.model_copy(update={"epochs": 2})})
+    (step,) = (step for step in plan(more) if step.name == "training/tuned")
+    assert (step.state, "2 of 2 runs" in step.why) == ("changed", True)
 
 
 @pytest.mark.nightly

@@ -15,7 +15,7 @@ from pipeline.study.template import SCHEMA, STUDY_YAML, study_schema, study_temp
 from tests.pipeline.conftest import RunCli
 from tiling import TilingConfig
 from tiling.core.errors import OutputError
-from training import TrainConfig
+from training import TrainConfig, TuneConfig
 
 
 def test_the_template_gives_the_defaults(tmp_path: Path) -> None:
@@ -49,7 +49,9 @@ def undocumented(model: type[BaseModel]) -> list[str]:
     return [f"{model.__name__}.{name}" for name, info in model.model_fields.items() if not info.description]
 
 
-@pytest.mark.parametrize("model", [StudyConfig, TilingConfig, TrainConfig, HeatmapConfig, EvaluateConfig, StressConfig])
+@pytest.mark.parametrize(
+    "model", [StudyConfig, TilingConfig, TrainConfig, TuneConfig, HeatmapConfig, EvaluateConfig, StressConfig]
+)
 def test_every_setting_says_what_it_means(model: type[BaseModel]) -> None:
     assert undocumented(model) == ([] if model is not TilingConfig else ["TilingConfig.tissue"])
 
@@ -60,9 +62,17 @@ def test_what_is_commented_out_is_a_section_too(tmp_path: Path) -> None:
     start = lines.index("# cluster:")
     text = "\n".join([*lines[: start - 1], *(line.removeprefix("# ").removeprefix("#") for line in lines[start:])])
     (tmp_path / "study.yaml").write_text(text)
-    cluster = load_study(tmp_path / "study.yaml").cluster
-    assert cluster is not None
-    assert cluster.at == "local"
+    study = load_study(tmp_path / "study.yaml")
+    assert study.cluster is not None
+    assert study.cluster.at == "local"
+
+
+def test_a_tuning_that_is_commented_out_is_a_section_too(tmp_path: Path) -> None:
+    before, _, rest = study_template().partition("tune: null\n")
+    section, blank, after = rest.partition("\n\n")
+    text = "\n".join(line.removeprefix("# ").removeprefix("#") for line in section.splitlines())
+    (tmp_path / "study.yaml").write_text(before + text + blank + after)
+    assert load_study(tmp_path / "study.yaml").tune == TuneConfig()
 
 
 GOOD = {"manifest": "a.csv", "out": "b"}
