@@ -10,7 +10,7 @@ from training.trials.config import FewerThan1, Positive, TrialConfig
 class ExternalConfig(TrialConfig):
     """Everything that shapes a study of other hospitals, apart from the data."""
 
-    sd_lambdas: tuple[Positive, ...] = Field((1.0, 5.0, 20.0), min_length=1)
+    sd_lambdas: tuple[Positive, ...] = Field((0.01, 0.1, 1.0), min_length=1)
     """Lambdas of spectral decoupling to choose from, for the reduction "sum"; see training.losses."""
     weight_decays: tuple[Positive, ...] = Field((0.1, 1.0, 10.0), min_length=1)
     """Weight decays of AdamW to choose from; each step takes the learning rate times as much off."""

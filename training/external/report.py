@@ -20,7 +20,7 @@ from training.evaluation.figures import COLOURS, png, tidy
 from training.evaluation.tables import csv_text, markdown_table
 from training.external.config import ExternalConfig
 from training.selection.rules import RULES
-from training.trials.choice import Estimate, Grid, Line, chosen_lines, fixed_lines, rule_lines, t_interval
+from training.trials.choice import Estimate, Grid, Line, chosen_lines, counted, fixed_lines, rule_lines, t_interval
 from training.trials.config import grids_of
 from training.trials.records import VALIDATION, unpacked
 from training.trials.study import SetFacts, Study
@@ -116,7 +116,7 @@ def study_markdown(grid: Grid, study: Study, config: ExternalConfig) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in sorted(study.made_with.items()))
     return f"""# Study of other hospitals
 
-{RESEARCH_USE} {config.seeds} seeds, each with its own split of the training cases.
+{RESEARCH_USE} {counted(config.seeds, "seed")}, each with its own split of the training cases.
 
 Trained and validated on {study.tiles[0]} tiles; tested on {len(tested.case)} external tiles of {len(set(tested.case))}
 cases, of which {positive} tiles are {study.classes[1]}{others_said}.
@@ -188,8 +188,7 @@ def study_figure(grid: Grid, config: ExternalConfig) -> bytes:
     for axes in every:
         axes.axhline(0.5, color="0.6", linewidth=0.8, linestyle=":")
         tidy(axes)
-    seeds = f"{config.seeds} seeds" if config.seeds > 1 else "1 seed"
-    figure.suptitle(f"external balanced accuracy, mean and 95% interval over {seeds}")
+    figure.suptitle(f"external balanced accuracy, mean and 95% interval over {counted(config.seeds, 'seed')}")
     return png(figure)
 
 

@@ -16,7 +16,7 @@ from training.evaluation.tables import csv_text, markdown_table
 from training.selection.rules import RULES
 from training.shortcut.config import TESTS, ShortcutConfig
 from training.shortcut.confound import CONFOUNDERS, amount_of
-from training.trials.choice import Estimate, Grid, Line, chosen_lines, fixed_lines, t_interval
+from training.trials.choice import Estimate, Grid, Line, chosen_lines, counted, fixed_lines, t_interval
 from training.trials.records import VALIDATION
 from training.trials.study import Study
 
@@ -84,13 +84,13 @@ accuracy on tissue.
     versions = ", ".join(f"{name} {version}" for name, version in sorted(study.made_with.items()))
     return f"""# Shortcut study: {config.confounder}
 
-{RESEARCH_USE} {_plural(config.seeds, "seed")}, each with its own split by case.
+{RESEARCH_USE} {counted(config.seeds, "seed")}, each with its own split by case.
 
 In training and validation a tile carries the confounder ({config.confounder} {amount:g}: {unit}) exactly if it is
 {study.classes[1]}, with probability {config.strength:g}. Tested on the same tiles with the confounder as in training,
 at random (unconfounded), on none (clean), and following the other class (reversed). {config.backbone} from
 {"random" if config.weights == "none" else config.weights} weights, both classes drawn equally often,
-{_plural(config.epochs, "epoch")}, batches of {config.batch_size}, learning rate {config.learning_rate:g}.
+{counted(config.epochs, "epoch")}, batches of {config.batch_size}, learning rate {config.learning_rate:g}.
 {kept}
 Balanced accuracy, mean and 95% t interval over seeds; gains are paired by seed. The seeds split the same cases, so the
 intervals say nothing of other cases.
@@ -138,7 +138,7 @@ def study_figure(grid: Grid, config: ShortcutConfig) -> bytes:
     handles, labels = first.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(TESTS), frameon=False)
     figure.suptitle(f"{config.confounder}, strength {config.strength:g}; mean and 95% interval over "
-                    f"{_plural(config.seeds, 'seed')}")  # fmt: skip
+                    f"{counted(config.seeds, 'seed')}")  # fmt: skip
     return png(figure)
 
 
@@ -195,10 +195,6 @@ def _words(line: Line, config: ShortcutConfig) -> str:
     if line.setting is not None:
         return line.setting.words(config.learning_rate)
     return "; ".join(f"{of.words(config.learning_rate)} ({count})" for of, count in line.chosen.most_common())
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _draw(
