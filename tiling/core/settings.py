@@ -25,7 +25,10 @@ def checked(model: type[Model], values: object, where: object) -> Model:
         place, value = first["loc"], first["input"]
         section = _section(model, place)
         if first["type"] in section.model_fields:  # settings that do not fit together: typed by one of them
-            place, value = (*place, first["type"]), value[first["type"]]
+            place, value = (
+                (*place, first["type"]),
+                value.get(first["type"], section.model_fields[first["type"]].default),
+            )
         key = f"{where}: {'.'.join(map(str, place))}"
         if first["type"] == "extra_forbidden":
             known = ", ".join(_section(model, place[:-1]).model_fields)

@@ -7,7 +7,6 @@ other cases for these very networks.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -174,7 +173,7 @@ def study_figure(grid: Grid, config: ExternalConfig) -> bytes:
             values = line.values(EXTERNAL)
             beside = np.full(len(values), place + 0.2)
             axes.plot(beside, values, ".", color=colours[line.method], alpha=0.4, markersize=3)
-        axes.set_xticks(range(len(grid)), [re.sub("[_+]", "\n", method) for method in grid], fontsize=6)
+        axes.set_xticks(range(len(grid)), list(grid), fontsize=7, rotation=45, ha="right")
         axes.set_title(f"chosen by {rule}", fontsize=9)
     every[0].set(ylabel="external balanced accuracy")
     last = every[-1]

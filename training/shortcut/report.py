@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -123,7 +122,7 @@ def study_figure(grid: Grid, config: ShortcutConfig) -> bytes:
         lines = list(chosen_lines(grid, rule).values())
         for shift, test in zip(np.linspace(-0.24, 0.24, len(TESTS)), TESTS, strict=True):
             _draw(axes, np.arange(len(lines)) + shift, [line.estimate(test) for line in lines], test, line="none")
-        axes.set_xticks(range(len(lines)), [re.sub("[_+]", "\n", line.method) for line in lines], fontsize=7)
+        axes.set_xticks(range(len(lines)), [line.method for line in lines], fontsize=7, rotation=45, ha="right")
         axes.set_title(f"chosen by {rule}")
     first.set(ylabel="balanced accuracy", ylim=(0, 1))
     for axes, method in zip(rest, curves, strict=True):

@@ -198,7 +198,7 @@ def test_what_cannot_be_studied_is_refused(samples: Samples, tmp_path: Path, mon
     [
         ("confounder", "blur"), ("strength", 1.1), ("strength", float("nan")), ("methods", []), ("methods", ["adam"]),
         ("methods", ["sd", "sd"]), ("methods", ["sd+adam"]), ("rules", ["best"]), ("shifts", ["blur"]), ("shifts", []),
-        ("seeds", 0),
+        ("seeds", 0), ("test_fraction", 0.9), ("weight_decays", [1, 2, 3, 4, 5, 6]),
         ("augment", "weak"), ("keep_clear", -1), ("rate_shares", [0.5, 2, 1, 1, 1]), ("l2s", [1]),
         ("sd_lambdas", [0]), ("sd_lambdas", []), ("sd_lambdas", [1, 1]),
         ("sd_lambdas", [float("inf")]), ("weight_decays", [-1]), ("sd_start", 1), ("epochs", 0), ("batch_size", 1),
