@@ -18,11 +18,12 @@ import shapely
 from numpy.typing import NDArray
 
 from inference.config import CutConfig
-from inference.readahead import Batch, Batches, read_ahead, regrouped
+from inference.readahead import Batch, Batches, regrouped
 from tiling import Slide, TileStore, TilingConfig
 from tiling.annotations.rasterize import area_fractions, read_polygons
 from tiling.core.arrays import BoolArray, Float32Array
 from tiling.core.errors import ConfigError, InputError, ModelError, SlideError
+from tiling.core.threads import read_ahead
 from tiling.grid import Frame, Raster, Tiles, same_scale
 from tiling.plan import plan_tiles
 from tiling.quality import METRICS, Measure, measurer, no_quality

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +19,7 @@ from tiling.core.arrays import Float32Array, UInt8Array
 from tiling.core.artefact import DONE, Recipe, atomic_folder, locked_folder, require_own, state
 from tiling.core.errors import ConfigError, OutputError, SlideError, StoreError
 from tiling.core.files import sha256_json
+from tiling.core.threads import read_ahead, usable_cores
 from tiling.core.versions import software_versions
 from tiling.grid import Grid, Tiles
 from tiling.manifest import require_slide_id
@@ -41,6 +45,9 @@ from tiling.stores.write import write_columns, write_tiles
 log = logging.getLogger(__name__)
 
 Tile = TypeVar("Tile")
+_RUN = 16  # tiles that a thread does at a time
+Chunk = tuple[dict[str, float], bytes]
+"""What is measured of a tile, by name, and the bytes that are stored of it."""
 Progress = Callable[[int, int], None]
 """Called with (tiles done, tiles in all)."""
 
@@ -81,6 +88,7 @@ def tile_slide(
     tissue_file: Path | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
+    threads: int | Callable[[], int] | None = None,
 ) -> TileReport:
     """Write the tile store `<out_dir>/<slide_id>.zarr` of a slide and its preview picture.
 
@@ -97,6 +105,7 @@ def tile_slide(
         tissue_file: One of these too: the mask for the tissue method `mask`.
         overwrite: Whether a store made otherwise is replaced, when the new one is complete.
         progress: Called with (tiles done, tiles in all).
+        threads: Threads that read, measure and encode; a function is asked as they go on. None: one a core.
 
     Returns:
         What became of the slide.
@@ -130,7 +139,7 @@ def tile_slide(
         if kept is None:
             plan = plan_tiles(slide, config, tissue_file)
             with atomic_folder(store_path, recipe) as folder:
-                _write(folder, slide, plan, config, facts, inputs, annotation, progress)
+                _write(folder, slide, plan, config, facts, inputs, annotation, progress, threads or usable_cores())
                 preview_path.unlink(missing_ok=True)  # of the store that is about to be replaced
         store = kept or TileStore(store_path)
         if not preview_path.exists():
@@ -192,24 +201,37 @@ def read_tiles(slide: Slide, tiles: Tiles, max_bad: float) -> Iterator[tuple[int
     A tile that cannot be decoded is named in the log and left out. Raises SlideError when they are more than the
     fraction `max_bad` of all.
     """
+    return _good_tiles(slide, tiles, max_bad, _reads(slide, tiles), threads=1)
+
+
+def _reads(slide: Slide, tiles: Tiles) -> Callable[[int, int], UInt8Array]:
+    """What gives the pixels, (tile_px, tile_px, 3), of the tile at a corner."""
     size0, size = (tiles.side_px0,) * 2, (tiles.grid.tile_px,) * 2
-    return _good_tiles(slide, tiles, max_bad, lambda x, y: slide.read_scaled(x, y, size0, size))
+    return lambda x0, y0: slide.read_scaled(x0, y0, size0, size)
 
 
-def copy_tiles(slide: Slide, tiles: Tiles, max_bad: float) -> Iterator[tuple[int, bytes]]:
-    """The slide's own JPEG streams of tiles, not decoded: (index, JPEG file).
+def _encoded(read: Callable[[int, int], UInt8Array], measure: Measure, codec: TileCodec) -> Callable[[int, int], Chunk]:
+    def get(x0: int, y0: int) -> Chunk:
+        tile = read(x0, y0)
+        return measure(tile), codec.encode(tile)
 
-    As `read_tiles`. Raises ConfigError, naming the settings that would do, if the grid's tiles are not the slide's own.
+    return get
+
+
+def _copies(slide: Slide, tiles: Tiles) -> Callable[[int, int], Chunk]:
+    """What gives the slide's own JPEG stream, a file, of the tile at a corner, not decoded.
+
+    Raises ConfigError, naming the settings that would do, if the grid's tiles are not the slide's own.
     """
     level, side = _own_tiles_level(slide, tiles.grid), tiles.side_px0
 
-    def copy(x: int, y: int) -> bytes:
-        stream = slide.native_stream(level, x // side, y // side)
+    def copy(x0: int, y0: int) -> Chunk:
+        stream = slide.native_stream(level, x0 // side, y0 // side)
         if stream is None:
             raise SlideError(slide.path, "leaves out the tile", "use another codec")
-        return stream
+        return {}, stream
 
-    return _good_tiles(slide, tiles, max_bad, copy)
+    return copy
 
 
 def _inside(plan: Plan) -> Plan:
@@ -237,21 +259,34 @@ def _own_tiles_level(slide: Slide, grid: Grid) -> int:
 
 
 def _good_tiles(
-    slide: Slide, tiles: Tiles, max_bad: float, get: Callable[[int, int], Tile]
-) -> Iterator[tuple[int, Tile]]:
-    bad = 0
-    for index, (x, y) in enumerate(tiles.places()):
-        try:
-            tile = get(x, y)
-        except SlideError as error:
-            bad += 1
+    slide: Slide, tiles: Tiles, max_bad: float, get: Callable[[int, int], Tile], threads: int | Callable[[], int]
+) -> Generator[tuple[int, Tile]]:
+    """What `get` gives of each tile, with its index, in order, whatever the number of threads; see `read_tiles`."""
+    places, bad = tiles.places(), 0
+    runs = (partial(_tried, get, places[at : at + _RUN]) for at in range(0, len(places), _RUN))
+    wanted = threads if callable(threads) else lambda: threads
+    most = usable_cores() if callable(threads) else threads
+    with closing(read_ahead(runs, most, lambda: 1 if wanted() == 1 else wanted() + 2)) as found:
+        for index, tile in enumerate(chain.from_iterable(found)):
+            if not isinstance(tile, SlideError):
+                yield index, tile
+                continue
+            bad, (x, y) = bad + 1, places[index]
             if bad > max_bad * len(tiles):
                 what = f"has too many tiles that cannot be decoded, {bad} so far, the last at x {x}, y {y}"
-                raise SlideError(slide.path, what, "copy or scan the slide again, or raise --max-bad-tiles") from error
+                raise SlideError(slide.path, what, "copy or scan the slide again, or raise --max-bad-tiles") from tile
             log.warning("%s: the tile at x %d, y %d is left out, it cannot be decoded", slide.path, x, y)
-            slide.reopen()
-            continue
-        yield index, tile
+
+
+def _tried(get: Callable[[int, int], Tile], places: Sequence[tuple[int, int]]) -> list[Tile | SlideError]:
+    """What `get` gives of each of those places, or why it could not."""
+    found: list[Tile | SlideError] = []
+    for place in places:
+        try:
+            found.append(get(*place))
+        except SlideError as error:
+            found.append(error)
+    return found
 
 
 def slide_facts(slide: Slide, slide_id: str, sha256: str | None = None) -> SlideFacts:
@@ -279,6 +314,7 @@ def _write(
     inputs: dict[str, object],
     annotation: Path | None,
     progress: Progress | None,
+    threads: int | Callable[[], int],
 ) -> None:
     """Fill the folder of a store from its plan."""
     codec = TileCodec.parse(config.codec)
@@ -286,19 +322,21 @@ def _write(
     if copied:
         plan = _inside(plan)
     measure = no_quality if copied else measurer(config.quality, plan.thumbnail.values)
-    measured = _Measured(measure, progress or (lambda done, total: None), len(plan.tiles))
-    read = copy_tiles if copied else read_tiles
-    write_tiles(folder, config.tile_px, codec, measured.encoded(read(slide, plan.tiles, config.max_bad_tiles), codec))
-    bad = plan.tiles.only(measured.missing())
-    tiles = plan.tiles.only(measured.kept)
+    get = _copies(slide, plan.tiles) if copied else _encoded(_reads(slide, plan.tiles), measure, codec)
+    written = _Written(progress or (lambda done, total: None), len(plan.tiles))
+    with closing(_good_tiles(slide, plan.tiles, config.max_bad_tiles, get, threads)) as found:
+        write_tiles(folder, config.tile_px, codec, written.chunks(found))
+    bad = plan.tiles.only(written.missing())
+    tiles = plan.tiles.only(written.rows)
     fractions = annotation_fractions(annotation, tiles, slide.frame, config.annotation) if annotation else {}
+    names = tuple(measure(np.full((64, 64, 3), 255, np.uint8)))
     attributes = StoreAttributes(
         slide=facts,
         grid=tiles.grid,
         mpp=tiles.grid.mpp,
         mask_px0=plan.mask.downsample,
         thumbnail_px0=plan.thumbnail.downsample,
-        quality=(*measured.names, "pen"),
+        quality=(*names, "pen"),
         bad_tiles=tuple(bad.places()),
         annotation=tuple(fractions),
         tissue_summary=plan.summary,
@@ -307,38 +345,36 @@ def _write(
         software=software_versions(*_MAKERS),
     )
     labels = {f"{ANNOTATION}/{name}": values for name, values in fractions.items()}
-    tiles = replace(tiles, columns={**tiles.columns, **measured.columns(), **labels})
+    tiles = replace(tiles, columns={**tiles.columns, **written.columns(names), **labels})
     write_columns(folder, tiles, {"mask": plan.mask, "cut": plan.cut, "thumbnail": plan.thumbnail}, attributes)
 
 
 _MAKERS = ("numpy", "opencv-python-headless", "opencv-python", "openslide-bin", "simplejpeg", "tifffile", "zarr")
 
 
-class _Measured:
-    """Measures tiles as they pass by."""
+class _Written:
+    """Which tiles have been written, and what was measured of them."""
 
-    def __init__(self, measure: Measure, progress: Progress, total: int) -> None:
-        self._measure, self._progress, self._total = measure, progress, total
-        self.kept: list[int] = []
-        self.names = tuple(measure(np.full((64, 64, 3), 255, np.uint8)))
-        self._rows: list[dict[str, float]] = []
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress, self._total = progress, total
+        self._measured: list[dict[str, float]] = []
+        self.rows: list[int] = []
 
-    def encoded(
-        self, tiles: Iterator[tuple[int, UInt8Array]] | Iterator[tuple[int, bytes]], codec: TileCodec
-    ) -> Iterator[bytes]:
-        """The tiles as bytes: pixels measured and encoded, copied streams as they are."""
-        for index, tile in tiles:
-            if not isinstance(tile, bytes):
-                self._rows.append(self._measure(tile))
-            self.kept.append(index)
+    def chunks(self, found: Iterable[tuple[int, Chunk]]) -> Iterator[bytes]:
+        """The tiles' bytes, as they pass by."""
+        for index, (measured, chunk) in found:
+            self.rows.append(index)
+            self._measured.append(measured)
             self._progress(index + 1, self._total)
-            yield tile if isinstance(tile, bytes) else codec.encode(tile)
+            yield chunk
 
     def missing(self) -> list[int]:
-        return sorted(set(range(self._total)) - set(self.kept))
+        """The tiles that have not been written."""
+        return sorted(set(range(self._total)) - set(self.rows))
 
-    def columns(self) -> dict[str, Float32Array]:
-        return {name: np.array([row[name] for row in self._rows], np.float32) for name in self.names}
+    def columns(self, names: Iterable[str]) -> dict[str, Float32Array]:
+        """What was measured, (n,) by name."""
+        return {name: np.array([tile[name] for tile in self._measured], np.float32) for name in names}
 
 
 def _kept(path: Path, recipe: Recipe, overwrite: bool) -> TileStore | None:

@@ -7,7 +7,9 @@ dates and free text are never read. Coordinates are level-0 pixels, (x, y), top-
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -37,6 +39,7 @@ _PART_PX = 1024  # longest side of a part of an overview, of which more is made 
 _DENOMS: tuple[ScaleDenom, ...] = (8, 4, 2, 1)
 _MIN_PART_PX = 16  # a damaged part of an overview is looked at again in quarters, down to this side
 _MAX_OVERVIEW_FAILURES = 1000
+_HOLD_THE_SLIDE = {"pillow"}  # readers that have the whole picture in memory: one is enough
 _TRIED_PX = 64  # side of what is decoded of each level to see whether it can be
 
 log = logging.getLogger(__name__)
@@ -46,7 +49,7 @@ class Slide:
     """An open slide. `with Slide(path) as slide: slide.read_region(x0, y0, level, width, height)`.
 
     `mpp` (micrometres per pixel at level 0) given here overrides the file's own. Raises SlideError if the file cannot
-    be read as a slide.
+    be read as a slide. May be read by several threads at once.
     """
 
     def __init__(self, path: Path | str, *, mpp: float | None = None) -> None:
@@ -69,6 +72,7 @@ class Slide:
             what = f"claims {self.width} x {self.height} px, more than any slide has"
             raise SlideError(self.path, what, "copy or scan the slide again")
         self._given_mpp = mpp
+        self._readers = _Readers(self.path, self._reader, alone=self._reader_name in _HOLD_THE_SLIDE)
         self._fast = _open_fast(self.path, self._reader)
         if self.plane:
             log.info("%s: %s is read", self.path, self.plane)
@@ -80,8 +84,8 @@ class Slide:
         self.close()
 
     def close(self) -> None:
-        """Release the file."""
-        self._reader.close()
+        """Release the file. Not while a thread reads."""
+        self._readers.close()
         if self._fast is not None:
             self._fast.close()
 
@@ -124,7 +128,6 @@ class Slide:
                     break
                 except SlideError as error:
                     failed = error
-                    self.reopen()
             else:
                 raise SlideError(self.path, f"cannot be decoded at level {number}: it {failed.what}", failed.fix)
 
@@ -199,16 +202,10 @@ class Slide:
                 if failures > _MAX_OVERVIEW_FAILURES:
                     fix = "copy or scan the slide again"
                     raise SlideError(self.path, "is damaged or incomplete in too many places", fix) from error
-                self.reopen()
                 if max(part.size) <= max(_MIN_PART_PX, unit):
                     yield part.rows, part.columns, None
                 else:
                     waiting += part.quarters(size0, size, unit)
-
-    def reopen(self) -> None:
-        """Open the slide's file again: after one damaged tile OpenSlide refuses every further read."""
-        self._reader.close()
-        self._reader = open_reader(self.path)[1]
 
     def native_tile_px(self, level: int) -> tuple[int, int] | None:
         """Width and height of the level's own JPEG tiles, its pixels; None if it has none that can be copied."""
@@ -249,7 +246,8 @@ class Slide:
         """Pixels of the general reader, whose own downsample of the level need not be the exact one."""
         own = self._reader.levels[level].downsample
         x0, y0 = (round(at / exact * own) for at, exact in zip((x0, y0), self._downsamples[level], strict=True))
-        return self._reader.read(x0, y0, level, width, height)
+        with self._readers.borrowed() as reader:
+            return reader.read(x0, y0, level, width, height)
 
     def sha256(self) -> str:
         """SHA-256 of the slide as stored: of its file, or of all files of a slide that has several.
@@ -275,6 +273,33 @@ class Slide:
                 return compression_name(tiff.pages.first.compression)
         except (OSError, *DAMAGE):
             return "unknown"
+
+
+class _Readers:
+    """A slide's general readers: one for each thread that reads at the time, for none stands two."""
+
+    def __init__(self, path: Path, first: SlideReader, *, alone: bool) -> None:
+        self._path, self._idle = path, [first]
+        self._turn = threading.Lock() if alone else nullcontext()
+
+    @contextmanager
+    def borrowed(self) -> Iterator[SlideReader]:
+        """A reader that no other thread has. Raises SlideError if none can be opened."""
+        with self._turn:
+            try:
+                reader = self._idle.pop()
+            except IndexError:
+                reader = open_reader(self._path)[1]
+            try:
+                yield reader
+            except SlideError:
+                reader.close()  # after one damaged tile OpenSlide refuses every further read
+                raise
+            self._idle.append(reader)
+
+    def close(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
 
 
 @dataclass(frozen=True)

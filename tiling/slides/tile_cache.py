@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,18 +11,23 @@ import numpy as np
 
 from tiling.core.arrays import UInt8Array
 
+_MAX_SPARE = 16  # tiles
+
 
 class TileCache:
     """The most recently used tiles, up to a number of bytes. Thread-safe.
 
     Gives out the memory of dropped tiles again, since fresh memory costs a third of the time of decoding into it; but
-    only while a single thread reads, or another might still be looking at the tile.
+    only when every thread that was reading when a tile was dropped has finished, for it might still look at it.
     """
 
     def __init__(self, max_bytes: int) -> None:
-        self._max, self._limit, self._bytes, self._readers = max_bytes, 0, 0, 0
+        self._max, self._limit, self._bytes = max_bytes, 0, 0
         self._tiles: OrderedDict[tuple[int, int, int, int], UInt8Array] = OrderedDict()
-        self._spare: UInt8Array | None = None
+        self._reads = 0
+        self._reading: set[int] = set()
+        self._dropped: deque[tuple[int, UInt8Array]] = deque(maxlen=_MAX_SPARE)
+        """With the number of reads that had begun when the tile was dropped."""
         self._lock = threading.Lock()
 
     @contextmanager
@@ -30,18 +35,22 @@ class TileCache:
         """Context around every use of tiles; from now on as many bytes as wanted are kept."""
         with self._lock:
             self._limit = max(self._limit, min(self._max, wanted_bytes))
-            self._readers += 1
+            number, self._reads = self._reads, self._reads + 1
+            self._reading.add(number)
         try:
             yield
         finally:
             with self._lock:
-                self._readers -= 1
+                self._reading.remove(number)
 
     def memory(self, shape: tuple[int, int, int]) -> UInt8Array:
         """Memory for a tile, its content undefined."""
         with self._lock:
-            spare, self._spare = self._spare, None
-        return spare if spare is not None and spare.shape == shape else np.empty(shape, np.uint8)
+            if self._dropped and self._dropped[0][0] <= min(self._reading, default=self._reads):
+                spare = self._dropped.popleft()[1]
+                if spare.shape == shape:
+                    return spare
+        return np.empty(shape, np.uint8)
 
     def get(self, key: tuple[int, int, int, int]) -> UInt8Array | None:
         """The tile of (level, column, row, scale denominator), if it is kept."""
@@ -60,10 +69,11 @@ class TileCache:
             while self._bytes > self._limit and len(self._tiles) > 1:
                 dropped = self._tiles.popitem(last=False)[1]
                 self._bytes -= dropped.nbytes
-                self._spare = dropped if self._readers == 1 else None
+                self._dropped.append((self._reads, dropped))
 
     def clear(self) -> None:
         """Drop all."""
         with self._lock:
             self._tiles.clear()
-            self._spare, self._bytes = None, 0
+            self._dropped.clear()
+            self._bytes = 0

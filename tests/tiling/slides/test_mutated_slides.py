@@ -186,8 +186,11 @@ class Worker:
         return False
 
     def _cpu_s(self) -> float:
-        """Seconds that the worker has computed for."""
-        fields = Path(f"/proc/{self._pid}/stat").read_text().rpartition(")")[2].split()
+        """Seconds that the worker has computed for; 0 when it has died, which it will answer."""
+        try:
+            fields = Path(f"/proc/{self._pid}/stat").read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            return 0.0
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def close(self) -> None:
