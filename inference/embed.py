@@ -110,12 +110,8 @@ def embed_slide(
             return kept
         demand = _demand(encoder, config)
         if store is None:
-
-            def opened() -> Slide:
-                return stack.enter_context(Slide(path, mpp=slide_mpp))
-
-            sha256 = recipe.inputs["slide"]
-            found = slide_source(opened, slide_id, sha256, demand, config, roi, measure=config.quality)
+            slide, sha256 = stack.enter_context(Slide(path, mpp=slide_mpp)), recipe.inputs["slide"]
+            found = slide_source(slide, slide_id, sha256, demand, config, roi, measure=config.quality)
         else:
             min_tissue_of(store, config)  # warns of what a store cannot follow
             found = store_source(store, slide_id, demand, config, roi)

@@ -88,12 +88,8 @@ def predict_slide(
             settings |= {"store_sha256": store.sha256, "store_pixels_sha256": store.pixels_sha256}
             settings["min_tissue"] = min_tissue_of(store, config)
         else:
-
-            def opened() -> Slide:
-                return stack.enter_context(Slide(path, mpp=slide_mpp))
-
-            name = slide_id or slide_name(path)
-            found = slide_source(opened, name, slide_sha256, predictor.demand, config, roi)
+            slide, name = stack.enter_context(Slide(path, mpp=slide_mpp)), slide_id or slide_name(path)
+            found = slide_source(slide, name, slide_sha256, predictor.demand, config, roi)
         predicted, probabilities, columns = _predict(found, predictor, progress or (lambda done, total: None))
     first, filtered = predictor.models[0].info, int(found.filtered.sum())
     undecodable = len(found.tiles) - len(predicted) - filtered

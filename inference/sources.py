@@ -6,12 +6,11 @@ Threads read and decode ahead of the model (prefetch), through a bounded queue: 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from queue import Empty, SimpleQueue
 
 import numpy as np
 import shapely
@@ -77,7 +76,7 @@ class Source:
 
 
 def slide_source(
-    opened: Callable[[], Slide],
+    slide: Slide,
     slide_id: str,
     sha256: str | None,
     demand: Demand,
@@ -89,7 +88,7 @@ def slide_source(
     """The tissue tiles of a slide, cut while it is read.
 
     Args:
-        opened: Opens the slide: once, and for each thread that reads.
+        slide: The slide, open until the batches are through.
         slide_id: What the slide is called.
         sha256: The slide's hash, if it is known.
         demand: The tiles that are asked for, and the size of their batches.
@@ -106,7 +105,7 @@ def slide_source(
         InputError: If `roi` cannot be read.
         ConfigError: For settings that do not fit the slide.
     """
-    slide, mpp = opened(), demand.mpp
+    mpp = demand.mpp
     region = None if roi is None else read_region_of_interest(roi, slide.frame)
     if slide.mpp > mpp * (1 + config.mpp_tolerance):
         fix = f"use a model of {slide.mpp:g} or coarser: specslide tile --mpp {slide.mpp:g}, then train on those stores"
@@ -127,15 +126,13 @@ def slide_source(
         "outside_roi": whole - len(plan.tiles),
         "undecodable": 0,
     }
-    handles = _Handles(slide, opened)
     where = None if config.where is None else parse_where(config.where)
     rate = measurer(tiling.quality, plan.thumbnail.values) if where is not None or measure else no_quality
     measured = _columns(rate, len(plan.tiles))
     filtered = np.zeros(len(plan.tiles), np.bool_)
 
     def read(rows: Rows) -> Batch:
-        with handles.borrowed() as handle:
-            found = list(read_tiles(handle, plan.tiles.only(rows), max_bad=1.0))
+        found = list(read_tiles(slide, plan.tiles.only(rows), max_bad=1.0))
         side, good = plan.tiles.grid.tile_px, [index for index, _ in found]
         pixels = np.array([tile for _, tile in found], np.uint8).reshape(len(found), side, side, 3)
         rows = rows[good]
@@ -237,26 +234,6 @@ def store_source(store: TileStore, slide_id: str, demand: Demand, config: CutCon
         left_out=left_out,
         filtered=np.zeros(len(rows), np.bool_),
     )
-
-
-class _Handles:
-    """A slide's open handles, one for each thread that reads: none is used by two at once."""
-
-    def __init__(self, first: Slide, opened: Callable[[], Slide]) -> None:
-        self._idle: SimpleQueue[Slide] = SimpleQueue()
-        self._idle.put(first)
-        self._opened = opened
-
-    @contextmanager
-    def borrowed(self) -> Iterator[Slide]:
-        try:
-            slide = self._idle.get_nowait()
-        except Empty:
-            slide = self._opened()
-        try:
-            yield slide
-        finally:
-            self._idle.put(slide)
 
 
 def _read(read: Callable[[Rows], Batch], wanted: Sequence[Rows], readers: int) -> Batches:

@@ -45,7 +45,7 @@ from tiling.stores.write import write_columns, write_tiles
 log = logging.getLogger(__name__)
 
 Tile = TypeVar("Tile")
-_RUN = 16  # tiles that a thread does at a time
+_RUN = 32  # tiles that a thread does at a time
 Chunk = tuple[dict[str, float], bytes]
 """What is measured of a tile, by name, and the bytes that are stored of it."""
 Progress = Callable[[int, int], None]

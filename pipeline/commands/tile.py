@@ -84,6 +84,10 @@ def tile(
         ),
     ] = "local",
     workers: Annotated[int | None, typer.Option(min=1, help="Parallel processes; default: one a core.")] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Threads for each slide; default: the cores are shared among the slides at work."),
+    ] = None,
     cluster: ClusterOption = None,
     cluster_config: ClusterConfigFile = None,
     worker_memory: WorkerMemory = None,
@@ -135,7 +139,7 @@ def tile(
     share = part or Part()
     outcomes = tile_all(
         share.of(rows), out, config, workers=workers or default_workers(), overwrite=overwrite,
-        tissue_files=masks, cluster=machines,
+        tissue_files=masks, cluster=machines, threads=threads,
     )  # fmt: skip
     if scales := _scales([o.result.mpp for o in outcomes if o.result]):
         console.note(scales)

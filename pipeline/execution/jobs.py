@@ -14,7 +14,7 @@ from inference.recipes import is_store
 from inference.report.cohort import write_cohort_index
 from pipeline.execution.dask_config import ClusterConfig
 from pipeline.execution.partition import Part
-from pipeline.execution.pool import Outcome, Result, Task, TileProgress, bytes_of, run_slides
+from pipeline.execution.pool import Outcome, Result, Task, TileProgress, bytes_of, run_slides, threads_for_slide
 from pipeline.redaction import files_of, redact, redacted_log
 from pipeline.study.ledger import timed
 from tiling import TileReport, TilingConfig, tile_slide
@@ -47,6 +47,8 @@ class TileJob:
     """The user's tissue mask, for the method `mask`."""
     ledger: Path | None = None
     """The study's folder, in whose ledger it is said."""
+    threads: int | None = None
+    """Threads that read, measure and encode its tiles; None: as many as the other slides leave cores for."""
 
     @property
     def slide_id(self) -> str:
@@ -60,6 +62,7 @@ def tile_job(job: TileJob, progress: TileProgress) -> TileReport:
         tile_slide, job.row.slide_path, job.out, job.config,
         slide_id=job.row.slide_id, slide_mpp=job.row.mpp, annotation=job.row.annotation,
         tissue_file=job.tissue_file, overwrite=job.overwrite, progress=progress,
+        threads=job.threads or threads_for_slide,
     )  # fmt: skip
     with redacted_log(job.row.slide_path, job.slide_id):
         return timed(job.ledger, "tile", f"{job.out.name}/{job.slide_id}.zarr", work)
@@ -75,6 +78,7 @@ def tile_all(
     tissue_files: Mapping[str, Path] = MappingProxyType({}),
     cluster: ClusterConfig | None = None,
     ledger: Path | None = None,
+    threads: int | None = None,
 ) -> list[Outcome[TileJob, TileReport]]:
     """Tile the slides in parallel processes, or on a cluster.
 
@@ -87,6 +91,7 @@ def tile_all(
         tissue_files: The users' tissue masks by slide_id, for the method `mask`.
         cluster: Where it is done, in place of processes of this machine.
         ledger: The folder of a study.
+        threads: For each slide; None: the cores are shared among the slides that are worked on, on a cluster one.
 
     Returns:
         What became of each slide, in their order.
@@ -96,7 +101,8 @@ def tile_all(
         SpecslideError: As `pipeline.execution.pool.run_slides`.
     """
     require_folder(out)
-    jobs = [TileJob(row, out, config, overwrite, tissue_files.get(row.slide_id), ledger) for row in rows]
+    each = threads or (None if cluster is None else 1)
+    jobs = [TileJob(row, out, config, overwrite, tissue_files.get(row.slide_id), ledger, each) for row in rows]
     sizes = [bytes_of(row.slide_path) for row in rows]
     sent = jobs if cluster is None else [anywhere(job) for job in jobs]
     outcomes = run_slides(tile_job, sent, workers=workers, title="tiling", sizes=sizes, cluster=cluster)

@@ -32,6 +32,7 @@ from pipeline.console import progress_bar, start_logging
 from pipeline.execution.dask_config import ClusterConfig
 from tiling.core.errors import SlideError, SpecslideError, StoppedError
 from tiling.core.signals import STOPPING, Stop, listening
+from tiling.core.threads import usable_cores
 from tiling.slides.files import slide_files
 
 log = logging.getLogger(__name__)
@@ -105,7 +106,15 @@ def run_slides(
 
 def default_workers() -> int:
     """One worker a core that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return usable_cores()
+
+
+def threads_for_slide() -> int:
+    """How many threads a task may use now: the cores, shared among the slides that are worked on, but at least one.
+
+    The last slides of a job have the cores of the others that are done.
+    """
+    return max(1, usable_cores() // max(1, _at_work.value if _at_work else 1))
 
 
 def bytes_of(path: Path) -> int:
@@ -220,6 +229,7 @@ class _Round(Generic[Job, Result]):
         self._task, self._watch, self._devices = task, watch, devices
         self._context = multiprocessing.get_context("spawn")  # forked children would inherit torch's and zarr's threads
         self._counters: Array[c_int64] = self._context.RawArray(c_int64, 2 * max(1, len(watch.jobs)))
+        self._at_work: c_int64 = self._context.RawValue(c_int64, 1)
 
     def run(self, numbers: Sequence[int], workers: int) -> list[int]:
         """Give those jobs their outcomes. If a worker dies, return the jobs that were begun and not finished."""
@@ -262,6 +272,7 @@ class _Round(Generic[Job, Result]):
                     self._watch.finished(futures[future], future.result(), None)
                 else:
                     self._watch.finished(futures[future], None, reason_of(error))
+            self._at_work.value = min(self._at_work.value, max(1, len(pending)))
             self._look()
 
 
@@ -278,6 +289,7 @@ def _ended_when_stopped() -> Iterator[None]:
 
 
 _counters: Array[c_int64] | None = None  # of this worker process
+_at_work: c_int64 | None = None  # slides that it and the others are at
 
 
 def _start_tracker() -> None:

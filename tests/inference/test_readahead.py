@@ -1,92 +1,14 @@
-"""Reading ahead against a plain loop: order, bound, faults, and who is waited for at the end."""
+"""Batches regrouped against plain slices."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from functools import partial
 from itertools import pairwise
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.readahead import Batch, read_ahead, regrouped
-
-
-@pytest.mark.parametrize(("threads", "ahead"), [(1, 1), (1, 4), (3, 3), (4, 9)])
-def test_results_come_in_order(threads: int, ahead: int) -> None:
-    tasks = [partial(pow, number, 2) for number in range(50)]
-    assert list(read_ahead(tasks, threads, ahead)) == [number**2 for number in range(50)]
-
-
-def test_no_tasks_no_results() -> None:
-    assert list(read_ahead([], 2, 3)) == []
-
-
-def test_no_more_is_begun_than_the_queue_holds() -> None:
-    begun: list[int] = []
-
-    def tasks() -> Iterator[Callable[[], int]]:
-        for number in range(100):
-            begun.append(number)
-            yield partial(int, number)
-
-    results = read_ahead(tasks(), 2, 5)
-    assert begun == []
-    for used in range(100):
-        assert next(results) == used
-        assert len(begun) <= used + 1 + 5
-
-
-def test_work_goes_on_while_a_result_is_used() -> None:
-    """The second task is done before the first result is given back: only a thread of its own can have done it."""
-    second = threading.Event()
-    results = read_ahead([lambda: None, second.set], 1, 2)
-    next(results)
-    assert second.wait(30)
-    results.close()
-
-
-def test_an_error_comes_in_its_place_and_ends_the_work() -> None:
-    def fail() -> int:
-        raise OSError("disk")
-
-    begun: list[int] = []
-    tasks: list[Callable[[], int]] = [lambda: 0, lambda: 1, fail, *(partial(_noted, begun, n) for n in range(40))]
-    results = read_ahead(tasks, 1, 3)
-    assert [next(results), next(results)] == [0, 1]
-    with pytest.raises(OSError, match="disk"):
-        next(results)
-    assert len(begun) <= 3
-    assert list(results) == []
-
-
-def _noted(where: list[int], number: int) -> int:
-    where.append(number)
-    return number
-
-
-def test_closing_waits_for_what_is_at_work_and_begins_no_more() -> None:
-    """So that a slide can be closed under nobody."""
-    at_work, go, ended = threading.Event(), threading.Event(), threading.Event()
-    begun: list[int] = []
-
-    def slow() -> int:
-        at_work.set()
-        go.wait(30)
-        ended.set()
-        return 1
-
-    tasks: list[Callable[[], int]] = [lambda: 0, slow, *(partial(_noted, begun, n) for n in range(9))]
-    results = read_ahead(tasks, 1, 2)
-    next(results)
-    assert at_work.wait(30)
-    threading.Timer(0.05, go.set).start()
-    results.close()
-    assert ended.is_set()
-    assert begun == []
+from inference.readahead import Batch, regrouped
 
 
 def batch(indices: list[int]) -> Batch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from pydantic import ValidationError
 from pipeline.demo.synthetic import make_slide, write_pyramid
 from tiling import Slide, TileStore, TilingConfig, TissueConfig, tile_slide
 from tiling.core.artefact import difference, read_commit
-from tiling.core.errors import ConfigError, InputError, OutputError, SlideError, StoreError
+from tiling.core.errors import ConfigError, InputError, OutputError, SlideError, StoppedError, StoreError
 from tiling.core.settings import checked
 from tiling.plan import plan_tiles
 from tiling.stores.label import label_store
@@ -465,6 +466,37 @@ def test_a_damaged_tile_is_left_out_and_named(tmp_path: Path) -> None:
     np.testing.assert_array_equal(store.quality["focus"], whole.quality["focus"][kept])
 
 
+@pytest.mark.parametrize(("codec", "fast"), [("jpeg:80", True), ("lossless", False), ("source", True)])
+def test_the_same_bytes_with_any_number_of_threads(
+    tmp_path: Path, file_hashes: FileHashes, monkeypatch: pytest.MonkeyPatch, codec: str, fast: bool
+) -> None:
+    """A damaged tile among them, after which OpenSlide refuses all that one of its handles is asked."""
+    if not fast:
+        monkeypatch.setattr("tiling.slides.slide.open_tiled_levels", lambda path, levels: None)
+    path = stained_slide(tmp_path / "bad.tif", side=2560)
+    damage_tile(path, 37)  # in the second run of tiles
+    config = WHOLE.model_copy(update={"codec": codec, "max_bad_tiles": 0.1})
+    made = {}
+    for threads in (1, 2, 3, 8) if fast else (1, 3):
+        report = tile_slide(path, tmp_path / str(threads), config, threads=threads)
+        made[threads] = (report.tiles, report.bad, file_hashes(tmp_path / str(threads)))
+    assert made[1][:2] == (99, ((1792, 768),))
+    assert all(found == made[1] for found in made.values())
+
+
+def test_threads_have_ended_before_the_slide_is_closed(tmp_path: Path) -> None:
+    """Stopped in the middle, by whoever hears of the progress."""
+    path = stained_slide(tmp_path / "s.tif")
+
+    def stop(done: int, total: int) -> None:
+        raise StoppedError("test", "stopped", "go on")
+
+    with pytest.raises(StoppedError):
+        tile_slide(path, tmp_path / "out", WHOLE.model_copy(update={"tile_px": 64}), threads=3, progress=stop)
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("read")]
+    assert names(tmp_path / "out") == []
+
+
 def test_a_damaged_part_is_tissue_unless_the_users_mask_says_otherwise(tmp_path: Path) -> None:
     """On glass, where nothing else is; the user's mask is the tile in the corner."""
     path, mask = tmp_path / "bad.tif", np.zeros((128, 128), np.uint8)
@@ -483,11 +515,12 @@ def test_a_damaged_part_is_tissue_unless_the_users_mask_says_otherwise(tmp_path:
     np.testing.assert_array_equal(given.mask.values, mask > 0)
 
 
-def test_too_many_damaged_tiles_fail_the_slide(tmp_path: Path) -> None:
+@pytest.mark.parametrize("threads", [1, 3])
+def test_too_many_damaged_tiles_fail_the_slide(tmp_path: Path, threads: int) -> None:
     path = stained_slide(tmp_path / "bad.tif")
     damage_tile(path, 19)
     with pytest.raises(SlideError, match=r"cannot be decoded.*--max-bad-tiles"):
-        tile_slide(path, tmp_path / "out", WHOLE)
+        tile_slide(path, tmp_path / "out", WHOLE, threads=threads)
     assert names(tmp_path / "out") == []
 
 

@@ -21,7 +21,7 @@ def usable_cores() -> int:
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     given = os.environ.get("SLURM_CPUS_PER_TASK", "")
     slurm = int(given) if given.isdecimal() and int(given) else affinity
-    return max(1, min(affinity, slurm, math.ceil(_container_cores(_CGROUP))))
+    return max(1, math.ceil(min(affinity, slurm, _container_cores(_CGROUP))))
 
 
 def read_ahead(

@@ -9,13 +9,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from ctypes import c_int64
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.progress import Progress
 
-from pipeline.execution.pool import Outcome, TileProgress, Watch, bytes_of, default_workers, run_slides
+from pipeline.execution import pool
+from pipeline.execution.pool import (
+    Outcome,
+    TileProgress,
+    Watch,
+    bytes_of,
+    default_workers,
+    run_slides,
+    threads_for_slide,
+)
 from tests.tiling.dicom_files import write_instance
 from tiling.core.errors import SlideError, StoppedError
 from tiling.core.signals import listening
@@ -61,6 +71,8 @@ def act(job: str, progress: TileProgress) -> str:
                 time.sleep(0.02)
         case ["device", _]:
             return os.environ["CUDA_VISIBLE_DEVICES"]
+        case ["threads", *_]:
+            return str(threads_for_slide())
         case ["note", marker, what]:
             with Path(marker).open("a") as notes:
                 notes.write(what)
@@ -186,6 +198,20 @@ def test_one_worker_a_core_that_may_be_used(monkeypatch: pytest.MonkeyPatch, cor
     allowed: Callable[[int], set[int]] = lambda pid: cores  # noqa: E731
     monkeypatch.setattr(os, "sched_getaffinity", allowed, raising=False)
     assert default_workers() == len(cores)
+
+
+@pytest.mark.parametrize(("cores", "at_work", "expected"), [(8, None, 8), (8, 1, 8), (8, 3, 2), (2, 5, 1), (1, 1, 1)])
+def test_slides_that_are_worked_on_share_the_cores(
+    monkeypatch: pytest.MonkeyPatch, cores: int, at_work: int | None, expected: int
+) -> None:
+    monkeypatch.setattr(pool, "usable_cores", lambda: cores)
+    monkeypatch.setattr(pool, "_at_work", None if at_work is None else c_int64(at_work))
+    assert threads_for_slide() == expected
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_slide_alone_has_all_cores(workers: int) -> None:
+    assert ran(["threads"], workers)[0].result == str(default_workers())
 
 
 @pytest.mark.parametrize("workers", [0, 1])
