@@ -171,7 +171,7 @@ def our_rates(slide: Path, out: Path, job: Job) -> Rates:
     printed, _ = run([sys.executable, "-m", module, str(slide), str(out), str(job.tile_px), mpp, str(MPP), job.codec])
     shutil.rmtree(out)
     command = [sys.executable, "-c", "from pipeline.cli import main; main()", "tile", str(slide), "--out", str(out)]
-    settings = {"tile-px": job.tile_px, "mpp": mpp, "slide-mpp": MPP, "codec": job.codec, "workers": 1}
+    settings = {"tile-px": job.tile_px, "mpp": mpp, "slide-mpp": MPP, "codec": job.codec, "workers": 1, "threads": 1}
     _, seconds = run([*command, *(part for name, value in settings.items() for part in (f"--{name}", str(value)))])
     return as_rates(printed, seconds)
 

@@ -100,7 +100,7 @@ def tiling(slide: Path, slides: int, side: int, rounds: int, on_cluster: bool) -
         def taken(workers: int, name: str) -> float:
             cluster = ClusterConfig(at=f"local:{workers}") if on_cluster else None
             start = time.perf_counter()
-            outcomes = tile_all(rows, Path(folder) / name, config, workers=workers, cluster=cluster)
+            outcomes = tile_all(rows, Path(folder) / name, config, workers=workers, cluster=cluster, threads=1)
             assert all(outcome.error is None for outcome in outcomes)
             return time.perf_counter() - start
 

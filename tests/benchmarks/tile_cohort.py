@@ -24,7 +24,7 @@ from tests.benchmarks.read_regions import repeated
 
 def tile(slides: list[Path], out: Path, workers: int) -> float:
     """Seconds that `specslide tile` takes for the slides."""
-    options = ["--mpp", "1", "--slide-mpp", "0.5", "--workers", str(workers), "--out", str(out)]
+    options = ["--mpp", "1", "--slide-mpp", "0.5", "--workers", str(workers), "--threads", "1", "--out", str(out)]
     shutil.rmtree(out, ignore_errors=True)
     start = time.perf_counter()
     subprocess.run(

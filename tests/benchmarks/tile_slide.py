@@ -1,4 +1,4 @@
-"""Tiling a large JPEG slide on one thread: against the same job through OpenSlide, and against bare decode and encode.
+"""Tiling a large JPEG slide: against the same job through OpenSlide, bare decode and encode, and with two threads.
 
     python -m tests.benchmarks.tile_slide path/to/CMU-1-Small-Region.svs [--side 20000] [--rounds 3]
 
@@ -6,7 +6,8 @@ The slide is made by repeating the real one's own streams: once as a single leve
 scanners add (1/4 and 1/8), from which the tissue mask is then made. Jobs: 256 px tiles at twice the slide's mpp,
 masked, with quality columns, as jpeg:90; and `source` at native scale. The floor decodes each native tile under a kept
 tile once, at half size, and encodes each kept tile; a single level must be decoded whole for its mask too, and the
-second floor counts that. Medians over the rounds of the ratios within a round; rates are of this machine.
+second floor counts that. All on one thread, but for two of the jobs. Medians over the rounds of the ratios within a
+round; rates are of this machine.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Job:
         return (len(self.store) - 1) / self.tiling_seconds
 
 
-def tiled(slide: Path, out: Path, config: TilingConfig, *, fast: bool = True) -> Job:
+def tiled(slide: Path, out: Path, config: TilingConfig, *, fast: bool = True, threads: int = 1) -> Job:
     """The whole job of tiling, with or without the fast reader."""
     shutil.rmtree(out, ignore_errors=True)
     opened, times = tiling.slides.slide._open_fast, list[float]()
@@ -67,8 +68,9 @@ def tiled(slide: Path, out: Path, config: TilingConfig, *, fast: bool = True) ->
     try:
         start = time.perf_counter()
         report = tile_slide(
-            slide, out, config, slide_mpp=MPP, progress=lambda done, total: times.append(time.perf_counter())
-        )
+            slide, out, config, slide_mpp=MPP, threads=threads,
+            progress=lambda done, total: times.append(time.perf_counter()),
+        )  # fmt: skip
         return Job(TileStore(report.store), time.perf_counter() - start, times[-1] - times[0])
     finally:
         tiling.slides.slide._open_fast = opened
@@ -120,6 +122,8 @@ def compare(slide: Path, out: Path) -> dict[str, float]:
     fast = tiled(slide, out, half)
     floor, mask_floor = floors(slide, fast.store)
     slow = tiled(slide, out, half, fast=False)
+    two = tiled(slide, out, half, threads=2)
+    full, full_two = (tiled(slide, out, TilingConfig(mpp=MPP, tile_px=256), threads=threads) for threads in (1, 2))
     with Slide(slide, mpp=MPP) as opened:
         native = opened.native_tile_px(0)
         assert native is not None
@@ -131,6 +135,10 @@ def compare(slide: Path, out: Path) -> dict[str, float]:
         "  times as fast while tiling": slow.tiling_seconds / fast.tiling_seconds,
         "  of the floor": floor / fast.seconds,
         "  of the floor that decodes level 0 for the mask": (floor + mask_floor) / fast.seconds,
+        "  two threads, times one": fast.seconds / two.seconds,
+        "  two threads, times one while tiling": fast.tiling_seconds / two.tiling_seconds,
+        "jpeg:90 at native scale, two threads, times one": full.seconds / full_two.seconds,
+        "  while tiling": full.tiling_seconds / full_two.tiling_seconds,
         "source, tiles/s of the whole job": len(source.store) / source.seconds,
         "  tiles/s while tiling": source.tiles_per_s,
         "  while tiling, times a loop of OpenSlide and encoder": source.tiles_per_s / loop,

@@ -5,7 +5,6 @@ Knows nothing of models and never opens a slide.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from torch.utils.data import Dataset
 
 from tiling import TileStore
 from tiling.core.errors import InputError
+from tiling.core.threads import usable_cores
 from training.data.bags import BagDraw, BagReader
 from training.data.samples import Samples, Split
 
@@ -81,7 +81,7 @@ def loader_workers(workers: int | None, device: str, processes: int = 1) -> int:
         return workers
     if device == "cpu":
         return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     return max(1, min(16, cores // processes - 1))
 
 
