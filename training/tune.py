@@ -22,7 +22,7 @@ from training.config import TrainConfig
 from training.data.loaders import make_splits
 from training.data.samples import Samples, Split
 from training.devices import Processes, device_of, launching, processes_of
-from training.evaluation.perturbations import SHIFTS, shifted_copies
+from training.evaluation.perturbations import shifted_copies
 from training.evaluation.predictions import predict_views
 from training.models.card import model_card
 from training.models.classifier import TileModel
@@ -146,7 +146,7 @@ def attempt(one: Attempt, samples: Samples, *, overwrite: bool = False) -> Seen:
 
 
 def look(model: TileModel, split: Split, recipe: str) -> Seen:
-    """What a trained model shows on validation, and on copies of it shifted in each of SHIFTS.
+    """What a trained model shows on validation, and on copies of it shifted in every way.
 
     Args:
         model: The model, which decides by its own temperature and threshold.
@@ -159,7 +159,7 @@ def look(model: TileModel, split: Split, recipe: str) -> Seen:
     Raises:
         ModelError: If a probability is not finite.
     """
-    copies = shifted_copies(SHIFTS)
+    copies = shifted_copies()
     unshifted, *shifted = predict_views(model, split, [lambda tiles: tiles, *copies.values()])
     logits = [np.log(np.maximum(of.probabilities, _TINY)) for of in (unshifted, *shifted)]
     seen = quantities_of(

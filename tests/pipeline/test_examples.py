@@ -19,6 +19,7 @@ from tiling.tile import tile_slide
 from training.evaluation.evaluate import evaluate_models
 from training.evaluation.robustness import stress
 from training.train import train
+from training.tune import tune
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,18 @@ def folder(study: StudyReport, tmp_path_factory: pytest.TempPathFactory) -> Path
     return Path(shutil.copytree(study.out.parent, tmp_path_factory.mktemp("examples") / "here"))
 
 
-VERBS = (tile_slide, train, evaluate_models, stress, predict_slide, embed_slide, make_heatmap, evaluate_slides, run)
+VERBS = (
+    tile_slide,
+    train,
+    tune,
+    evaluate_models,
+    stress,
+    predict_slide,
+    embed_slide,
+    make_heatmap,
+    evaluate_slides,
+    run,
+)
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.__name__)

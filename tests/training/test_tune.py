@@ -23,6 +23,7 @@ from training import Samples, TrainConfig, TuneConfig, load_model, samples_from_
 from training.data.dataset import TileDataset
 from training.evaluation.perturbations import SHIFTS
 from training.models.info import read_info
+from training.selection.attempts import attempts, found
 from training.selection.rules import RULES
 from training.tune import TuneResult, conclude
 
@@ -58,8 +59,8 @@ def tuned(samples: Samples, tmp_path_factory: pytest.TempPathFactory) -> TuneRes
 
 
 def shown(out: Path, name: str, seed: int) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((out / "runs" / name / f"seed-{seed}" / "quantities.json").read_text())
-    return found
+    record: dict[str, Any] = json.loads((out / "runs" / name / f"seed-{seed}" / "quantities.json").read_text())
+    return record
 
 
 def never(*_: object, **__: object) -> None:
@@ -78,18 +79,18 @@ def test_each_candidate_is_an_ordinary_run_under_the_same_seeds_and_split(sample
 
 
 def test_what_a_run_shows_is_scikit_learns_of_its_models_decisions(samples: Samples, tuned: TuneResult) -> None:
-    found = shown(tuned.model.parent, SD, 4)
+    seen = shown(tuned.model.parent, SD, 4)
     model, split = load_model(tuned.model.parent / "runs" / SD / "seed-4" / "model"), samples.split_of("val")
-    assert found["model"] == model.sha256
+    assert seen["model"] == model.sha256
     tiles = TileDataset(split).__getitems__(list(range(len(split)))).tiles.numpy()
 
     def called(view: Any) -> Any:
         return model.predict(view)[:, 1] >= model.info.threshold
 
-    plain, quantities = called(tiles), found["quantities"]
+    plain, quantities = called(tiles), seen["quantities"]
     assert quantities["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(split.label, plain))
     assert quantities["auroc"] == pytest.approx(roc_auc_score(split.label, model.predict(tiles)[:, 1]))
-    assert found["right"] == "".join(str(int(hit)) for hit in plain == split.label)
+    assert seen["right"] == "".join(str(int(hit)) for hit in plain == split.label)
     assert len(quantities["shifted"]) == 7 * 2 + 3, "both directions where there are two"
     for name, copy in quantities["shifted"].items():
         shift, strength = name.split()
@@ -200,6 +201,30 @@ def test_a_stopped_tuning_goes_on_and_ends_with_the_same_bytes(
         f"{PLAIN}/seed-3", f"{PLAIN}/seed-4", f"{SD}/seed-4",
     ], "of the first only what it shows is found again"  # fmt: skip
     assert listing(tmp_path / "out") == listing(tuned.model.parent)
+
+
+@pytest.mark.parametrize(
+    ("damage", "kept"),
+    [
+        (lambda record: None, True),
+        (lambda record: record["quantities"]["shifted"].pop("hue +0.5"), False),
+        (lambda record: record.update(right=record["right"][1:]), False),
+        (lambda record: record.update(quantities=None), False),
+        (lambda record: record.update(quantities=None, failure="diverged", model=""), True),
+        (lambda record: record.update(model="0" * 64), False),
+        (lambda record: record.update(recipe="0" * 64), False),
+        (lambda record: record.update(more=1), False),
+    ],
+)
+def test_what_was_shown_counts_if_it_is_whole_and_of_this_model(
+    samples: Samples, tuned: TuneResult, tmp_path: Path, damage: Callable[[dict[str, Any]], object], kept: bool
+) -> None:
+    one = attempts(tuned.model.parent, CONFIG, BASE)[0]
+    record = shown(tuned.model.parent, PLAIN, 3)
+    damage(record)
+    (tmp_path / "model").symlink_to(one.folder / "model")
+    (tmp_path / "quantities.json").write_text(json.dumps(record))
+    assert (found(replace(one, folder=tmp_path), samples) is not None) == kept
 
 
 def diverging(*names: str) -> Callable[..., Any]:

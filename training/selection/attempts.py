@@ -18,6 +18,7 @@ from tiling.core.errors import SpecslideError
 from tiling.core.files import sha256_file, sha256_json
 from training.config import TrainConfig
 from training.data.samples import Samples
+from training.evaluation.perturbations import shifted_copies
 from training.recipes import model_recipe
 from training.selection.candidates import Candidate, TuneConfig, candidates
 from training.selection.choice import Seen
@@ -66,12 +67,19 @@ def found(one: Attempt, samples: Samples) -> Seen | None:
     except (OSError, ValidationError):
         log.warning("%s: cannot be read, its run is looked at again", path)
         return None
-    if seen.recipe != model_recipe(samples, one.config).sha256:
+    if seen.recipe != model_recipe(samples, one.config).sha256 or not _is_whole(seen, len(samples.where("val"))):
         return None
     try:
         return seen if seen.failure or content_hash(one.folder / "model") == seen.model else None
     except SpecslideError:  # its model is gone
         return None
+
+
+def _is_whole(seen: Seen, tiles: int) -> bool:
+    """Whether a record holds what rules of this version look at: a failure, or every copy of all validation tiles."""
+    if seen.quantities is None:
+        return bool(seen.failure)
+    return len(seen.right) == tiles and seen.quantities.shifted.keys() == shifted_copies().keys()
 
 
 def by_candidate(seen: Mapping[Attempt, Seen], config: TuneConfig, base: TrainConfig) -> dict[Candidate, list[Seen]]:

@@ -113,30 +113,34 @@ Means over the seeds on validation; balanced accuracy at the threshold that is f
 
 
 def tune_figure(tuning: Tuning) -> bytes:
-    """PNG: balanced accuracy on validation against the mean on its shifted copies, a point a candidate."""
-    figure = Figure(figsize=(7.4, 5.2), layout="constrained")
+    """PNG: balanced accuracy on validation against the mean on its shifted copies, a point a candidate.
+
+    The chosen one is ringed, those that rules take are called by their rules, and the stronger the larger the point.
+    """
+    figure = Figure(figsize=(8.2, 5.0), layout="constrained")
     axes = figure.subplots()
     at = {one: _point(seen) for one, seen in tuning.seen.items()}
+    sizes = dict(zip(at, np.linspace(16, 80, len(at)), strict=True))
     for number, penalty in enumerate(tuning.config.penalties):
-        own = [at[one] for one in at if one.penalty == penalty]
+        own = [one for one in at if one.penalty == penalty]
         if own:
             axes.scatter(
-                [x for x, _ in own], [y for _, y in own], s=34, color=COLOURS[number], marker=_MARKERS[number],
-                label=_NAMES[penalty], alpha=0.85, linewidth=0, zorder=3,
+                [at[one][0] for one in own], [at[one][1] for one in own], s=[sizes[one] for one in own],
+                color=COLOURS[number], marker=_MARKERS[number], label=_NAMES[penalty], alpha=0.8, linewidth=0, zorder=3,
             )  # fmt: skip
     x, y = at[tuning.chosen]
-    axes.scatter([x], [y], s=190, facecolor="none", edgecolor="black", linewidth=1.4, zorder=4,
-                 label=f"chosen by {tuning.config.rule}")  # fmt: skip
-    for one, (x, y) in at.items():
-        strength = " + ".join(f"{value:g}" for value in one.strengths.values())
-        axes.annotate(strength, (x, y), (4, 4), textcoords="offset points", fontsize=7, color="0.3")
-    ends = [min(axes.get_xlim()[0], axes.get_ylim()[0]), max(axes.get_xlim()[1], axes.get_ylim()[1])]
-    axes.plot(ends, ends, color="0.7", linewidth=1, linestyle=(0, (1, 2)), zorder=0, label="shifts cost nothing")
+    ring = f"chosen by {tuning.config.rule}"
+    axes.scatter([x], [y], s=260, facecolor="none", edgecolor="black", linewidth=1.4, zorder=4, label=ring)
+    for one in dict.fromkeys(tuning.takes.values()):
+        names = "\n".join(taken_by(tuning, one))
+        axes.annotate(names, at[one], (9, 9), textcoords="offset points", fontsize=7, color="0.25")
     axes.set(xlabel="balanced accuracy on validation", ylabel="mean balanced accuracy on its shifted copies")
-    axes.set_title(f"{len(at):,} candidates, means over {_seeds(tuning.config.seeds)}; chosen: {tuning.chosen.name}",
-                   fontsize="medium")  # fmt: skip
+    axes.margins(0.12)
+    axes.set_title(f"{len(at):,} candidates, means over {_seeds(tuning.config.seeds)}", fontsize="medium")
     tidy(axes)
-    figure.legend(loc="outside right upper", frameon=False, fontsize="small")
+    legend = figure.legend(loc="outside right upper", frameon=False, fontsize="small", title="larger: stronger")
+    for handle in legend.legend_handles:
+        handle.set_sizes([40])  # type: ignore[union-attr]  # of a scatter
     return png(figure)
 
 

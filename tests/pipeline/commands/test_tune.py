@@ -86,6 +86,7 @@ def test_the_last_of_several_parts_chooses(here: Path, monkeypatch: pytest.Monke
 def test_a_cluster_makes_the_same(here: Path, scheduler: ClusterConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     done = run(here, monkeypatch, "--out", "cluster", "--cluster", scheduler.at)
     assert done.exit_code == 0, done.output
+    assert "2/2 runs" in done.output, "they are not called slides"
     assert listing(here / "cluster") == listing(here / "out")
 
 
