@@ -110,9 +110,10 @@ def _item(folder: Path, step: Step, last: Event | None, running: bool) -> Item:
 
 def _is_there(path: Path) -> bool:
     """Whether an artefact is there whole: a published folder, a training's, one with a record, or a file."""
-    if path.is_file():
-        return True
-    return any((path / name).is_file() for name in (COMMIT, f"model/{COMMIT}", PROVENANCE))
+    try:
+        return any((path / name).is_file() for name in ("", COMMIT, f"model/{COMMIT}", PROVENANCE))
+    except OSError:  # a name that is no file's: a torn line
+        return False
 
 
 def _plain(folder: Path) -> Iterable[Item]:

@@ -5,6 +5,13 @@ Knows nothing of slides, stores or models: it is imported by all and imports non
 
 from __future__ import annotations
 
+_MAX_LENGTH = 1000
+
+
+def shortened(text: str) -> str:
+    """A text that may quote what a file says, cut short in its middle where it is longer than a person reads."""
+    return text if len(text) <= _MAX_LENGTH else f"{text[: _MAX_LENGTH * 3 // 4]} [...] {text[-_MAX_LENGTH // 4 :]}"
+
 
 class _Sentence(Exception):  # noqa: N818 - not to be raised itself
     """What is shown as one sentence, without a traceback.
@@ -20,7 +27,7 @@ class _Sentence(Exception):  # noqa: N818 - not to be raised itself
         self.where, self.what, self.fix = str(where), what, fix
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}" + (f"; {self.fix}" if self.fix else "")
+        return f"{self.where}: {shortened(self.what)}" + (f"; {shortened(self.fix)}" if self.fix else "")
 
 
 class SpecslideError(_Sentence):

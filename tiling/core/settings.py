@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from tiling.core.errors import ConfigError
+from tiling.core.errors import ConfigError, shortened
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -29,7 +29,7 @@ def checked(model: type[Model], values: object, where: object) -> Model:
                 (*place, first["type"]),
                 value.get(first["type"], section.model_fields[first["type"]].default),
             )
-        key = f"{where}: {'.'.join(map(str, place))}"
+        key = f"{where}: {shortened('.'.join(map(str, place)))}"
         if first["type"] == "extra_forbidden":
             known = ", ".join(_section(model, place[:-1]).model_fields)
             raise ConfigError(key, "is not a setting", f"the settings are {known}") from None

@@ -101,7 +101,11 @@ def _image_row(number: int, raw: Mapping[str, str], index: Path, config: TrainCo
     if is_missing(raw.get("label"), config):
         raise InputError(where, f"has no label ({raw.get('label', '')!r})", NO_LABEL)
     path = index.parent / name
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError:  # a name that no file can have
+        there = False
+    if not there:
         raise InputError(
             where, f"the picture {path} does not exist", "correct the path, relative to the table's folder"
         )

@@ -188,3 +188,8 @@ def test_status_on_the_command_line(tmp_path: Path, run_cli: RunCli) -> None:
     refused = run_cli("status", tmp_path / "absent")
     assert refused.returncode == 1
     assert "Traceback" not in refused.stderr
+
+
+def test_a_name_that_no_file_can_have_is_not_there(tmp_path: Path) -> None:
+    append(tmp_path, "plan", steps=[Step("tile", f"stores/{'a' * 300}.zarr", "done")])
+    assert [item.progress for item in read_status(tmp_path).items] == ["left"]

@@ -30,6 +30,14 @@ def test_without_a_fix() -> None:
     assert str(errors.SlideError("a.svs", "is empty")) == "a.svs: is empty"
 
 
+def test_what_a_file_says_is_quoted_shortly() -> None:
+    error = errors.InputError("a.csv", f"holds {'x' * 10**6!r} in its last row", "correct it")
+    said = str(error)
+    assert len(said) < 1200
+    assert said.startswith("a.csv: holds 'xxx")
+    assert said.endswith("in its last row; correct it")
+
+
 def test_only_what_may_be_tried_again_says_so() -> None:
     codes = {name: getattr(errors, name)("a", "b").exit_code for name in FAMILY}
     assert codes == dict.fromkeys(FAMILY, 1) | {"StoppedError": os.EX_TEMPFAIL}

@@ -513,3 +513,11 @@ def test_what_is_learned_from_is_counted_by_class(image_table: Path, tiny: Train
     assert class_rows(samples) == [("bright", *expected, ""), ("dark", *expected, "")]
     two = replace(samples, site=np.where(samples.label == 0, np.where(samples.row + np.arange(48) < 24, "A", "B"), ""))
     assert [row[-1] for row in class_rows(two)] == ["2", ""]
+
+
+def test_a_name_that_no_file_can_have_is_refused_by_its_row(
+    write_table: Callable[[Sequence[Sequence[object]]], Path],
+) -> None:
+    table = write_table([("path", "label", "case_id"), ("a" * 300 + ".png", "a", "c")])
+    with pytest.raises(InputError, match=r"row 2: the picture .* does not exist"):
+        samples_from_images(table, TrainConfig())
