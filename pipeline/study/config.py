@@ -8,11 +8,11 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from inference.config import OutputConfig, PredictTilesConfig, SlideTestConfig
+from inference.config import EmbedConfig, EncoderConfig, OutputConfig, PredictTilesConfig, SlideTestConfig
 from pipeline.execution.dask_config import ClusterConfig
 from tiling import TilingConfig
 from tiling.core.settings import checked, read_settings
-from training.config import ShiftsConfig, TrainConfig
+from training.config import BagConfig, ShiftsConfig, TrainConfig
 from training.selection.candidates import TuneConfig
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -75,6 +75,19 @@ class HeatmapConfig(PredictTilesConfig):
     """Further files of each heatmap."""
 
 
+class BagsConfig(BaseModel):
+    """Learning from slide labels alone: the features of each store, and a model of slides (or cases) over them."""
+
+    model_config = _STRICT
+
+    encoder: EncoderConfig = EncoderConfig()
+    """What makes the features; its tiles are those of the section `tile` where it has none of its own."""
+    features: EmbedConfig = EmbedConfig()
+    """Which tiles have features, and how these are stored."""
+    train: BagConfig = BagConfig()
+    """How the model of bags is trained."""
+
+
 class StudyConfig(BaseModel):
     """One study: which slides, what is done with them, and where the results go."""
 
@@ -99,6 +112,8 @@ class StudyConfig(BaseModel):
     """Tests on shifted tiles; off unless shifts are named."""
     heatmap: HeatmapConfig = HeatmapConfig()
     """What slides are predicted, and how."""
+    bags: BagsConfig | None = None
+    """Embeddings, and a model that learns from them and a label a slide, beside the tile classifier; None: neither."""
     workers: int | None = Field(None, ge=1)
     """Processes of this machine for tiling; None: one a core. Not used with a cluster."""
     cluster: ClusterConfig | None = None

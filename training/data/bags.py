@@ -19,6 +19,8 @@ from training.data.samples import BagPart, Ints, Samples
 Floats = NDArray[np.float32]
 
 PADDING = -1.0
+_KEPT_BYTES = 1 << 30
+"""A reader keeps features of so many bytes in memory, of the bags that it read first: each is read every epoch."""
 
 
 class BagDraw(NamedTuple):
@@ -34,6 +36,8 @@ class BagReader:
     def __init__(self, samples: Samples, draw: BagDraw | None) -> None:
         self.samples, self.draw = samples, draw
         self.opened: dict[Path, FeatureStore] = {}
+        self.kept: dict[Path, Floats] = {}
+        self.left = _KEPT_BYTES
 
     def __call__(self, indices: Ints, epochs: Ints) -> Floats:
         """The bags (B, n, 1 + D) of those indices (B,), in those epochs (B,). Raises StoreError."""
@@ -50,16 +54,25 @@ class BagReader:
         ends = np.searchsorted(drawn, np.cumsum([0, *counts]))
         starts = np.cumsum([0, *counts[:-1]])
         read = [
-            numbered(self._store(part).read(part.rows[drawn[first:last] - start]), number, part.path)
+            numbered(self._features(part, drawn[first:last] - start), number, part.path)
             for number, (part, start, first, last) in enumerate(zip(parts, starts, ends, ends[1:], strict=False))
             if last > first
         ]
         return np.concatenate(read)
 
-    def _store(self, part: BagPart) -> FeatureStore:
+    def _features(self, part: BagPart, places: Ints) -> Floats:
+        """The features (n, D) of some of a part's tiles, by their places (n,) among its rows."""
+        if part.path in self.kept:
+            return self.kept[part.path][places]
         if part.path not in self.opened:
             self.opened[part.path] = FeatureStore(part.path)
-        return self.opened[part.path]
+        store = self.opened[part.path]
+        size = 4 * len(part.rows) * store.dim
+        if size > self.left:
+            return store.read(part.rows[places])
+        self.left -= size
+        self.kept[part.path] = store.read(part.rows)
+        return self.kept[part.path][places]
 
 
 def encoder_of(samples: Samples) -> Encoder:

@@ -39,6 +39,7 @@ def _look(study: Study, name: str) -> State:
 def deciding_settings(study: Study) -> dict[str, Any]:
     """The settings that study.json names: those that decide results; the models say how they were trained."""
     machine = {"manifest": True, "out": True, "workers": True, "cluster": True, "train": True}
+    machine |= {} if study.config.bags is not None else {"bags": True}  # studies without are as they were before it
     return study.config.model_dump(mode="json", exclude=machine | {"heatmap": {"batch_size", "readers"}})
 
 

@@ -26,8 +26,8 @@ if TYPE_CHECKING:  # torch takes seconds, and a plan whose stores are still to b
     from training import ModelInfo, Samples, TrainConfig
     from training.data.samples import Split
 
-STORES, TRAINING, TILES, STRESS, HEATMAPS, SLIDES = (
-    "stores", "training", "evaluation/tiles", "stress", "heatmaps", "evaluation/slides",
+STORES, TRAINING, TILES, STRESS, HEATMAPS, SLIDES, FEATURES, BAGS = (
+    "stores", "training", "evaluation/tiles", "stress", "heatmaps", "evaluation/slides", "features", "bags",
 )  # fmt: skip
 
 

@@ -75,7 +75,7 @@ def _models_section(study: Study, infos: Mapping[str, ModelInfo]) -> Section:
 
     first = next(iter(infos.values()))
     rows = [
-        (name, split, *(_metric(metrics.get(metric)) for metric in METRIC_NAMES))
+        (name, split, *(metric_text(metrics.get(metric)) for metric in METRIC_NAMES))
         for split in sorted({split for info in infos.values() for split in info.metrics})
         for name, info in infos.items()
         if (metrics := info.metrics.get(split)) is not None
@@ -123,7 +123,8 @@ def over_trainings(infos: Sequence[ModelInfo], split: str = "test") -> dict[str,
     return found
 
 
-def _metric(metric: Interval | None) -> str:
+def metric_text(metric: Interval | None) -> str:
+    """A metric with its interval, for the page."""
     return "undefined" if metric is None else str(metric).replace(" (no interval)", "")
 
 

@@ -69,6 +69,19 @@ def test_the_draw_depends_on_seed_epoch_and_bag_alone(feature_cohort: Cohort) ->
     assert not np.array_equal(other, drawn[0])
 
 
+def test_what_does_not_fit_in_memory_is_read_again(feature_cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+    features, manifest = feature_cohort(6, slides=2)
+    samples = samples_from_features(features, manifest, BagConfig(bag="case", val_fraction=0.3))
+    dataset = TileDataset(samples.split_of("all"), BagDraw(10, 7))
+    positions = [*range(6), *range(6, 12)]
+    kept = dataset.__getitems__(positions).tiles.numpy()
+    monkeypatch.setattr("training.data.bags._KEPT_BYTES", 4 * DIM * 50)  # two slides
+    few = TileDataset(samples.split_of("all"), BagDraw(10, 7))
+    np.testing.assert_array_equal(few.__getitems__(positions).tiles.numpy(), kept)
+    assert len(few._read.kept) == 2  # type: ignore[attr-defined]
+    assert len(dataset._read.kept) == 12  # type: ignore[attr-defined]
+
+
 def test_tiles_are_chosen_by_columns_and_a_limit(feature_cohort: Cohort) -> None:
     features, manifest = feature_cohort(6)
     config = BagConfig(where="tissue > 0.5", max_tiles_per_slide=4, val_fraction=0.3)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import csv
 import importlib
 import json
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from tests.training.mil.conftest import DIM, ENCODER, bag_of
@@ -203,3 +207,35 @@ def test_gamma_needs_a_number_a_class(feature_cohort: Cohort, quick: BagConfig, 
     config = quick.model_copy(update={"sd_gamma": (0.1, 0.2, 0.3)})
     with pytest.raises(ConfigError, match="sd_gamma"):
         train(samples_from_features(features, manifest, config), tmp_path / "run", config)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_bag_of_200_000_tiles_is_predicted_in_the_memory_of_a_chunk(head: str) -> None:
+    """Of its tiles' features, 100 MB at once, one chunk is asked for at a time, and none is kept."""
+    dim, size, tiles = 128, 2000, 200_000
+    network = BagClassifier(head, dim, 2, hidden=16, dropout=0).eval()
+    base = np.random.default_rng(0).normal(size=(size, 1 + dim)).astype(np.float32)
+    alive: list[weakref.ref[Any]] = []
+    most = 0
+
+    class Chunks:
+        def __iter__(self) -> Iterator[NDArray[np.float32]]:
+            nonlocal most
+            for start in range(0, tiles, size):
+                chunk = (base + start / tiles).view(Tracked)
+                chunk[:, 0] = 0
+                alive[:] = [*(known for known in alive if known() is not None), weakref.ref(chunk)]
+                most = max(most, len(alive))
+                yield chunk
+
+    info = SimpleNamespace(temperature=1.0)
+    model = BagModel(network, info, "", torch.device("cpu"))  # type: ignore[arg-type]  # all that is asked of it
+    found = model.explain(Chunks())
+    assert found.attention.shape == (tiles,)
+    assert found.tiles.shape == (tiles, 2)
+    assert found.attention.sum() == pytest.approx(1, abs=1e-3)
+    assert most <= 3
+
+
+class Tracked(np.ndarray[Any, np.dtype[np.float32]]):
+    """An array that can be watched."""
