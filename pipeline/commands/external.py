@@ -52,8 +52,9 @@ def external(
     if (train is None) != (tested is None):
         raise ConfigError("the options", "name one table", "pass --train and --external, or neither")
     require_there(*(path for path in (train, tested, inside) if path is not None))
+    from training.evaluation.metrics import METRIC_NAMES
     from training.external.experiment import report_external, study_external
-    from training.external.report import EXTERNAL
+    from training.external.report import EXTERNAL, MEASURES
     from training.trials.choice import chosen_lines
 
     if train is None or tested is None:
@@ -72,10 +73,10 @@ def external(
                 workers=workers,
                 progress=progress,
             )
-    measures = ("balanced_accuracy", "auroc", "sensitivity", "specificity", "ece")
     rows = [
-        (rule, line.method, *(line.estimate(EXTERNAL, measure) for measure in measures))
+        (rule, line.method.replace("_", " "), *(line.estimate(EXTERNAL, measure) for measure in MEASURES))
         for rule in wanted.rules
         for line in chosen_lines(grid, rule).values()
     ]
-    console.show_table(f"on external tiles; study in {out}", ("chosen by", "method", *measures), rows)
+    head = ("chosen by", "method", *(METRIC_NAMES.get(measure, measure) for measure in MEASURES))
+    console.show_table(f"on external tiles; study in {out}", head, rows)
