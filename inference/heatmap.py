@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import shapely
+import torch
 
 from inference.backends import uses_bf16
 from inference.config import OutputConfig, PredictConfig
@@ -17,13 +19,13 @@ from inference.exports.content import Content
 from inference.maps.scores import SlideScores, areas_mm2, slide_scores
 from inference.ood import outside
 from inference.predict import Progress, predict_slide
-from inference.prediction import Prediction
+from inference.prediction import BagPrediction, Prediction
 from inference.recipes import heatmap_recipe, is_store
-from inference.report.evidence import gather_evidence
+from inference.report.evidence import Evidence, gather_evidence
 from inference.report.report import report_html
-from inference.summary import SUMMARY, HeatmapSummary, OutOfDistribution, read_summary
+from inference.summary import SUMMARY, BagScore, HeatmapSummary, OutOfDistribution, read_summary
 from tiling import TileStore
-from tiling.core.artefact import atomic_folder, locked_folder, require_own, state
+from tiling.core.artefact import Recipe, atomic_folder, locked_folder, require_own, state
 from tiling.core.errors import OutputError
 from tiling.core.versions import software_versions
 from tiling.manifest import require_slide_id
@@ -48,6 +50,8 @@ class HeatmapReport:
     """Whether the result was there already, made from the same slide, model and settings."""
     warning: str | None = None
     """What a person must know of the result before anything else: that it lies outside what the model has seen."""
+    bag: float | None = None
+    """The probability that a model of bags gives the slide as a whole; None without tiles, or of a model of tiles."""
 
 
 def make_heatmap(
@@ -101,7 +105,47 @@ def make_heatmap(
     )
     slide_id = slide_id or (TileStore(path).slide.slide_id if is_store(path) else slide_name(path))
     require_slide_id(slide_id, path)  # it names the folder; a store may say anything
-    folder = Path(out_dir) / slide_id
+
+    def predict() -> Prediction:
+        return predict_slide(
+            path, model, config, slide_id=slide_id, slide_mpp=slide_mpp, slide_sha256=recipe.inputs.get("slide"),
+            roi=roi, progress=progress,
+        )  # fmt: skip
+
+    return publish_heatmap(
+        Path(out_dir) / slide_id, recipe, predict, members(model)[0].device, Content.of(outputs, truth),
+        evidence=lambda prediction: gather_evidence(path, prediction, slide_mpp), overwrite=overwrite,
+    )  # fmt: skip
+
+
+def publish_heatmap(
+    folder: Path,
+    recipe: Recipe,
+    predict: Callable[[], Prediction],
+    device: torch.device,
+    content: Callable[[Prediction], Content],
+    *,
+    evidence: Callable[[Prediction], Evidence],
+    overwrite: bool,
+) -> HeatmapReport:
+    """Write a heatmap's folder, unless it is there already, made by that recipe.
+
+    Args:
+        folder: The slide's.
+        recipe: What it is made from.
+        predict: Predicts the slide, if it has to be.
+        device: Where that is computed.
+        content: What is to be written of a prediction.
+        evidence: The tiles that the report shows of it.
+        overwrite: Replace a result made otherwise, or a damaged one.
+
+    Returns:
+        What is there now.
+
+    Raises:
+        OutputError: For a result made otherwise, unless `overwrite`, and a folder that holds something else.
+        SpecslideError: As `predict` and `evidence`.
+    """
     with locked_folder(folder):
         if folder.exists():
             found = state(folder, recipe)
@@ -112,15 +156,11 @@ def make_heatmap(
             if not overwrite:
                 what = f"holds another result, or a damaged one: {found.why or 'it is incomplete'}"
                 raise OutputError(folder, what, "choose another --out, or pass --overwrite")
-        prediction = predict_slide(
-            path, model, config, slide_id=slide_id, slide_mpp=slide_mpp, slide_sha256=recipe.inputs.get("slide"),
-            roi=roi, progress=progress,
-        )  # fmt: skip
-        summary = _summary(prediction, model)
+        prediction = predict()
+        summary = _summary(prediction, device)
         with atomic_folder(folder, recipe, made_with=summary.software | {"device": summary.device}) as partial:
-            write_exports(Content(prediction, outputs, truth), partial)
-            evidence = gather_evidence(path, prediction, slide_mpp)
-            page = report_html(prediction, summary.scores, evidence, summary.software)
+            write_exports(content(prediction), partial)
+            page = report_html(prediction, summary.scores, evidence(prediction), summary.software)
             (partial / REPORT).write_text(page, encoding="utf-8")
             summary.write(partial)
     return _reported(folder, summary, reused=False)
@@ -134,11 +174,12 @@ def read_heatmap(folder: Path) -> HeatmapReport:
 def _reported(folder: Path, summary: HeatmapSummary, *, reused: bool) -> HeatmapReport:
     if summary.warning is not None:
         log.warning("%s: %s", folder.name, summary.warning)
-    return HeatmapReport(folder.name, folder, summary.tiles, summary.scores, reused, summary.warning)
+    whole = None if summary.bag is None else summary.bag.probability
+    return HeatmapReport(folder.name, folder, summary.tiles, summary.scores, reused, summary.warning, whole)
 
 
-def _summary(prediction: Prediction, model: TileModel | Ensemble) -> HeatmapSummary:
-    values, threshold = prediction.heat, prediction.threshold
+def _summary(prediction: Prediction, device: torch.device) -> HeatmapSummary:
+    values, threshold = prediction.positives, prediction.threshold
     areas = areas_mm2(values, threshold, prediction.tiles, prediction.slide.frame().scanned)
     known = outside(prediction.columns, prediction.ood_quantile)
     return HeatmapSummary(
@@ -149,8 +190,13 @@ def _summary(prediction: Prediction, model: TileModel | Ensemble) -> HeatmapSumm
         positive_class=prediction.positive_class,
         threshold=threshold,
         scores=slide_scores(values, threshold, areas),
+        bag=None if prediction.bag is None else _bag_score(prediction, prediction.bag),
         out_of_distribution=None if known is None else OutOfDistribution.model_validate(known),
         made_from=json.loads(json.dumps(prediction.provenance)),
-        device=device_name(members(model)[0].device),
+        device=device_name(device),
         software=software_versions("torch", "timm", "numpy", "openslide-bin"),
     )
+
+
+def _bag_score(prediction: Prediction, bag: BagPrediction) -> BagScore:
+    return BagScore(probability=float(bag.probabilities[prediction.positive]) if len(prediction.tiles) else None)

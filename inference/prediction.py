@@ -6,9 +6,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from tiling.core.arrays import Float32Array
 from tiling.grid import Grid, Raster, Tiles
 from tiling.stores.store import SlideFacts
+
+ATTENTION_THRESHOLD = 0.5
+"""Of attention relative to the largest on the slide, from where on the map's regions are."""
+
+
+@dataclass(frozen=True)
+class BagPrediction:
+    """What a model of bags says of a slide as a whole, and of how its tiles weigh in that."""
+
+    probabilities: Float32Array
+    """Of the slide, (C,), calibrated; their sum is 1."""
+    attention: Float32Array
+    """Of its tiles, (N,), at least 0; their sum is 1. No probability."""
+
+    @property
+    def relative(self) -> Float32Array:
+        """Attention over the largest on the slide, float32 (N,), from 0 to 1: what the map shows."""
+        largest = float(self.attention.max(initial=0.0))
+        return (self.attention / (largest or 1.0)).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -37,6 +58,8 @@ class Prediction:
     `outside_roi`, `undecodable`. Of a slide, tiles outside the region are not read, so `outside_roi` comes before
     `filtered`. Of a store, `no_tissue` is whatever it does not hold, so also the tiles at the slide's edge that the
     codec `source` leaves out."""
+    bag: BagPrediction | None = None
+    """What a model of bags says; then `probabilities` are those that each tile alone would have. None: of tiles."""
     ood_quantile: float | None = None
     """Of the validation tiles' distances to the training tiles, where `ood` begins; None: no model tells."""
 
@@ -51,6 +74,21 @@ class Prediction:
         return self.classes[self.positive]
 
     @property
-    def heat(self) -> Float32Array:
+    def positives(self) -> Float32Array:
         """Probability of the positive class, (N,)."""
         return self.probabilities[:, self.positive]
+
+    @property
+    def heat(self) -> Float32Array:
+        """What the map shows, (N,), from 0 to 1: probability of the positive class, or of a bag relative attention."""
+        return self.positives if self.bag is None else self.bag.relative
+
+    @property
+    def heat_name(self) -> str:
+        """What that is."""
+        return f"probability of {self.positive_class}" if self.bag is None else "attention relative to the largest"
+
+    @property
+    def heat_threshold(self) -> float:
+        """From where on the map's regions are: the decision threshold, or half of the largest attention."""
+        return self.threshold if self.bag is None else ATTENTION_THRESHOLD

@@ -18,7 +18,7 @@ from tiling.core.artefact import Recipe, content_hash
 from tiling.core.files import sha256_json, sha256_text
 from tiling.manifest import ManifestRow
 from tiling.slides.ome_zarr_reader import ome_zarr_mark
-from tiling.stores.features import Encoder
+from tiling.stores.features import Encoder, FeatureStore
 from tiling.stores.query import rows_where
 
 
@@ -79,6 +79,31 @@ def heatmap_recipe(
         inputs["truth"] = sha256_text(truth.wkt)
     shown = outputs.model_dump(mode="json") if outputs.formats else {}
     return Recipe("heatmap", inputs, settings | {"version": VERSION, "bf16": bf16, "outputs": shown})
+
+
+def bag_heatmap_recipe(
+    features: FeatureStore,
+    model_sha256: str,
+    *,
+    truth: shapely.Geometry | None = None,
+    outputs: OutputConfig = OutputConfig(),  # noqa: B008 - frozen
+) -> Recipe:
+    """The recipe of the heatmap that `make_bag_heatmap` would make of a feature store, which counts by its features.
+
+    Args:
+        features: The feature store.
+        model_sha256: The hash of the model of bags.
+        truth: What is outlined.
+        outputs: Which further files are written.
+
+    Returns:
+        The recipe.
+    """
+    inputs: dict[str, object] = {"features": features.identity, "models": model_sha256}
+    if truth is not None:
+        inputs["truth"] = sha256_text(truth.wkt)
+    shown = outputs.model_dump(mode="json") if outputs.formats else {}
+    return Recipe("heatmap", inputs, {"version": VERSION, "outputs": shown})
 
 
 def feature_recipe(

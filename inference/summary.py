@@ -35,6 +35,17 @@ class OutOfDistribution(BaseModel):
     """What a person must know before anything else; None where few tiles are outside."""
 
 
+class BagScore(BaseModel):
+    """What a model of bags says of a slide as a whole, and what the map beside it shows."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    probability: float | None = Field(ge=0, le=1)
+    """Of the positive class, calibrated; None for a slide without tiles."""
+    map: Literal["attention relative to the largest"] = "attention relative to the largest"
+    """What the map shows; no probability."""
+
+
 class HeatmapSummary(BaseModel):
     """One slide's heatmap in numbers, and what it was made from."""
 
@@ -50,6 +61,9 @@ class HeatmapSummary(BaseModel):
     positive_class: str
     threshold: float = Field(ge=0, le=1)
     scores: SlideScores
+    """Of the tiles' probabilities: of a bag's, those that each tile alone has."""
+    bag: BagScore | None = None
+    """Of a model of bags; None: of tiles."""
     out_of_distribution: OutOfDistribution | None = None
     """None where the model cannot tell."""
     made_from: dict[str, Any]
@@ -71,11 +85,18 @@ class HeatmapSummary(BaseModel):
 
     def numbers(self) -> Mapping[str, float | None]:
         """The scores by name."""
-        return {name: getattr(self.scores, name) for name in SlideScores.__dataclass_fields__}
+        whole = {} if self.bag is None else {"bag_probability": self.bag.probability}
+        return whole | {name: getattr(self.scores, name) for name in SlideScores.__dataclass_fields__}
+
+    @property
+    def suspicion(self) -> float | None:
+        """The score that slides are listed by; None for one without tiles."""
+        return self.scores.top5_mean if self.bag is None else self.bag.probability
 
     def write(self, folder: Path) -> None:
         """Write the file into a heatmap's folder. Raises OSError."""
-        (folder / SUMMARY).write_text(canonical_json(self.model_dump(mode="json")), encoding="utf-8")
+        record = self.model_dump(mode="json", exclude={"bag"} if self.bag is None else set())
+        (folder / SUMMARY).write_text(canonical_json(record), encoding="utf-8")
 
 
 def read_summary(folder: Path) -> HeatmapSummary:

@@ -21,6 +21,7 @@ from tiling.core.artefact import COMMIT, PROVENANCE, content_hash, folder_faults
 from tiling.core.errors import InputError, SpecslideError
 from tiling.core.files import read_json, sha256_file
 from tiling.core.versions import RESEARCH_USE
+from tiling.stores.features import FeatureStore, is_feature_store
 
 _MARK = {
     "store": "zarr.json", "model": "model.json", "heatmap": "slide.json",
@@ -29,7 +30,7 @@ _MARK = {
 """The file by which a folder is known whose commit.json is lost or, of version 0.1, has no recipe."""
 _DESCRIBED = ("store", "model", "heatmap")
 """Artefacts that describe themselves in that file."""
-_TRACED = (*_MARK, "training", "export")
+_TRACED = (*_MARK, "features", "training", "export")
 
 
 class Record(BaseModel):
@@ -205,8 +206,9 @@ class _Index:
                     continue
                 try:
                     yield content_hash(place), place
-                    if (place / "zarr.json").is_file():
-                        yield TileStore(place).pixels_sha256, place  # as models and heatmaps know it
+                    if (place / "zarr.json").is_file():  # as models and heatmaps know it
+                        known = FeatureStore(place).identity if is_feature_store(place) else None
+                        yield known or TileStore(place).pixels_sha256, place
                 except SpecslideError as error:
                     self._damaged.append(error)
 
@@ -227,6 +229,8 @@ class _Chain:
 
     def _described(self, folder: Path) -> Link:
         kind = _kind_of(folder)
+        if kind == "features":
+            return self._features(folder)
         if kind not in _DESCRIBED:
             return self._tested(folder)
         if faults := folder_faults(folder, only=frozenset({_MARK[kind]})):
@@ -236,9 +240,13 @@ class _Chain:
 
     def _heatmap(self, folder: Path, summary: Mapping[str, Any]) -> Link:
         made, slide = summary["made_from"], summary["slide"]
-        hashes = [made["settings"].get(name) for name in ("store_sha256", "store_pixels_sha256")]  # labelled since?
+        kind = "features" if "features_sha256" in made["settings"] else "store"
+        names = (
+            ("features_sha256", "features_identity") if kind == "features" else ("store_sha256", "store_pixels_sha256")
+        )
+        hashes = [made["settings"].get(name) for name in names]  # labelled since?
         store = next((h for h in hashes if h and self._index.find(h)), hashes[0])
-        source = self._slide(slide) if store is None else self._found(store, "store", slide["slide_id"], slide)
+        source = self._slide(slide) if store is None else self._found(store, kind, slide["slide_id"], slide)
         models = made.get("models") or [made]
         links = [self._found(m["model_sha256"], "model", m["backbone"]) for m in models]
         facts = {"device": summary.get("device"), "settings": made["settings"], **_software(summary)}
@@ -250,6 +258,21 @@ class _Chain:
         slide = self._slide(attributes["slide"])
         return Link("store", folder.stem, content_hash(folder), facts, made_from=(slide,))
 
+    def _features(self, folder: Path) -> Link:
+        """Features, of a store or a slide, by an encoder."""
+        if faults := folder_faults(folder, only=frozenset({_MARK["store"]})):
+            raise InputError(folder, f"is damaged: {faults[0]}", "make it again")
+        store, recipe = FeatureStore(folder), read_commit(folder).recipe
+        made_of = None if recipe is None else recipe.inputs.get("store")
+        slide = store.slide.model_dump(mode="json")
+        source = self._slide(slide) if made_of is None else self._found(made_of, "store", store.slide_id, slide)
+        of = store.encoder
+        encoder = Link("encoder", of.name, of.sha256 or "unknown", {"licence": of.licence})
+        if of.kind == "model":
+            encoder = self._found(of.sha256, "model", of.name)
+        facts = {"settings": store.attributes.settings, **_software(store.attributes.model_dump())}
+        return Link("features", store.slide_id, content_hash(folder), facts, made_from=(source, encoder))
+
     @staticmethod
     def _slide(slide: Mapping[str, Any]) -> Link:
         facts = {name: slide[name] for name in ("width", "height", "mpp", "vendor") if name in slide}
@@ -257,7 +280,7 @@ class _Chain:
 
     def _model(self, folder: Path, info: Mapping[str, Any]) -> Link:
         facts = {
-            "backbone": info["backbone"],
+            "backbone": info["backbone"] if "backbone" in info else f"{info['head']} on {info['encoder']['name']}",
             "seed": info["training"].get("seed"),
             "fold": info["training"].get("fold") if info["training"].get("folds") else None,
             "starts from": info["training"].get("weights"),
@@ -283,13 +306,13 @@ class _Chain:
 
     def _source(self, source: Mapping[str, Any], kind: str) -> Link:
         facts = {"split": source["split"], "case": source["case_id"], "tiles": source["tiles"]}
-        if kind != "stores":
+        if kind not in ("stores", "bags"):
             return Link("image", source["slide_id"], source["sha256"], facts)
-        found = self._index.find(source["sha256"])
+        found, what = self._index.find(source["sha256"]), "store" if kind == "stores" else "features"
         slide = Link("slide", source["slide_id"], source["slide_sha256"])
         if found is None:
-            return Link("store", source["slide_id"], source["sha256"], facts, "the store is not here", (slide,))
-        return Link("store", source["slide_id"], content_hash(found), facts, made_from=(slide,))
+            return Link(what, source["slide_id"], source["sha256"], facts, f"the {what} is not here", (slide,))
+        return Link(what, source["slide_id"], content_hash(found), facts, made_from=(slide,))
 
     def _tested(self, folder: Path) -> Link:
         """A test or an export: by its recipe or, of version 0.1, its record."""

@@ -50,7 +50,9 @@ log = logging.getLogger(__name__)
 RECORD = "slides.json"
 OUTPUTS = (RECORD, "slides.md", "slides.png")
 COLUMNS = ("site", "scanner")
-_OF_A_SLIDE = {"store_pixels_sha256", "store_sha256", "roi_sha256", "backend"}
+_OF_A_SLIDE = {
+    "store_pixels_sha256", "store_sha256", "features_sha256", "features_identity", "roi_sha256", "backend",
+}  # fmt: skip
 """Settings in which the results of one test may differ."""
 
 

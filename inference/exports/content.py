@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,6 +23,11 @@ class Content:
     truth: shapely.Geometry | None = None
     """What is known of the slide, level-0 pixels; outlined in pictures."""
 
+    @classmethod
+    def of(cls, config: OutputConfig, truth: shapely.Geometry | None = None) -> Callable[[Prediction], Content]:
+        """What is to be exported of a prediction that is yet to come."""
+        return lambda prediction: cls(prediction, config, truth)
+
     @cached_property
     def map(self) -> ProbabilityMap:
         """The positive class' probability over the slide."""
@@ -34,7 +40,7 @@ class Content:
         smoothing_um = config.region_smoothing_um
         outlines = find_regions(
             self.map, prediction.grid, prediction.slide.frame().scanned,
-            threshold=prediction.threshold if config.region_threshold is None else config.region_threshold,
+            threshold=prediction.heat_threshold if config.region_threshold is None else config.region_threshold,
             smoothing_um=prediction.grid.tile_px0 * prediction.slide.mpp / 4 if smoothing_um is None else smoothing_um,
             min_area_um2=config.min_region_um2,
         )  # fmt: skip

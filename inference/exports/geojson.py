@@ -63,7 +63,8 @@ def region_features(prediction: Prediction, regions: Iterable[Region]) -> Iterat
     namespace, positive, (left, top) = _namespace(prediction), prediction.positive, prediction.slide.frame().qupath0
     name = prediction.classes[positive]
     for region in regions:
-        known = {f"mean_prob_{name}": region.mean, f"max_prob_{name}": region.highest}
+        what = f"prob_{name}" if prediction.bag is None else "relative_attention"
+        known = {f"mean_{what}": region.mean, f"max_{what}": region.highest}
         measurements = {"area_um2": round(region.area_um2, 3), "tiles": region.tiles} | {
             key: round(value, 6) for key, value in known.items() if value is not None
         }

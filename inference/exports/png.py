@@ -73,9 +73,9 @@ def _finished(figure: Figure, axes: Axes, heat: AxesImage, prediction: Predictio
     bar = figure.colorbar(heat, ax=axes, shrink=0.8)
     if bar.solids is not None:
         bar.solids.set_alpha(1)
-    name = printable(prediction.positive_class)
-    bar.set_label(f"probability of {name}; black line: threshold {prediction.threshold:.3g}", parse_math=False)
-    bar.ax.axhline(prediction.threshold, color="black", linewidth=1.5)
+    name, threshold = printable(prediction.heat_name), prediction.heat_threshold
+    bar.set_label(f"{name}; black line: threshold {threshold:.3g}", parse_math=False)
+    bar.ax.axhline(threshold, color="black", linewidth=1.5)
     _scale_bar(axes, width, height, prediction.slide.mpp * prediction.thumbnail.downsample)
     axes.set_axis_off()
     axes.set_title(_title(prediction), fontsize=9, parse_math=False)  # a name may hold dollar signs
@@ -86,7 +86,7 @@ def _finished(figure: Figure, axes: Axes, heat: AxesImage, prediction: Predictio
 
 
 def heatmap_of(prediction: Prediction) -> NDArray[np.float32]:
-    """The positive class' probability over the thumbnail, float32 (h, w); NaN where nothing was predicted."""
+    """What the map shows over the thumbnail, float32 (h, w); NaN where nothing was predicted."""
     thumbnail = prediction.thumbnail
     return assemble(prediction.heat, prediction.tiles, thumbnail.downsample, thumbnail.values.shape[:2])
 

@@ -23,7 +23,7 @@ _MIN_SIDE = 256  # a level of the pyramid that fits into one chunk is the last
 
 @dataclass(frozen=True)
 class ProbabilityMap(Raster):
-    """The positive class' probability over a slide, float32 (h, w), 0 to 1; NaN where nothing was predicted.
+    """What a prediction shows over a slide, float32 (h, w), 0 to 1; NaN where nothing was predicted.
 
     The last row and column may reach beyond the slide.
     """
@@ -52,16 +52,17 @@ class ProbabilityMap(Raster):
 
 def probability_map(prediction: Prediction) -> ProbabilityMap:
     """The map of a prediction; its tiles begin on borders of pixels, and end as nearly as `map_downsample` says."""
-    heat, name = slide_map(prediction.heat, prediction.tiles), printable(prediction.positive_class)
+    heat, name = slide_map(prediction.heat, prediction.tiles), printable(prediction.heat_name)
     slide = prediction.slide
-    return ProbabilityMap(heat.values, heat.downsample, slide.mpp, f"probability of {name}", slide.frame().qupath0)
+    return ProbabilityMap(heat.values, heat.downsample, slide.mpp, name, slide.frame().qupath0)
 
 
 def threshold_rings(prediction: Prediction) -> list[Float64Array]:
     """The rings, each (n, 2) and closed, around what is at or above the threshold, pixel by pixel of the map."""
     heat = slide_map(prediction.heat, prediction.tiles)
     scanned = prediction.slide.frame().scanned
-    return rings_of(shapely.MultiPolygon(find_regions(heat, prediction.grid, scanned, threshold=prediction.threshold)))
+    outlines = find_regions(heat, prediction.grid, scanned, threshold=prediction.heat_threshold)
+    return rings_of(shapely.MultiPolygon(outlines))
 
 
 def pyramid(values: Float32Array) -> list[Float32Array]:

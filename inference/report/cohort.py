@@ -59,8 +59,23 @@ def _write_index(folder: Path, found: Sequence[tuple[Path, HeatmapSummary]], fai
         "diagnosis: top 5% is the mean probability of the most suspicious 5% of the tiles. Unlike is the share of "
         "tiles that lie outside what the model has seen."
     )
-    columns = ("slide", "class", "tiles", "top 5%", "mean", "share called", "unlike", "threshold", "model")
-    sections = [Section("Slides", text, columns, tuple(_row(*result) for result in found))]
+    columns: tuple[str, ...] = (
+        "slide",
+        "class",
+        "tiles",
+        "top 5%",
+        "mean",
+        "share called",
+        "unlike",
+        "threshold",
+        "model",
+    )
+    rows = tuple(_row(*result) for result in found)
+    if any(summary.bag for _, summary in found):
+        text += " Slide is the probability that a model of bags gives the slide as a whole; its map shows attention."
+        columns = (*columns[:3], "slide", *columns[3:])
+        rows = tuple((*row[:3], _of_bag(summary), *row[3:]) for row, (_, summary) in zip(rows, found, strict=True))
+    sections = [Section("Slides", text, columns, rows)]
     if unlike := tuple((result.name, summary.warning) for result, summary in found if summary.warning):
         sections.append(Section("Unlike what the model has seen", columns=("slide", "warning"), rows=unlike))
     if failed:
@@ -78,7 +93,7 @@ def _results(folder: Path) -> list[tuple[Path, HeatmapSummary]]:
     for path in folder.glob(f"[!.]*/{SUMMARY}"):
         with suppress(InputError):
             found.append((path.parent, read_summary(path.parent)))
-    return sorted(found, key=lambda r: (r[1].scores.top5_mean is None, -(r[1].scores.top5_mean or 0), r[0].name))
+    return sorted(found, key=lambda r: (r[1].suspicion is None, -(r[1].suspicion or 0), r[0].name))
 
 
 def _row(folder: Path, summary: HeatmapSummary) -> tuple[object, ...]:
@@ -93,6 +108,11 @@ def _row(folder: Path, summary: HeatmapSummary) -> tuple[object, ...]:
         f"{summary.threshold:.3g}",
         summary.made_from["model_sha256"][:12],
     )
+
+
+def _of_bag(summary: HeatmapSummary) -> str:
+    whole = None if summary.bag is None else summary.bag.probability
+    return "none" if whole is None else f"{whole:.3f}"
 
 
 def _report_of(folder: Path) -> Path | None:

@@ -56,6 +56,8 @@ _MEANINGS = {
 _COLUMNS = {
     "entropy": "entropy of the classes' probabilities, nats: 0 is sure",
     "spread": "standard deviation over models and orientations",
+    "attention": "weight of the tile in what the model says of the slide; their sum is 1",
+    "relative_attention": "that over the largest on the slide",
     RATIO: "distance to the training tiles: above 1 is outside what the model has seen",
     FLAG: "1 where that is above 1, else 0",
     **METRICS,
@@ -84,6 +86,9 @@ def report_html(prediction: Prediction, scores: SlideScores, evidence: Evidence,
         style=_map_style(prediction, picture),
         name=name,
         threshold=threshold_text(prediction.threshold),
+        shown=prediction.heat_name,
+        attention=prediction.bag is not None,
+        shown_threshold=threshold_text(prediction.heat_threshold),
         known=known,
         words=in_words(prediction, scores),
         scores=[(k, number_text(found[k]), words) for k, words in _MEANINGS.items() if found[k] is not None],
@@ -113,10 +118,12 @@ def in_words(prediction: Prediction, scores: SlideScores) -> str:
     name, threshold = prediction.positive_class, prediction.threshold
     if scores.mean is None or scores.top5_mean is None or scores.fraction_above_threshold is None:
         return "No tile of this slide was analysed, so nothing can be said of it. This is not a negative result."
-    values = prediction.heat
+    values = prediction.positives
     called, total = int((values >= threshold).sum()), len(values)
     known = outside(prediction.columns, prediction.ood_quantile)
     sentences = ["What follows is what the model computed, not a finding."] if known and known.tiles == total else []
+    if prediction.bag is not None:
+        sentences += _of_the_bag(prediction)
     sentences += [
         f"The model calls {called:,} of {total:,} analysed tiles ({scores.fraction_above_threshold:.1%}) {name}: their "
         f"probability reaches its threshold of {threshold_text(threshold)}.",
@@ -131,6 +138,20 @@ def in_words(prediction: Prediction, scores: SlideScores) -> str:
     if not called:
         sentences.append(f"That does not show that the slide is free of {name}.")
     return " ".join([*sentences, "A probability is the model's, for one tile; it is not a diagnosis of the slide."])
+
+
+def _of_the_bag(prediction: Prediction) -> list[str]:
+    """What a model of bags says of the slide, and what its map shows, in sentences."""
+    assert prediction.bag is not None
+    whole, name = float(prediction.bag.probabilities[prediction.positive]), prediction.positive_class
+    reaches = "reaches" if whole >= prediction.threshold else "does not reach"
+    return [
+        f"The model gives the slide as a whole a calibrated probability of {whole:.3f} of {name}, which {reaches} its "
+        f"threshold of {threshold_text(prediction.threshold)}.",
+        "The map shows attention, how much each tile weighs in that, over the largest on this slide; attention is no "
+        "probability, and the most attended tile of any slide has 1.",
+        "What follows is of each tile as if it were the whole slide, which the model was not trained to tell.",
+    ]
 
 
 def _column_rows(columns: Mapping[str, Float32Array]) -> list[tuple[str, ...]]:
@@ -150,7 +171,7 @@ def _map_style(prediction: Prediction, picture: Raster) -> str:
     return (
         f"#map {{ max-width: {picture.values.shape[1]}px; }} .bar {{ width: {bar:.4%}; }}\n"
         f".legend {{ background: linear-gradient(to right, {gradient}), #fff; }}\n"
-        f".legend i {{ left: {prediction.threshold * 100:.2f}%; }}"
+        f".legend i {{ left: {prediction.heat_threshold * 100:.2f}%; }}"
     )
 
 
@@ -181,7 +202,7 @@ def _places(prediction: Prediction, evidence: Evidence, picture: Raster) -> list
 
 def _histogram(prediction: Prediction) -> dict[str, Any] | None:
     """The places of what is drawn in a histogram of the tiles, and its counts; None without tiles."""
-    values = prediction.heat.astype(np.float64)
+    values = prediction.positives.astype(np.float64)
     if not len(values):
         return None
     counts, edges = np.histogram(values, _BINS, (0, 1))
@@ -208,9 +229,10 @@ def _histogram(prediction: Prediction) -> dict[str, Any] | None:
 def _galleries(prediction: Prediction, evidence: Evidence) -> list[tuple[str, list[dict[str, Any]]]]:
     """The tiles to show, by the heading above them, numbered as on the map."""
     flags, (left, top), found = prediction.columns.get(FLAG), prediction.slide.frame().qupath0, []
+    what = "suspicious" if prediction.bag is None else "attended"
     for title, shown, first in (
-        ("Most suspicious", evidence.highest, 1),
-        ("Least suspicious", evidence.lowest, len(evidence.highest) + 1),
+        (f"Most {what}", evidence.highest, 1),
+        (f"Least {what}", evidence.lowest, len(evidence.highest) + 1),
     ):
         tiles = [
             {

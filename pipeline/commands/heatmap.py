@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from inference.config import OutputConfig, PredictConfig
+from inference.config import CutConfig, EmbedConfig, OutputConfig, PredictConfig
 from pipeline.commands.options import (
     CheckOption,
     ClusterConfigFile,
@@ -17,6 +17,7 @@ from pipeline.commands.options import (
     PartOption,
     SlideMpp,
     WorkerMemory,
+    are_bag_models,
     cluster_of,
     require_any,
     require_models,
@@ -25,6 +26,7 @@ from pipeline.commands.options import (
 from pipeline.commands.outcomes import heatmap_outcome, reason_for_user, refused_outcomes, show_outcomes
 from pipeline.commands.settings import Settings, options_of, settings_of
 from pipeline.execution.partition import Part
+from tiling.core.errors import ConfigError
 from training.config import load_train_config
 
 
@@ -43,13 +45,20 @@ def heatmap(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the results, one folder a slide.")],
     settings: Settings,
     slides: Annotated[
-        list[Path] | None, typer.Argument(help="Slides, tile stores (*.zarr), and folders of them.", readable=False)
+        list[Path] | None,
+        typer.Argument(help="Slides, stores of tiles or (for a model of bags) features, folders.", readable=False),
     ] = None,
     manifest: ManifestOption = None,
     slide_mpp: SlideMpp = None,
     roi: Annotated[
         Path | None,
         typer.Option(help="Predict only within its polygons: GeoJSON or ASAP XML; or a folder of <slide_id>.geojson."),
+    ] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="Of a model of bags: its encoder's folder or file, if a name does not give it.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Of a model of bags: the weights of its encoder, if none are packaged.")
     ] = None,
     batch_size: Annotated[str, typer.Option(help="Tiles the model sees at once; halved if they do not fit.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -62,7 +71,8 @@ def heatmap(
 ) -> None:
     """Heatmaps of slides, or of stores: predictions, overlay picture, QuPath objects and scores.
 
-    Stopped at any time, the same command goes on. Several GPUs get a process each.
+    Stopped at any time, the same command goes on. Several GPUs get a process each. A model of bags (`train --bags`)
+    embeds slides and tile stores first, into OUT/features.
 
     Examples:
 
@@ -73,6 +83,8 @@ def heatmap(
     `specslide heatmap --manifest slides.csv --model run/model --out heatmaps`, where results are called by `slide_id`
 
     `specslide heatmap slide.svs --model a/model --model b/model --overlap 0.5 --tta --roi roi.geojson --out heatmaps`
+
+    `specslide heatmap features --model bags/model --out heatmaps`, by a model of bags: the map is its attention
 
     `specslide heatmap slide.svs --model run/model --out heatmaps --formats geojson,ometiff --min-region-um2 1e5`
 
@@ -85,25 +97,48 @@ def heatmap(
     """
     config = settings_of(PredictConfig, settings | {"batch_size": batch_size}, "heatmap options")
     outputs = settings_of(OutputConfig, settings, "heatmap options")
-    rows, refused = slides_of(slides, manifest, slide_mpp, stores=True)
+    bags = are_bag_models(model)
+    rows, refused = slides_of(slides, manifest, slide_mpp, stores=not bags, features=bags)
     workers = cluster_of(cluster, cluster_config, memory=worker_memory)
     place = load_train_config(None, {"device": "cpu" if config.backend == "onnx" else device}).device
     if check:
         return
     require_models(model)
     require_any(rows, manifest)
-    from inference.predict import require_machine
-    from pipeline.execution.jobs import heatmap_all, load_models
-
-    asked = load_models(model, place if workers is None else "cpu")  # what does not fit is refused before any slide
-    if workers is None:
-        require_machine(asked, config)
     share = part or Part()
-    reports, failed = heatmap_all(
-        rows, model, out, config, roi=roi, outputs=outputs, part=share, overwrite=overwrite, device=place,
-        cluster=workers,
-    )  # fmt: skip
+    if bags:
+        from pipeline.execution.bag_jobs import bag_heatmap_all
+
+        reports, failed = bag_heatmap_all(
+            rows, one_bag_model(model, config), out, embedded_as(config), encoder=encoder, weights=weights, roi=roi,
+            outputs=outputs, part=share, overwrite=overwrite, device=place, cluster=workers,
+        )  # fmt: skip
+    else:
+        from inference.predict import require_machine
+        from pipeline.execution.jobs import heatmap_all, load_models
+
+        asked = load_models(model, place if workers is None else "cpu")  # what does not fit is refused before any slide
+        if workers is None:
+            require_machine(asked, config)
+        reports, failed = heatmap_all(
+            rows, model, out, config, roi=roi, outputs=outputs, part=share, overwrite=overwrite, device=place,
+            cluster=workers,
+        )  # fmt: skip
     row_of = {row.slide_id: row for row in rows}
     reasons = [(name, "", reason_for_user(reason, row_of[name], manifest)) for name, reason in failed.items()]
     made = map(heatmap_outcome, reports)
     show_outcomes(f"heatmaps in {out}", [*made, *reasons, *refused_outcomes(refused, share)])
+
+
+def embedded_as(config: PredictConfig) -> EmbedConfig:
+    """How the tiles of a slide are chosen and cut for its features, as for a prediction."""
+    return EmbedConfig(**config.model_dump(include=set(CutConfig.model_fields)))
+
+
+def one_bag_model(models: list[Path], config: PredictConfig) -> Path:
+    """The one model of bags. Raises ConfigError for several, and for what only tile classifiers do."""
+    if len(models) > 1:
+        raise ConfigError("model", "a model of bags makes heatmaps by itself", "pass one --model")
+    if config.tta or config.backend == "onnx":
+        raise ConfigError("tta" if config.tta else "backend", "is for tile classifiers", "leave it out")
+    return models[0]

@@ -151,11 +151,11 @@ def require_there(*paths: Path) -> None:
             continue  # who reads it says more
 
 
-def found_slides(named: Sequence[Path], *, stores: bool = False) -> Found:
+def found_slides(named: Sequence[Path], *, stores: bool = False, features: bool = False) -> Found:
     """The slides that the command line names; where it names folders or patterns, what was found is printed."""
     from tiling.slides.search import find_slides
 
-    found = find_slides(named, stores=stores)
+    found = find_slides(named, stores=stores, features=features)
     if [*named] != found.slides:
         console.note(f"{', '.join(map(str, named[:3]))}{', ...' if len(named) > 3 else ''}: {found}")
     return found
@@ -176,10 +176,25 @@ def require_models(folders: Sequence[Path]) -> None:
             raise ModelError(folder, "is not a model folder", "pass the folder `model` of a training run")
 
 
+def are_bag_models(folders: Sequence[Path]) -> bool:
+    """Whether the first folder holds a model of bags; whoever loads them says what else is the matter."""
+    from training.models.info import BagInfo, read_record
+
+    try:
+        return isinstance(read_record(folders[0]), BagInfo)
+    except ModelError:
+        return False
+
+
 def slides_of(
-    slides: list[Path] | None, manifest: Path | None, slide_mpp: float | None, *, stores: bool = False
+    slides: list[Path] | None,
+    manifest: Path | None,
+    slide_mpp: float | None,
+    *,
+    stores: bool = False,
+    features: bool = False,
 ) -> SlideList:
-    """The slides, or tile stores too, of the command line or a manifest; their number is printed.
+    """The slides, or stores of tiles or features too, of the command line or a manifest; their number is printed.
 
     `slide_mpp` comes before a manifest's.
 
@@ -192,7 +207,7 @@ def slides_of(
         count = len(found.rows) + len(found.refused)
         console.note(f"{manifest}: {count} rows, {len(found.rows)} slides")
     elif slides and manifest is None:
-        paths = found_slides(slides, stores=stores)
+        paths = found_slides(slides, stores=stores, features=features)
         found = slides_of_paths(paths.slides)
         found.refused.update(paths.unreadable)
     else:

@@ -44,7 +44,8 @@ def heatmap_outcome(report: HeatmapReport) -> tuple[str, str, str]:
     """The row of a heatmap in the summary table."""
     done = "kept" if report.reused else "made"
     note = f"{done}. {report.warning}" if report.warning else done
-    return report.slide_id, f"{report.tiles} tiles, {_scores_text(report.scores)}", note
+    whole = "" if report.bag is None else f"slide {report.bag:.3f}; each tile alone: "
+    return report.slide_id, f"{report.tiles} tiles, {whole}{_scores_text(report.scores)}", note
 
 
 def show_plan(out: Path, steps: Sequence[Step], *, whole: bool = False) -> None:

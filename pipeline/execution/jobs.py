@@ -179,10 +179,10 @@ def load_models(folders: Sequence[Path], device: str = "auto") -> TileModel | En
     Raises ModelError, and ConfigError for a device (auto, cpu or cuda) that is not there.
     """
     places = tuple(Path(folder).absolute() for folder in folders)
-    return _loaded(places, tuple(map(_commit_of, places)), device)
+    return _loaded(places, tuple(map(commit_of, places)), device)
 
 
-def _commit_of(folder: Path) -> bytes:
+def commit_of(folder: Path) -> bytes:
     """What tells whether a folder still holds the same model; b"" if nothing can be read."""
     try:
         return (folder / COMMIT).read_bytes()

@@ -22,6 +22,8 @@ from tiling.core.errors import OutputError
 
 log = logging.getLogger(__name__)
 
+FEATURES = ".features.zarr"
+"""What names of feature stores end in."""
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}  # some Lustre, NFS and FUSE mounts
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from tiling.core.errors import SlideError
-from tiling.core.files import require_regular
+from tiling.core.files import FEATURES, require_regular
 from tiling.slides.dicom import dicom_folder, dicom_slide, is_dicom
 from tiling.slides.ome_zarr_reader import is_zarr, ome_zarr_files, ome_zarr_mark
 from tiling.slides.reader import unreadable
@@ -60,11 +60,13 @@ def slide_files(path: Path) -> list[Path]:
 
 
 def slide_name(path: Path) -> str:
-    """The default slide id: the file's name without its endings; of a store its name without `.zarr`.
+    """The default slide id: the file's name without its endings; of a store without `.zarr` or `.features.zarr`.
 
     DICOM has its folder's name, or, where several slides lie in one folder, that of the slide's first file.
     """
     try:
+        if path.name.endswith(FEATURES):
+            return path.name.removesuffix(FEATURES)
         if path.suffix == ".zarr":  # a store of a slide `x.ome.svs` is `x.ome.zarr`, too
             return path.name.removesuffix(".zarr" if ome_zarr_mark(path) is None else ".ome.zarr").removesuffix(".zarr")
         if path.is_dir():

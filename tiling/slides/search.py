@@ -9,16 +9,25 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from tiling.core.artefact import COMMIT
 from tiling.core.errors import SlideError
+from tiling.core.files import FEATURES
 from tiling.slides.dicom import dicom_folder
 from tiling.slides.files import SUFFIXES, entry_file, slide_files, slides_in
 from tiling.slides.ome_zarr_reader import ome_zarr_mark
 
 _PICTURES = frozenset({".png", ".jpg", ".jpeg"})  # in a folder of slides: previews, labels, heatmaps
 _DICOM = frozenset({".dcm", ".dicom", ""})
-_STORE, _FEATURES = ".zarr", ".features.zarr"
+_STORE = ".zarr"
+
+
+class Kinds(NamedTuple):
+    """Which stores a search is for, beside slides."""
+
+    stores: bool
+    features: bool
 
 
 @dataclass
@@ -37,13 +46,13 @@ class Found:
         return f"{len(self.slides)} slides" + (f"; left out: {what}" if what else "")
 
 
-def find_slides(named: Sequence[Path], *, stores: bool = False) -> Found:
+def find_slides(named: Sequence[Path], *, stores: bool = False, features: bool = False) -> Found:
     """The slides behind some paths: files, folders and the folders below, and patterns.
 
     A folder is searched by name and first bytes: hidden files (AppleDouble's `._x.svs` too), plain pictures, and
     folders that specslide made are left out. A MIRAX slide, a DICOM series and an OME-Zarr are one slide each. A
     folder without slides, or that may not be read, counts as one, which opening it refuses. With `stores`
-    finished tile stores are found too.
+    finished tile stores are found too, with `features` finished feature stores.
     """
     found = Found()
     for path in _expanded(named):
@@ -53,7 +62,7 @@ def find_slides(named: Sequence[Path], *, stores: bool = False) -> Found:
             found.slides.append(path)
         elif not _is_companion(path):
             within = Found()
-            _walk(path, within, stores, set())
+            _walk(path, within, Kinds(stores, features), set())
             found.slides += within.slides or [path]
             found.left_out += within.left_out
             if not within.slides:
@@ -81,7 +90,7 @@ def _add_file(path: Path, found: Found) -> None:
         found.slides.append(entry)
 
 
-def _walk(folder: Path, found: Found, stores: bool, seen: set[tuple[int, int]]) -> None:
+def _walk(folder: Path, found: Found, wanted: Kinds, seen: set[tuple[int, int]]) -> None:
     """The slides in a folder and those below it, in the order of their names; what may not be read costs itself."""
     with _noted(folder, found):
         place = folder.stat()
@@ -97,8 +106,8 @@ def _walk(folder: Path, found: Found, stores: bool, seen: set[tuple[int, int]]) 
         for path in visible:
             with _noted(path, found):
                 if path.is_dir():
-                    if not _add_folder(path, found, stores):
-                        _walk(path, found, stores, seen)
+                    if not _add_folder(path, found, wanted):
+                        _walk(path, found, wanted, seen)
                 elif path.suffix.lower() in SUFFIXES:
                     found.slides.append(path)
                 elif path not in parts:
@@ -124,10 +133,10 @@ def _add_dicom(folder: Path, paths: Sequence[Path], found: Found) -> set[Path]:
     return {file for slide in slides for file in slide_files(slide)}
 
 
-def _add_folder(path: Path, found: Found, stores: bool) -> bool:
+def _add_folder(path: Path, found: Found, wanted: Kinds) -> bool:
     """Whether a folder is one thing, which then is added, or counted."""
-    published, zarr, features = (path / COMMIT).exists(), path.suffix == _STORE, path.name.endswith(_FEATURES)
-    if (stores and zarr and not features) if published else ome_zarr_mark(path) is not None:
+    published, zarr, features = (path / COMMIT).exists(), path.suffix == _STORE, path.name.endswith(FEATURES)
+    if (zarr and (wanted.features if features else wanted.stores)) if published else ome_zarr_mark(path) is not None:
         found.slides.append(path)
         return True
     if published:

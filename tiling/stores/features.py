@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from tiling.core.arrays import FeatureType, Float32Array
 from tiling.core.artefact import Recipe, content_hash, folder_faults, read_commit, setting_differences
 from tiling.core.errors import StoreError
-from tiling.core.files import sha256_json
+from tiling.core.files import FEATURES, sha256_json
 from tiling.core.versions import RESEARCH_USE
 from tiling.grid import Grid, Mpp, Px0, Raster, TilePx, Tiles, same_scale
 from tiling.stores.codec import decode_lossless
@@ -31,7 +31,6 @@ from tiling.stores.store import SlideFacts, of_one_slide
 
 FORMAT: Final = "specslide-features"
 VERSION: Final = 1
-SUFFIX: Final = ".features.zarr"
 MARK: Final = "features/zarr.json"
 """A file that every feature store has."""
 MAX_DIM: Final = 65_536
@@ -227,13 +226,13 @@ _AGAIN = "embed the slide again with --overwrite"
 
 def feature_path(folder: Path, slide_id: str) -> Path:
     """The feature store of a slide in a folder of such."""
-    return folder / f"{slide_id}{SUFFIX}"
+    return folder / f"{slide_id}{FEATURES}"
 
 
 def is_feature_store(path: Path) -> bool:
     """Whether a path names a feature store, finished or not."""
     try:
-        return (path / MARK).exists() or path.name.endswith(SUFFIX)
+        return (path / MARK).exists() or path.name.endswith(FEATURES)
     except OSError:  # a folder that may not be read: whoever opens it says so
         return False
 

@@ -1,0 +1,142 @@
+"""The task run for each slide that a model of bags explains: embedded on the way, unless its features are there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inference.report.cohort import write_cohort_index
+from pipeline.execution.dask_config import ClusterConfig
+from pipeline.execution.embed_jobs import load_tile_encoder
+from pipeline.execution.jobs import commit_of, require_folder, run_on_devices, with_regions
+from pipeline.execution.partition import Part
+from pipeline.execution.pool import Task, TileProgress, bytes_of
+from pipeline.redaction import files_of, redact, redacted_log
+from tiling.manifest import ManifestRow
+from tiling.stores.features import is_feature_store
+
+if TYPE_CHECKING:  # imported when needed
+    from inference import HeatmapReport
+    from inference.config import EmbedConfig, EncoderConfig, OutputConfig
+    from training.mil.model import BagModel
+
+FEATURES = "features"
+"""The folder of the feature stores that are made on the way, among the heatmaps."""
+_WHOLE = Part()
+
+
+@dataclass(frozen=True)
+class BagJob:
+    """One slide, tile store or feature store to explain; the model is the task's."""
+
+    source: Path
+    slide_id: str
+    out: Path
+    config: EmbedConfig
+    encoder: EncoderConfig | None
+    """What embeds slides and tile stores."""
+    slide_mpp: float | None = None
+    roi: Path | None = None
+    outputs: OutputConfig | None = None
+    overwrite: bool = False
+
+
+def bag_job(job: BagJob, progress: TileProgress, model: Path, device: str) -> HeatmapReport:
+    """Explain the slide of one job, in a process that may have yet to load model and encoder; it does so once."""
+    from inference import embed_slide
+    from inference.bag_heatmap import make_bag_heatmap
+    from inference.config import OutputConfig
+
+    with redacted_log(job.source, job.slide_id):
+        loaded, features = load_bag(model, device), job.source
+        if job.encoder is not None and not is_feature_store(job.source):
+            features = embed_slide(
+                job.source, load_tile_encoder(job.encoder, device), job.out / FEATURES, job.config,
+                slide_id=job.slide_id, slide_mpp=job.slide_mpp, roi=job.roi, overwrite=job.overwrite,
+                progress=progress,
+            ).store  # fmt: skip
+        return make_bag_heatmap(
+            features, loaded, job.out, source=None if features == job.source else job.source, slide_id=job.slide_id,
+            slide_mpp=job.slide_mpp, outputs=job.outputs or OutputConfig(), overwrite=job.overwrite,
+        )  # fmt: skip
+
+
+def load_bag(folder: Path, device: str = "auto") -> BagModel:
+    """A model of bags; loaded once in each process. Raises ModelError, and ConfigError for a device not there."""
+    return _loaded(folder.absolute(), commit_of(folder), device)
+
+
+@cache
+def _loaded(folder: Path, commit: bytes, device: str) -> BagModel:
+    from training import load_bag_model, load_train_config
+    from training.devices import device_of
+
+    return load_bag_model(folder, device_of(load_train_config(None, {"device": device})))
+
+
+def bag_heatmap_all(
+    rows: Sequence[ManifestRow],
+    model: Path,
+    out: Path,
+    config: EmbedConfig,
+    *,
+    encoder: str | None = None,
+    weights: str | None = None,
+    roi: Path | None = None,
+    outputs: OutputConfig | None = None,
+    part: Part = _WHOLE,
+    overwrite: bool = False,
+    device: str = "auto",
+    cluster: ClusterConfig | None = None,
+) -> tuple[list[HeatmapReport], dict[str, str]]:
+    """Heatmaps of slides, tile stores or feature stores by a model of bags; `out/index.html` shows all results.
+
+    Args:
+        rows: Slides or stores by their ids, no two alike.
+        model: The folder of the model of bags.
+        out: Folder of the results; features that are made on the way lie in its `features`.
+        config: How the tiles of slides are chosen and cut.
+        encoder: Where the model's encoder lies, or what it is called; see `inference.encoders.encoder_like`.
+        weights: The file of its weights.
+        roi: The region of interest of a single slide, or a folder of those of each.
+        outputs: Which further files are written.
+        part: The share of the slides that is done here, where several jobs share them.
+        overwrite: Replace results made otherwise, or damaged ones.
+        device: auto, cpu or cuda.
+        cluster: Where it is done; None: on this machine.
+
+    Returns:
+        The heatmaps; and the reason for each slide that failed, by its id.
+
+    Raises:
+        ModelError: For an encoder that is not the model's, naming the difference.
+        ConfigError: For an encoder that cannot be found, where slides are to be embedded.
+        SpecslideError: As `pipeline.execution.jobs.heatmap_all`.
+    """
+    found, failed = with_regions(rows, roi, part)
+    loading = None
+    if not all(is_feature_store(row.slide_path) for row in rows):
+        loading = _encoder_of(model, encoder, weights, device if cluster is None else "cpu")
+    require_folder(out)
+    jobs = [BagJob(r.slide_path, r.slide_id, out, config, loading, r.mpp, a, outputs, overwrite) for r, a in found]
+    task: Task[BagJob, HeatmapReport] = partial(bag_job, model=model.absolute(), device=device)
+    sizes = [bytes_of(job.source) for job in jobs]
+    outcomes = run_on_devices(task, jobs, sizes, title="heatmaps", device=device, cluster=cluster)
+    failed |= {o.job.slide_id: o.error for o in outcomes if o.error is not None}
+    files = {row.slide_id: files_of(row) for row in rows}
+    write_cohort_index(out, {name: redact(text, names=files[name]) for name, text in failed.items()})
+    return [replace(o.result, folder=out / o.job.slide_id) for o in outcomes if o.result is not None], failed
+
+
+def _encoder_of(model: Path, encoder: str | None, weights: str | None, device: str) -> EncoderConfig:
+    """What loads the model's encoder. Raises ModelError if that turns out to be another, ConfigError."""
+    from inference.bag_heatmap import require_encoder
+    from inference.encoders import encoder_like
+
+    loaded = load_bag(model, device)
+    config = encoder_like(loaded.info.encoder, encoder, weights).anywhere()
+    require_encoder(loaded, load_tile_encoder(config, device).record, f"the encoder {config.encoder}")
+    return config
