@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from importlib.metadata import version
 from typing import Annotated, Any
@@ -73,6 +74,8 @@ def main() -> None:
     try:
         app(prog_name="specslide")
     except (SpecslideError, StoppedError) as error:
+        if isinstance(error, StoppedError):
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is saved: a second Ctrl-C ends what is left, silently
         console.show_error(str(error))
         sys.exit(error.exit_code)
     except OSError as error:
