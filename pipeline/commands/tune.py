@@ -91,8 +91,9 @@ def tune(
     samples = data.samples(base, mpp)
     plan = attempts(out, wanted, base)
     left = missing(plan, samples)
-    console.note(f"{len(plan)} runs, {len(plan) // wanted.seeds} candidates under {wanted.seeds} seeds: "
-                 f"{len(plan) - len(left)} are finished")  # fmt: skip
+    seeds = "1 seed" if wanted.seeds == 1 else f"{wanted.seeds} seeds"
+    done = len(plan) - len(left)
+    console.note(f"{len(plan)} runs, {len(plan) // wanted.seeds} candidates under {seeds}: {done} are finished")
     if dry_run:
         _show_plan(plan, left)
         return

@@ -161,4 +161,4 @@ def taken_by(tuning: Tuning, one: Candidate) -> list[str]:
 
 
 def _seeds(count: int) -> str:
-    return "seed" if count == 1 else f"{count:,} seeds"
+    return "1 seed" if count == 1 else f"{count:,} seeds"
