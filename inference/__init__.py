@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from tiling.core.lazy import make_lazy
 
 if TYPE_CHECKING:
+    from inference.bag_heatmap import make_bag_heatmap
     from inference.config import EmbedConfig, EncoderConfig, PredictConfig
     from inference.embed import EmbedReport, embed_slide
     from inference.encoders import TileEncoder, load_encoder
@@ -28,6 +29,7 @@ __all__ = [
     "embed_slide",
     "load_encoder",
     "load_model",
+    "make_bag_heatmap",
     "make_ensemble",
     "make_heatmap",
     "predict_slide",
@@ -47,6 +49,7 @@ make_lazy(
         "embed_slide": "inference.embed",
         "load_encoder": "inference.encoders",
         "load_model": "training",
+        "make_bag_heatmap": "inference.bag_heatmap",
         "make_ensemble": "inference.ensemble",
         "make_heatmap": "inference.heatmap",
         "predict_slide": "inference.predict",

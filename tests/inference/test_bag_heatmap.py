@@ -12,10 +12,13 @@ import pyarrow.parquet
 import pytest
 import tifffile
 import torch
+from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner, Result
 
 from inference import EncoderConfig, embed_slide, load_encoder
 from inference.bag_heatmap import make_bag_heatmap, predict_bag
+from inference.config import EvaluateSlidesConfig
+from inference.evaluation.evaluate_slides import evaluate_slides
 from inference.summary import read_summary
 from pipeline import cli
 from pipeline.provenance import lines_of, trace
@@ -166,3 +169,19 @@ def test_chunks_change_nothing(place: Path, monkeypatch: pytest.MonkeyPatch) -> 
     np.testing.assert_allclose(chunked.bag.attention, whole.bag.attention, atol=1e-6)
     np.testing.assert_allclose(chunked.bag.probabilities, whole.bag.probabilities, atol=1e-6)
     np.testing.assert_allclose(chunked.probabilities, whole.probabilities, atol=1e-6)
+
+
+def test_slides_are_tested_by_what_the_bag_says(place: Path, tmp_path: Path) -> None:
+    """AUROC of the bags' probabilities, against scikit-learn."""
+    model, lines, scores = load_bag_model(place / "bags"), ["slide_path,slide_id,case_id,label"], []
+    encoder = model.info.encoder
+    for number in range(6):
+        features = np.random.default_rng(number).normal(size=(9, encoder.dim)).astype(np.float32)
+        store = made(tmp_path / f"{number}.features.zarr", features, encoder=encoder)
+        scores.append(make_bag_heatmap(store, model, tmp_path / "heatmaps", slide_id=f"s{number}").bag)
+        lines.append(f"s{number}.svs,s{number},c{number},{'tumour' if number % 2 else 'benign'}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    config = EvaluateSlidesConfig(score="bag_probability", resamples=20)
+    found = evaluate_slides(tmp_path / "heatmaps", tmp_path / "labels.csv", tmp_path / "out", config)
+    expected = roc_auc_score([number % 2 for number in range(6)], scores)
+    assert found.scores["bag_probability"].auroc.value == pytest.approx(expected)
