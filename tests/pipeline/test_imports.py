@@ -58,7 +58,7 @@ WINGS: dict[str, tuple[str, ...]] = {  # what the modules of a wing may import o
     "inference/evaluation": ("maps", "exports", "config", "recipes", "summary"),  # neither models nor backends
     "pipeline/execution": ("console", "redaction", "study"),  # of which the ledger alone
     "pipeline/study": ("console", "execution", "redaction"),
-    "pipeline/demo": ("study",),
+    "pipeline/demo": ("execution", "study"),
     "pipeline/commands": ("console", "demo", "execution", "provenance", "redaction", "study"),
 }
 
