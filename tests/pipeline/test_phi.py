@@ -71,6 +71,11 @@ def make_canary(folder: Path, number: int) -> Canary:
         tiff.write(
             slide, tile=(64, 64), compression="jpeg", compressionargs={"level": 90}, datetime="2001:02:03 04:05:06",
             description=f"{begin}256x256 [0,0 256x256] (64x64) JPEG/RGB Q=90|{facts}", **options,
+            extratags=[(code, kind, 0, value, True) for code, kind, value in (
+                (315, 2, words["user"]), (316, 2, words["scanner"]), (33432, 2, words["user"]),  # artist, host, rights
+                (700, 7, f"<x:xmpmeta><dc:creator>{words['user']}</dc:creator></x:xmpmeta>".encode()),
+                (34675, 7, words["user"].encode() * 20),  # an ICC profile
+            )],
         )  # fmt: skip
         tiff.write(slide[::4, ::4], description=f"{begin}256x256 -> 64x64 - |{facts}", **options)
         for kind, colour in (("label", MAGENTA), ("macro", LIME)):
@@ -241,6 +246,35 @@ def test_nothing_of_a_slide_leaves_it(count: int, tmp_path: Path, caplog: pytest
     assert words_in(ran.said + ran.log, canaries) == set()
     assert canaries[0].slide_id in ran.said
     assert ran.log
+
+
+@pytest.mark.nightly
+def test_nothing_leaves_through_a_whole_study(run_cli: RunCli, tmp_path: Path) -> None:
+    """Stores, trainings, tests, heatmaps, pages, ledger and terminal, of slides whose XMP and ICC profile tell, too."""
+    canaries = [make_canary(tmp_path / "slides", number) for number in range(9)]
+    parts = ("train", "train", "train", "train", "val", "val", "test", "test", "test")
+    lines = ["slide_path,slide_id,case_id,label,split"]
+    for number, (canary, split) in enumerate(zip(canaries, parts, strict=True)):
+        label = ("benign", "tumour")[number % 2]
+        lines.append(f"{canary.path},{canary.slide_id},c{number},{label},{split}")
+    (tmp_path / "slides.csv").write_text("\n".join(lines))
+    damaged(canaries[-1], "cut")
+    (tmp_path / "study.yaml").write_text("""
+manifest: slides.csv
+out: results
+tile: {mpp: 1.0, tile_px: 32}
+train: {backbone: test_resnet, weights: none, input_px: 32, epochs: 1, batch_size: 16, threads: 1,
+        bootstrap_resamples: 2}
+evaluate: {resamples: 2}
+stress: {shifts: [hue], strengths: 1, resamples: 2}
+workers: 1
+""")
+    done = run_cli("-v", "run", tmp_path / "study.yaml", cwd=tmp_path)
+    assert done.returncode == 1, "one of the slides is cut"
+    assert "s08" in done.stdout + done.stderr
+    assert (tmp_path / "results" / "heatmaps" / "s06" / "report.html").exists()
+    assert words_in(done.stdout + done.stderr, canaries) == set()
+    assert_silent(tmp_path / "results", canaries)
 
 
 def damaged(canary: Canary, how: str) -> None:
