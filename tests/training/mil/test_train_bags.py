@@ -64,6 +64,33 @@ def test_small_lesions_are_found_from_labels_of_slides(
         assert roc_auc_score(truth, attention) >= 0.95
 
 
+@pytest.mark.nightly
+@pytest.mark.parametrize("head", ["attention", "gated"])
+def test_lesions_of_less_than_a_hundredth_of_the_tiles_are_found(
+    head: str, make_features: Callable[..., Path], quick: BagConfig, tmp_path: Path
+) -> None:
+    """Three tiles of 400, from slides' labels alone: the slide and the tiles, on slides held out."""
+    lines = ["slide_path,slide_id,case_id,label"]
+    for number in range(160):
+        make_features(f"s{number}", bag_of(number, 400, number % 2, lesion=3))
+        lines.append(f"s{number}.svs,s{number},s{number},{('benign', 'tumour')[number % 2]}")
+    manifest = tmp_path / "labels.csv"
+    manifest.write_text("\n".join(lines) + "\n")
+    config = quick.model_copy(update={"head": head, "epochs": 40, "batch_size": 8})
+    samples = samples_from_features(tmp_path / "features", manifest, config)
+    model = load_bag_model(train(samples, tmp_path / "run", config).model)
+    scores, inside = [], []
+    test = samples.where("test")
+    for index in test.tolist():
+        label = int(samples.label[index])
+        found = model.explain([np.insert(bag_of(index, 400, label, lesion=3), 0, 0, axis=1)])
+        scores.append(found.probabilities[1])
+        if label:
+            inside.append(roc_auc_score([1] * 3 + [0] * 397, found.attention))
+    assert roc_auc_score(samples.label[test], scores) >= 0.95
+    assert np.mean(inside) >= 0.95
+
+
 def test_a_run_that_is_stopped_and_killed_ends_with_the_same_bytes(
     feature_cohort: Cohort, quick: BagConfig, tmp_path: Path, at_step: Callable[..., None]
 ) -> None:
