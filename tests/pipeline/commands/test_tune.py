@@ -7,9 +7,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from pipeline import cli
+from pipeline import cli, console
 from pipeline.execution.dask_config import ClusterConfig
 from tests.pipeline.conftest import listing
 from tests.pipeline.test_imports import said
@@ -40,6 +41,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(folder: Path, patch: pytest.MonkeyPatch, *options: object) -> Result:
     patch.chdir(folder)
+    patch.setattr(console, "results", Console(width=300))  # that of the module may have taken another test's width
     words = ["tune", "--images", "index.csv", "--config", "train.yaml", "--penalties", "none,sd", "--lambdas", 20]
     return CliRunner().invoke(cli.app, [*map(str, (*words, "--seeds", 1, *options))], env={"COLUMNS": "300"})
 
