@@ -6,7 +6,7 @@ Each layout is read as its project documents or writes it; what a file does not 
 from __future__ import annotations
 
 import json
-import pickle
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from torch import Tensor
 
 from inference.embed import EmbedReport
 from inference.h5 import require_h5py
@@ -27,6 +28,7 @@ from tiling.manifest import require_slide_id
 from tiling.stores.features import MARK, Encoder, FeatureAttributes, FeatureStore, feature_path
 from tiling.stores.store import SlideFacts
 from tiling.stores.write_features import write_feature_columns, write_features
+from training.models.tensor_file import UNREADABLE, load_tensors
 
 _BLOCK_ROWS = 1024
 _MAX_PX0 = 2**31 - 1
@@ -201,7 +203,7 @@ def _read(path: Path, stack: ExitStack) -> tuple[Foreign, str]:
         for reader in LAYOUTS.values():
             if (foreign := reader(path, file)) is not None:
                 return _checked(path, foreign), sha256
-    except (OSError, ValueError, KeyError, TypeError, IndexError, pickle.UnpicklingError, RuntimeError) as error:
+    except (*UNREADABLE, zipfile.BadZipFile) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(path, f"cannot be read as features ({reason})", "pass a file of a known layout") from error
     raise InputError(path, "is of no known layout", f"known are {', '.join(LAYOUTS)} and slide2vec")
@@ -284,15 +286,16 @@ LAYOUTS: Final[dict[str, Callable[[Path, Any], Foreign | None]]] = {
 def _slide2vec(path: Path) -> Foreign:
     """slide2vec (its docs, "Output Layout"): features in .pt or .npz, `.meta.json` beside, places in `tiles/`."""
     if path.suffix.lower() == ".npz":
-        with np.load(path, allow_pickle=False) as data:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
             features = data["features"]
     else:
-        import torch
-
-        features = torch.load(path, map_location="cpu", weights_only=True).numpy()
+        features = load_tensors(path)
+        if not isinstance(features, Tensor):
+            raise ValueError("it holds no tensor")
+        features = features.numpy()
     meta = read_json(path.with_name(f"{path.stem}.meta.json"))
     tiles = path.parent.parent / "tiles"
-    with np.load(tiles / f"{path.stem}.coordinates.npz", allow_pickle=False) as data:
+    with (tiles / f"{path.stem}.coordinates.npz").open("rb") as file, np.load(file, allow_pickle=False) as data:
         places = np.stack([data["x"], data["y"]], 1).astype(np.float64)
         columns = {"tissue": data["tissue_fractions"].astype(np.float32)} if "tissue_fractions" in data else {}
     slide = _section(tiles / f"{path.stem}.coordinates.meta.json", "slide")

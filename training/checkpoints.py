@@ -14,7 +14,6 @@ import hashlib
 import io
 import json
 import logging
-import pickle
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from torch import Tensor
 from tiling.core.artefact import require_own, setting_differences
 from tiling.core.errors import ModelError
 from tiling.core.files import canonical_json, output_error, sha256_json, write_file
+from training.models.tensor_file import UNREADABLE, load_tensors
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +76,8 @@ class Checkpoints:
             return None
         try:
             payload = _unsealed(self._last.read_bytes())
-            state: State = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-        except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            state: State = load_tensors(io.BytesIO(payload))
+        except UNREADABLE as error:
             log.warning("%s: cannot be used (%s); training starts anew", self._last, type(error).__name__)
             return None
         if state.pop("key") != sha256_json(dict(self.identity)):

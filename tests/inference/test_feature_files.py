@@ -116,6 +116,20 @@ def test_slide2vec_s_files_say_everything(tmp_path: Path) -> None:
         assert (found.encoder.name, found.encoder.tile_px) == ("virchow2", 224)
 
 
+@pytest.mark.parametrize("name", ["s.pt", "s.npz", "s.h5"])
+@pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04junk", b"\x80\x02}q\x00.", b"\x89HDF\r\n\x1a\n"])
+def test_what_is_no_file_of_features_is_refused_by_name(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"{name}.*cannot be read"):
+        import_features(tmp_path / name, tmp_path / "out")
+
+
+def test_a_dictionary_of_tensors_is_no_file_of_features(tmp_path: Path) -> None:
+    torch.save({"features": torch.ones(3, 4)}, tmp_path / "s.pt")
+    with pytest.raises(InputError, match="holds no tensor"):
+        import_features(tmp_path / "s.pt", tmp_path / "out")
+
+
 def test_clam_s_layout_there_and_back(store: FeatureStore, tmp_path: Path) -> None:
     path = export_features(store.path, "clam", tmp_path)
     with h5py.File(path) as file:

@@ -16,14 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import timm
 import timm.models
-import torch
 from huggingface_hub.errors import EntryNotFoundError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tiling.core.errors import ConfigError, ModelError
 from training.models.backbone_args import refused_args
+from training.models.tensor_file import UNREADABLE, load_tensors
 
 if TYPE_CHECKING:
     from training.models.classifier import TileClassifier
@@ -180,10 +178,8 @@ def _read_weights(path: Path) -> State:
     """Tensors by name from a .safetensors file or a .pth whose tensors lie at the top or under "state_dict"."""
     fix = "pass a .safetensors file, or a .pth that holds tensors only"
     try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+        loaded = load_tensors(path)
+    except UNREADABLE as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise ModelError(path, f"its weights cannot be read ({reason})", fix) from None
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
