@@ -34,7 +34,7 @@ class TuneConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    rule: Literal["log_loss", "tolerance", "stress", "agreement", "errors"] = "stress"
+    rule: Literal["log_loss", "tolerance", "stress", "regret", "agreement", "errors"] = "stress"
     """How one is chosen by its validation: "stress": mean balanced accuracy over validation and its shifted copies;
     "agreement": decisions that the shifts change least; "errors": accuracy where plain training errs and where it does
     not; "tolerance": the strongest penalty that costs little AUROC; "log_loss"."""

@@ -1,8 +1,9 @@
 """RULES: which trained candidate to take, by what each shows on the validation of its own hospital. Pure.
 
-Validation that holds a shortcut prefers the networks that use it. `stress` and `agreement` look at copies of validation
-that are shifted as another scanner or laboratory might, with shifts that are set before any shortcut is known; `errors`
-looks at the tiles that plain training gets wrong, which are those where a shortcut misleads. None sees external data.
+Validation that holds a shortcut prefers the networks that use it. `stress`, `regret` and `agreement` look at copies
+of validation that are shifted as another scanner or laboratory might, with shifts that are set before any shortcut is
+known; `errors` looks at the tiles that plain training gets wrong, which are those where a shortcut misleads.
+None sees external data.
 
 Candidates come in order of their regularisation, the weakest first; of equals the first is chosen.
 """
@@ -77,7 +78,7 @@ class Rule:
 
 def stress(one: Quantities) -> float:
     """Mean balanced accuracy over the unshifted validation, which counts once, and each of its shifted copies."""
-    return _mean([one.balanced_accuracy, *(copy.balanced_accuracy for copy in _copies(one))])
+    return _mean(_accuracies(one))
 
 
 def agreement(one: Quantities) -> float:
@@ -116,6 +117,20 @@ def not_far_below(one: Quantities, every: Collection[Quantities]) -> bool:
     return one.balanced_accuracy >= best - MAY_LOSE * max(0.0, best - chance)
 
 
+def shortfall(one: Quantities, every: Collection[Quantities]) -> float:
+    """The most balanced accuracy that another candidate has more, over the unshifted validation and each shifted copy.
+
+    Savage's regret: a shift that no candidate stands says nothing, and one shift cannot be outvoted by the others.
+    """
+    best = [max(values) for values in zip(*(_accuracies(other) for other in every), strict=True)]
+    return max(most - value for most, value in zip(best, _accuracies(one), strict=True))
+
+
+def least_regret(one: Quantities, every: Collection[Quantities]) -> bool:
+    """Whether no candidate has a smaller `shortfall`."""
+    return shortfall(one, every) <= min(shortfall(other, every) for other in every)
+
+
 RULES: dict[str, Rule] = {
     "log_loss": Rule("the lowest log loss at the own best temperature", lambda one: -one.log_loss),
     "tolerance": Rule(
@@ -125,6 +140,9 @@ RULES: dict[str, Rule] = {
         strongest=True,
     ),
     "stress": Rule("the best mean balanced accuracy over validation and its shifted copies", stress),
+    "regret": Rule(
+        "the smallest shortfall behind the best candidate under the shift where it is largest", stress, least_regret
+    ),
     "agreement": Rule(
         "decisions that change least on shifted copies, of candidates not far below the best", agreement, not_far_below
     ),
@@ -137,6 +155,10 @@ def _copies(one: Quantities) -> list[Shifted]:
     if not one.shifted:
         raise ValueError("the rule needs quantities of shifted copies")
     return list(one.shifted.values())
+
+
+def _accuracies(one: Quantities) -> list[float]:
+    return [one.balanced_accuracy, *(copy.balanced_accuracy for copy in _copies(one))]
 
 
 def _mean(values: list[float]) -> float:

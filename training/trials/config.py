@@ -29,7 +29,8 @@ class TrialConfig(BaseModel):
     seeds: int = Field(10, ge=1, le=1000)
     """Seeds 0, 1, ...: each its own split, first weights and order of batches, the same for all methods."""
     rules: tuple[str, ...] = Field(tuple(RULES), min_length=1)
-    """How each seed chooses a method's setting by its validation: log_loss, tolerance, stress, agreement, errors."""
+    """How each seed chooses a method's setting by its validation: log_loss, tolerance, stress, regret, agreement,
+    errors."""
     shifts: tuple[str, ...] = Field(("all",), min_length=1, validate_default=True)
     """Shifts that the rules stress and agreement look at, half as strong as they go; all: all of them."""
 

@@ -5,7 +5,7 @@ import math
 import pytest
 from pydantic import ValidationError
 
-from training.selection.rules import RULES, Quantities, Shifted, agreement, errors, stress
+from training.selection.rules import RULES, Quantities, Shifted, agreement, errors, shortfall, stress
 
 
 def seen(
@@ -34,12 +34,30 @@ GRID = {  # the weakest regularisation first; it uses the shortcut, and only the
 
 @pytest.mark.parametrize(
     ("rule", "chosen"),
-    [("log_loss", "plain"), ("tolerance", "lambda"), ("stress", "decay"), ("agreement", "lambda"),
+    [("log_loss", "plain"), ("tolerance", "lambda"), ("stress", "decay"), ("regret", "decay"), ("agreement", "lambda"),
      ("errors", "lambda")],
 )  # fmt: skip
 def test_each_rule_chooses_by_its_own_quantity(rule: str, chosen: str) -> None:
     assert RULES[rule](GRID) == chosen
     assert RULES[rule](dict(reversed(GRID.items()))) == {"tolerance": "plain"}.get(rule, chosen)
+
+
+def test_regret_is_not_outvoted_by_the_shifts_that_all_candidates_stand() -> None:
+    copies = {
+        "shortcut": ((0.55, 1.0), *[(0.95, 1.0)] * 9),  # fails under one shift alone
+        "tissue": ((0.85, 1.0), *[(0.90, 1.0)] * 9),
+        "flat": ((0.84, 1.0), *[(0.70, 1.0)] * 9),
+    }
+    candidates = {name: seen(0.1, 0.9, 0.95, of) for name, of in copies.items()}
+    assert RULES["stress"](candidates) == "shortcut"
+    assert RULES["regret"](candidates) == "tissue"
+    assert [shortfall(one, candidates.values()) for one in candidates.values()] == pytest.approx([0.30, 0.05, 0.25])
+
+
+def test_regret_ignores_a_shift_that_no_candidate_stands() -> None:
+    dark = (0.5, 1.0)
+    candidates = {"weak": seen(0.1, 0.9, 0.9, ((0.7, 1.0), dark)), "better": seen(0.1, 0.9, 0.9, ((0.8, 1.0), dark))}
+    assert RULES["regret"](candidates) == "better"
 
 
 def test_values_are_the_means_they_say() -> None:
