@@ -25,9 +25,10 @@ import openslide
 import tifffile
 from numpy.typing import NDArray
 
+from tiling.slides.direct import open_tiled_levels
 from tiling.slides.jpeg_stream import ScaleDenom, decode_stream
 from tiling.slides.slide import Slide
-from tiling.slides.tiled_tiff import TiledLevels, open_tiled_levels
+from tiling.slides.tiled_levels import TiledLevels
 
 PX = 512  # side of a region, level-0 pixels
 Corner = tuple[int, int]

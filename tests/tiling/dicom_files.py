@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.encaps import encapsulate
-from pydicom.uid import UID, JPEGBaseline8Bit
+from pydicom.encaps import encapsulate, encapsulate_extended
+from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGBaseline8Bit
 
 ROOT = "1.2.826.0.1.3680043.8.498.1"
 WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
@@ -27,13 +27,21 @@ def jpeg(tile: NDArray[np.uint8]) -> bytes:
     return bytes(imagecodecs.jpeg8_encode(tile, level=95, subsampling="444"))
 
 
-def frames(picture: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-    """The picture's tiles in reading order, white where they reach beyond it."""
-    height, width = picture.shape[:2]
-    beyond = ((0, -height % TILE_PX), (0, -width % TILE_PX), *((0, 0),) * (picture.ndim - 2))
+def frames(picture: NDArray[np.uint8], tile: tuple[int, int] = (TILE_PX, TILE_PX)) -> list[NDArray[np.uint8]]:
+    """The picture's tiles of that width and height in reading order, white where they reach beyond it."""
+    (height, width), (tile_w, tile_h) = picture.shape[:2], tile
+    beyond = ((0, -height % tile_h), (0, -width % tile_w), *((0, 0),) * (picture.ndim - 2))
     full = np.pad(picture, beyond, constant_values=255)
-    corners = [(y, x) for y in range(0, height, TILE_PX) for x in range(0, width, TILE_PX)]
-    return [np.ascontiguousarray(full[y : y + TILE_PX, x : x + TILE_PX]) for y, x in corners]
+    corners = [(y, x) for y in range(0, height, tile_h) for x in range(0, width, tile_w)]
+    return [np.ascontiguousarray(full[y : y + tile_h, x : x + tile_w]) for y, x in corners]
+
+
+def frame_place(column: int, row: int) -> Dataset:
+    """The functional groups of a frame that say where it lies, pixels from 1."""
+    where, frame = Dataset(), Dataset()
+    where.ColumnPositionInTotalImagePixelMatrix, where.RowPositionInTotalImagePixelMatrix = column, row
+    frame.PlanePositionSlideSequence = [where]
+    return frame
 
 
 def write_object(path: Path, sop_class: str, series: str = "9", syntax: str = "1.2.840.10008.1.2.1") -> Path:
@@ -53,15 +61,18 @@ def write_instance(
     flavour: str = "VOLUME",
     part: int | None = None,
     frames_of: list[int] | None = None,
+    tile: tuple[int, int] = (TILE_PX, TILE_PX),
+    table: Literal["basic", "extended", "none"] = "basic",
+    fragments: int = 1,
     **more: Any,
 ) -> Path:
     """A tiled whole-slide image; `part` 0 or 1 is that half of it as a concatenation; `frames_of` tiles are
-    written, in that order; `more` are elements by name."""
-    tiles = frames(picture)
+    written, in that order; `more` are elements by name. Without compression in explicit VR little endian."""
+    tiles = frames(picture, tile)
     tiles = tiles if frames_of is None else [tiles[index] for index in frames_of]
     ds = _object(WHOLE_SLIDE, series)
     ds.ImageType = ["ORIGINAL", "PRIMARY", flavour, "NONE"]
-    ds.Rows = ds.Columns = TILE_PX
+    ds.Columns, ds.Rows = tile
     ds.TotalPixelMatrixRows, ds.TotalPixelMatrixColumns = picture.shape[:2]
     ds.SamplesPerPixel, ds.PhotometricInterpretation = (1 if picture.ndim == 2 else 3), colours
     ds.PlanarConfiguration = 0
@@ -85,8 +96,15 @@ def write_instance(
     ds.NumberOfFrames = len(tiles)
     for keyword, value in more.items():
         setattr(ds, keyword, value)
-    ds.PixelData = encapsulate([encode(tile) for tile in tiles])
-    ds["PixelData"].is_undefined_length = True
+    encoded = [encode(tile) for tile in tiles]
+    if syntax == ExplicitVRLittleEndian:
+        ds.PixelData = b"".join(encoded)
+        ds["PixelData"].VR = "OB"
+    elif table == "extended":
+        ds.PixelData, ds.ExtendedOffsetTable, ds.ExtendedOffsetTableLengths = encapsulate_extended(encoded)
+    else:
+        ds.PixelData = encapsulate(encoded, fragments_per_frame=fragments, has_bot=table == "basic")
+    ds["PixelData"].is_undefined_length = syntax != ExplicitVRLittleEndian
     return _save(ds, path, syntax)
 
 

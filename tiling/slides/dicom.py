@@ -7,16 +7,14 @@ other objects beside it are left alone. Of a header only what `Header` holds is 
 from __future__ import annotations
 
 import logging
-import os
 import re
 import struct
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO
 
 from tiling.core.errors import SlideError, UnsupportedSlideError
+from tiling.slides.dicom_elements import FRAME_PLACES, elements
 from tiling.slides.dicom_jpeg2000 import DicomStreams, FramesFile
 from tiling.slides.openslide_reader import OpenSlideReader
 
@@ -49,22 +47,19 @@ _PREAMBLE = 128
 _MAGIC = b"DICM"
 _SOP_CLASS, _META_SOP_CLASS, _TRANSFER_SYNTAX = 0x00080016, 0x00020002, 0x00020010
 _IMAGE_TYPE, _SERIES, _CONCATENATION, _ORGANISATION = 0x00080008, 0x0020000E, 0x00209161, 0x00209311
-_FOCAL_PLANES, _FRAME_PLACES = 0x00480303, 0x52009230
+_FOCAL_PLANES = 0x00480303
 _TILE_ROWS, _TILE_COLUMNS = 0x00280010, 0x00280011
+_FRAMES, _FRAMES_BEFORE = 0x00280008, 0x00209228
 _SAMPLES, _PHOTOMETRIC, _BITS, _COLUMNS, _ROWS = 0x00280002, 0x00280004, 0x00280100, 0x00480006, 0x00480007
 _WANTED = {
     _META_SOP_CLASS, _TRANSFER_SYNTAX, _SOP_CLASS, _IMAGE_TYPE, _SERIES, _CONCATENATION, _SAMPLES, _PHOTOMETRIC, _BITS,
-    _COLUMNS, _ROWS, _ORGANISATION, _FOCAL_PLANES, _TILE_ROWS, _TILE_COLUMNS,
+    _COLUMNS, _ROWS, _ORGANISATION, _FOCAL_PLANES, _TILE_ROWS, _TILE_COLUMNS, _FRAMES, _FRAMES_BEFORE,
 }  # fmt: skip
 _COLOURS = (
     "MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT",
     "YBR_RCT",
 )  # fmt: skip
-_LONG_VRS = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
-_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-_UNDEFINED = 0xFFFFFFFF
 _FIX = "pass a whole-slide image (VL Whole Slide Microscopy, VOLUME), or the folder of its series"
-_MAX_ELEMENTS, _MAX_VALUE = 100_000, 4096  # no header of a slide comes near; bound what a damaged one costs
 
 
 @dataclass(frozen=True)
@@ -90,14 +85,25 @@ class Header:
     """Width and height of a frame, pixels."""
     in_order: bool
     """Whether its frames are in reading order."""
+    own_places: bool
+    """Whether each of its frames says where it lies."""
     beyond: int
     """A place in the file, beyond what was read of it and before its frames."""
+    frames: int
+    """How many frames it says it holds."""
+    frames_before: int
+    """How many frames of the image lie in earlier files, where one is cut into several."""
 
     @property
     def is_pyramid(self) -> bool:
         """Whether it holds pixels of the slide, not its label, overview or thumbnail; true where that is not said."""
         unseen = self.transfer_syntax in _OTHERWISE_LAID_OUT
         return self.sop_class == _WHOLE_SLIDE and ("VOLUME" in self.image_type or unseen)
+
+    @property
+    def compression(self) -> str:
+        """How its frames are compressed; empty if OpenSlide does not read it."""
+        return _COMPRESSION.get(self.transfer_syntax, ("", ()))[0]
 
     @property
     def kind(self) -> str:
@@ -151,10 +157,10 @@ def read_header(path: Path) -> Header | None:
     try:
         with path.open("rb") as f:
             f.seek(_PREAMBLE + len(_MAGIC))
-            found = dict(_elements(f, explicit=True, last=0x0002FFFF))
+            found = dict(elements(f, _WANTED, explicit=True, last=0x0002FFFF))
             syntax = _text(found, _TRANSFER_SYNTAX)
             if syntax not in _OTHERWISE_LAID_OUT:
-                found |= dict(_elements(f, explicit=syntax != _IMPLICIT_VR, last=_FRAME_PLACES))
+                found |= dict(elements(f, _WANTED, explicit=syntax != _IMPLICIT_VR, last=FRAME_PLACES))
             beyond = f.tell()
     except (ValueError, struct.error):
         return None
@@ -172,10 +178,13 @@ def read_header(path: Path) -> Header | None:
         colours=_text(found, _PHOTOMETRIC),
         size=(_number(found, _COLUMNS), _number(found, _ROWS)),
         focal_planes=max(1, _number(found, _FOCAL_PLANES)),
-        placed=_text(found, _ORGANISATION) != "TILED_SPARSE" or _FRAME_PLACES in found,
+        placed=_text(found, _ORGANISATION) != "TILED_SPARSE" or FRAME_PLACES in found,
         tile=(_number(found, _TILE_COLUMNS), _number(found, _TILE_ROWS)),
-        in_order=_text(found, _ORGANISATION) == "TILED_FULL" and _FRAME_PLACES not in found,
+        in_order=_text(found, _ORGANISATION) == "TILED_FULL" and FRAME_PLACES not in found,
+        own_places=FRAME_PLACES in found,
         beyond=beyond,
+        frames=int(count) if (count := _text(found, _FRAMES)).isdecimal() else 0,
+        frames_before=_number(found, _FRAMES_BEFORE),
     )
 
 
@@ -249,10 +258,10 @@ def open_with_dicom(path: Path, entry: Path) -> OpenSlideReader | None:
     jpeg2000 = [
         FramesFile(file, header.size, header.tile, header.in_order, header.beyond)
         for file, header in slide.pyramid
-        if _COMPRESSION[header.transfer_syntax][0] == "JPEG2000"
+        if header.compression == "JPEG2000"
     ]
     streams = DicomStreams(path, jpeg2000) if jpeg2000 else None
-    return OpenSlideReader(path, slide.entry, _COMPRESSION[slide.pyramid[0][1].transfer_syntax][0], streams=streams)
+    return OpenSlideReader(path, slide.entry, slide.pyramid[0][1].compression, streams=streams)
 
 
 def _only_slide(path: Path, found: DicomFolder) -> DicomSlide | None:
@@ -291,46 +300,6 @@ def _require_supported(path: Path, header: Header) -> None:
         raise UnsupportedSlideError(
             path, f"is DICOM with {compression} in the colours {named}, which is not supported", fix
         )
-
-
-def _elements(f: BinaryIO, *, explicit: bool, last: int) -> Iterator[tuple[int, bytes]]:
-    """The wanted data elements of the dataset at the file's position, up to the tag `last`; (tag, value).
-
-    What sequences hold is passed over; of `last`, which may be a long one, nothing but that it is there is told.
-    `explicit`: whether value representations are written out. Raises ValueError, struct.error.
-    """
-    inside = [explicit]  # of the dataset and of the sequences and items of undefined length about to be passed over
-    for _ in range(_MAX_ELEMENTS):
-        head = f.read(8)
-        if len(head) < 8:
-            return
-        group, element, length = struct.unpack("<HHI", head)
-        tag, representation = group << 16 | element, head[4:6]
-        if len(inside) == 1 and tag > last:
-            f.seek(-8, os.SEEK_CUR)
-            return
-        if len(inside) == 1 and tag == last:
-            yield tag, b""
-            return
-        if tag in (_ITEM_END, _SEQUENCE_END):
-            inside.pop()
-            if not inside:
-                raise ValueError("an end without its beginning")
-            continue
-        if tag != _ITEM and inside[-1]:
-            if not representation.isalpha():
-                raise ValueError("no value representation")
-            long = representation in _LONG_VRS
-            length = struct.unpack("<I", f.read(4))[0] if long else struct.unpack("<H", head[6:])[0]
-        if length == _UNDEFINED:  # what a sequence of unknown representation holds is written without any
-            inside.append(inside[-1] and representation != b"UN")
-        elif len(inside) == 1 and tag in _WANTED:
-            if length > _MAX_VALUE:
-                raise ValueError("a value too long")
-            yield tag, f.read(length)
-        else:
-            f.seek(length, os.SEEK_CUR)
-    raise ValueError("too many elements")
 
 
 def _text(found: dict[int, bytes], tag: int) -> str:

@@ -24,13 +24,14 @@ from tiling.core.errors import SlideError
 from tiling.core.files import sha256_file, sha256_json
 from tiling.core.tiff import DAMAGE
 from tiling.grid import MAX_SIDE0, Bounds, Frame
+from tiling.slides.direct import open_tiled_levels
 from tiling.slides.files import entry_file, slide_files
 from tiling.slides.jpeg_stream import ScaleDenom
 from tiling.slides.ome_zarr_reader import MARKS
 from tiling.slides.reader import SlideReader, exact_downsamples, unreadable
 from tiling.slides.readers import open_reader
 from tiling.slides.tiff_picture import compression_name
-from tiling.slides.tiled_tiff import TiledLevels, open_tiled_levels
+from tiling.slides.tiled_levels import TiledLevels
 
 # Scanners and field formats lie between; outside, the "resolution" is a printing default such as 72 dpi.
 PLAUSIBLE_MPP = (0.02, 60.0)

@@ -14,9 +14,8 @@ import numpy as np
 import pydicom
 import pytest
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
 
-from tests.tiling.dicom_files import REPORT, WHOLE_SLIDE, Encode, write_instance, write_object
+from tests.tiling.dicom_files import REPORT, WHOLE_SLIDE, Encode, frame_place, write_instance, write_object
 from tests.tiling.slides.test_slide import assert_one_sentence, noise
 from tiling.core.errors import SlideError, UnsupportedSlideError
 from tiling.core.files import sha256_file, sha256_json
@@ -196,20 +195,13 @@ def test_frames_without_places_are_refused(tmp_path: Path, picture: U8) -> None:
     with pytest.raises(SlideError, match="where its frames lie"):
         Slide(tmp_path / "case")
     sparse["PerFrameFunctionalGroupsSequence"] = [
-        place(column, row) for row, column in ((257, 1), (1, 257), (1, 1))
+        frame_place(column, row) for row, column in ((257, 1), (1, 257), (1, 1))
     ]  # the fourth is left out
     how: dict[str, Any] = {"syntax": JPEG_2000, "colours": "YBR_RCT", "encode": lossless}
     write_instance(tmp_path / "case/a", picture, frames_of=[2, 1, 0], **how, **sparse)
     expected = picture.copy()
     expected[256:, 256:] = 255
     np.testing.assert_array_equal(pixels(tmp_path / "case"), expected)
-
-
-def place(column: int, row: int) -> Dataset:
-    where, frame = Dataset(), Dataset()
-    where.ColumnPositionInTotalImagePixelMatrix, where.RowPositionInTotalImagePixelMatrix = column, row
-    frame.PlanePositionSlideSequence = [where]
-    return frame
 
 
 def test_images_of_one_size_in_one_series_are_refused(tmp_path: Path, picture: U8) -> None:
@@ -269,6 +261,7 @@ def test_headers_equal_pydicom(dicom: Path) -> None:
         assert header.size == (ds.TotalPixelMatrixColumns, ds.TotalPixelMatrixRows)
         assert (header.samples, header.bits) == (ds.SamplesPerPixel, ds.BitsAllocated)
         assert header.colours == ds.PhotometricInterpretation
+        assert header.frames == int(ds.NumberOfFrames)
         assert header.is_pyramid == ("VOLUME" in ds.ImageType)
 
 

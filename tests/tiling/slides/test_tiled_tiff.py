@@ -26,10 +26,12 @@ from numpy.typing import NDArray
 
 from pipeline.demo.synthetic import write_pyramid
 from tiling.core.errors import SlideError
-from tiling.slides.jpeg_stream import ScaleDenom
+from tiling.slides.direct import open_tiled_levels
+from tiling.slides.jpeg_stream import NotUnderstoodError, ScaleDenom
 from tiling.slides.readers import open_reader
 from tiling.slides.slide import Slide
-from tiling.slides.tiled_tiff import BadTileError, TiledLevels, open_tiled_levels
+from tiling.slides.tiled_levels import BadTileError, TiledLevels
+from tiling.slides.tiled_tiff import tiff_levels
 
 U8 = NDArray[np.uint8]
 DENOMS: tuple[ScaleDenom, ...] = (2, 4, 8)
@@ -466,9 +468,9 @@ def test_other_tiffs_are_left_alone(tmp_path: Path, kind: str, caplog: pytest.Lo
     if kind == "separate planes":
         pixels = np.ascontiguousarray(np.moveaxis(pixels, 2, 0))
     path = write_plain(tmp_path / "a.tif", pixels, **PLAIN[kind])
-    with caplog.at_level(logging.DEBUG, "tiling.slides.tiled_tiff"):
+    with caplog.at_level(logging.DEBUG, "tiling.slides.direct"):
         assert open_tiled_levels(path, [Size(400, 300, 1.0)]) is None
-    assert "not read as a tiled TIFF: " in caplog.text
+    assert "not read as tiles of TIFF: " in caplog.text
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -494,10 +496,9 @@ def test_giant_tiles_are_left_alone(tmp_path: Path) -> None:
     assert open_tiled_levels(path, [Size(64, 64, 1.0)]) is None
 
 
-def test_other_vendors_are_left_alone(ndpi: Path, dicom: Path) -> None:
-    assert open_tiled_levels(ndpi, sizes(ndpi)) is None
-    instance = sorted(dicom.iterdir())[0]
-    assert open_tiled_levels(instance, sizes(instance)) is None
+def test_other_vendors_are_left_alone(ndpi: Path) -> None:
+    with pytest.raises(NotUnderstoodError, match="hamamatsu"):
+        tiff_levels(ndpi, sizes(ndpi))
 
 
 def test_aperio_slides_with_left_out_tiles_are_left_alone(tmp_path: Path) -> None:
