@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from inference.encoders import TileEncoder, load_encoder
     from inference.ensemble import Ensemble, make_ensemble
     from inference.heatmap import HeatmapReport, make_heatmap
+    from inference.models.load import load_model
     from inference.predict import predict_slide
     from inference.prediction import Prediction
-    from training import load_model
 
 __all__ = [
     "EmbedConfig",
@@ -48,7 +48,7 @@ make_lazy(
         "TileEncoder": "inference.encoders",
         "embed_slide": "inference.embed",
         "load_encoder": "inference.encoders",
-        "load_model": "training",
+        "load_model": "inference.models.load",
         "make_bag_heatmap": "inference.bag_heatmap",
         "make_ensemble": "inference.ensemble",
         "make_heatmap": "inference.heatmap",

@@ -70,6 +70,10 @@ def choose_backend(model: TileModel, backend: Backend, precision: Precision) -> 
     plain = torch_predict(model, precision)
     if backend == "torch":
         return "torch", plain
+    if isinstance(model.network.backbone, torch.jit.ScriptModule):
+        if backend == "auto":
+            return "torch", plain
+        raise ModelError("the model", "is TorchScript, which ONNX Runtime does not run", "use --backend torch")
     missing = find_spec("onnxruntime") is None or find_spec("onnx") is None
     if model.device.type != "cpu" or missing:
         if backend == "auto":

@@ -154,6 +154,7 @@ def _provenance(model: TileModel | Ensemble, predictor: Predictor, settings: dic
             "model_mpp": m.info.mpp,
             "model_tile_px": m.info.tile_px,
         }
+        | ({"limits": m.info.limits} if m.info.limits else {})
         for m in predictor.models
     ]
     made = facts[0]

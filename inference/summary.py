@@ -79,6 +79,11 @@ class HeatmapSummary(BaseModel):
         return made_from
 
     @property
+    def limits(self) -> list[str]:
+        """What the models' makers say of their limits."""
+        return limits_of(self.made_from)
+
+    @property
     def warning(self) -> str | None:
         """The warning to be read before the result, if there is one."""
         return None if self.out_of_distribution is None else self.out_of_distribution.warning
@@ -97,6 +102,12 @@ class HeatmapSummary(BaseModel):
         """Write the file into a heatmap's folder. Raises OSError."""
         record = self.model_dump(mode="json", exclude={"bag"} if self.bag is None else set())
         (folder / SUMMARY).write_text(canonical_json(record), encoding="utf-8")
+
+
+def limits_of(made_from: Mapping[str, Any]) -> list[str]:
+    """What the makers of the models that a prediction was made by say of their limits, each once."""
+    models = [made_from, *(one for one in made_from.get("models", ()) if isinstance(one, Mapping))]
+    return list(dict.fromkeys(str(one["limits"]) for one in models if one.get("limits")))
 
 
 def read_summary(folder: Path) -> HeatmapSummary:

@@ -23,6 +23,7 @@ from pipeline.commands.info import info
 from pipeline.commands.init import init
 from pipeline.commands.label import label
 from pipeline.commands.manifest import manifest
+from pipeline.commands.models import models
 from pipeline.commands.provenance import provenance
 from pipeline.commands.run import run
 from pipeline.commands.shortcut import shortcut
@@ -53,8 +54,8 @@ app.add_typer(imports, name="import")
 app.add_typer(exports, name="export")
 app.add_typer(studies, name="study")
 for _command in (
-    info, manifest, tile, label, embed, train, tune, evaluate, stress, heatmap, export_model, evaluate_slides, tiles,
-    init, run, status, provenance, verify, demo,
+    info, manifest, tile, label, embed, train, tune, evaluate, stress, models, heatmap, export_model, evaluate_slides,
+    tiles, init, run, status, provenance, verify, demo,
 ):  # fmt: skip  # in the order of their use, which --help keeps
     app.command(cls=SuggestingCommand)(_command)
 _LAST = {"allow_interspersed_args": False}  # what follows slurm's command is that command's own

@@ -92,6 +92,16 @@ class LearningConfig(BaseModel):
     where: str | None = None
     """Which tiles of the stores, by their columns: `blur < 1.2 and black < 0.1`; see tiling.stores.query. None: all."""
 
+    # the model that is kept
+    half_weights: bool = False
+    """Keep the network's matrices as 16-bit numbers, half as large; they are rounded before anything is measured."""
+    tissue: str | None = Field(None, max_length=200)
+    """What the model is for, in words: tissue, stain and finding. Its card and `specslide models` say it."""
+    licence: str | None = Field(None, max_length=200)
+    """Under which licence the model is handed on. Its card and `specslide models` say it."""
+    limits: str | None = Field(None, max_length=2000)
+    """What its card, and each report by it, say of the model's limits, beside what holds for any model."""
+
     # the machine
     workers: int | None = Field(None, ge=0, le=256)
     """Loader processes for each process that trains; 0 loads them in that one itself. None: 0 on a CPU, which computes

@@ -48,7 +48,7 @@ from training.mil.model import BagClassifier
 from training.models.backbones import load_weights
 from training.models.card import model_card
 from training.models.classifier import Features, TileClassifier, make_classifier
-from training.models.folder import save_model
+from training.models.folder import round_matrices, save_model
 from training.models.info import NoveltySummary
 from training.models.ood import MAX_TILES, QUANTILE, Novelty, fit_novelty
 from training.models.stain import stain_target
@@ -140,6 +140,8 @@ def train(samples: Samples, out: Path, config: AnyConfig | None = None, *, overw
         with held_run(out, checkpoints, fabric, overwrite), _code_for_launchers(), logs_of as logs:
             training = Training(network, splits["train"], splits["val"], batches, config, fabric, checkpoints, stop)
             progress = training.fit(logs, log_folder(out) / "metrics.csv")
+            if config.half_weights:
+                round_matrices(network)
             tested = {name: split for name, split in splits.items() if name != "train" and len(split)}
             logits = {name: training.logits(eval_loader(split, config, fabric), training.network, len(split))
                       for name, split in tested.items()}  # fmt: skip

@@ -76,6 +76,8 @@ def _write_index(folder: Path, found: Sequence[tuple[Path, HeatmapSummary]], fai
         columns = (*columns[:3], "slide", *columns[3:])
         rows = tuple((*row[:3], _of_bag(summary), *row[3:]) for row, (_, summary) in zip(rows, found, strict=True))
     sections = [Section("Slides", text, columns, rows)]
+    if limits := tuple(dict.fromkeys((limit,) for _, summary in found for limit in summary.limits)):
+        sections.append(Section("Limits of the model", columns=("what its maker says",), rows=limits))
     if unlike := tuple((result.name, summary.warning) for result, summary in found if summary.warning):
         sections.append(Section("Unlike what the model has seen", columns=("slide", "warning"), rows=unlike))
     if failed:

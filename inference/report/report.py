@@ -31,6 +31,7 @@ from inference.report.pictures import (
     shrunk,
     svg_path,
 )
+from inference.summary import limits_of
 from tiling.core.arrays import Float32Array, UInt8Array
 from tiling.core.images import length_text, nice_length
 from tiling.grid import Raster
@@ -91,6 +92,7 @@ def report_html(prediction: Prediction, scores: SlideScores, evidence: Evidence,
         shown_threshold=threshold_text(prediction.heat_threshold),
         known=known,
         words=in_words(prediction, scores),
+        limits=limits_of(prediction.provenance),
         scores=[(k, number_text(found[k]), words) for k, words in _MEANINGS.items() if found[k] is not None],
         slide=_image(picture.values),
         heat=png(heat(prediction, picture)),

@@ -8,13 +8,15 @@ from typing import Annotated, Any
 import typer
 
 from pipeline import console
-from pipeline.commands.options import DataOptions, require_models
+from pipeline.commands.options import DataOptions, model_folders
 from pipeline.commands.settings import Settings, options_of, settings_of
 
 
 @options_of(DataOptions)
 def evaluate(
-    models: Annotated[list[Path], typer.Argument(help="A model folder, or two to compare on the same tiles.")],
+    models: Annotated[
+        list[Path], typer.Argument(help="A model's folder or name, or two to compare on the same tiles.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the figures and pictures.")],
     settings: Settings,
     by: Annotated[list[str] | None, typer.Option(help="Groups: site, scanner or case; may be repeated.")] = None,
@@ -34,13 +36,14 @@ def evaluate(
     """
     data = settings_of(DataOptions, settings, "evaluate options")
     data.require()
-    require_models(models)
-    from training import evaluate_models, load_any_model, load_train_config
+    folders = model_folders(models)
+    from inference.models.load import load_any_model
+    from training import evaluate_models, load_train_config
     from training.devices import device_of
     from training.evaluation.metrics import METRIC_NAMES
 
     device = device_of(load_train_config())
-    loaded = [load_any_model(folder, device) for folder in models]
+    loaded = [load_any_model(folder, device) for folder in folders]
     chosen = data.labelled(loaded[0].info)
     with console.progress("evaluation", f"{chosen.samples.noun}s") as progress:
         found = evaluate_models(

@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 import typer
 
 from pipeline import console
-from pipeline.commands.options import Overwrite, require_models
+from pipeline.commands.options import Overwrite, model_folders
 
 
 def export_model(
-    run: Annotated[Path, typer.Argument(help="Folder of a training run, or its model folder.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a training run, or its model's folder or name.")],
     to: Annotated[Literal["onnx", "torchscript", "wsinfer"], typer.Option(help="What reads it.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the export.")],
     overwrite: Overwrite = False,
@@ -30,9 +30,9 @@ def export_model(
     """
     inner = run / "model"
     folder = inner if inner.is_dir() else run
-    require_models([folder])
-    from inference import load_model
+    (folder,) = model_folders([folder])
     from inference.export_model import export_model as verb
+    from training import load_model
 
     report = verb(load_model(folder), to, out, overwrite=overwrite)
     console.say(f"{report.file}, max difference from torch {report.difference:.1e}")

@@ -19,8 +19,8 @@ from pipeline.commands.options import (
     WorkerMemory,
     are_bag_models,
     cluster_of,
+    model_folders,
     require_any,
-    require_models,
     slides_of,
 )
 from pipeline.commands.outcomes import heatmap_outcome, reason_for_user, refused_outcomes, show_outcomes
@@ -40,7 +40,10 @@ from training.config import load_train_config
 )  # fmt: skip
 def heatmap(
     model: Annotated[
-        list[Path], typer.Option(help="Model folder of a training run; several, each with its --model: their mean.")
+        list[Path],
+        typer.Option(
+            help="Folder of a model, or its name (`specslide models`); several, each with its --model: their mean."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the results, one folder a slide.")],
     settings: Settings,
@@ -103,7 +106,7 @@ def heatmap(
     place = load_train_config(None, {"device": "cpu" if config.backend == "onnx" else device}).device
     if check:
         return
-    require_models(model)
+    model = model_folders(model)
     require_any(rows, manifest)
     share = part or Part()
     if bags:

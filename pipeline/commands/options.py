@@ -168,20 +168,23 @@ def require_any(rows: Sequence[ManifestRow], manifest: Path | None) -> None:
         require_there(*paths)
 
 
-def require_models(folders: Sequence[Path]) -> None:
-    """Raise ModelError for the first folder that is no model's: before torch is loaded, which takes seconds."""
-    for folder in folders:
-        published = (folder / "commit.json").exists() and not (folder / "model").is_dir()  # a damaged model; no run
-        if not (folder / "model.json").exists() and not published:
-            raise ModelError(folder, "is not a model folder", "pass the folder `model` of a training run")
+def model_folders(named: Sequence[Path]) -> list[Path]:
+    """The folders of models given by name or path: before torch is loaded, which takes seconds.
+
+    Raises ModelError for the first that is no model's.
+    """
+    from inference.models.find import find_model
+
+    return [find_model(model) for model in named]
 
 
-def are_bag_models(folders: Sequence[Path]) -> bool:
-    """Whether the first folder holds a model of bags; whoever loads them says what else is the matter."""
+def are_bag_models(named: Sequence[Path]) -> bool:
+    """Whether the first, by folder or name, is a model of bags; whoever loads them says what else is the matter."""
+    from inference.models.find import find_model
     from training.models.info import BagInfo, read_record
 
     try:
-        return isinstance(read_record(folders[0]), BagInfo)
+        return isinstance(read_record(find_model(named[0])), BagInfo)
     except ModelError:
         return False
 

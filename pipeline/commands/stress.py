@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline import console
-from pipeline.commands.options import DataOptions, require_models
+from pipeline.commands.options import DataOptions, model_folders
 from pipeline.commands.settings import Settings, options_of, settings_of
 from tiling.core.errors import ConfigError
 from training.config import ShiftsConfig
@@ -16,7 +16,7 @@ from training.config import ShiftsConfig
 
 @options_of(DataOptions, ShiftsConfig, without=("bags",))
 def stress(
-    models: Annotated[list[Path], typer.Argument(help="Model folders; all are drawn into one picture.")],
+    models: Annotated[list[Path], typer.Argument(help="Models' folders or names; all are drawn into one picture.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the figures and the picture.")],
     settings: Settings,
 ) -> None:
@@ -33,10 +33,10 @@ def stress(
     data = settings_of(DataOptions, settings, "stress options")
     data.require()
     config = settings_of(ShiftsConfig, settings, "stress options")
-    named = names_of(models)
-    require_models(models)
+    named = names_of(model_folders(models))
+    from inference import load_model
     from pipeline.execution.jobs import require_folder
-    from training import load_model, load_train_config
+    from training import load_train_config
     from training.devices import device_of
     from training.evaluation.metrics import METRIC_NAMES
     from training.evaluation.robustness import stress as verb

@@ -121,8 +121,7 @@ def python_share(store: TileStore, rounds: int, random: np.random.Generator) -> 
 
 
 def against_zarr(store: TileStore, rounds: int, random: np.random.Generator) -> str:
-    array = zarr.open_group(store.path, mode="r")["tiles"]
-    assert isinstance(array, zarr.Array)
+    array = zarr.open_array(store.path / "tiles", mode="r")
     times = []
     for _ in range(rounds):
         rows = random.integers(0, len(store), BATCH)

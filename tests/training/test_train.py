@@ -68,6 +68,32 @@ def test_training_learns_and_leaves_a_complete_result(image_table: Path, tiny: T
     assert logged >= {"train_ce", "train_sd", "train_logit_norm", "val_log_loss", "val_auroc"}
 
 
+def test_half_weights_are_what_was_measured(image_table: Path, tiny: TrainConfig, tmp_path: Path) -> None:
+    whole, half = (
+        tiny,
+        tiny.model_copy(update={"half_weights": True, "limits": "Bright | dark alone.", "licence": "CC0"}),
+    )
+    sizes, losses = {}, {}
+    for name, config in (("whole", whole), ("half", half)):
+        samples = samples_from_images(image_table, config, mpp=1.0)
+        result = train(samples, tmp_path / name, config)
+        sizes[name] = (result.model / "weights.safetensors").stat().st_size
+        losses[name] = result.metrics["val"]["log_loss"].value
+        model = load_model(result.model)
+        assert {tensor.dtype for tensor in model.network.parameters()} == {torch.float32}
+        with (tmp_path / name / "predictions.csv").open() as f:
+            for row in list(csv.DictReader(f))[:4]:
+                tile = read_image(image_table.parent / row["slide_id"], 32)
+                assert model.predict(tile[None])[0, 1] == pytest.approx(float(row["prob_dark"]), abs=1e-6)
+    assert sizes["half"] < 0.6 * sizes["whole"]
+    assert losses["half"] == pytest.approx(losses["whole"], rel=0.01)
+    card = (tmp_path / "half" / "model" / "README.md").read_text()
+    assert "Bright | dark alone." in card
+    assert "Licence: CC0" in card
+    assert "limits" not in (tmp_path / "whole" / "model" / "README.md").read_text()
+    assert train(samples_from_images(image_table, whole, mpp=1.0), tmp_path / "whole", whole).reused
+
+
 def test_same_seed_gives_the_same_bytes(image_table: Path, tiny: TrainConfig, tmp_path: Path) -> None:
     train(samples_from_images(image_table, tiny), tmp_path / "a", tiny)
     for workers in (0, 1, 2):

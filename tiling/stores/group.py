@@ -58,8 +58,9 @@ class CheckedGroup:
             raise StoreError(self.path / name, f"claims {count} tiles, more than any slide has", self._again)
 
     def open(self) -> zarr.Group:
-        """The group as zarr-python reads it."""
-        return zarr.open_group(zarr.storage.LocalStore(self.path, read_only=True), mode="r")
+        """The group as zarr-python reads it, each array by its own metadata."""
+        place = zarr.storage.LocalStore(self.path, read_only=True)
+        return zarr.open_group(place, mode="r", use_consolidated=False)
 
     def read(self, name: str, dtype: type[np.generic], shape: tuple[int, ...]) -> Any:
         """All of an array, its bytes checked; -1 in the shape stands for any length."""

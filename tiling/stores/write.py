@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,8 +20,8 @@ from zarr.buffer import cpu
 
 from tiling.core.arrays import AnyArray, Float32Array
 from tiling.grid import Raster, Tiles
-from tiling.stores.codec import ZSTD_LEVEL, JpegCodec, TileCodec
-from tiling.stores.group import ANNOTATION
+from tiling.stores.codec import JPEG_NAME, ZSTD_LEVEL, JpegCodec, TileCodec
+from tiling.stores.group import ANNOTATION, ROOT
 from tiling.stores.shards import pack_shard, shard_path
 from tiling.stores.store import StoreAttributes
 
@@ -117,7 +118,8 @@ def group_of(folder: Path) -> Iterator[zarr.Group]:
     files: dict[str, Buffer] = {name: cpu.Buffer.from_bytes(data) for name, data in before.items()}
     yield zarr.open_group(zarr.storage.MemoryStore(files), mode="a", zarr_format=3, use_consolidated=False)
     for name, content in sorted(files.items()):
-        if (data := content.to_bytes()) != before.get(name):
+        data = _for_all(content.to_bytes()) if name == ROOT else content.to_bytes()
+        if data != before.get(name):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(data)
 
@@ -130,12 +132,37 @@ def _tile_codecs(codec: TileCodec) -> dict[str, Any]:
 
 
 def consolidate(group: zarr.Group) -> None:
-    """List the members of a finished group in its own metadata."""
+    """List the members of a finished group in its own metadata.
+
+    Consolidated metadata is an extension that zarr-python and xarray read and others ignore. It lists the members, so
+    that nobody looks through the folder and stumbles over commit.json. JPEG tiles are left out of the list: for their
+    codec, zarr-python without specslide would refuse the whole group. Axes have names in it, as xarray asks for; in the
+    metadata of the arrays of a tile store they have none, which would change the store's identity.
+    """
     with warnings.catch_warnings():
-        # Consolidated metadata is an extension that zarr-python reads and others ignore. It lists the members, so
-        # that zarr-python need not look through the folder and stumble over commit.json.
         warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
         zarr.consolidate_metadata(group.store)
+
+
+def _for_all(root: bytes) -> bytes:
+    """A group's metadata with such a list of members."""
+    described = json.loads(root)
+    members = (described.get("consolidated_metadata") or {}).get("metadata", {})
+    if JPEG_NAME in json.dumps(members.get("tiles")):
+        del members["tiles"]
+    for name, member in members.items():
+        if member["node_type"] == "array" and "dimension_names" not in member:
+            member["dimension_names"] = _AXES.get(name, ("tile",))
+    return json.dumps(described, indent=2).encode()
+
+
+_AXES = {
+    "tiles": ("tile", "tile_y", "tile_x", "rgb"),
+    "mask": ("mask_y", "mask_x"),
+    "cut": ("mask_y", "mask_x"),
+    "thumbnail": ("thumbnail_y", "thumbnail_x", "rgb"),
+}
+"""Names of the axes of arrays that are no columns."""
 
 
 def write_group(

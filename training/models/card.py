@@ -14,7 +14,7 @@ from training.models.info import BagInfo, ModelInfo, ModelRecord
 def model_card(info: ModelInfo | BagInfo) -> str:
     """The card of a model, Markdown."""
     scale = "at an unknown scale" if info.mpp is None else f"at {info.mpp:.4g} µm/px"
-    settings = "\n".join(f"- {name}: {value}" for name, value in info.training.items())
+    settings = "\n".join(f"- {name}: {value}" for name, value in info.training.items() if name not in _SAID)
     by_site, two = info.training.get("group") == "site", len(info.classes) == 2
     decision = f"{info.positive_class} from a probability of {info.threshold:.4g} on"
     decision += "" if two else ", and else the likeliest other class"
@@ -26,7 +26,7 @@ def model_card(info: ModelInfo | BagInfo) -> str:
     return f"""# {info.noun.capitalize()} classifier: {", ".join(info.classes)}
 
 **{RESEARCH_USE}**
-
+{_said(info)}
 {_what(info, scale)} a probability for each of
 {len(info.classes)} classes. Trained with cross-entropy{_penalties(info)}.
 
@@ -66,11 +66,26 @@ Software: {software}.
 ## Limits
 
 - It knows the classes above and nothing else: on other organs, stains, species or artefacts its output means nothing.
-{_limits(info)}
+{_limits(info)}{_own_limits(info)}
 - It was tested on {tested}. Other scanners, laboratories and hospitals can lower
   its performance without any sign of it in the probabilities; test it on cases of your own first, with
   `specslide evaluate`.
 """
+
+
+_SAID = {"tissue": "For", "licence": "Licence", "limits": "Limits"}
+"""What its maker said of a model in words, which is no setting of how it learned."""
+
+
+def _said(info: ModelRecord) -> str:
+    """What its maker said it is for and under which licence; a blank line, if nothing."""
+    lines = [f"{_SAID[name]}: {info.said(name)}  \n" for name in ("tissue", "licence") if info.said(name)]
+    return "\n" + "".join(lines) if lines else ""
+
+
+def _own_limits(info: ModelRecord) -> str:
+    """What its maker said of its limits, as a point of a list."""
+    return f"\n- {info.limits}" if info.limits else ""
 
 
 def _penalties(info: ModelRecord) -> str:

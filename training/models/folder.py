@@ -56,6 +56,8 @@ def save_model(
     """
     kept = network.backbone if isinstance(network, TileClassifier) else network
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in kept.state_dict().items()}
+    if info.training.get("half_weights"):
+        state = {name: tensor.half() if _is_matrix(tensor) else tensor for name, tensor in state.items()}
     with locked_folder(folder), atomic_folder(folder, recipe) as partial:
         (partial / WEIGHTS).write_bytes(save(state))  # save_file would let nobody else read it
         if novelty is not None:
@@ -64,6 +66,18 @@ def save_model(
         (partial / INFO).write_text(canonical_json(info.model_dump(mode="json")), encoding="utf-8")
         (partial / CARD).write_text(card, encoding="utf-8")
     return info
+
+
+def round_matrices(network: nn.Module) -> None:
+    """Round a network's matrices to what 16 bits can hold, as `half_weights` keeps them; vectors, norms' stay whole."""
+    with torch.no_grad():
+        for tensor in network.state_dict().values():
+            if _is_matrix(tensor):
+                tensor.copy_(tensor.half())
+
+
+def _is_matrix(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.ndim > 1
 
 
 def load_model(folder: Path | str, device: str | torch.device = "cpu") -> TileModel:

@@ -144,6 +144,15 @@ class ModelRecord(BaseModel):
         return self.classes.index(self.positive_class)
 
     @property
+    def limits(self) -> str:
+        """What each report by it says of its limits, beside what holds for any model; "" if nothing."""
+        return self.said("limits")
+
+    def said(self, name: str) -> str:
+        """What its maker said of it under `tissue`, `licence` or `limits`; "" if nothing."""
+        return str(self.training.get(name) or "")
+
+    @property
     def noun(self) -> str:
         """What it classifies: tiles, or bags."""
         raise NotImplementedError

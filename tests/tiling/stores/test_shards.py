@@ -35,9 +35,7 @@ from tiling.stores.write import shard_tiles
 
 def plain(path: Path) -> NDArray[Any]:
     """All tiles as zarr-python reads them."""
-    array = zarr.open_group(path, mode="r")["tiles"]
-    assert isinstance(array, zarr.Array)
-    return np.asarray(array[...])
+    return np.asarray(zarr.open_array(path / "tiles", mode="r")[...])
 
 
 def shard_files(store: Path) -> list[Path]:
