@@ -15,7 +15,7 @@ from pipeline.commands.embed import embed
 from pipeline.commands.evaluate import evaluate
 from pipeline.commands.evaluate_slides import evaluate_slides
 from pipeline.commands.export_model import export_model
-from pipeline.commands.external import external
+from pipeline.commands.external import bags, external
 from pipeline.commands.features import export_features, import_features
 from pipeline.commands.heatmap import heatmap
 from pipeline.commands.histoprep import histoprep
@@ -65,6 +65,7 @@ imports.command("features", cls=SuggestingCommand)(import_features)
 exports.command("features", cls=SuggestingCommand)(export_features)
 studies.command(cls=SuggestingCommand)(shortcut)
 studies.command(cls=SuggestingCommand)(external)
+studies.command(cls=SuggestingCommand)(bags)
 
 
 def main() -> None:

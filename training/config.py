@@ -226,13 +226,16 @@ class TrainConfig(LearningConfig):
         return self
 
 
+HeadName = Literal["mean", "max", "attention", "gated", "transformer"]
+
+
 class BagConfig(LearningConfig):
     """Everything that shapes a model of bags (multiple-instance learning), apart from the data.
 
     A bag is the features of a slide's tiles, or of a case's; one number of them, such as `batch_size`, counts bags.
     """
 
-    head: Literal["mean", "max", "attention", "gated", "transformer"] = "gated"
+    head: HeadName = "gated"
     """How a bag's tiles become its logits: their mean, the largest logit of any, attention (ABMIL), gated attention, or
     a set transformer; see training.mil.heads."""
     bag: Literal["slide", "case", "case-mean"] = "slide"

@@ -1,8 +1,9 @@
 """The study of other hospitals: which regularisation, chosen on the training hospital alone, transfers?
 
-Networks are trained on one table, validated on a part of its cases, and tested on a table of other hospitals, which no
-choice sees. Temperature and threshold are fitted on validation as `train` does. A seed decides the split by case, the
-first weights and the order of the batches, the same for every method: they are paired.
+Networks, of tiles or of bags of their features, are trained on one table, validated on a part of its cases, and tested
+on a table of other hospitals, which no choice sees. Temperature and threshold are fitted on validation as `train` does.
+A seed decides the split by case, the first weights and the order of the batches, the same for every method: they are
+paired.
 
 out/runs/<key>.json   a finished run each, from which an interrupted study goes on     out/study.csv   every figure
 out/study.json        settings and facts: with the runs, all that the rest is made of   out/study.md, out/study.png
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,7 @@ from tiling.core.files import output_error, write_file
 from tiling.core.versions import software_versions
 from training.data.samples import Samples
 from training.evaluation.metrics import auroc, balanced_threshold, decide, ece, fit_temperature, softmax
-from training.external.config import ExternalConfig
+from training.external.config import AnyExternalConfig, ExternalBagConfig, ExternalConfig
 from training.external.report import study_figure, study_markdown, study_table
 from training.selection.quantities import decided_right, quantities_of
 from training.trials.choice import Grid
@@ -39,16 +41,18 @@ from training.trials.records import (
     run_key,
 )
 from training.trials.study import STUDY_FILE, SetFacts, gathered, read_study, write_study
-from training.trials.tiles import TileSet, read_tiles, split_of
+from training.trials.tiles import Content, TileSet, read_bags, read_tiles, split_of
 from training.trials.trainer import copies_of, require_trainable, settled, trained
 
 log = logging.getLogger(__name__)
 
-Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-KIND = "external study"
+KINDS: dict[str, type[AnyExternalConfig]] = {
+    "external study": ExternalConfig,
+    "external study of bags": ExternalBagConfig,
+}
 EXTERNAL, INSIDE = "external", "inside"
 FILES = (STUDY_FILE, "study.csv", "study.md", "study.png")
 STUDY_ONLY = {
@@ -62,7 +66,7 @@ def study_external(
     train: Samples,
     external: Samples,
     out: Path,
-    config: ExternalConfig | None = None,
+    config: AnyExternalConfig | None = None,
     *,
     inside: Samples | None = None,
     workers: int = 1,
@@ -74,11 +78,11 @@ def study_external(
     repeated.
 
     Args:
-        train: Tiles of two classes, to train and validate on.
-        external: Tiles of the same classes from other hospitals.
+        train: Tiles, or bags, of two classes, to train and validate on.
+        external: The same of other hospitals.
         out: The folder.
-        config: The settings; None: the defaults.
-        inside: Further tiles of the training hospital, tested on too.
+        config: The settings, for bags an `ExternalBagConfig`; None: the defaults for tiles.
+        inside: Further ones of the training hospital, tested on too.
         workers: Processes of one thread each that share the runs; their number changes no figure but the seconds.
         progress: Called with (runs done, runs in all).
 
@@ -91,12 +95,12 @@ def study_external(
         OutputError: If `out` cannot be written.
     """
     config = config or ExternalConfig()
+    kind = next(name for name, of in KINDS.items() if isinstance(config, of))
     tested = {EXTERNAL: external} | ({} if inside is None else {INSIDE: inside})
     for name, samples in tested.items():
         _refuse_overlap(train, samples, name)
-    data = read_tiles(train, config.positive_class, config.input_px)
-    sets = {name: read_tiles(samples, config.positive_class, data.tiles.shape[1]) for name, samples in tested.items()}
-    require_trainable(config, data.tiles.shape[1])
+    data, sets = _read(train, tested, config)
+    require_trainable(config, data.tiles)
     for seed in range(config.seeds):
         split_of(data, seed, val_fraction=config.val_fraction)
     identity = [data.identity, *(of.identity for of in sets.values())]
@@ -109,23 +113,23 @@ def study_external(
             raise output_error(out, error) from error
         facts = {name: SetFacts.of(of) for name, of in sets.items()}
         size = len(data.label)
-        write_study(out, KIND, config, keys, classes=data.classes, tiles=(size, size), sets=facts)
+        write_study(out, kind, config, keys, classes=data.classes, tiles=(size, size), sets=facts)
         records_of(keys, out, ExternalTrials(data, sets, config), workers=workers, progress=progress)
         grid, _ = report_external(out)
         runs = [record_path(out, key).relative_to(out).as_posix() for key in keys.values()]
         inputs = {"train": data.identity} | {name: of.identity for name, of in sets.items()}
-        recipe = Recipe(KIND, inputs, config.model_dump(mode="json"))
+        recipe = Recipe(kind, inputs, config.model_dump(mode="json"))
         seal(out, recipe, [*FILES, *runs], made_with=software_versions(*SOFTWARE))
     return grid
 
 
-def report_external(out: Path) -> tuple[Grid, ExternalConfig]:
+def report_external(out: Path) -> tuple[Grid, AnyExternalConfig]:
     """Make table, page and figure from `study.json` and the runs alone, of the seeds that are complete.
 
     Raises InputError if there are none.
     """
-    study = read_study(out, KIND)
-    grid, config = gathered(out, study, ExternalConfig)
+    study = read_study(out, *KINDS)
+    grid, config = gathered(out, study, KINDS[study.kind])
     write_file(out / "study.csv", study_table(grid, study, config))
     write_file(out / "study.md", study_markdown(grid, study, config))
     write_file(out / "study.png", study_figure(grid, config))
@@ -135,9 +139,9 @@ def report_external(out: Path) -> tuple[Grid, ExternalConfig]:
 class ExternalTrials:
     """Trains and tests the network of a run; all but the seconds is deterministic."""
 
-    def __init__(self, data: TileSet, sets: dict[str, TileSet], config: ExternalConfig) -> None:
+    def __init__(self, data: TileSet, sets: dict[str, TileSet], config: AnyExternalConfig) -> None:
         self.data, self.sets, self.config = data, sets, config
-        self._copies: tuple[int, dict[str, Pixels]] = (-1, {})  # of the last seed, which its runs share
+        self._copies: tuple[int, dict[str, Content]] = (-1, {})  # of the last seed, which its runs share
 
     def __call__(self, run: Run, key: str) -> RunRecord:
         """The record of a run. Raises ModelError if the network diverges, InputError if a split lacks a class."""
@@ -172,6 +176,18 @@ class ExternalTrials:
             right=right,
             seconds=seconds,
         )
+
+
+def _read(
+    train: Samples, tested: Mapping[str, Samples], config: AnyExternalConfig
+) -> tuple[TileSet, dict[str, TileSet]]:
+    """What is trained on and what is tested on, in memory."""
+    positive = config.positive_class
+    if isinstance(config, ExternalBagConfig):
+        sets = {name: read_bags(samples, positive, config.bag_tiles) for name, samples in tested.items()}
+        return read_bags(train, positive, config.bag_tiles), sets
+    data = read_tiles(train, positive, config.input_px)
+    return data, {name: read_tiles(samples, positive, data.tiles.shape[1]) for name, samples in tested.items()}
 
 
 def metrics_of(probabilities: Floats, label: Ints, threshold: float) -> dict[str, float]:

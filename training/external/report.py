@@ -17,7 +17,7 @@ from tiling.core.versions import RESEARCH_USE
 from training.evaluation.bootstrap import Interval, bootstrap_interval
 from training.evaluation.figures import COLOURS, png, tidy
 from training.evaluation.tables import csv_text, markdown_table
-from training.external.config import ExternalConfig
+from training.external.config import AnyExternalConfig, ExternalBagConfig
 from training.selection.rules import RULES
 from training.trials.choice import Estimate, Grid, Line, chosen_lines, counted, fixed_lines, rule_lines, t_interval
 from training.trials.config import grids_of
@@ -30,6 +30,11 @@ EXTERNAL = "external"
 MEASURES = ("balanced_accuracy", "auroc", "sensitivity", "specificity", "ece")
 BASELINE = ("weight_decay", "log_loss")
 """The method and the rule that recipes are measured against."""
+_LOOKED_AT = {
+    True: ("stress", "stress: mean balanced accuracy, shifted validation"),
+    False: ("log_loss", "minus log loss on validation"),
+}
+"""By whether there are pixels, the rule whose value the figure shows of every setting."""
 
 
 def right_share(line: Line, name: str) -> Floats:
@@ -57,7 +62,7 @@ def case_interval(share: Floats, tested: SetFacts, resamples: int) -> Interval:
     return bootstrap_interval(metric, np.array(tested.case).astype(str), resamples=resamples)
 
 
-def gain_over(line: Line, other: Line, study: Study, config: ExternalConfig) -> tuple[Estimate, Interval]:
+def gain_over(line: Line, other: Line, study: Study, config: AnyExternalConfig) -> tuple[Estimate, Interval]:
     """How much more external balanced accuracy a line has than another: over seeds, paired, and over cases."""
     gain = t_interval(line.values(EXTERNAL) - other.values(EXTERNAL))
     share = right_share(line, EXTERNAL) - right_share(other, EXTERNAL)
@@ -70,7 +75,7 @@ def rivals_of(lines: dict[str, Line]) -> list[Line]:
     return sorted(rivals, key=lambda line: -line.estimate(EXTERNAL).mean)
 
 
-def study_table(grid: Grid, study: Study, config: ExternalConfig) -> str:
+def study_table(grid: Grid, study: Study, config: AnyExternalConfig) -> str:
     """CSV: a row a method as chosen by each rule, one a rule among all methods, then one for every setting."""
     lines = [(rule, line) for rule in config.rules for line in chosen_lines(grid, rule).values()]
     lines += [(rule, _named(line, "any")) for rule, line in _over_all(grid, config).items()]
@@ -93,11 +98,12 @@ def study_table(grid: Grid, study: Study, config: ExternalConfig) -> str:
     return csv_text(head, rows)
 
 
-def study_markdown(grid: Grid, study: Study, config: ExternalConfig) -> str:
+def study_markdown(grid: Grid, study: Study, config: AnyExternalConfig) -> str:
     """The study as Markdown: what was done, each rule's choice, SD against its rivals, the rules, sites, the grid."""
     tested = study.sets[EXTERNAL]
     others = [name for name in study.sets if name != EXTERNAL]
-    others_said = f", and with {', '.join(others)} tiles" if others else ""
+    noun = _noun(config)
+    others_said = f", and with {', '.join(others)} {noun}" if others else ""
     positive = int(tested.labels.sum())
 
     def chosen(rule: str) -> str:
@@ -117,12 +123,10 @@ def study_markdown(grid: Grid, study: Study, config: ExternalConfig) -> str:
 
 {RESEARCH_USE} {counted(config.seeds, "seed")}, each with its own split of the training cases.
 
-Trained and validated on {study.tiles[0]} tiles; tested on {len(tested.case)} external tiles of {len(set(tested.case))}
-cases, of which {positive} tiles are {study.classes[1]}{others_said}.
-{config.backbone} from {"random" if config.weights == "none" else config.weights} weights at
-{config.input_px or "the tiles' own"} px, augmentation {config.augment} where the method names none, both classes drawn
-equally often, {config.epochs} epochs, batches of {config.batch_size}, learning rate {config.learning_rate:g}. Every
-method with a grid chooses among as many settings.
+Trained and validated on {study.tiles[0]} {noun}; tested on {len(tested.case)} external {noun} of
+{len(set(tested.case))} cases, of which {positive} {noun} are {study.classes[1]}{others_said}.
+{_network(config)}, both classes drawn equally often, {config.epochs} epochs, batches of {config.batch_size}, learning
+rate {config.learning_rate:g}. Every method with a grid chooses among as many settings.
 
 Mean over seeds with its 95% t interval; "over cases" is the 95% interval over bootstrap resamples of the external
 cases. Balanced accuracy is at the threshold that validation gave.
@@ -147,7 +151,7 @@ setting of each seed, picked by the external data, has more.
 
 ## By site
 
-Share of tiles decided rightly, methods as chosen by `{_site_rule(config)}`.
+Share of {noun} decided rightly, methods as chosen by `{_site_rule(config)}`.
 
 {_by_site(grid, tested, config)}
 
@@ -159,8 +163,8 @@ Made with {versions}.
 """
 
 
-def study_figure(grid: Grid, config: ExternalConfig) -> bytes:
-    """PNG: external balanced accuracy of the methods as chosen by each rule, and of every setting against `stress`."""
+def study_figure(grid: Grid, config: AnyExternalConfig) -> bytes:
+    """PNG: external balanced accuracy as chosen by each rule, and of every setting against a rule's value."""
     colours = {method: COLOURS[number % len(COLOURS)] for number, method in enumerate(grid)}
     shown = len(config.rules)
     figure = Figure(figsize=(2.2 * shown + 4.6, 4.4), layout="constrained")
@@ -177,11 +181,11 @@ def study_figure(grid: Grid, config: ExternalConfig) -> bytes:
         axes.set_title(f"chosen by {rule}", fontsize=9)
     every[0].set(ylabel="external balanced accuracy")
     last = every[-1]
-    stress = RULES["stress"].value
+    rule, words = _LOOKED_AT[config.of_pixels]
     for line in fixed_lines(grid):
-        seen = np.mean([stress(record.validation) for record in line.records])
+        seen = np.mean([RULES[rule].value(record.validation) for record in line.records])
         last.plot([seen], [line.estimate(EXTERNAL).mean], "o", color=colours[line.method], label=line.method)
-    last.set(xlabel="stress: mean balanced accuracy, shifted validation", title="every setting")
+    last.set(xlabel=words, title="every setting")
     unique = dict(zip(*last.get_legend_handles_labels()[::-1], strict=True))
     last.legend(unique.values(), unique.keys(), fontsize=7, frameon=False)
     for axes in every:
@@ -191,7 +195,7 @@ def study_figure(grid: Grid, config: ExternalConfig) -> bytes:
     return png(figure)
 
 
-def _against_rivals(grid: Grid, study: Study, config: ExternalConfig) -> str:
+def _against_rivals(grid: Grid, study: Study, config: AnyExternalConfig) -> str:
     rows = []
     for rule in config.rules:
         lines = chosen_lines(grid, rule)
@@ -203,7 +207,7 @@ def _against_rivals(grid: Grid, study: Study, config: ExternalConfig) -> str:
     return markdown_table(["rule", "method", "best rival", "gain", "over cases"], rows) if rows else "-"
 
 
-def _rules_worth(grid: Grid, study: Study, config: ExternalConfig) -> str:
+def _rules_worth(grid: Grid, study: Study, config: AnyExternalConfig) -> str:
     method, rule = BASELINE
     baseline = chosen_lines(grid, rule).get(method)
     best = np.max([line.values(EXTERNAL) for line in fixed_lines(grid)], axis=0)
@@ -226,7 +230,7 @@ def _rules_worth(grid: Grid, study: Study, config: ExternalConfig) -> str:
     return markdown_table(head, rows)
 
 
-def _by_site(grid: Grid, tested: SetFacts, config: ExternalConfig) -> str:
+def _by_site(grid: Grid, tested: SetFacts, config: AnyExternalConfig) -> str:
     lines = chosen_lines(grid, _site_rule(config))
     shares = {method: right_share(line, EXTERNAL) for method, line in lines.items()}
     label, case, site = tested.labels, np.array(tested.case), np.array(tested.site)
@@ -238,20 +242,18 @@ def _by_site(grid: Grid, tested: SetFacts, config: ExternalConfig) -> str:
                 counts = [str(int(chosen.sum())), str(len(np.unique(case[chosen])))]
                 found = [f"{share[chosen].mean():.3f}" for share in shares.values()]
                 rows.append([name or "-", "positive" if c else "negative", *counts, *found])
-    return markdown_table(["site", "class", "tiles", "cases", *shares], rows)
+    return markdown_table(["site", "class", _noun(config), "cases", *shares], rows)
 
 
-def _whole_grid(grid: Grid, others: Sequence[str], config: ExternalConfig) -> str:
-    head = ["method", "setting", "validation log loss", "validation balanced accuracy", "stress", "agreement", "errors",
+def _whole_grid(grid: Grid, others: Sequence[str], config: AnyExternalConfig) -> str:
+    looked_at = [name for name in ("stress", "agreement", "errors") if config.of_pixels or name == "errors"]
+    head = ["method", "setting", "validation log loss", "validation balanced accuracy", *looked_at,
             "external balanced accuracy", "external AUROC",
             *(f"{name} balanced accuracy" for name in others)]  # fmt: skip
     rows = []
     for line in fixed_lines(grid):
         setting = "-" if line.setting is None else line.setting.words(config.learning_rate)
-        rules = [
-            np.mean([RULES[rule].value(record.validation) for record in line.records])
-            for rule in ("stress", "agreement", "errors")
-        ]
+        rules = [np.mean([RULES[rule].value(record.validation) for record in line.records]) for rule in looked_at]
         means = [line.estimate(VALIDATION, "log_loss").mean, line.estimate(VALIDATION).mean, *rules]
         means += [line.estimate(EXTERNAL).mean, line.estimate(EXTERNAL, "auroc").mean]
         means += [line.estimate(name).mean for name in others]
@@ -259,7 +261,21 @@ def _whole_grid(grid: Grid, others: Sequence[str], config: ExternalConfig) -> st
     return markdown_table(head, rows)
 
 
-def _over_all(grid: Grid, config: ExternalConfig) -> dict[str, Line]:
+def _noun(config: AnyExternalConfig) -> str:
+    return "bags" if isinstance(config, ExternalBagConfig) else "tiles"
+
+
+def _network(config: AnyExternalConfig) -> str:
+    """What is trained."""
+    if isinstance(config, ExternalBagConfig):
+        return f"The head {config.head} on bags of up to {config.bag_tiles} tiles' features"
+    weights = "random" if config.weights == "none" else config.weights
+    side = config.input_px or "the tiles' own"
+    augmented = f"augmentation {config.augment} where the method names none"
+    return f"{config.backbone} from {weights} weights at {side} px, {augmented}"
+
+
+def _over_all(grid: Grid, config: AnyExternalConfig) -> dict[str, Line]:
     """Each rule among all methods; methods have no common order of strength, so that `tolerance` has no say."""
     return rule_lines(grid, [rule for rule in config.rules if not RULES[rule].strongest])
 
@@ -268,11 +284,11 @@ def _named(line: Line, method: str) -> Line:
     return Line(method, line.setting, line.chosen, line.records)
 
 
-def _site_rule(config: ExternalConfig) -> str:
+def _site_rule(config: AnyExternalConfig) -> str:
     return "stress" if "stress" in config.rules else config.rules[0]
 
 
-def _words(line: Line, config: ExternalConfig) -> str:
+def _words(line: Line, config: AnyExternalConfig) -> str:
     """The settings that were chosen, the most often chosen first."""
     return "; ".join(f"{of.words(config.learning_rate)} ({count})" for of, count in line.chosen.most_common())
 

@@ -65,6 +65,8 @@ class Rule:
     """What the chosen candidate has most of. Raises ValueError for quantities that the rule cannot do without."""
     admits: Callable[[Quantities, Collection[Quantities]], bool] = lambda one, every: True
     """Whether a candidate may be chosen among all."""
+    looks_at_copies: bool = False
+    """Whether it needs shifted copies, which only pixels have."""
     strongest: bool = False
     """Whether the last that is admitted is chosen, that is the most regularised, rather than by value."""
 
@@ -122,8 +124,8 @@ def shortfall(one: Quantities, every: Collection[Quantities]) -> float:
 
     Savage's regret: a shift that no candidate stands says nothing, and one shift cannot be outvoted by the others.
     """
-    best = [max(values) for values in zip(*(_accuracies(other) for other in every), strict=True)]
-    return max(most - value for most, value in zip(best, _accuracies(one), strict=True))
+    columns = zip(*(_accuracies(other) for other in every), strict=True)
+    return max(max(column) - value for column, value in zip(columns, _accuracies(one), strict=True))
 
 
 def least_regret(one: Quantities, every: Collection[Quantities]) -> bool:
@@ -139,12 +141,20 @@ RULES: dict[str, Rule] = {
         within(TOLERANCE),
         strongest=True,
     ),
-    "stress": Rule("the best mean balanced accuracy over validation and its shifted copies", stress),
+    "stress": Rule(
+        "the best mean balanced accuracy over validation and its shifted copies", stress, looks_at_copies=True
+    ),
     "regret": Rule(
-        "the smallest shortfall behind the best candidate under the shift where it is largest", stress, least_regret
+        "the smallest shortfall behind the best candidate under the shift where it is largest",
+        stress,
+        least_regret,
+        looks_at_copies=True,
     ),
     "agreement": Rule(
-        "decisions that change least on shifted copies, of candidates not far below the best", agreement, not_far_below
+        "decisions that change least on shifted copies, of candidates not far below the best",
+        agreement,
+        not_far_below,
+        looks_at_copies=True,
     ),
     "errors": Rule("the best mean accuracy on the tiles that plain training gets right and wrong", errors),
 }

@@ -84,7 +84,7 @@ def study_shortcut(
     """
     config = config or ShortcutConfig()
     data = read_tiles(samples, config.positive_class)
-    require_trainable(config, data.tiles.shape[1])
+    require_trainable(config, data.tiles)
     every = len(data.label)
     data = data if config.keep_clear is None else clear_tiles(data, config)
     for seed in range(config.seeds):

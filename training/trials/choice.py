@@ -16,7 +16,7 @@ from scipy import stats
 
 from training.selection.quantities import with_errors
 from training.selection.rules import RULES
-from training.trials.config import Run, Setting, TrialConfig, candidates, plain
+from training.trials.config import GridConfig, Run, Setting, candidates, plain
 from training.trials.records import VALIDATION, RunRecord, unpacked
 
 Floats = NDArray[np.float64]
@@ -82,7 +82,7 @@ def t_interval(values: Floats) -> Estimate:
     return Estimate(mean, mean - half, mean + half)
 
 
-def as_grid(records: Mapping[Run, RunRecord], config: TrialConfig) -> Grid:
+def as_grid(records: Mapping[Run, RunRecord], config: GridConfig) -> Grid:
     """The records of all planned runs, by method and setting, with what the rule `errors` looks at."""
 
     def of(run: Run) -> RunRecord:

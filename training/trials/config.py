@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from training.augmentations import AUGMENTATIONS
-from training.config import known_shifts
+from training.config import HeadName, known_shifts
 from training.selection.rules import RULES
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 FewerThan1 = Annotated[float, Field(gt=0, le=1)]
 
 
-class TrialConfig(BaseModel):
+class GridConfig(BaseModel):
     """What all studies of trials have to set: the methods, their grids, the rules, and how a network is trained."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    of_pixels: ClassVar[bool] = False
+    """Whether what is learned from has pixels; features have none that could be augmented or shifted."""
 
     methods: tuple[str, ...] = Field(("erm", "undertrained", "weight_decay", "l2", "sd", "sd+l2"), min_length=1)
     """What is compared, parts with + between: erm (plain cross-entropy), undertrained, weight_decay (AdamW's), l2 (in
@@ -31,9 +34,6 @@ class TrialConfig(BaseModel):
     rules: tuple[str, ...] = Field(tuple(RULES), min_length=1)
     """How each seed chooses a method's setting by its validation: log_loss, tolerance, stress, regret, agreement,
     errors."""
-    shifts: tuple[str, ...] = Field(("all",), min_length=1, validate_default=True)
-    """Shifts that the rules stress and agreement look at, half as strong as they go; all: all of them."""
-
     positive_class: str | None = None
     """The class that counts as positive. None: the last that is not called normal, benign or the like."""
 
@@ -45,9 +45,6 @@ class TrialConfig(BaseModel):
     l2s: tuple[Positive, ...] = Field((1e-5, 1e-4, 1e-3, 1e-2, 1e-1), min_length=1)
     """Weights of the classic penalty to choose from: l2/2 times the squared norm of the weights is added to the
     loss."""
-    consistencies: tuple[Positive, ...] = Field((0.01, 0.1, 1.0, 10.0, 100.0), min_length=1)
-    """Weights of "consistency" to choose from: half of it times the squared distance between a tile's logits and those
-    of a copy, shifted as the rules' copies are, is added to the loss."""
     rate_shares: tuple[FewerThan1, ...] = Field((1.0, 0.5, 0.3, 0.1, 0.03), min_length=1)
     """Shares of the learning rate that "undertrained" chooses from, each with the epoch share of its place."""
     epoch_shares: tuple[FewerThan1, ...] = Field((0.5, 1.0, 1.0, 1.0, 1.0), min_length=1)
@@ -56,37 +53,25 @@ class TrialConfig(BaseModel):
     """Share of the steps of "late_sd" that are plain cross-entropy before spectral decoupling sets in."""
     sd_gamma: tuple[float, ...] = (0.44, 2.5)
     """What "gamma_sd" draws the logits to instead of 0, a number a class, the negative class first."""
-    stain_norm: Literal["macenko", "reinhard"] = "macenko"
-    """How the method "stain_norm" makes the tiles' staining that of the typical training tile."""
 
     # how each network is trained
-    augment: str = "none"
-    """Augmentation of the methods that name none; see training.augment."""
-    backbone: str = "test_resnet"
-    """timm name. The default is the smallest ResNet of timm, for hundreds of runs on two cores."""
-    weights: str = "none"
-    """What networks start from: none, packaged, or a file; see `specslide train`."""
-    input_px: int | None = Field(None, ge=16, le=4096)
-    """Side of the picture the backbone sees, pixels. None: the tile's own, so that nothing is resampled."""
     learning_rate: float = Field(1e-2, gt=0, le=10)
     """Peak of AdamW's learning rate, reached over a tenth of the steps and followed by a cosine down to 0."""
     epochs: int = Field(6, ge=1, le=10_000)
-    """Epochs; each draws as many tiles of every class as the rarer one has."""
+    """Epochs; each draws as many of every class as the rarer one has."""
     batch_size: int = Field(32, ge=2, le=65_536)
-    """Tiles a step."""
+    """Tiles, or bags, a step."""
     val_fraction: float = Field(0.15, gt=0, lt=1)
     """Share of the cases for validation."""
 
-    _shifts = field_validator("shifts")(known_shifts)
-
-    @field_validator("methods", "rules", "sd_lambdas", "weight_decays", "l2s", "consistencies")
+    @field_validator("methods", "rules", "sd_lambdas", "weight_decays", "l2s")
     @classmethod
     def _each_once(cls, values: tuple[object, ...]) -> tuple[object, ...]:
         if len(set(values)) < len(values):
             raise PydanticCustomError("twice", "something is named twice")
         return values
 
-    @field_validator("sd_lambdas", "weight_decays", "l2s", "consistencies")
+    @field_validator("sd_lambdas", "weight_decays", "l2s")
     @classmethod
     def _weakest_first(cls, values: tuple[float, ...]) -> tuple[float, ...]:
         return tuple(sorted(values))
@@ -94,20 +79,16 @@ class TrialConfig(BaseModel):
     @field_validator("methods")
     @classmethod
     def _known_parts(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
-        _refuse_unknown([part for method in methods for part in method.split("+")], PARTS)
+        known = {name: part for name, part in PARTS.items() if cls.of_pixels or not part.of_pixels}
+        _refuse_unknown([part for method in methods for part in method.split("+")], known)
         return methods
 
     @field_validator("rules")
     @classmethod
     def _known_rules(cls, rules: tuple[str, ...]) -> tuple[str, ...]:
-        _refuse_unknown(rules, RULES)
+        known = {name: rule for name, rule in RULES.items() if cls.of_pixels or not rule.looks_at_copies}
+        _refuse_unknown(rules, known)
         return rules
-
-    @field_validator("augment")
-    @classmethod
-    def _known_augmentation(cls, augment: str) -> str:
-        _refuse_unknown([augment], AUGMENTATIONS)
-        return augment
 
     @model_validator(mode="after")
     def _grids_are_of_one_size(self) -> Self:
@@ -119,6 +100,70 @@ class TrialConfig(BaseModel):
             why = f"grids must be of one size, or who chooses among more wins by chance ({others})"
             raise PydanticCustomError(name, why)
         return self
+
+    @property
+    def augmentation(self) -> str:
+        """Of the methods that name none."""
+        return "none"
+
+
+class TrialConfig(GridConfig):
+    """What studies of trials on tiles have to set beyond that."""
+
+    of_pixels: ClassVar[bool] = True
+
+    shifts: tuple[str, ...] = Field(("all",), min_length=1, validate_default=True)
+    """Shifts that the rules stress, regret and agreement look at, half as strong as they go; all: all of them."""
+    consistencies: tuple[Positive, ...] = Field((0.01, 0.1, 1.0, 10.0, 100.0), min_length=1)
+    """Weights of "consistency" to choose from: half of it times the squared distance between a tile's logits and those
+    of a copy, shifted as the rules' copies are, is added to the loss."""
+    stain_norm: Literal["macenko", "reinhard"] = "macenko"
+    """How the method "stain_norm" makes the tiles' staining that of the typical training tile."""
+    augment: str = "none"
+    """Augmentation of the methods that name none; see training.augment."""
+    backbone: str = "test_resnet"
+    """timm name. The default is the smallest ResNet of timm, for hundreds of runs on two cores."""
+    weights: str = "none"
+    """What networks start from: none, packaged, or a file; see `specslide train`."""
+    input_px: int | None = Field(None, ge=16, le=4096)
+    """Side of the picture the backbone sees, pixels. None: the tile's own, so that nothing is resampled."""
+
+    _shifts = field_validator("shifts")(known_shifts)
+
+    @field_validator("consistencies")
+    @classmethod
+    def _each_once_weakest_first(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        cls._each_once(values)
+        return cls._weakest_first(values)
+
+    @field_validator("augment")
+    @classmethod
+    def _known_augmentation(cls, augment: str) -> str:
+        _refuse_unknown([augment], AUGMENTATIONS)
+        return augment
+
+    @property
+    def augmentation(self) -> str:
+        """Of the methods that name none."""
+        return self.augment
+
+
+class BagTrialConfig(GridConfig):
+    """What studies of trials on bags of tiles' features (multiple-instance learning) have to set beyond that."""
+
+    head: HeadName = "gated"
+    """How a bag's tiles become its logits; see training.mil.heads."""
+    bag: Literal["slide", "case"] = "slide"
+    """What a bag is: each slide, or a case's slides together."""
+    bag_tiles: int = Field(1024, ge=1, le=1_000_000)
+    """At most so many tiles of a bag are read, drawn once, for memory."""
+    head_dim: int = Field(128, ge=4, le=4096, multiple_of=4)
+    """Numbers that a tile's features are embedded in, inside the head."""
+    dropout: float = Field(0.25, ge=0, lt=1)
+    """Share of the embedded numbers that dropout leaves out, in training."""
+
+
+AnyTrialConfig = TrialConfig | BagTrialConfig
 
 
 @dataclass(frozen=True)
@@ -174,6 +219,8 @@ class Part:
     """Grids of the configuration that it chooses from, place by place."""
     change: Callable[..., Mapping[str, Any]]
     """The configuration and a value of each grid -> fields of `Setting`."""
+    of_pixels: bool = False
+    """Whether it changes or shifts pixels."""
 
 
 _LAMBDAS = ("sd_lambdas",)
@@ -188,11 +235,11 @@ PARTS: dict[str, Part] = {
     "late_sd": Part(_LAMBDAS, lambda config, weight: {"sd_lambda": weight, "sd_start": config.sd_start}),
     "gamma_sd": Part(_LAMBDAS, lambda config, weight: {"sd_lambda": weight, "sd_gamma": config.sd_gamma}),
     "least_squares": Part(_LAMBDAS, lambda config, weight: {"sd_lambda": weight, "least_squares": True}),
-    "shifted_sd": Part(_LAMBDAS, lambda config, weight: {"shifted_sd": weight}),
-    "consistency": Part(("consistencies",), lambda config, weight: {"consistency": weight}),
-    "light": Part((), lambda config: {"augment": "light"}),
-    "strong": Part((), lambda config: {"augment": "strong"}),
-    "stain_norm": Part((), lambda config: {"stain": config.stain_norm}),
+    "shifted_sd": Part(_LAMBDAS, lambda config, weight: {"shifted_sd": weight}, of_pixels=True),
+    "consistency": Part(("consistencies",), lambda config, weight: {"consistency": weight}, of_pixels=True),
+    "light": Part((), lambda config: {"augment": "light"}, of_pixels=True),
+    "strong": Part((), lambda config: {"augment": "strong"}, of_pixels=True),
+    "stain_norm": Part((), lambda config: {"stain": config.stain_norm}, of_pixels=True),
 }
 """A new one is a row, and what the trainer makes of its field of `Setting`."""
 
@@ -210,7 +257,7 @@ def grids_of(method: str) -> list[str]:
     return [name for part in method.split("+") for name in PARTS[part].grids]
 
 
-def candidates(method: str, config: TrialConfig) -> list[Setting]:
+def candidates(method: str, config: GridConfig) -> list[Setting]:
     """The settings a method chooses from, the weakest first; of several grids the first values go together, and so on.
 
     One setting for a method without a grid.
@@ -218,7 +265,7 @@ def candidates(method: str, config: TrialConfig) -> list[Setting]:
     grids = grids_of(method)
     settings = []
     for place in range(len(getattr(config, grids[0])) if grids else 1):
-        changes: dict[str, Any] = {"augment": config.augment}
+        changes: dict[str, Any] = {"augment": config.augmentation}
         for name in method.split("+"):
             part = PARTS[name]
             changes |= part.change(config, *(getattr(config, grid)[place] for grid in part.grids))
@@ -226,12 +273,12 @@ def candidates(method: str, config: TrialConfig) -> list[Setting]:
     return settings
 
 
-def plain(config: TrialConfig, seed: int) -> Run:
+def plain(config: GridConfig, seed: int) -> Run:
     """Plain training, whose errors the rule `errors` looks at."""
-    return Run(seed, Setting(augment=config.augment))
+    return Run(seed, Setting(augment=config.augmentation))
 
 
-def planned(config: TrialConfig) -> list[Run]:
+def planned(config: GridConfig) -> list[Run]:
     """Every network a study needs, each once, seed by seed: stopped at any time, it has whole grids of seeds."""
     runs = [
         run

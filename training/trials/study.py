@@ -17,11 +17,11 @@ from tiling.core.files import canonical_json, write_changed
 from tiling.core.settings import checked
 from tiling.core.versions import software_versions
 from training.trials.choice import Grid, as_grid
-from training.trials.config import Run, TrialConfig, planned
+from training.trials.config import GridConfig, Run, planned
 from training.trials.records import SOFTWARE, packed, read_record, record_path, unpacked
 from training.trials.tiles import TileSet
 
-Config = TypeVar("Config", bound=TrialConfig)
+Config = TypeVar("Config", bound=GridConfig)
 
 STUDY_FILE = "study.json"
 _STRICT = ConfigDict(frozen=True, extra="forbid")
@@ -71,7 +71,7 @@ class Study(BaseModel):
     """Versions of the software, and the machine."""
 
 
-def write_study(out: Path, kind: str, config: TrialConfig, keys: Mapping[Run, str], **facts: Any) -> Study:
+def write_study(out: Path, kind: str, config: GridConfig, keys: Mapping[Run, str], **facts: Any) -> Study:
     """Write `study.json` and return what is in it; `facts` are the other fields of `Study`."""
     machine = {"machine": platform.machine(), "cores": str(os.cpu_count())}
     made_with = software_versions(*SOFTWARE) | machine
@@ -82,15 +82,15 @@ def write_study(out: Path, kind: str, config: TrialConfig, keys: Mapping[Run, st
     return study
 
 
-def read_study(out: Path, kind: str) -> Study:
-    """What `write_study` wrote. Raises InputError if there is none of that kind."""
+def read_study(out: Path, *kinds: str) -> Study:
+    """What `write_study` wrote. Raises InputError if there is none of those kinds."""
     path = out / STUDY_FILE
     try:
         study = Study.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
         raise InputError(path, "cannot be read as a study", "name the data, and the study is made") from None
-    if study.kind != kind:
-        raise InputError(path, f"is of {study.kind}, not {kind}", "use the command for that")
+    if study.kind not in kinds:
+        raise InputError(path, f"is of {study.kind}, not {' or '.join(kinds)}", "use the command for that")
     return study
 
 

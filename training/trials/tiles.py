@@ -1,8 +1,10 @@
-"""The tiles of trials, in memory, and their splits by case."""
+"""The tiles, or bags of tiles' features, of trials, in memory, and their splits by case."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,12 +12,14 @@ from numpy.typing import NDArray
 from tiling.core.errors import InputError
 from tiling.core.files import sha256_json
 from training.config import TrainConfig
+from training.data.bags import BagDraw, BagReader, encoder_of
 from training.data.dataset import TileDataset
 from training.data.preparation import positive_class
 from training.data.samples import Samples, Split
 from training.data.splits import SPLITS, joined, split_units
 
-Pixels = NDArray[np.uint8]
+Content = NDArray[Any]
+"""uint8 tiles (N, T, T, 3), or float32 bags (N, n, 1 + D) as in `training.data.bags`."""
 Ints = NDArray[np.int64]
 Texts = NDArray[np.str_]
 
@@ -25,10 +29,9 @@ LARGEST = 2**32
 
 @dataclass(frozen=True)
 class TileSet:
-    """Labelled tiles, in memory."""
+    """Labelled tiles, or bags, in memory."""
 
-    tiles: Pixels
-    """uint8 (N, T, T, 3)"""
+    tiles: Content
     label: Ints
     """(N,), 1 for the positive class, else 0"""
     unit: Texts
@@ -60,24 +63,54 @@ def read_tiles(samples: Samples, positive: str | None = None, side_px: int | Non
     Raises:
         InputError: For other than two classes, and for more tiles than memory holds.
     """
-    where = "the study's data"
-    if len(samples.classes) != 2:
-        raise InputError(where, f"has {len(samples.classes)} classes, not two", "leave the others out")
     side = samples.tile_px if side_px is None or samples.kind == "stores" else side_px
-    if len(samples) * side * side * 3 > LARGEST:
-        what = f"is {len(samples)} tiles of {side} px, more than {LARGEST // 2**30} GiB of memory hold"
-        raise InputError(where, what, "use fewer or smaller tiles")
+    _refuse_large(len(samples) * side * side * 3, f"{len(samples)} tiles of {side} px", "use fewer or smaller tiles")
     read = TileDataset(Split("all", samples, np.flatnonzero(samples.clear), side))
+    return _labelled(samples, lambda: read.__getitems__(list(range(len(read)))).tiles.numpy(), side, positive)
+
+
+def read_bags(samples: Samples, positive: str | None = None, bag_tiles: int = 1024) -> TileSet:
+    """All bags of the samples, each with at most `bag_tiles` of its tiles, drawn once.
+
+    Args:
+        samples: Bags of two classes.
+        positive: As for `read_tiles`.
+        bag_tiles: The limit.
+
+    Returns:
+        The bags.
+
+    Raises:
+        InputError: For other than two classes, and for more features than memory holds.
+        StoreError: For a damaged store.
+    """
+    longest = min(bag_tiles, max(sum(len(part.rows) for part in bag) for bag in samples.bags))
+    size = 4 * len(samples) * longest * (1 + encoder_of(samples).dim)
+    _refuse_large(size, f"{len(samples)} bags of up to {longest} tiles", "lower bag_tiles")
+    every = np.arange(len(samples))
+    read = BagReader(samples, BagDraw(bag_tiles, 0))
+    return _labelled(samples, lambda: read(every, np.zeros_like(every)), bag_tiles, positive)
+
+
+def _labelled(samples: Samples, read: Callable[[], Content], size: int, positive: str | None) -> TileSet:
+    """The clear ones of the samples with their content; `size` is what that depends on beside the samples."""
+    if len(samples.classes) != 2:
+        raise InputError("the study's data", f"has {len(samples.classes)} classes, not two", "leave the others out")
     positive = positive_class(samples.classes, TrainConfig(positive_class=positive))
     number = samples.classes.index(positive)
     return TileSet(
-        tiles=read.__getitems__(list(range(len(read)))).tiles.numpy(),
+        tiles=read(),
         label=(samples.label == number)[samples.clear].astype(np.int64),
         unit=joined(samples.case_id, samples.content())[samples.clear],
         site=samples.site[samples.clear],
         classes=(samples.classes[1 - number], positive),
-        identity=sha256_json([samples.identity(), side, positive]),
+        identity=sha256_json([samples.identity(), size, positive]),
     )
+
+
+def _refuse_large(size: int, what: str, fix: str) -> None:
+    if size > LARGEST:
+        raise InputError("the study's data", f"is {what}, more than {LARGEST // 2**30} GiB of memory hold", fix)
 
 
 def split_of(data: TileSet, seed: int, *, val_fraction: float, test_fraction: float = 0.0) -> dict[str, Ints]:

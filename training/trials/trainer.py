@@ -1,4 +1,4 @@
-"""The trials' training loop: tiles in memory -> a trained network -> logits. One thread, and deterministic.
+"""The trials' training loop: tiles or bags in memory -> a trained network -> logits. One thread, and deterministic.
 
 Its own, since hundreds of short runs would pay many times over for the loaders, logs, checkpoints and model folders of
 `train`. Network, loss, optimiser, sampler, augmentations and metrics are the trainer's.
@@ -17,35 +17,41 @@ from torch import Tensor
 
 from tiling.core.errors import ConfigError, ModelError
 from training.augmentations import AUGMENTATIONS
+from training.data.bags import PADDING
 from training.data.samplers import epoch_order, global_batches
 from training.evaluation.perturbations import shifted_copies
 from training.losses import SpectralDecouplingLoss, l2_penalty, spectral_decoupling
+from training.mil.model import BagClassifier
 from training.models.backbones import load_weights
 from training.models.classifier import TileClassifier, make_classifier
 from training.models.stain import missing_package, normalise, stain_target
 from training.models.stain_targets import StainTarget
 from training.optim import decayed_weights, parameter_groups, rate_at
-from training.trials.config import Run, Setting, TrialConfig
+from training.trials.config import AnyTrialConfig, Run, Setting, TrialConfig
+from training.trials.tiles import Content
 
 Pixels = NDArray[np.uint8]
+Network = TileClassifier | BagClassifier
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 WARMUP = 0.1
 AT_ONCE = 256
+BAGS_AT_ONCE = 16
 
 
 class Trained:
     """A trained network and how its tiles are prepared."""
 
-    def __init__(self, run: Run, network: TileClassifier, target: StainTarget | None) -> None:
+    def __init__(self, run: Run, network: Network, target: StainTarget | None) -> None:
         self.run, self._network, self._target = run, network.eval(), target
 
-    def logits(self, tiles: Pixels) -> Floats:
-        """float64 (n, 2) of tiles uint8 (n, T, T, 3). Raises ModelError if one is not finite."""
+    def logits(self, content: Content) -> Floats:
+        """float64 (n, 2) of n tiles or bags. Raises ModelError if one is not finite."""
+        size = AT_ONCE if isinstance(self._network, TileClassifier) else BAGS_AT_ONCE
         with torch.inference_mode():
             parts = [
-                self._network(_normalised(part, self._target)) for part in torch.split(torch.from_numpy(tiles), AT_ONCE)
+                self._network(_normalised(part, self._target)) for part in torch.split(torch.from_numpy(content), size)
             ]
         logits: Floats = torch.cat(parts).double().numpy()
         if not np.isfinite(logits).all():
@@ -53,12 +59,12 @@ class Trained:
         return logits
 
 
-def trained(run: Run, tiles: Pixels, label: Ints, config: TrialConfig) -> Trained:
+def trained(run: Run, content: Content, label: Ints, config: AnyTrialConfig) -> Trained:
     """The network of a run.
 
     Args:
         run: Its setting and seed.
-        tiles: uint8 (n, T, T, 3).
+        content: Tiles or bags, as in `TileSet`.
         label: 0 or 1, (n,).
         config: The study's settings.
 
@@ -68,31 +74,52 @@ def trained(run: Run, tiles: Pixels, label: Ints, config: TrialConfig) -> Traine
     Raises:
         ConfigError: For a backbone, weights or input size that cannot be.
     """
-    network = untrained(config, tiles.shape[1])
-    setting, pixels = run.setting, torch.from_numpy(tiles)
-    target = None if setting.stain == "none" else stain_target(setting.stain, pixels)  # type: ignore[arg-type]
-    _fit(network, _normalised(pixels, target), torch.from_numpy(label), run, config)
+    network = untrained(config, content)
+    setting, data = run.setting, torch.from_numpy(content)
+    target = None if setting.stain == "none" else stain_target(setting.stain, data)  # type: ignore[arg-type]
+    _fit(network, _normalised(data, target), torch.from_numpy(label), run, config)
     return Trained(run, network, target)
 
 
-def untrained(config: TrialConfig, side: int) -> TileClassifier:
-    """The network before its first step, from torch's random state or the weights of the study. Raises ConfigError."""
-    network = make_classifier(config.backbone, 2, config.input_px or side, side)
-    load_weights(network, config.backbone, config.weights)
-    return network
+def untrained(config: AnyTrialConfig, content: Content) -> Network:
+    """The network before its first step, from torch's random state or the weights of the study.
+
+    Args:
+        config: The study's settings.
+        content: What it is to be trained on; bags are standardised by it.
+
+    Returns:
+        The network.
+
+    Raises:
+        ConfigError: For a backbone, weights or input size that cannot be.
+    """
+    if isinstance(config, TrialConfig):
+        side = content.shape[1]
+        network = make_classifier(config.backbone, 2, config.input_px or side, side)
+        load_weights(network, config.backbone, config.weights)
+        return network
+    bags = BagClassifier(config.head, content.shape[2] - 1, 2, hidden=config.head_dim, dropout=config.dropout)
+    bags.standardise(content[content[..., 0] != PADDING][:, 1:])
+    return bags
 
 
-def require_trainable(config: TrialConfig, side: int) -> None:
+def require_trainable(config: AnyTrialConfig, content: Content) -> None:
     """Raise ConfigError for a backbone, weights or input size that cannot be, and for a package that a method lacks."""
     if any("stain_norm" in method.split("+") for method in config.methods) and (fix := missing_package()) is not None:
         raise ConfigError("methods", "stain_norm needs the package torchstain", fix)
     with settled(0):
-        untrained(config, side)
+        untrained(config, content)
 
 
-def copies_of(tiles: Pixels, config: TrialConfig) -> dict[str, Pixels]:
-    """Shifted copies of tiles uint8 (n, T, T, 3), by shift and strength."""
-    return {name: shift(tiles) for name, shift in shifted_copies(config.shifts).items()}
+def copies_of(content: Content, config: AnyTrialConfig) -> dict[str, Content]:
+    """Shifted copies of tiles uint8 (n, T, T, 3), by shift and strength; none of bags."""
+    return {name: shift(content) for name, shift in shifts_of(config).items()}
+
+
+def shifts_of(config: AnyTrialConfig) -> dict[str, Callable[[Pixels], Pixels]]:
+    """What shifts tiles, by shift and strength."""
+    return shifted_copies(config.shifts) if isinstance(config, TrialConfig) else {}
 
 
 @contextmanager
@@ -130,8 +157,8 @@ def loss_of(setting: Setting, late: bool) -> Callable[[Tensor, Tensor], Tensor]:
     return SpectralDecouplingLoss(strength, gamma=setting.sd_gamma)
 
 
-def _fit(network: TileClassifier, tiles: Tensor, labels: Tensor, run: Run, config: TrialConfig) -> None:
-    """Train the network in place; `tiles` uint8 (n, T, T, 3), `labels` (n,)."""
+def _fit(network: Network, content: Tensor, labels: Tensor, run: Run, config: AnyTrialConfig) -> None:
+    """Train the network in place on n tiles or bags; `labels` (n,)."""
     setting = run.setting
     draws = 2 * int(torch.bincount(labels, minlength=2).min())
     orders = [
@@ -150,15 +177,15 @@ def _fit(network: TileClassifier, tiles: Tensor, labels: Tensor, run: Run, confi
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate_at(step, len(batches), warmup))
     randomness = torch.Generator().manual_seed(run.seed)
     augment, weights = AUGMENTATIONS[setting.augment], decayed_weights(network)
-    shifts = list(shifted_copies(config.shifts).values()) if setting.shifted_sd or setting.consistency else []
+    shifts = list(shifts_of(config).values()) if setting.shifted_sd or setting.consistency else []
     draws_of_shifts = np.random.default_rng([run.seed, len(shifts)])
     network.train()
     for step, batch in enumerate(batches):
         chosen = torch.from_numpy(batch)
-        pixels = augment(network.pixels(tiles[chosen]), randomness)
+        pixels = augment(network.pixels(content[chosen]), randomness)
         if shifts:  # one forward of both, so that norms see in training the mixture that they keep
             shift = shifts[draws_of_shifts.integers(len(shifts))]
-            copies = network.pixels(torch.from_numpy(shift(tiles[chosen].numpy())))
+            copies = network.pixels(torch.from_numpy(shift(content[chosen].numpy())))
             logits, of_copies = torch.split(network.logits(torch.cat([pixels, copies])), len(batch))
         else:
             logits = network.logits(pixels)

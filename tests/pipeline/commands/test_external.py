@@ -24,12 +24,21 @@ def test_a_study_from_the_command_line_and_its_tables_again(tmp_path: Path, run_
     assert (out / "study.md").read_bytes() == page
 
 
+def test_a_study_of_bags_wants_features(tmp_path: Path, run_cli: RunCli) -> None:
+    home, away = hospital(tmp_path, "home", 0, True), hospital(tmp_path, "away", 1, False)
+    done = run_cli("study", "bags", "--train", home, "--external", away, "--out", tmp_path / "out")
+    assert done.returncode == 1
+    assert "--features" in done.stderr
+
+
 @pytest.mark.parametrize(
-    ("options", "named"),
-    [((), "study.json"), (("--train", "a.csv"), "--external"), (("--methods", "sgd"), "methods")],
-)
-def test_what_is_refused(options: tuple[str, ...], named: str, tmp_path: Path, run_cli: RunCli) -> None:
-    done = run_cli("study", "external", "--out", tmp_path / "out", *options)
+    ("study", "options", "named"),
+    [("external", (), "study.json"), ("external", ("--train", "a.csv"), "--external"),
+     ("external", ("--methods", "sgd"), "methods"), ("bags", (), "study.json"),
+     ("bags", ("--rules", "stress"), "stress"), ("bags", ("--train", "a.csv"), "--external")],
+)  # fmt: skip
+def test_what_is_refused(study: str, options: tuple[str, ...], named: str, tmp_path: Path, run_cli: RunCli) -> None:
+    done = run_cli("study", study, "--out", tmp_path / "out", *options)
     assert done.returncode == 1
     assert named in done.stderr
     assert not (tmp_path / "out").exists()

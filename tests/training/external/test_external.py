@@ -89,7 +89,7 @@ def test_a_study_tells_home_from_away(made: Path) -> None:
     text = (made / "study.md").read_text()
     for part in (
         "or research use only",
-        "40 external tiles of 20\ncases",
+        "40 external tiles of\n20 cases",
         "| sd | weight_decay |",
         "| away | positive |",
     ):

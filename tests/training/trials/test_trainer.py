@@ -120,7 +120,7 @@ def test_consistency_makes_logits_alike_under_the_shifts(
 
 def test_a_network_that_diverges_is_refused(tiles: tuple[NDArray[np.uint8], NDArray[np.int64]]) -> None:
     with settled(0):
-        network = trainer.untrained(CONFIG, 32)
+        network = trainer.untrained(CONFIG, tiles[0])
     nn.init.constant_(next(network.parameters()), torch.nan)
     with pytest.raises(ModelError, match=r"seed=3.*learning_rate"):
         Trained(Run(3, Setting()), network, None).logits(tiles[0])
@@ -128,15 +128,16 @@ def test_a_network_that_diverges_is_refused(tiles: tuple[NDArray[np.uint8], NDAr
 
 def test_weights_are_those_that_are_asked_for() -> None:
     config = TrialConfig(backbone="tf_efficientnet_lite0", input_px=64)
+    tile = np.zeros((1, 64, 64, 3), np.uint8)
     with settled(0):
-        random = trainer.untrained(config, 64)
+        random = trainer.untrained(config, tile)
     with settled(0):
-        packaged = trainer.untrained(config.model_copy(update={"weights": "packaged"}), 64)
+        packaged = trainer.untrained(config.model_copy(update={"weights": "packaged"}), tile)
     for name, tensor in packaged.named_parameters():
         is_head = "classifier" in name
         assert torch.equal(tensor, dict(random.named_parameters())[name]) == is_head or tensor.ndim < 2, name
     with pytest.raises(ConfigError, match="packaged"):
-        trainer.untrained(CONFIG.model_copy(update={"weights": "packaged"}), 32)
+        trainer.untrained(CONFIG.model_copy(update={"weights": "packaged"}), np.zeros((1, 32, 32, 3), np.uint8))
 
 
 def test_copies_are_of_the_shifts_that_are_named() -> None:
