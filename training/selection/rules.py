@@ -124,8 +124,8 @@ def shortfall(one: Quantities, every: Collection[Quantities]) -> float:
 
     Savage's regret: a shift that no candidate stands says nothing, and one shift cannot be outvoted by the others.
     """
-    columns = zip(*(_accuracies(other) for other in every), strict=True)
-    return max(max(column) - value for column, value in zip(columns, _accuracies(one), strict=True))
+    others = [_accuracies(other) for other in every]
+    return max(max(other[copy] for other in others) - value for copy, value in enumerate(_accuracies(one)))
 
 
 def least_regret(one: Quantities, every: Collection[Quantities]) -> bool:
