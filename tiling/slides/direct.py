@@ -8,18 +8,19 @@ from pathlib import Path
 
 from tiling.slides.jpeg_stream import NotUnderstoodError
 from tiling.slides.tiled_dicom import dicom_levels
-from tiling.slides.tiled_levels import LevelSize, TiledLevel, TiledLevels
+from tiling.slides.tiled_levels import Levels, LevelSize, TiledLevels
+from tiling.slides.tiled_ndpi import ndpi_levels
 from tiling.slides.tiled_tiff import tiff_levels
 
 _log = logging.getLogger(__name__)
 
-FindTiles = Callable[[Path, Sequence[LevelSize]], tuple[list[Path], tuple[TiledLevel, ...]]]
+FindTiles = Callable[[Path, Sequence[LevelSize]], tuple[list[Path], Levels]]
 """The files of a slide, given the one it is opened by, and the tiles of its levels, which its general reader tells.
 
 Raises NotUnderstoodError for what is not of its format, or not fully understood; OSError.
 """
 
-DIRECT: dict[str, FindTiles] = {"TIFF": tiff_levels, "DICOM": dicom_levels}
+DIRECT: dict[str, FindTiles] = {"TIFF": tiff_levels, "DICOM": dicom_levels, "NDPI": ndpi_levels}
 """What finds the tiles, by name; each is asked."""
 
 

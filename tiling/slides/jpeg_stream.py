@@ -1,4 +1,4 @@
-"""The JPEG streams of tiled TIFFs: their segments, their headers, and whole tiles decoded by libjpeg-turbo. Pure."""
+"""The JPEG streams of tiles: their segments, their headers, and whole tiles decoded by libjpeg-turbo. Pure."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 import simplejpeg
 
 from tiling.core.arrays import UInt8Array
 
 ScaleDenom = Literal[1, 2, 4, 8]
+_DENOMS: tuple[ScaleDenom, ...] = get_args(ScaleDenom)
 
 # An Adobe APP14 marker tells libjpeg the colour space of streams that do not say it; OpenSlide goes by the TIFF tag.
 _ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
@@ -21,6 +22,11 @@ _SOI, _DHT, _EOI, _SOS, _DQT, _COM = 0xD8, 0xC4, 0xD9, 0xDA, 0xDB, 0xFE
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {_DHT, 0xC8, 0xCC}  # SOF0..SOF15
 _PLAIN_FRAMES = (0xC0, 0xC1)  # baseline and extended sequential Huffman
 _APPLICATION = frozenset(range(0xE0, 0xF0)) | {_COM}
+
+
+def scale_of(denom: int) -> ScaleDenom:
+    """1, 2, 4 or 8, of which a decoder makes pictures smaller."""
+    return next(known for known in _DENOMS if known == denom)
 
 
 class NotUnderstoodError(Exception):
@@ -113,6 +119,14 @@ def header_of(stream: bytes, width: int, height: int) -> Header:
                 raise NotUnderstoodError(f"{w} x {h} px, {samples} samples of {bits} bits")
         if marker not in _APPLICATION:
             kept += stream[start:end]
+    raise NotUnderstoodError("JPEG without a picture")
+
+
+def frame_height_at(stream: bytes) -> int:
+    """The place in a JPEG of the two bytes of its height. Raises NotUnderstoodError."""
+    for marker, start, _ in _segments(stream):
+        if marker in _FRAMES:
+            return start + 5
     raise NotUnderstoodError("JPEG without a picture")
 
 

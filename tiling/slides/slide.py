@@ -150,8 +150,9 @@ class Slide:
         """
         across, down = self._downsamples[level]
         x, y = round(x0 / across), round(y0 / down)
-        if self._fast is not None and (x * across, y * down) == (x0, y0):  # between pixels OpenSlide interpolates
-            return self._fast.read(level, x, y, width, height)
+        fast = self._fast_at(level)
+        if fast is not None and (x * across, y * down) == (x0, y0):  # between pixels OpenSlide interpolates
+            return fast.read(level, x, y, width, height)
         return self._read(x0, y0, level, width, height)
 
     def read_scaled(self, x0: int, y0: int, size0: tuple[int, int], size: tuple[int, int]) -> UInt8Array:
@@ -218,6 +219,10 @@ class Slide:
             raise SlideError(self.path, "has no JPEG tiles that can be copied", "use --codec jpeg:90 or lossless")
         return self._fast.stream(level, column, row)
 
+    def _fast_at(self, level: int) -> TiledLevels | None:
+        """What decodes the level's tiles directly; None if the general reader reads it."""
+        return self._fast if self._fast is not None and self._fast.holds(level) else None
+
     def _level_for(self, size0: tuple[int, int], size: tuple[int, int]) -> int:
         return max(i for i, down in enumerate(self._downsamples) if i == 0 or _covers(down, size0, size))
 
@@ -233,12 +238,13 @@ class Slide:
     def _read_part(self, level: int, x0: int, y0: int, size0: tuple[int, int], size: tuple[int, int]) -> UInt8Array:
         across, down = self._downsamples[level]
         width, height = max(1, round(size0[0] / across)), max(1, round(size0[1] / down))
-        if self._fast is None:
+        fast = self._fast_at(level)
+        if fast is None:
             pixels = self._read(x0, y0, level, width, height)
         else:
             x, y = round(x0 / across), round(y0 / down)
             denom: ScaleDenom = next(d for d in _DENOMS if _reduces((x, y, width, height), d, size))
-            pixels = self._fast.read(level, x, y, width, height, denom)
+            pixels = fast.read(level, x, y, width, height, denom)
         if pixels.shape[1::-1] == size:
             return pixels
         return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)

@@ -1,18 +1,30 @@
-"""How the tiles of a level are coded, and their pixels: JPEG, or lossless. Knows nothing of files."""
+"""How tiles are coded, and their pixels: JPEG, whole or in strips, or lossless. Knows nothing of files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 
 from tiling.core.arrays import UInt8Array
-from tiling.slides.jpeg_stream import Header, ScaleDenom, decode_stream, header_of
+from tiling.slides.jpeg_stream import (
+    Header,
+    NotUnderstoodError,
+    ScaleDenom,
+    decode_stream,
+    frame_height_at,
+    header_of,
+    scale_of,
+)
 
 Unpack = Callable[[bytes, int], bytes]  # stored bytes, bytes of pixels -> pixels
 Memory = Callable[[tuple[int, int, int]], UInt8Array]  # shape -> memory for a tile, its content undefined
+
+_RESTARTS = tuple(bytes((0xFF, 0xD0 + i)) for i in range(8))
+_END = b"\xff\xd9"
 
 
 class Coding(Protocol):
@@ -22,11 +34,11 @@ class Coding(Protocol):
     def copied(self) -> bool:
         """Whether a tile's bytes are a JPEG that can be copied."""
 
-    def decode(self, data: bytes, denom: ScaleDenom, memory: Memory) -> tuple[UInt8Array, ScaleDenom]:
+    def decode(self, pieces: Sequence[bytes], denom: ScaleDenom, memory: Memory) -> tuple[UInt8Array, ScaleDenom]:
         """The pixels of a tile, uint8 (h, w, 3), and the fraction of their size that they have.
 
         Args:
-            data: The tile's bytes.
+            pieces: The tile's bytes, in the pieces that the level stores.
             denom: The fraction wanted; 1 is given where the coding has no exact one.
             memory: Gives memory to decode into.
 
@@ -53,8 +65,9 @@ class JpegTiles:
     copied: bool = True
     _header: Header | None = field(default=None, repr=False)  # of the tile last read: most share theirs
 
-    def decode(self, data: bytes, denom: ScaleDenom, memory: Memory) -> tuple[UInt8Array, ScaleDenom]:
+    def decode(self, pieces: Sequence[bytes], denom: ScaleDenom, memory: Memory) -> tuple[UInt8Array, ScaleDenom]:
         """As `Coding.decode`."""
+        (data,) = pieces
         header = self._header_of(data)
         in_dct = header.dct_denom(denom)
         width, height = self.size
@@ -87,9 +100,9 @@ class LosslessTiles:
     """TIFF's horizontal predictor: stored are the differences between neighbours."""
     copied: bool = False
 
-    def decode(self, data: bytes, denom: ScaleDenom, memory: Memory) -> tuple[UInt8Array, ScaleDenom]:
+    def decode(self, pieces: Sequence[bytes], denom: ScaleDenom, memory: Memory) -> tuple[UInt8Array, ScaleDenom]:
         """As `Coding.decode`, at full size."""
-        width, height = self.size
+        (data,), (width, height) = pieces, self.size
         pixels = np.frombuffer(self.unpack(data, width * height * 3), np.uint8)
         if len(pixels) != width * height * 3:
             raise ValueError(f"{len(pixels)} bytes of pixels, not {width * height * 3}")
@@ -98,4 +111,51 @@ class LosslessTiles:
 
     def stream(self, data: bytes) -> bytes:
         """There is none."""
-        raise TypeError("lossless tiles are no JPEG streams")
+        raise NotUnderstoodError("no JPEG")
+
+
+@dataclass(frozen=True)
+class RestartTiles:
+    """Tiles put together of strips, each of them the data between two restart markers of a JPEG that is far larger.
+
+    Strips that lie below each other become one stream, and each is decoded as it would be alone: which needs a chroma
+    that is not widened downwards.
+    """
+
+    header: bytes
+    """The JPEG up to its entropy-coded data, of the size of a strip."""
+    size: tuple[int, int]
+    """Width and height of a strip."""
+    shrunk: ScaleDenom = 1
+    """The level's pixels are those of the JPEG at this fraction of their size, by the DCT."""
+    copied: bool = False
+
+    @cached_property
+    def _parsed(self) -> tuple[Header, int]:
+        """The header, and the place in it of the frame's height."""
+        header = header_of(self.header, *self.size)
+        return header, frame_height_at(self.header)
+
+    def dct_denom(self, denom: ScaleDenom) -> ScaleDenom:
+        """How far to scale down further in the DCT domain on the way to 1 / `denom` of the level."""
+        further = self._parsed[0].dct_denom(scale_of(min(8, self.shrunk * denom))) // self.shrunk
+        return scale_of(max(1, further))
+
+    def decode(self, pieces: Sequence[bytes], denom: ScaleDenom, memory: Memory) -> tuple[UInt8Array, ScaleDenom]:
+        """As `Coding.decode`; a piece is a strip with the marker before it, or the header's end, and the one after."""
+        strips = [piece for piece in pieces if piece]
+        for number, strip in enumerate(strips):
+            begins = strip[:2] in _RESTARTS or (not number and strip[:2] == self.header[-2:])
+            if not begins or strip[-2:] not in (*_RESTARTS, _END):
+                raise ValueError("no restart marker where one should be")
+        (width, height), at, in_dct = self.size, self._parsed[1], self.dct_denom(denom)
+        height *= len(strips)
+        sized = self.header[:at] + height.to_bytes(2, "big") + self.header[at + 2 :]
+        joined = (part for i, strip in enumerate(strips) for part in (memoryview(strip)[2:-2], _RESTARTS[i % 8]))
+        stream = b"".join((sized, *tuple(joined)[:-1], _END))
+        scale = scale_of(self.shrunk * in_dct)
+        return decode_stream(stream, width, height, scale, memory((height // scale, width // scale, 3))), in_dct
+
+    def stream(self, data: bytes) -> bytes:
+        """There is none of a whole tile."""
+        raise NotUnderstoodError("no JPEG of its own")

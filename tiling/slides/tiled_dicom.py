@@ -21,7 +21,7 @@ from tiling.slides.dicom import Header, dicom_slide
 from tiling.slides.dicom_elements import ITEM, PIXEL_DATA, SEQUENCE_END, UNDEFINED_LENGTH, elements, frame_corners
 from tiling.slides.jpeg_stream import NotUnderstoodError, stream_prefix
 from tiling.slides.tile_coding import Coding, JpegTiles, LosslessTiles
-from tiling.slides.tiled_levels import LevelSize, TiledLevel
+from tiling.slides.tiled_levels import Levels, LevelSize, TiledLevel
 
 _PHOTOMETRIC = {"RGB": 2, "YBR_FULL_422": 6}  # as TIFF counts them
 _OFFSETS, _LENGTHS = 0x7FE00001, 0x7FE00002
@@ -41,7 +41,7 @@ class Frames:
     """(frames, 2): x and y of each, pixels of the whole image; None: they are in reading order."""
 
 
-def dicom_levels(path: Path, levels: Sequence[LevelSize]) -> tuple[list[Path], tuple[TiledLevel, ...]]:
+def dicom_levels(path: Path, levels: Sequence[LevelSize]) -> tuple[list[Path], Levels]:
     """The files of a slide with pixels, and of each level the files of exactly its size.
 
     Args:

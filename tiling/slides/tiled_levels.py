@@ -13,6 +13,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol, Self, get_args
 
@@ -72,16 +73,17 @@ class TiledLevel:
     height: int
     tile_w: int
     tile_h: int
-    offsets: NDArray[np.int64]  # (tiles,), in reading order
-    counts: NDArray[np.int64]  # (tiles,), bytes; 0 where the file leaves the tile out
+    offsets: NDArray[np.int64]  # (tiles,) in reading order, or (tiles, pieces)
+    counts: NDArray[np.int64]  # of that shape, bytes; 0 where the file leaves the tile or piece out
     coding: Coding
     files: NDArray[np.uint16] | None = None  # (tiles,): which of the slide's files each lies in; None: the first
+    shrunk: int = 1  # pixels that are stored, across and down, for one of the level
 
     def __post_init__(self) -> None:
         """Raises NotUnderstoodError for tiles that do not scale to whole pixels, or are too large or too few."""
         if self.tile_w % 16 or self.tile_h % 16 or max(self.tile_w, self.tile_h) > _LARGEST_TILE_PX:
             raise NotUnderstoodError(f"tiles of {self.tile_w} x {self.tile_h} px")
-        if len(self.offsets) != self.across * self.down or len(self.counts) != len(self.offsets):
+        if len(self.offsets) != self.across * self.down or self.counts.shape != self.offsets.shape:
             raise NotUnderstoodError(f"{len(self.offsets)} tiles, not {self.across * self.down}")
 
     @property
@@ -94,9 +96,23 @@ class TiledLevel:
         """Tiles in a column."""
         return math.ceil(self.height / self.tile_h)
 
+    @property
+    def longest(self) -> int:
+        """The most bytes that a tile may have."""
+        return _LONGEST_STREAM * 3 * self.tile_w * self.tile_h * self.shrunk**2
+
+    @cached_property
+    def stored(self) -> NDArray[np.bool_]:
+        """(tiles,): which of them the file holds."""
+        return np.asarray(self.counts.reshape(len(self.counts), -1).any(axis=1))
+
     def inside(self, column: int, row: int) -> tuple[int, int]:
         """Width and height of the part of a tile that lies on the level."""
         return min(self.tile_w, self.width - column * self.tile_w), min(self.tile_h, self.height - row * self.tile_h)
+
+
+Levels = tuple[TiledLevel | None, ...]
+"""The levels of a slide; None: one whose tiles are not known, and which the general reader reads."""
 
 
 class TiledLevels:
@@ -107,7 +123,7 @@ class TiledLevels:
     releases the GIL) and after a fork: files are read with pread, which has no position to share. Not picklable.
     """
 
-    def __init__(self, path: Path, files: Sequence[Path], levels: tuple[TiledLevel, ...], cache_bytes: int) -> None:
+    def __init__(self, path: Path, files: Sequence[Path], levels: Levels, cache_bytes: int) -> None:
         self._path, self._levels = path, levels
         self._cache = TileCache(cache_bytes)
         self._fds: list[int] = []
@@ -133,10 +149,14 @@ class TiledLevels:
                 os.close(fd)
         self._cache.clear()
 
+    def holds(self, level: int) -> bool:
+        """Whether the tiles of a level are known; of another, nothing may be asked but its `jpeg_tile_px`."""
+        return self._levels[level] is not None
+
     def jpeg_tile_px(self, level: int) -> tuple[int, int] | None:
         """Width and height of the native JPEG tiles of a level, in its pixels: multiples of 16; None if it has none."""
         shape = self._levels[level]
-        return (shape.tile_w, shape.tile_h) if shape.coding.copied else None
+        return (shape.tile_w, shape.tile_h) if shape and shape.coding.copied else None
 
     def read(self, level: int, x: int, y: int, width: int, height: int, scale_denom: ScaleDenom = 1) -> UInt8Array:
         """The rectangle of a level at (x, y), uint8 (height // scale_denom, width // scale_denom, 3), RGB.
@@ -160,7 +180,7 @@ class TiledLevels:
         """
         if scale_denom not in _DENOMS or any(v % scale_denom for v in (x, y, width, height)) or min(width, height) < 1:
             raise ValueError(f"x {x}, y {y}, width {width}, height {height} at 1/{scale_denom}: see the docstring")
-        shape = self._levels[level]
+        shape = self._level(level)
         out = np.empty((height // scale_denom, width // scale_denom, 3), np.uint8)
         if x < 0 or y < 0 or x + width > shape.width or y + height > shape.height:
             out[:] = _WHITE
@@ -184,31 +204,36 @@ class TiledLevels:
         segments and comments (which may hold free text) removed. Whole tile: at the level's edge with its padding.
         Raises IndexError if there is no such tile, BadTileError, SlideError.
         """
-        data = self._stored(level, column, row)
+        shape = self._level(level)
+        pieces = self._stored(level, column, row)
         try:
-            return None if data is None else self._levels[level].coding.stream(data)
+            return shape.coding.stream(b"".join(pieces)) if pieces else None
         except NotUnderstoodError as error:
             raise BadTileError(self._path, level, column, row, str(error)) from error
 
-    def _stored(self, level: int, column: int, row: int) -> bytes | None:
-        """One native tile's bytes as they lie in the file; None if it leaves the tile out."""
+    def _level(self, level: int) -> TiledLevel:
         shape = self._levels[level]
+        assert shape is not None
+        return shape
+
+    def _stored(self, level: int, column: int, row: int) -> list[bytes]:
+        """One native tile's bytes as they lie in the file, a piece after the other; none if it leaves the tile out."""
+        shape = self._level(level)
         if not (0 <= column < shape.across and 0 <= row < shape.down):
             raise IndexError(f"level {level} has {shape.across} x {shape.down} tiles, no column {column}, row {row}")
         index = row * shape.across + column
-        offset, count = int(shape.offsets[index]), int(shape.counts[index])
-        if count == 0:
-            return None
         file = 0 if shape.files is None else int(shape.files[index])
-        longest = _LONGEST_STREAM * 3 * shape.tile_w * shape.tile_h
-        if offset < 0 or not 0 < count <= longest or offset + count > self._bytes[file]:
-            raise BadTileError(self._path, level, column, row, "it lies beyond the end of the file or is too long")
-        try:
-            return os.pread(self._fds[file], count, offset)
-        except OSError as error:
-            raise SlideError(
-                self._path, f"cannot be read ({error.strerror})", "check the disk or the network"
-            ) from error
+        places = list(zip(np.ravel(shape.offsets[index]).tolist(), np.ravel(shape.counts[index]).tolist(), strict=True))
+        pieces, longest = [], shape.longest
+        for offset, count in places:
+            if count and (offset < 0 or not 0 < count <= longest or offset + count > self._bytes[file]):
+                raise BadTileError(self._path, level, column, row, "it lies beyond the end of the file or is too long")
+            try:
+                pieces += [os.pread(self._fds[file], count, offset)] if count else []
+            except OSError as error:
+                fix = "check the disk or the network"
+                raise SlideError(self._path, f"cannot be read ({error.strerror})", fix) from error
+        return pieces
 
     def agrees_with(self, read_region: ReadRegion, levels: Sequence[LevelSize]) -> bool:
         """Whether the first, middle and last tile of each level equal what `read_region` gives; if not, logs a warning.
@@ -221,6 +246,8 @@ class TiledLevels:
         (OpenSlide then refuses all further reads: give this a handle of its own).
         """
         for level, size in enumerate(levels):
+            if not self.holds(level):
+                continue
             try:
                 compared = [self._same(read_region, level, size.downsample, *at) for at in self._samples(level)]
             except SlideError as error:
@@ -234,8 +261,8 @@ class TiledLevels:
 
     def _tile(self, level: int, column: int, row: int, denom: ScaleDenom) -> UInt8Array | None:
         """One decoded tile, uint8 (tile_h / denom, tile_w / denom, 3); None if the file leaves it out."""
-        shape = self._levels[level]
-        if not shape.counts[row * shape.across + column]:
+        shape = self._level(level)
+        if not shape.stored[row * shape.across + column]:
             return None
         key = (level, column, row, denom)
         tile = self._cache.get(key)
@@ -245,13 +272,12 @@ class TiledLevels:
         return tile
 
     def _decode(self, level: int, column: int, row: int, denom: ScaleDenom) -> UInt8Array:
-        shape = self._levels[level]
-        data = self._stored(level, column, row)
-        assert data is not None
+        shape = self._level(level)
+        pieces = self._stored(level, column, row)
         inside, whole = shape.inside(column, row), (shape.tile_w, shape.tile_h)
         cut = inside != whole
         try:
-            tile, done = shape.coding.decode(data, 1 if cut else denom, self._cache.memory)
+            tile, done = shape.coding.decode(pieces, 1 if cut else denom, self._cache.memory)
         except NotUnderstoodError as error:
             raise BadTileError(self._path, level, column, row, str(error)) from error
         except (ValueError, RuntimeError) as error:  # RuntimeError: imagecodecs'
@@ -262,15 +288,15 @@ class TiledLevels:
 
     def _samples(self, level: int) -> list[tuple[int, int]]:
         """(column, row) of the first, middle and last tile that hold pixels, and of the first that is left out."""
-        shape = self._levels[level]
-        stored, absent = np.flatnonzero(shape.counts), np.flatnonzero(shape.counts == 0)
+        shape = self._level(level)
+        stored, absent = np.flatnonzero(shape.stored), np.flatnonzero(~shape.stored)
         picked = {*stored[[0, len(stored) // 2, -1]].tolist()} if len(stored) else set()
         picked |= {*absent[:1].tolist()}
         return [(index % shape.across, index // shape.across) for index in sorted(picked)]
 
     def _same(self, read_region: ReadRegion, level: int, downsample: float, column: int, row: int) -> bool | None:
         """Does one tile equal `read_region`'s? None if it is damaged."""
-        shape = self._levels[level]
+        shape = self._level(level)
         width, height = (min(side, _SAMPLE_PX) for side in shape.inside(column, row))
         x, x0 = _level0_corner(column * shape.tile_w, downsample)
         y, y0 = _level0_corner(row * shape.tile_h, downsample)

@@ -17,7 +17,7 @@ import tifffile
 from tiling.core.tiff import TIFF_DAMAGE, open_tiff
 from tiling.slides.jpeg_stream import TRANSFORM, NotUnderstoodError, stream_prefix
 from tiling.slides.tile_coding import Coding, JpegTiles, LosslessTiles, Unpack
-from tiling.slides.tiled_levels import LevelSize, TiledLevel
+from tiling.slides.tiled_levels import Levels, LevelSize, TiledLevel
 
 # OpenSlide shows these two as the TIFF stores them (None: it leaves the file to tifffile); it rearranges the others.
 PLAIN_VENDORS = ("aperio", "generic-tiff", None)
@@ -32,7 +32,7 @@ _UNPACK: dict[int, Unpack] = {
 }
 
 
-def tiff_levels(path: Path, levels: Sequence[LevelSize]) -> tuple[list[Path], tuple[TiledLevel, ...]]:
+def tiff_levels(path: Path, levels: Sequence[LevelSize]) -> tuple[list[Path], Levels]:
     """The file, and of each level its one tiled page of exactly that size.
 
     Its pixels are three interleaved samples of 8 bits: JPEG as RGB or YCbCr, or RGB in a lossless compression.

@@ -11,7 +11,6 @@ import io
 import json
 import os
 import random
-import re
 import resource
 import select
 import shutil
@@ -34,6 +33,7 @@ import tifffile
 from pipeline.demo.synthetic import write_pyramid
 from pipeline.execution.pool import TileProgress, run_slides
 from tests.tiling.conftest import ram_folder
+from tests.tiling.ndpi_files import write_ndpi
 from tiling import TilingConfig, tile_slide
 
 LIMIT_S = 20
@@ -276,35 +276,11 @@ def small_jpeg2000(folder: Path, _dicom: Path | None, compression: str) -> tuple
     return "slide.tif", path.read_bytes()
 
 
-def small_ndpi(_folder: Path, _dicom: Path | None) -> tuple[str, bytes]:
-    """Two levels of one JPEG each, with restart markers; data come before directories, whose offsets have 64 bits."""
-    data, directories = bytearray(b"II*\0" + bytes(8)), list[tuple[int, int]]()
-    for times in (1, 2):
-        width, height = 480 // times, 400 // times
-        level = cv2.resize(picture(), (width, height), interpolation=cv2.INTER_AREA)
-        chroma = (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
-        settings = [cv2.IMWRITE_JPEG_QUALITY, 85, *chroma, cv2.IMWRITE_JPEG_RST_INTERVAL, 10]
-        jpeg = cv2.imencode(".jpg", level[..., ::-1], settings)[1].tobytes()
-        scan = jpeg.index(b"\xff\xda")
-        first = scan + 2 + int.from_bytes(jpeg[scan + 2 : scan + 4], "big")
-        starts = [first, *(mark.end() for mark in re.finditer(rb"\xff[\xd0-\xd7]", jpeg) if mark.start() > first)]
-        at = len(data)
-        data += jpeg + bytes(-len(jpeg) % 2)
-        values = len(data)
-        data += struct.pack("<3H2x2I", 8, 8, 8, 20_000, 1) + b"Hamamatsu\0" + struct.pack(f"<{len(starts)}I", *starts)
-        lens = int.from_bytes(struct.pack("<f", 20 / times), "little")
-        tags = [  # code, type, count, value or where it lies
-            (256, 4, 1, width), (257, 4, 1, height), (258, 3, 3, values), (259, 3, 1, 7), (262, 3, 1, 6),
-            (271, 2, 10, values + 16), (273, 4, 1, at), (277, 3, 1, 3), (278, 4, 1, height), (279, 4, 1, len(jpeg)),
-            (282, 5, 1, values + 8), (283, 5, 1, values + 8), (296, 3, 1, 3), (65420, 3, 1, 1), (65421, 11, 1, lens),
-            (65424, 9, 1, 0), (65426, 4, len(starts), values + 26),
-        ]  # fmt: skip
-        directories.append((len(data), len(data) + 2 + 12 * len(tags)))
-        data += struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags)
-        data += bytes(8 + 4 * len(tags))  # where the next directory lies, and the upper halves of the values
-    struct.pack_into("<Q", data, 4, directories[0][0])
-    struct.pack_into("<Q", data, directories[0][1], directories[1][0])
-    return "slide.ndpi", bytes(data)
+def small_ndpi(folder: Path, _dicom: Path | None) -> tuple[str, bytes]:
+    path = write_ndpi(
+        folder / "whole.ndpi", [picture(), np.asarray(cv2.resize(picture(), (240, 200)), np.uint8)], "444", restart=10
+    )
+    return "slide.ndpi", path.read_bytes()
 
 
 SMALL: dict[str, Callable[[Path, Path | None], tuple[str, bytes]]] = {
