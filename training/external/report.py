@@ -78,7 +78,8 @@ def rivals_of(lines: dict[str, Line]) -> list[Line]:
 def study_table(grid: Grid, study: Study, config: AnyExternalConfig) -> str:
     """CSV: a row a method as chosen by each rule, one a rule among all methods, then one for every setting."""
     lines = [(rule, line) for rule in config.rules for line in chosen_lines(grid, rule).values()]
-    lines += [(rule, _named(line, "any")) for rule, line in _over_all(grid, config).items()]
+    for name, some in _pools(grid).items():
+        lines += [(rule, _named(line, name)) for rule, line in _over_all(some, config).items()]
     lines += [("fixed", line) for line in fixed_lines(grid)]
     measured = [(name, measure) for name in study.sets for measure in MEASURES]
     measured += [(VALIDATION, measure) for measure in ("log_loss", "auroc", "balanced_accuracy")]
@@ -144,8 +145,8 @@ settings.
 
 ## What the rules are worth
 
-Each rule among the settings of all methods, against AdamW's weight decay chosen by log loss. "Lost" is what the best
-setting of each seed, picked by the external data, has more.
+Each rule among the settings of all methods, and of those without spectral decoupling, against AdamW's weight decay
+chosen by log loss. "Lost" is what the best setting of each seed, picked by the external data, has more.
 
 {_rules_worth(grid, study, config)}
 
@@ -212,15 +213,19 @@ def _rules_worth(grid: Grid, study: Study, config: AnyExternalConfig) -> str:
     baseline = chosen_lines(grid, rule).get(method)
     best = np.max([line.values(EXTERNAL) for line in fixed_lines(grid)], axis=0)
     rows = []
-    for name, line in _over_all(grid, config).items():
+    pools = _pools(grid)
+    for name, pool, line in (
+        (name, pool, line) for pool, some in pools.items() for name, line in _over_all(some, config).items()
+    ):
         gain = ("-", "-")
         if baseline is not None:
             over_seeds, over_cases = gain_over(line, baseline, study, config)
             gain = (over_seeds.signed(), _span(over_cases))
         lost = t_interval(best - line.values(EXTERNAL))
-        rows.append([name, _words(line, config), str(line.estimate(EXTERNAL)), *gain, str(lost)])
+        rows.append([name, pool, _words(line, config), str(line.estimate(EXTERNAL)), *gain, str(lost)])
     head = [
         "rule",
+        "among",
         "chosen (seeds)",
         "external balanced accuracy",
         f"gain over {method} by {rule}",
@@ -273,6 +278,12 @@ def _network(config: AnyExternalConfig) -> str:
     side = config.input_px or "the tiles' own"
     augmented = f"augmentation {config.augment} where the method names none"
     return f"{config.backbone} from {weights} weights at {side} px, {augmented}"
+
+
+def _pools(grid: Grid) -> dict[str, Grid]:
+    """The methods that a rule may choose among: all, and those without spectral decoupling, which shows its share."""
+    without = {method: of for method, of in grid.items() if "sd_lambdas" not in grids_of(method)}
+    return {"any": grid} | ({"any without SD": without} if 0 < len(without) < len(grid) else {})
 
 
 def _over_all(grid: Grid, config: AnyExternalConfig) -> dict[str, Line]:
