@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from inference.prediction import FLAG, RATIO
 from tiling.core.arrays import Float32Array
 from training import TileModel
 
@@ -19,7 +20,6 @@ log = logging.getLogger(__name__)
 
 LARGE_SHARE = 0.2
 """From this share of tiles out of distribution on, a slide's result comes with a warning."""
-RATIO, FLAG = "ood_ratio", "ood"
 
 
 @dataclass(frozen=True)

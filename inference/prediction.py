@@ -12,6 +12,8 @@ from tiling.core.arrays import Float32Array
 from tiling.grid import Grid, Raster, Tiles
 from tiling.stores.store import SlideFacts
 
+RATIO, FLAG = "ood_ratio", "ood"
+"""The out-of-distribution columns, see inference.ood."""
 ATTENTION_THRESHOLD = 0.5
 """Of attention relative to the largest on the slide, from where on the map's regions are."""
 

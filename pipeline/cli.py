@@ -36,6 +36,7 @@ from pipeline.commands.tiles import tiles
 from pipeline.commands.train import train
 from pipeline.commands.tune import tune
 from pipeline.commands.verify import verify
+from pipeline.commands.view import view
 from tiling.core.errors import SpecslideError, StoppedError
 
 _GROUP: dict[str, Any] = {"cls": SuggestingGroup, "suggest_commands": False, "no_args_is_help": True}
@@ -54,8 +55,8 @@ app.add_typer(imports, name="import")
 app.add_typer(exports, name="export")
 app.add_typer(studies, name="study")
 for _command in (
-    info, manifest, tile, label, embed, train, tune, evaluate, stress, models, heatmap, export_model, evaluate_slides,
-    tiles, init, run, status, provenance, verify, demo,
+    info, manifest, tile, label, embed, train, tune, evaluate, stress, models, heatmap, view, export_model,
+    evaluate_slides, tiles, init, run, status, provenance, verify, demo,
 ):  # fmt: skip  # in the order of their use, which --help keeps
     app.command(cls=SuggestingCommand)(_command)
 _LAST = {"allow_interspersed_args": False}  # what follows slurm's command is that command's own

@@ -23,7 +23,7 @@ from inference.maps.regions import rings_of
 from inference.maps.slide_map import probability_map, threshold_rings
 from inference.maps.stitch import assemble
 from inference.prediction import Prediction
-from inference.text import printable
+from inference.text import printable, threshold_text
 from tiling.core.images import length_text, nice_length
 from tiling.core.versions import RESEARCH_USE
 
@@ -74,7 +74,7 @@ def _finished(figure: Figure, axes: Axes, heat: AxesImage, prediction: Predictio
     if bar.solids is not None:
         bar.solids.set_alpha(1)
     name, threshold = printable(prediction.heat_name), prediction.heat_threshold
-    bar.set_label(f"{name}; black line: threshold {threshold:.3g}", parse_math=False)
+    bar.set_label(f"{name}; black line: threshold {threshold_text(threshold)}", parse_math=False)
     bar.ax.axhline(threshold, color="black", linewidth=1.5)
     _scale_bar(axes, width, height, prediction.slide.mpp * prediction.thumbnail.downsample)
     axes.set_axis_off()

@@ -15,6 +15,16 @@ from tiling.grid import Bounds, Frame, Tiles
 
 TOP_FRACTION = 0.05
 PERCENTILE = 95.0
+# noisy_or is in slide.json only: over many tiles it tends to 1 on any slide, and on a page would look like a finding.
+MEANINGS = {
+    "mean": "mean probability of the analysed tiles",
+    "top5_mean": "mean of the most suspicious 5% of the tiles: sees a small focus on a large slide",
+    "fraction_above_threshold": "share of the tiles at or above the threshold",
+    "percentile95": "95% of the tiles lie at or below it",
+    "area_above_mm2": "area at or above the threshold, mm²",
+    "largest_region_mm2": "largest connected part of that area, mm²",
+}
+"""What pages say of each score that they show."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from inference.exports import OVERLAY
 from inference.report.pages import Link, Picture, Section, write_page
+from inference.text import threshold_text
 from tiling.core.errors import InputError
 from tiling.core.files import canonical_json, locked, read_json, write_changed
 
@@ -107,7 +108,7 @@ def _row(folder: Path, summary: HeatmapSummary) -> tuple[object, ...]:
         f"{summary.tiles:,}",
         *("none" if value is None else f"{value:.3f}" for value in shown),
         "" if known is None or known.share is None else f"{known.share:.0%}",
-        f"{summary.threshold:.3g}",
+        threshold_text(summary.threshold),
         summary.made_from["model_sha256"][:12],
     )
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from inference.maps.scores import SlideScores
+from inference.maps.scores import MEANINGS, SlideScores
 from inference.maps.slide_map import threshold_rings
-from inference.ood import FLAG, RATIO, outside
-from inference.prediction import Prediction
+from inference.ood import outside
+from inference.prediction import FLAG, RATIO, Prediction
 from inference.report.evidence import Evidence
 from inference.report.pages import render
 from inference.report.pictures import (
@@ -32,6 +32,7 @@ from inference.report.pictures import (
     svg_path,
 )
 from inference.summary import limits_of
+from inference.text import threshold_text
 from tiling.core.arrays import Float32Array, UInt8Array
 from tiling.core.images import length_text, nice_length
 from tiling.grid import Raster
@@ -44,15 +45,6 @@ _LEFT_OUT = {
     "undecodable": "cannot be decoded: the file is damaged there",
     "filtered": "were left out by the filter of quality columns",
     "outside_roi": "lie outside the region of interest",
-}
-# noisy_or is in slide.json only: over many tiles it tends to 1 on any slide, and here it would look like a finding.
-_MEANINGS = {
-    "mean": "mean probability of the analysed tiles",
-    "top5_mean": "mean of the most suspicious 5% of the tiles: sees a small focus on a large slide",
-    "fraction_above_threshold": "share of the tiles at or above the threshold",
-    "percentile95": "95% of the tiles lie at or below it",
-    "area_above_mm2": "area at or above the threshold, mm²",
-    "largest_region_mm2": "largest connected part of that area, mm²",
 }
 _COLUMNS = {
     "entropy": "entropy of the classes' probabilities, nats: 0 is sure",
@@ -93,7 +85,7 @@ def report_html(prediction: Prediction, scores: SlideScores, evidence: Evidence,
         known=known,
         words=in_words(prediction, scores),
         limits=limits_of(prediction.provenance),
-        scores=[(k, number_text(found[k]), words) for k, words in _MEANINGS.items() if found[k] is not None],
+        scores=[(k, number_text(found[k]), words) for k, words in MEANINGS.items() if found[k] is not None],
         slide=_image(picture.values),
         heat=png(heat(prediction, picture)),
         size0=[f"{side:.3f}" for side in _size0(picture)],
@@ -299,8 +291,3 @@ def number_text(value: float) -> str:
     if 0 < value < 0.001:
         return "< 0.001"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def threshold_text(value: float) -> str:
-    """A threshold in three digits, however small it is, without powers of ten."""
-    return np.format_float_positional(value, precision=3, unique=False, fractional=False, trim="-")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from playwright.sync_api import Browser, sync_playwright
 
 from inference.prediction import Prediction
 from pipeline.demo.synthetic import write_pyramid
@@ -25,6 +27,25 @@ from training.models.folder import save_model
 GRID = Grid(width0=256, height0=192, slide_mpp=0.5, tile_px=64, tile_px0=64, stride_px0=64)
 MakeModel = Callable[..., Path]
 MakePrediction = Callable[..., Prediction]
+
+
+# Nothing of the browser's own may look for a network; its sandbox does not start for root.
+QUIET = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync", "--no-first-run",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """The Chromium that is there; a test that asks for it is skipped where there is none."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("lacks Chromium: looked on the PATH")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=QUIET)
+        yield browser
+        browser.close()
 
 
 def picture(side: int = 512) -> NDArray[np.uint8]:

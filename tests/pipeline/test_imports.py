@@ -65,6 +65,7 @@ WINGS: dict[str, tuple[str, ...]] = {  # what the modules of a wing may import o
     "inference/maps": ("prediction", "text"),
     "inference/exports": ("maps", "prediction", "text", "colours", "config"),
     "inference/report": ("maps", "exports", "prediction", "text", "colours", "ood", "recipes", "summary"),
+    "inference/viewer": ("maps", "exports", "report", "prediction", "summary", "text"),  # neither models nor backends
     "inference/evaluation": ("maps", "exports", "config", "recipes", "summary"),  # neither models nor backends
     "pipeline/execution": ("console", "redaction", "study"),  # of which the ledger alone
     "pipeline/study": ("console", "execution", "redaction"),
@@ -151,7 +152,7 @@ def said(code: str, library: str) -> list[str]:
     [
         "specslide", "tiling, training, inference, pipeline", "pipeline.cli", "pipeline.execution.jobs",
         "pipeline.execution.pool", "pipeline.study.config", "pipeline.study.template", "training.shortcut.config",
-        "training.trials.config", "training.external.config",
+        "training.trials.config", "training.external.config", "inference.viewer.run",
     ],
 )  # fmt: skip
 def test_torch_is_not_waited_for(module: str) -> None:
@@ -184,6 +185,7 @@ SOON_ANSWERED = [
     "study external --train absent.csv --external absent.csv -o x",
     "study bags --features absent --train absent.csv --external absent.csv -o x",
     "evaluate-slides absent --manifest absent.csv -o x", "export-model absent --to onnx -o x", "tiles absent.zarr",
+    "view absent", "view --manifest absent.csv",
     "verify absent", "provenance absent", "tile --patch-size 3", "tile absent.svs -o x", "slurm run absent.yaml",
 ]  # fmt: skip
 

@@ -26,7 +26,8 @@ from inference.predict import predict_slide
 from inference.prediction import Prediction
 from inference.report.evidence import Evidence, extremes, gather_evidence
 from inference.report.pictures import svg_path
-from inference.report.report import in_words, number_text, report_html, threshold_text
+from inference.report.report import in_words, number_text, report_html
+from inference.text import threshold_text
 from tests.inference.conftest import MakePrediction
 from tiling import TileStore, TilingConfig, tile_slide
 from tiling.grid import Raster
@@ -256,7 +257,13 @@ def test_numbers_are_for_people(value: float, said: str) -> None:
     assert number_text(value) == said
 
 
-@pytest.mark.parametrize(("threshold", "said"), [(0.5, "0.5"), (0.0755087, "0.0755"), (4.2e-7, "0.00000042"), (1, "1")])
+@pytest.mark.parametrize(
+    ("threshold", "said"),
+    [
+        (0.5, "0.5"), (0.0755087, "0.0755"), (4.2e-7, "0.00000042"), (0.9996, "0.9996"), (0.999911904, "0.9999119"),
+        (1 - 2**-24, "0.9999999404"), (0, "0"), (1, "1"),
+    ],
+)  # fmt: skip
 def test_a_threshold_keeps_its_digits(threshold: float, said: str) -> None:
     assert threshold_text(threshold) == said
 

@@ -1,0 +1,245 @@
+"""The pixels of slides for the viewer: from the slide, or from a store, where only tissue is. Thread-safe.
+
+What was shown lately is kept as JPEG within stated bytes, and so many slides stay open.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, Protocol
+
+import cv2
+import numpy as np
+
+from inference.viewer.cohort import Shown
+from inference.viewer.zooms import TILE_PX, Square
+from tiling.core.arrays import UInt8Array
+from tiling.core.errors import SlideError, SpecslideError
+from tiling.grid import Frame
+from tiling.slides.slide import Slide
+from tiling.stores.codec import encode_jpeg
+from tiling.stores.store import TileStore
+
+log = logging.getLogger(__name__)
+
+CACHE_BYTES = 256 * 2**20
+"""Of JPEG tiles that are kept."""
+OPEN_SLIDES = 16
+_QUALITY: Final = 85
+_SUBSAMPLING: Final = "4:2:2"
+_GLASS, _UNKNOWN, _DAMAGED = 255, 236, 200
+_AHEAD = 1.5
+"""How many times finer than the thumbnail a store's picture must be for its tiles to be read."""
+
+
+class Picture(Protocol):
+    """What can be drawn of a slide."""
+
+    frame: Frame
+    mpp: float | None
+    """Micrometres per level-0 pixel; None where nobody says."""
+    finest_px0: float
+    """Level-0 pixels per pixel of the finest picture there is: finer ones are enlarged."""
+
+    def region(self, square: Square, side_px: int) -> UInt8Array:
+        """A square of the slide at `side_px` pixels a side, RGB (side_px, side_px, 3). Raises SlideError, StoreError.
+
+        White beyond the slide.
+        """
+
+    def close(self) -> None:
+        """Release its files. Not while a thread reads."""
+
+
+class SlidePicture:
+    """A slide, read at any scale. Raises SlideError if it cannot be opened, or is not of the size given."""
+
+    def __init__(self, shown: Shown) -> None:
+        assert shown.slide is not None
+        given = None if shown.row is None else shown.row.mpp
+        facts = shown.results[0].summary.slide if shown.results else None
+        self._slide = Slide(shown.slide, mpp=given if facts is None else facts.mpp)
+        self.frame = self._slide.frame
+        if facts is not None and self.frame.size0 != (facts.width, facts.height):
+            self._slide.close()
+            what = f"is not the heatmap's slide: that has {facts.width} x {facts.height} px"
+            raise SlideError(shown.slide_id, what, "pass the slide that the heatmap was made of")
+        try:
+            self.mpp: float | None = self._slide.mpp
+        except SlideError:  # it can be looked at all the same
+            self.mpp = None
+        self.finest_px0 = 1.0
+
+    def region(self, square: Square, side_px: int) -> UInt8Array:
+        """See `Picture`."""
+        return self._slide.read_scaled(square.x0, square.y0, (square.side0, square.side0), (side_px, side_px))
+
+    def close(self) -> None:
+        """See `Picture`."""
+        self._slide.close()
+
+
+class StorePicture:
+    """A store: its tiles, on its thumbnail."""
+
+    def __init__(self, store: TileStore) -> None:
+        self._store, self.frame = store, store.slide.frame()
+        self.mpp: float | None = store.slide.mpp
+        self.finest_px0 = store.grid.tile_px0 / store.grid.tile_px
+        self._x0, self._y0 = (array.astype(np.int64) for array in (store.tiles.x0, store.tiles.y0))
+
+    def region(self, square: Square, side_px: int) -> UInt8Array:
+        """See `Picture`."""
+        px0 = square.side0 / side_px
+        thumbnail = self._store.thumbnail
+        out = _placed(thumbnail.values, thumbnail.downsample, square, side_px)
+        if px0 * _AHEAD >= thumbnail.downsample:
+            return out
+        side0 = self._store.grid.tile_px0
+        (x0, y0, wide0) = square
+        meets = (self._x0 < x0 + wide0) & (self._y0 < y0 + wide0) & (self._x0 > x0 - side0) & (self._y0 > y0 - side0)
+        rows = np.flatnonzero(meets)
+        for row, tile in zip(rows.tolist(), self._store.read(rows), strict=True):
+            left, top = int(self._x0[row]) - x0, int(self._y0[row]) - y0
+            xa, ya, xb, yb = (round(edge / px0) for edge in (left, top, left + side0, top + side0))
+            drawn = cv2.resize(tile, (max(1, xb - xa), max(1, yb - ya)), interpolation=_how(side0 / px0, len(tile)))
+            _paste(out, np.asarray(drawn, np.uint8), xa, ya)
+        return out
+
+    def close(self) -> None:
+        """See `Picture`."""
+
+
+class NoPicture:
+    """A slide of which neither file nor store is at hand: grey."""
+
+    def __init__(self, shown: Shown) -> None:
+        facts = shown.results[0].summary.slide
+        self.frame = facts.frame()
+        self.mpp: float | None = facts.mpp
+        self.finest_px0 = max(1.0, max(self.frame.size0) / TILE_PX)
+
+    def region(self, square: Square, side_px: int) -> UInt8Array:
+        """See `Picture`."""
+        return np.full((side_px, side_px, 3), _UNKNOWN, np.uint8)
+
+    def close(self) -> None:
+        """See `Picture`."""
+
+
+def open_picture(shown: Shown) -> Picture:
+    """The slide where it is at hand and can be opened, else a store of it, else nothing but grey.
+
+    Raises SpecslideError for a slide that cannot be opened where there is nothing else.
+    """
+    if shown.slide is not None:
+        try:
+            return SlidePicture(shown)
+        except SpecslideError as error:
+            if shown.store is None and not shown.results:
+                raise
+            log.warning("%s: %s; it is shown without", shown.slide_id, error.what)
+    return NoPicture(shown) if shown.store is None else StorePicture(shown.store)
+
+
+class Pictures:
+    """The pictures of a cohort as JPEG, by the slide's number."""
+
+    def __init__(self, slides: tuple[Shown, ...], cache_bytes: int = CACHE_BYTES) -> None:
+        self._slides, self._limit, self._bytes = slides, cache_bytes, 0
+        self._kept: OrderedDict[tuple[int, Square, int], bytes] = OrderedDict()
+        self._open: OrderedDict[int, Picture] = OrderedDict()
+        self._users: dict[int, int] = {}
+        self._lock, self._opening = threading.Lock(), [threading.Lock() for _ in slides]
+
+    @contextmanager
+    def opened(self, number: int) -> Iterator[Picture]:
+        """The picture of a slide, open while it is used. Raises SpecslideError."""
+        with self._opening[number]:  # of one slide: to open another may take long
+            with self._lock:
+                known = self._open.get(number)
+                self._users[number] = self._users.get(number, 0) + 1  # so that nobody closes it
+            try:
+                picture = known or open_picture(self._slides[number])
+            except SpecslideError:
+                self._users[number] -= 1
+                raise
+        with self._lock:
+            self._open[number] = picture
+            self._open.move_to_end(number)
+            idle = [n for n in self._open if not self._users.get(n)]
+            closing = [self._open.pop(n) for n in idle[: max(0, len(self._open) - OPEN_SLIDES)]]
+        for one in closing:
+            one.close()
+        try:
+            yield picture
+        finally:
+            with self._lock:
+                self._users[number] -= 1
+
+    def jpeg(self, number: int, square: Square, side_px: int = TILE_PX) -> bytes:
+        """A square of a slide as JPEG; grey, with words, where it is damaged.
+
+        Raises SpecslideError for a slide that cannot be opened.
+        """
+        key = (number, square, side_px)
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        with self.opened(number) as picture:
+            try:
+                pixels = picture.region(square, side_px)
+            except SpecslideError as error:
+                log.warning("%s: %s", self._slides[number].slide_id, error.what)
+                pixels = _damaged(side_px)
+        data = encode_jpeg(pixels, _QUALITY, _SUBSAMPLING)
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = data
+                self._bytes += len(data)
+            while self._bytes > self._limit:
+                self._bytes -= len(self._kept.popitem(last=False)[1])
+        return data
+
+    def close(self) -> None:
+        """Release the slides. Not while a thread reads."""
+        for picture in self._open.values():
+            picture.close()
+
+
+def _placed(values: UInt8Array, downsample: float, square: Square, side_px: int) -> UInt8Array:
+    """A square of the picture of a slide, resampled to (side_px, side_px, 3); white beyond."""
+    scale, px0 = downsample * side_px / square.side0, square.side0 / side_px
+    shift = (square.x0 / px0, square.y0 / px0)
+    if scale < 1:  # area-resampled first, so that nothing is skipped
+        size = tuple(max(1, round(length * scale)) for length in values.shape[1::-1])
+        values = np.asarray(cv2.resize(values, size, interpolation=cv2.INTER_AREA), np.uint8)
+        scale = 1.0
+    move = np.array([[scale, 0, scale / 2 - 0.5 - shift[0]], [0, scale, scale / 2 - 0.5 - shift[1]]])
+    white = (_GLASS, _GLASS, _GLASS)
+    drawn = cv2.warpAffine(values, move, (side_px, side_px), flags=cv2.INTER_LINEAR, borderValue=white)
+    return np.asarray(drawn, np.uint8)
+
+
+def _paste(out: UInt8Array, tile: UInt8Array, left: int, top: int) -> None:
+    """Draw a tile into a picture at a place that may lie beyond its edges."""
+    (height, width), (h, w) = out.shape[:2], tile.shape[:2]
+    xa, ya, xb, yb = max(left, 0), max(top, 0), min(left + w, width), min(top + h, height)
+    if xa < xb and ya < yb:
+        out[ya:yb, xa:xb] = tile[ya - top : yb - top, xa - left : xb - left]
+
+
+def _how(side: float, tile_px: int) -> int:
+    return cv2.INTER_AREA if side < tile_px else cv2.INTER_LINEAR
+
+
+def _damaged(side_px: int) -> UInt8Array:
+    """A grey square that says why it is grey."""
+    grey = np.full((side_px, side_px, 3), _DAMAGED, np.uint8)
+    where = (side_px // 4, side_px // 2)
+    return np.asarray(cv2.putText(grey, "cannot be read", where, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (60, 60, 60), 1))

@@ -1,0 +1,245 @@
+"""What each address of the viewer holds: pages, pictures and numbers. Knows nothing of networks and writes nothing.
+
+The server answers with it, and the export writes it out. Slides, models and layers are called by their numbers in the
+cohort, so that no name or path ever comes from outside. Whatever is not in `Site.addresses` does not exist.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from inference.maps.scores import MEANINGS
+from inference.text import printable, threshold_text
+from inference.viewer.cohort import Cohort, Result, Shown
+from inference.viewer.numbers import Numbers, words_for
+from inference.viewer.pictures import Picture, Pictures
+from inference.viewer.thumbnail import thumbnail_jpeg
+from inference.viewer.zooms import Zooms
+from tiling.core.arrays import Float32Array
+from tiling.core.errors import ConfigError
+from tiling.core.versions import RESEARCH_USE
+
+_STATIC = Path(__file__).parent / "static"
+_LEAFLET, _LEAFLET_FILES = "js_lib_leaflet", ("leaflet.js", "leaflet.css")
+_MEDIA = {
+    ".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8",
+    ".json": "application/json", ".jpg": "image/jpeg", ".bin": "application/octet-stream",
+}  # fmt: skip
+_NUMBERS_KEPT = 8  # of heatmaps, in memory
+COLOUR_MAPS = ("viridis", "cividis", "inferno")
+"""matplotlib's, perceptually uniform, and the first two made for colour-blind readers too."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an address holds."""
+
+    data: bytes
+    media: str
+    """Its media type."""
+    lasting: bool = False
+    """Whether it is the same as long as the viewer runs."""
+
+
+class Site:
+    """The addresses of a cohort. Thread-safe. Raises ConfigError where the package with Leaflet is missing."""
+
+    def __init__(self, cohort: Cohort, pictures: Pictures | None = None) -> None:
+        self.cohort, self.pictures = cohort, pictures or Pictures(cohort.slides)
+        self._files = _static_files()
+        self._numbers: OrderedDict[tuple[int, int], Numbers] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, address: str) -> Answer | None:
+        """What an address holds; None for one that does not exist. Raises SpecslideError if it cannot be read."""
+        for pattern, find in _ADDRESSES:
+            if found := pattern.fullmatch(address):
+                data = find(self, *map(int, found.groups()))
+                return None if data is None else _answer(address, data, lasting=address.startswith("data/"))
+        data = self._files.get(address)
+        return None if data is None else _answer(address, data)
+
+    def addresses(self) -> Iterator[str]:
+        """Every address. Raises SpecslideError for a slide that cannot be opened."""
+        yield from self._files
+        yield from ("data/slides.json", "data/colours.json")
+        for number, shown in enumerate(self.cohort.slides):
+            yield from (f"data/{number}/slide.json", f"data/{number}/thumbnail.jpg")
+            for model in range(len(shown.results)):
+                yield f"data/{number}/{model}/tiles.bin"
+                layers = self._numbers_of(number, model).layers
+                yield from (f"data/{number}/{model}/map-{layer}.bin" for layer in range(len(layers)))
+            with self.pictures.opened(number) as picture:
+                zooms, coarsest = Zooms(picture.frame.size0), _last_zoom(picture)
+            for zoom in range(coarsest + 1):
+                yield from (f"data/{number}/{zoom}/{column}-{row}.jpg" for column, row in zooms.tiles(zoom))
+
+    def _slides(self) -> bytes:
+        listed = [_listed(number, shown) for number, shown in enumerate(self.cohort.slides)]
+        return _json({"slides": listed, "refused": len(self.cohort.refused), "notice": RESEARCH_USE})
+
+    def _colours(self) -> bytes:
+        import matplotlib
+
+        ramp = np.linspace(0, 1, 256)
+        maps = {name: matplotlib.colormaps[name](ramp, bytes=True)[:, :3].tolist() for name in COLOUR_MAPS}
+        return _json(maps)
+
+    def _slide(self, number: int) -> bytes | None:
+        if number >= len(self.cohort.slides):
+            return None
+        shown = self.cohort.slides[number]
+        with self.pictures.opened(number) as picture:
+            facts: dict[str, Any] = _listed(number, shown) | _pictured(picture)
+        facts["models"] = [self._model(number, model, result) for model, result in enumerate(shown.results)]
+        return _json(facts | {"notice": RESEARCH_USE})
+
+    def _model(self, number: int, model: int, result: Result) -> dict[str, Any]:
+        """What the browser needs to draw a heatmap, and what is known of it."""
+        numbers, summary = self._numbers_of(number, model), result.summary
+        scores = [(name, getattr(summary.scores, name), words) for name, words in MEANINGS.items()]
+        known = numbers.map_of(numbers.layers[0]) if numbers.layers else None
+        return {
+            "number": model,
+            "name": printable(str(summary.made_from.get("backbone", "model"))),
+            "sha256": summary.made_from["model_sha256"],
+            "positive": printable(summary.positive_class),
+            "threshold": summary.threshold,
+            "threshold_text": threshold_text(summary.threshold),
+            "bag": None if summary.bag is None else summary.bag.probability,
+            "attention": summary.bag is not None,
+            "warning": summary.warning,
+            "scores": [row for row in scores if row[1] is not None],
+            "tiles": len(numbers.tiles),
+            "tile_px0": summary.grid.tile_px0,
+            "stride_px0": summary.grid.stride_px0,
+            "map": None if known is None else {"shape": known.values.shape, "downsample": known.downsample},
+            "layers": [
+                {"name": printable(layer.name), "words": words_for(layer.name), "span": layer.span,
+                 "threshold": layer.threshold}
+                for layer in numbers.layers
+            ],
+        }  # fmt: skip
+
+    def _thumbnail(self, number: int) -> bytes | None:
+        if number >= len(self.cohort.slides):
+            return None
+        results = self.cohort.slides[number].results
+        numbers = self._numbers_of(number, 0) if results else None
+        with self.pictures.opened(number) as picture:
+            return thumbnail_jpeg(picture, numbers)
+
+    def _tiles(self, number: int, model: int) -> bytes | None:
+        return self._numbers_of(number, model).tiles_bytes if self._has(number, model) else None
+
+    def _map(self, number: int, model: int, layer: int) -> bytes | None:
+        if not self._has(number, model):
+            return None
+        numbers = self._numbers_of(number, model)
+        return _floats(numbers.map_of(numbers.layers[layer]).values) if layer < len(numbers.layers) else None
+
+    def _tile(self, number: int, zoom: int, column: int, row: int) -> bytes | None:
+        if number >= len(self.cohort.slides):
+            return None
+        with self.pictures.opened(number) as picture:
+            square = Zooms(picture.frame.size0).square(zoom, column, row) if zoom <= _last_zoom(picture) else None
+        return None if square is None else self.pictures.jpeg(number, square)
+
+    def _has(self, number: int, model: int) -> bool:
+        return number < len(self.cohort.slides) and model < len(self.cohort.slides[number].results)
+
+    def _numbers_of(self, number: int, model: int) -> Numbers:
+        with self._lock:
+            known = self._numbers.get((number, model))
+            if known is None:
+                shown = self.cohort.slides[number]
+                known = self._numbers[number, model] = Numbers(shown.results[model], shown.store)
+            self._numbers.move_to_end((number, model))
+            while len(self._numbers) > _NUMBERS_KEPT:
+                self._numbers.popitem(last=False)
+        return known
+
+
+def _address(pattern: str) -> re.Pattern[str]:
+    """An address whose N are whole numbers of at most nine digits, spelt in one way."""
+    return re.compile(re.escape(pattern).replace("N", "(0|[1-9][0-9]{0,8})"), re.ASCII)
+
+
+_ADDRESSES: tuple[tuple[re.Pattern[str], Callable[..., bytes | None]], ...] = (
+    (_address("data/slides.json"), Site._slides),
+    (_address("data/colours.json"), Site._colours),
+    (_address("data/N/slide.json"), Site._slide),
+    (_address("data/N/thumbnail.jpg"), Site._thumbnail),
+    (_address("data/N/N/tiles.bin"), Site._tiles),
+    (_address("data/N/N/map-N.bin"), Site._map),
+    (_address("data/N/N/N-N.jpg"), Site._tile),
+)
+
+
+def _answer(address: str, data: bytes, *, lasting: bool = False) -> Answer:
+    return Answer(data, _MEDIA[Path(address).suffix], lasting)
+
+
+def _static_files() -> dict[str, bytes]:
+    """The viewer's own pages, scripts and styles, and Leaflet's, by their addresses."""
+    spec = importlib.util.find_spec(_LEAFLET)
+    if spec is None or spec.origin is None:
+        raise ConfigError("view", f"needs {_LEAFLET}, which is missing", "pip install 'specslide[view]'")
+    leaflet = Path(spec.origin).parent / "static" / _LEAFLET
+    own = {path.name: path.read_bytes() for path in sorted(_STATIC.iterdir()) if path.suffix in _MEDIA}
+    return own | {f"leaflet/{name}": (leaflet / name).read_bytes() for name in _LEAFLET_FILES}
+
+
+def _listed(number: int, shown: Shown) -> dict[str, Any]:
+    """What the list of slides says of one."""
+    known: dict[str, Any] = {
+        "number": number,
+        "slide_id": printable(shown.slide_id),
+        "label": None if shown.row is None or shown.row.label is None else printable(shown.row.label),
+        "pixels": "slide" if shown.slide is not None else "store" if shown.store is not None else "none",
+    }
+    if not shown.results:
+        return known | {"positive": None, "score": None, "scores": {}, "tiles": None, "warning": None, "unlike": None}
+    summary = shown.results[0].summary
+    unlike = summary.out_of_distribution
+    return known | {
+        "positive": printable(summary.positive_class),
+        "threshold": summary.threshold,
+        "score": summary.suspicion,
+        "scores": {name: value for name, value in summary.numbers().items() if value is not None},
+        "tiles": summary.tiles,
+        "warning": summary.warning,
+        "unlike": None if unlike is None else unlike.share,
+    }
+
+
+def _pictured(picture: Picture) -> dict[str, Any]:
+    """What the browser needs to draw a slide."""
+    size0 = picture.frame.size0
+    drawn = {"zooms": Zooms(size0).last, "last_drawn": _last_zoom(picture)}
+    return {"size0": size0, "qupath0": picture.frame.qupath0, "mpp": picture.mpp} | drawn
+
+
+def _last_zoom(picture: Picture) -> int:
+    """The finest level that is drawn: finer ones would only enlarge it."""
+    zooms = Zooms(picture.frame.size0)
+    return max(0, zooms.last - int(math.log2(max(1.0, picture.finest_px0))))
+
+
+def _floats(values: Float32Array) -> bytes:
+    return np.asarray(values, "<f4").tobytes()
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()

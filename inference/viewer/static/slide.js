@@ -1,0 +1,330 @@
+// The page of one slide: the map, the heatmap over it, and the panel beside it.
+/* global L */
+import { fetched, make, number, order, percent, TEXTS } from "./common.js";
+import { deepZoom, drawSquare, linkPlace, pixel0, scaleBar } from "./deep.js";
+import { fetchMap, fetchTiles, highest, histogram, outline, paint, shade, tileFinder } from "./heat.js";
+
+const T = TEXTS.overlay;
+const found = (id) => document.getElementById(id);
+const LISTED = 20;
+const GRID_FROM_PX = 40; // side of a tile on the screen
+
+const slide = await fetched(`data/${Number(new URLSearchParams(location.search).get("slide") ?? 0)}/slide.json`)
+  .catch(() => null);
+if (slide === null) {
+  document.body.replaceChildren(make("p", { className: "notice" }, TEXTS.noSlide), make("a", { href: "index.html" }, TEXTS.back));
+  throw new Error(TEXTS.noSlide);
+}
+const colours = await fetched("data/colours.json");
+
+for (const [id, text] of Object.entries({ back: TEXTS.back, previous: TEXTS.previous, next: TEXTS.next, full: TEXTS.full, "panel-button": TEXTS.panel })) {
+  found(id).textContent = text;
+}
+document.title = `${slide.slide_id}: specslide`;
+found("title").textContent = slide.label === null ? slide.slide_id : `${slide.slide_id} (${slide.label})`;
+found("notice").textContent = slide.notice;
+found("map").setAttribute("aria-label", TEXTS.map);
+
+const { map, whole } = deepZoom(found("map"), slide);
+const showWhole = linkPlace(map, whole);
+scaleBar(map, slide);
+map.createPane("heat").style.zIndex = 350;
+map.createPane("lines").style.zIndex = 450;
+
+// What is shown of the heatmap, and how. `tiles`, `values` and `find` belong to the model and layer that are chosen.
+const state = { model: null, layer: 0, tiles: null, values: null, find: null, picture: null, pinned: null, threshold: 0 };
+const lines = L.layerGroup().addTo(map);
+const grid = L.layerGroup().addTo(map);
+const mark = L.layerGroup().addTo(map);
+const renderer = L.canvas({ pane: "lines", padding: 0.3 });
+
+// ------------------------------------------------------------------------------------------------ the panel's parts
+
+const controls = {
+  show: checkbox(T.show, true), model: make("select"), layer: make("select"), colours: make("select"),
+  opacity: make("input", { type: "range", min: 0, max: 100, value: 55 }),
+  threshold: make("input", { type: "range", step: "any" }),
+  at: make("input", { type: "number", step: "any" }),
+  rising: checkbox(T.rising, true), above: checkbox(T.above, false), outline: checkbox(T.outline, true), grid: checkbox(T.grid, true),
+};
+const legend = make("canvas", { className: "legend", width: 256, height: 14 });
+const ends = make("div", { className: "ends" });
+const bars = make("canvas", { className: "histogram", width: 300, height: 70 });
+const share = make("p", { className: "share", role: "status" });
+const tileText = make("dl");
+const tilePicture = make("canvas", { hidden: true, role: "img", "aria-label": TEXTS.tile.picture });
+const tileTitle = make("p", { role: "status" }, TEXTS.tile.none);
+const release = make("button", { type: "button", hidden: true }, TEXTS.tile.release);
+const listPlace = make("div");
+
+function checkbox(text, checked) {
+  const input = make("input", { type: "checkbox", checked });
+  return { input, label: make("label", { className: "check" }, input, ` ${text}`) };
+}
+
+const field = (text, ...inputs) => make("label", { className: "field" }, make("span", {}, text), ...inputs);
+
+function section(title, open, ...children) {
+  return make("details", { open }, make("summary", {}, title), ...children);
+}
+
+function buildPanel() {
+  const panel = found("panel");
+  if (slide.pixels !== "slide") panel.append(make("p", { className: "note" }, TEXTS.pixels[slide.pixels]));
+  if (!slide.models.length) {
+    panel.append(make("p", {}, T.none));
+    return;
+  }
+  controls.at.setAttribute("aria-label", T.threshold);
+  controls.model.append(...slide.models.map((model) => make("option", { value: model.number }, `${model.name}, ${model.sha256.slice(0, 8)}`)));
+  controls.colours.append(...Object.keys(colours).map((name) => make("option", { value: name }, name)));
+  panel.append(
+    section(T.title, true, controls.show.label,
+      ...(slide.models.length > 1 ? [field(T.model, controls.model)] : []),
+      field(T.layer, controls.layer), legend, ends, field(T.opacity, controls.opacity),
+      field(T.threshold, controls.threshold, controls.at), share, bars,
+      controls.above.label, controls.rising.label, controls.outline.label, controls.grid.label, field(T.colours, controls.colours)),
+    section(TEXTS.tile.title, true, tileTitle, release, tilePicture, tileText),
+    section(TEXTS.lists.title, true, listPlace),
+    section(TEXTS.scores.title, false, make("dl", { id: "scores" })),
+    make("p", { className: "hint" }, TEXTS.keys));
+}
+
+// ------------------------------------------------------------------------------------------------- the heatmap itself
+
+const model = () => slide.models[state.model];
+const layer = () => model().layers[state.layer];
+const look = () => ({
+  colours: colours[controls.colours.value], span: layer().span, threshold: state.threshold,
+  above: controls.above.input.checked, rising: controls.rising.input.checked,
+});
+
+async function chooseModel(index) {
+  const tiles = await fetchTiles(slide.number, slide.models[index]);
+  Object.assign(state, { model: index, tiles, find: tileFinder(tiles, slide.models[index]) });
+  controls.layer.replaceChildren(...model().layers.map((one, at) => make("option", { value: at }, one.words)));
+  showScores();
+  await chooseLayer(0);
+}
+
+async function chooseLayer(index) {
+  state.layer = index;
+  if (!model().layers.length) return;
+  state.values = await fetchMap(slide.number, model(), index);
+  const [height, width] = model().map.shape;
+  const canvas = make("canvas", { width, height });
+  const reach = model().map.downsample;
+  state.picture?.remove();
+  state.picture = L.svgOverlay(canvas, [[0, 0], [height * reach, width * reach]], { pane: "heat", className: "heat" }).addTo(map);
+  const [low, high] = layer().span;
+  const at = layer().threshold ?? (low + high) / 2;
+  Object.assign(controls.threshold, { min: low, max: high });
+  setThreshold(at);
+  showLists();
+  showTile();
+}
+
+function redraw() {
+  if (state.picture === null) return;
+  const how = look();
+  paint(state.picture.getElement(), state.values, how);
+  state.picture.setOpacity(controls.show.input.checked ? controls.opacity.value / 100 : 0);
+  lines.clearLayers();
+  if (controls.show.input.checked && controls.outline.input.checked) {
+    const reach = model().map.downsample;
+    const drawn = outline(state.values, model().map.shape, how.threshold).map((ends) => ends.map(([y, x]) => [y * reach, x * reach]));
+    for (const [color, weight] of [["#fff", 4], ["#000", 2]]) {
+      lines.addLayer(L.polyline(drawn, { renderer, color, weight, interactive: false, smoothFactor: 0, lineCap: "square" }));
+    }
+  }
+  drawLegend(how);
+  drawHistogram(how);
+  drawGrid();
+}
+
+function drawLegend(how) {
+  const context = legend.getContext("2d");
+  context.clearRect(0, 0, legend.width, legend.height);
+  for (let x = 0; x < legend.width; x++) {
+    const value = how.span[0] + (how.span[1] - how.span[0]) * x / (legend.width - 1);
+    if (how.above && value < how.threshold) continue;
+    context.fillStyle = shade(how, x / (legend.width - 1));
+    context.fillRect(x, 0, 1, legend.height);
+  }
+  context.fillStyle = "#d55e00";
+  context.fillRect(legend.width * (how.threshold - how.span[0]) / (how.span[1] - how.span[0]) - 1.5, 0, 3, legend.height);
+  ends.replaceChildren(...how.span.map((value) => make("span", {}, number(value))));
+}
+
+function drawHistogram(how) {
+  const [values, bins] = [state.tiles.values[state.layer], 60];
+  const counts = histogram(values, how.span, bins);
+  const context = bars.getContext("2d");
+  const most = Math.max(...counts, 1);
+  const width = bars.width / bins;
+  context.clearRect(0, 0, bars.width, bars.height);
+  counts.forEach((count, bin) => {
+    const tall = count ? Math.max(2, bars.height * Math.sqrt(count / most)) : 0; // by the root, so that few are seen
+    context.fillStyle = shade({ ...how, rising: false }, bin / (bins - 1));
+    context.fillRect(bin * width, bars.height - tall, width - 1, tall);
+  });
+  context.fillStyle = "#d55e00";
+  context.fillRect(bars.width * (how.threshold - how.span[0]) / (how.span[1] - how.span[0]) - 1, 0, 2, bars.height);
+  const known = values.filter((value) => !Number.isNaN(value));
+  share.textContent = T.share(known.filter((value) => value >= how.threshold).length, known.length);
+  bars.setAttribute("role", "img");
+  bars.setAttribute("aria-label", `${TEXTS.histogram}: ${share.textContent}`);
+}
+
+// Outlines of the tiles that are seen, where they are large enough.
+function drawGrid() {
+  grid.clearLayers();
+  const side = model()?.tile_px0;
+  if (!side || !controls.grid.input.checked || side / pixel0(slide, map.getZoom()) < GRID_FROM_PX) return;
+  const seen = map.getBounds();
+  const squares = [];
+  for (let row = 0; row < state.tiles.count; row++) {
+    const [x, y] = [state.tiles.x0[row], state.tiles.y0[row]];
+    if (x < seen.getEast() && x + side > seen.getWest() && y < seen.getNorth() && y + side > seen.getSouth()) {
+      squares.push([[y, x], [y, x + side], [y + side, x + side], [y + side, x]]);
+    }
+  }
+  grid.addLayer(L.polygon(squares.map((square) => [square]), { renderer, color: "#000", weight: 1, opacity: 0.35, fill: false, interactive: false }));
+  mark.eachLayer((line) => line.bringToFront());
+}
+
+// ------------------------------------------------------------------------------------- tiles: cursor, pin, lists
+
+// As QuPath counts: from the corner of what was scanned.
+const place = (x, y) => TEXTS.tile.place(x - slide.qupath0[0], y - slide.qupath0[1]);
+const placeOf = (row) => place(state.tiles.x0[row], state.tiles.y0[row]);
+
+function describe(row) {
+  const rows = model().layers.map((one, at) => [one.words, state.tiles.values[at][row]]);
+  tileTitle.textContent = placeOf(row);
+  tileText.replaceChildren(...rows.flatMap(([words, value]) => [make("dt", {}, words), make("dd", {}, Number.isNaN(value) ? TEXTS.unknown : number(value))]));
+}
+
+function showTile(row = state.pinned) {
+  release.hidden = state.pinned === null;
+  if (row === null) {
+    tileTitle.textContent = TEXTS.tile.none;
+    tileText.replaceChildren();
+  } else describe(row);
+}
+
+async function pin(row) {
+  state.pinned = row;
+  mark.clearLayers();
+  tilePicture.hidden = row === null;
+  showTile();
+  if (row === null) return;
+  const [x, y, side] = [state.tiles.x0[row], state.tiles.y0[row], model().tile_px0];
+  for (const [color, weight] of [["#fff", 5], ["#d55e00", 3]]) {
+    mark.addLayer(L.rectangle([[y, x], [y + side, x + side]], { renderer, color, weight, fill: false, interactive: false }));
+  }
+  await drawSquare(tilePicture, slide, x - side / 2, y - side / 2, 2 * side);
+  const context = tilePicture.getContext("2d");
+  const scale = tilePicture.width / (2 * side);
+  context.lineWidth = Math.max(1, tilePicture.width / 256);
+  context.strokeRect(side * scale / 2, side * scale / 2, side * scale, side * scale);
+}
+
+function flyTo(row) {
+  const [x, y, side] = [state.tiles.x0[row], state.tiles.y0[row], model().tile_px0];
+  const bounds = L.latLngBounds([[y - 1.5 * side, x - 1.5 * side], [y + 2.5 * side, x + 2.5 * side]]);
+  map.fitBounds(bounds, { animate: !matchMedia("(prefers-reduced-motion: reduce)").matches });
+  pin(row);
+}
+
+function showLists() {
+  const by = (name) => model().layers.findIndex((one) => one.name === name);
+  const values = state.tiles.values;
+  const unsure = by("entropy") >= 0 ? values[by("entropy")] : values[0].map((value) => -Math.abs(value - model().threshold));
+  const lists = { highest: values[state.layer], uncertain: unsure, ...(by("ood_ratio") >= 0 ? { unlike: values[by("ood_ratio")] } : {}) };
+  listPlace.replaceChildren(...Object.entries(lists).map(([name, ranked]) => make("details", { open: name === "highest" },
+    make("summary", {}, TEXTS.lists[name]),
+    make("div", { className: "ranked" }, ...highest(ranked, LISTED).map((row, place) => {
+      const text = `${place + 1}: ${number(Math.abs(ranked[row]))}`;
+      const button = make("button", { type: "button", title: placeOf(row) }, text);
+      button.addEventListener("click", () => flyTo(row));
+      return button;
+    })))));
+}
+
+function showScores() {
+  const of = model();
+  const rows = [[TEXTS.scores.threshold, of.threshold_text], ...(of.bag === null ? [] : [[TEXTS.scores.bag, number(of.bag)]]),
+    ...of.scores.map(([name, value, words]) => [words, name.startsWith("fraction") ? percent(value) : number(value)])];
+  found("scores").replaceChildren(...rows.flatMap(([words, value]) => [make("dt", {}, words), make("dd", {}, value)]));
+  found("warning").hidden = of.warning === null;
+  found("warning").textContent = of.warning ?? "";
+}
+
+// ------------------------------------------------------------------------------------------------------ what is done
+
+function step(by) {
+  const slides = order.read([slide.number]);
+  const next = slides[slides.indexOf(slide.number) + by];
+  if (next !== undefined) location.assign(`slide.html?slide=${next}`);
+}
+
+function move(by) {
+  const [low, high] = layer().span;
+  setThreshold(Math.min(high, Math.max(low, state.threshold + by * (high - low))));
+}
+
+function setThreshold(value) {
+  state.threshold = value;
+  controls.threshold.value = value;
+  controls.at.value = value === layer().threshold && state.layer === 0 ? model().threshold_text : +value.toPrecision(4);
+  redraw();
+}
+
+function toggle(control) {
+  control.input.checked = !control.input.checked;
+  redraw();
+}
+
+function togglePanel() {
+  const open = document.body.classList.toggle("closed");
+  found("panel-button").setAttribute("aria-expanded", String(!open));
+  map.invalidateSize();
+}
+
+const KEYS = {
+  n: () => step(1), p: () => step(-1), 0: showWhole, f: () => found("full").click(),
+  o: () => toggle(controls.show), g: () => toggle(controls.grid), "[": () => move(-0.01), "]": () => move(0.01),
+};
+
+buildPanel();
+found("previous").addEventListener("click", () => step(-1));
+found("next").addEventListener("click", () => step(1));
+found("panel-button").addEventListener("click", togglePanel);
+found("full").addEventListener("click", () => document.fullscreenElement ? document.exitFullscreen() : document.documentElement.requestFullscreen());
+document.addEventListener("keydown", (event) => {
+  const typing = event.target.matches("input:not([type=range]):not([type=checkbox]), select, textarea");
+  if (typing || event.ctrlKey || event.altKey || event.metaKey || !(event.key in KEYS)) return;
+  event.preventDefault();
+  KEYS[event.key]();
+});
+map.on("mousemove", ({ latlng }) => {
+  const [x, y] = [Math.floor(latlng.lng), Math.floor(latlng.lat)];
+  found("where").textContent = place(x, y);
+  if (state.find !== null && state.pinned === null) showTile(state.find(x, y));
+});
+
+if (slide.models.length) {
+  controls.model.addEventListener("change", async () => { await pin(null); await chooseModel(Number(controls.model.value)); });
+  controls.layer.addEventListener("change", () => chooseLayer(Number(controls.layer.value)));
+  controls.threshold.addEventListener("input", () => setThreshold(Number(controls.threshold.value)));
+  controls.at.addEventListener("change", () => setThreshold(Number(controls.at.value)));
+  for (const input of [controls.opacity, controls.colours, ...[controls.show, controls.rising, controls.above, controls.outline, controls.grid].map((one) => one.input)]) {
+    input.addEventListener("input", redraw);
+  }
+  release.addEventListener("click", () => pin(null));
+  map.on("click", ({ latlng }) => pin(state.find(latlng.lng, latlng.lat)));
+  map.on("moveend", drawGrid);
+  await chooseModel(0);
+}
+document.body.dataset.ready = "yes";

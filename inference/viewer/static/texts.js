@@ -1,0 +1,51 @@
+// Every English text of the viewer.
+export const TEXTS = {
+  back: "All slides",
+  previous: "Previous",
+  next: "Next",
+  full: "Full screen",
+  panel: "Panel",
+  map: "The slide. Arrow keys move it, plus and minus zoom.",
+  noSlide: "There is no such slide.",
+  failed: "cannot be read; the terminal says why",
+  pixels: {
+    store: "The slide is not at hand: its tiles are shown on a thumbnail, tissue only.",
+    none: "Neither the slide nor its store is at hand: only what was predicted is shown.",
+  },
+  list: {
+    columns: {
+      thumbnail: "", slide_id: "slide", label: "label", positive: "class", score: "score", mean: "mean",
+      fraction_above_threshold: "share called", tiles: "tiles", unlike: "unlike", warning: "warning",
+    },
+    filters: { all: "all slides", warned: "with a warning", called: "called by some tile", bare: "without a heatmap" },
+    hint: "Click a column's head to sort. Arrow keys go through the slides, Enter opens one. The score is the mean " +
+      "probability of the most suspicious 5% of the tiles, or what a model of bags gives the whole slide. A score is " +
+      "the model's and no diagnosis.",
+    count: (shown, all) => shown === all ? `${all} slides` : `${shown} of ${all} slides`,
+    refused: (count) => `${count} that were found cannot be read; the terminal says why.`,
+    confusion: "Slides by label and score",
+    called: "called from this score on:",
+    atLeast: (value) => `at or above ${value}`,
+    below: (value) => `below ${value}`,
+    rates: (sensitivity, specificity, name) =>
+      `Sensitivity for ${name} ${sensitivity}, specificity ${specificity}, on these slides.`,
+  },
+  overlay: {
+    title: "Overlay", show: "Show the overlay", layer: "What is shown", model: "Model", colours: "Colours",
+    opacity: "Opacity", threshold: "Threshold", rising: "Opacity rises with the value", above: "Only at or above the threshold",
+    outline: "Outline at the threshold", grid: "Tiles when zoomed in",
+    none: "Nothing was predicted of this slide.",
+    share: (count, total) => `${count.toLocaleString("en")} of ${total.toLocaleString("en")} tiles at or above it`,
+    reset: "The model's own",
+  },
+  scores: { title: "Scores of the slide", bag: "probability of the slide as a whole, calibrated", threshold: "the model's threshold" },
+  lists: { title: "Tiles to look at", highest: "Highest", uncertain: "Least certain", unlike: "Most unlike", empty: "None." },
+  tile: {
+    title: "Tile", none: "Move over the slide; a click pins the tile.", pinned: "Pinned", release: "Release",
+    place: (x, y) => `x ${x}, y ${y}`, picture: "The pinned tile at full resolution with its surroundings",
+  },
+  histogram: "Tiles by value",
+  unknown: "unknown",
+  magnification: (value) => `${value}×`,
+  keys: "Keys: o overlay, [ and ] threshold, g tiles, n and p next and previous slide, 0 whole slide, f full screen.",
+};

@@ -1,0 +1,31 @@
+"""A slide in small for the list of slides, under its heatmap, as JPEG."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from inference.maps.stitch import assemble
+from inference.report.pictures import alphas, colours
+from inference.viewer.numbers import Numbers
+from inference.viewer.pictures import Picture
+from inference.viewer.zooms import Square
+from tiling.stores.codec import encode_jpeg
+
+_SIDE_PX = 192
+_QUALITY = 80
+_OPACITY = 0.55
+
+
+def thumbnail_jpeg(picture: Picture, numbers: Numbers | None) -> bytes:
+    """The whole slide, its longer side `_SIDE_PX` pixels, under the first layer. Raises SlideError, StoreError."""
+    side0 = max(picture.frame.size0)
+    pixels = picture.region(Square(0, 0, side0), _SIDE_PX)
+    width, height = (max(1, round(_SIDE_PX * length0 / side0)) for length0 in picture.frame.size0)
+    pixels = pixels[:height, :width]
+    if numbers is not None and numbers.layers:
+        values = assemble(numbers.layers[0].values, numbers.tiles, side0 / _SIDE_PX, (height, width))
+        known = np.isfinite(values)
+        heat = np.nan_to_num(values)
+        opacity = (_OPACITY * alphas(heat) / 255 * known)[..., None]
+        pixels = np.rint(pixels * (1 - opacity) + colours(heat)[..., :3] * opacity).astype(np.uint8)
+    return encode_jpeg(pixels, _QUALITY)

@@ -1,0 +1,56 @@
+"""Slides in the browser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline import console
+from pipeline.commands.options import ManifestOption
+from tiling.core.errors import ConfigError
+
+_LOCAL = "127.0.0.1"
+
+
+def view(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Heatmaps, stores, slides, or folders that hold such: a study.", readable=False),
+    ] = None,
+    manifest: ManifestOption = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of this machine; 0: any that is free.")] = 0,
+    host: Annotated[
+        str, typer.Option(help="Address to be reached at; another than this machine's own is seen by others.")
+    ] = _LOCAL,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the browser.")] = True,
+) -> None:
+    """Look at slides under their heatmaps in the browser: zoom to the cells, move the threshold, ask any tile.
+
+    Slides are drawn from their files where these are among PATHS or in the manifest, else from stores. Only who has
+    the printed address can look, and nothing is fetched from elsewhere. Ctrl-C ends it.
+
+    Examples:
+
+    `specslide view heatmaps slides`
+
+    `specslide view heatmaps --manifest slides.csv`, where slides are called by `slide_id`
+
+    `specslide view study --no-browser --port 8765`, then on your own machine `ssh -L 8765:localhost:8765 workstation`
+    """
+    from inference.viewer.cohort import find_cohort
+    from tiling.manifest import slides_of_manifest
+
+    if not paths and manifest is None:
+        raise ConfigError("the arguments", "name nothing to look at", "pass heatmaps, stores, slides or --manifest")
+    rows = [] if manifest is None else slides_of_manifest(manifest).rows
+    cohort = find_cohort(paths or [], rows)
+    for path, why in cohort.refused.items():
+        console.note(f"{path}: {why}")
+    try:
+        from inference.viewer.run import serve
+        from inference.viewer.site import Site
+    except ModuleNotFoundError as error:
+        raise ConfigError("view", f"needs {error.name}, which is missing", "pip install 'specslide[view]'") from None
+    serve(Site(cohort), host, port, say=console.say, open_browser=browser)

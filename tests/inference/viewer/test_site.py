@@ -1,0 +1,130 @@
+"""What each address holds, against the slide's own pixels and the heatmap's own table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import simplejpeg
+
+from inference.viewer.cohort import find_cohort
+from inference.viewer.pictures import Pictures
+from inference.viewer.site import Site
+from inference.viewer.zooms import Square
+from tests.inference.viewer.conftest import BLACK, SIZE0, TILE0, Places, got
+from tiling import Slide
+
+
+def pixels_of(data: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.int16]]:
+    return np.asarray(simplejpeg.decode_jpeg(data)).astype(np.int16)
+
+
+def test_the_list_says_what_is_known_and_no_file(site: Site, places: Places) -> None:
+    text = got(site, "data/slides.json").decode()
+    listed = json.loads(text)["slides"]
+    assert [(one["slide_id"], one["label"], one["pixels"]) for one in listed] == [
+        ("one", "tumour", "slide"), ("two", "benign", "slide"),
+    ]  # fmt: skip
+    assert listed[0]["score"] == pytest.approx(np.mean([0.98, 0.45, 0.45, 0.44]), abs=0.02)  # 5% of 72 tiles are 4
+    for address in site.addresses():
+        if address.endswith(".json"):
+            said = got(site, address).decode()
+            assert str(places.slides.parent) not in said
+            assert "one-file" not in said
+
+
+@pytest.mark.parametrize("at", [(3, 2, 1), (3, 4, 3), (2, 1, 1), (1, 0, 0), (0, 0, 0)])
+def test_a_tile_is_the_slides_pixels_area_resampled(site: Site, places: Places, at: tuple[int, int, int]) -> None:
+    zoom, column, row = at
+    side0 = 256 << (3 - zoom)
+    with Slide(places.slides / "one-file.tif") as slide:
+        whole = slide.read_region(0, 0, 0, *SIZE0)
+    padded = np.full((8 * 256, 8 * 256, 3), 255, np.uint8)
+    padded[: SIZE0[1], : SIZE0[0]] = whole
+    part = padded[row * side0 : (row + 1) * side0, column * side0 : (column + 1) * side0]
+    times = side0 // 256
+    expected = part.reshape(256, times, 256, times, 3).mean((1, 3))
+    found = pixels_of(got(site, f"data/0/{zoom}/{column}-{row}.jpg"))
+    assert np.abs(found - expected).mean() < 2
+
+
+def test_a_store_is_drawn_where_its_slide_is(places: Places) -> None:
+    """The black tile, within a pixel, at the finest level and below it; what is not tissue comes of the thumbnail."""
+    site = Site(find_cohort([places.heatmaps / "one", places.stores]))
+    left, top = BLACK[0] * TILE0, BLACK[1] * TILE0
+    for zoom in (3, 2):
+        times = 2 ** (3 - zoom)
+        column, row = left // (256 * times), top // (256 * times)
+        dark = pixels_of(got(site, f"data/0/{zoom}/{column}-{row}.jpg")).max(-1) < 100
+        rows, columns = np.nonzero(dark)
+        found = [columns.min(), columns.max() + 1, rows.min(), rows.max() + 1]
+        x, y = (left - column * 256 * times) / times, (top - row * 256 * times) / times
+        assert found == pytest.approx([x, x + TILE0 / times, y, y + TILE0 / times], abs=1)
+
+
+def test_without_pixels_it_is_grey_and_says_so(places: Places) -> None:
+    site = Site(find_cohort([places.heatmaps / "two"]))
+    assert json.loads(got(site, "data/0/slide.json"))["pixels"] == "none"
+    assert len(np.unique(pixels_of(got(site, "data/0/0/0-0.jpg")))) == 1
+
+
+def test_numbers_are_the_tables(site: Site, places: Places) -> None:
+    table = pyarrow.parquet.read_table(places.heatmaps / "one" / "predictions.parquet")
+    about = json.loads(got(site, "data/0/slide.json"))["models"][0]
+    data = got(site, "data/0/0/tiles.bin")
+    count = int(np.frombuffer(data, "<i4", 1)[0])
+    assert count == about["tiles"] == table.num_rows
+    x0, y0 = np.frombuffer(data, "<i4", 2 * count, 4).reshape(2, count)
+    assert (x0 == table["minx"].to_numpy()).all()
+    assert (y0 == table["miny"].to_numpy()).all()
+    names = [layer["name"] for layer in about["layers"]]
+    values = np.frombuffer(data, "<f4", len(names) * count, 4 + 8 * count).reshape(len(names), count)
+    assert names[:3] == ["prob_tumour", "prob_benign", "entropy"]
+    assert {"tissue", "blur"} <= set(names), "columns of the store"
+    for name, of in zip(names[:3], values, strict=False):
+        assert (of == table[name].to_numpy()).all()
+
+
+def test_a_map_is_the_values_in_their_places(site: Site, places: Places) -> None:
+    about = json.loads(got(site, "data/0/slide.json"))["models"][0]["map"]
+    values = np.frombuffer(got(site, "data/0/0/map-0.bin"), "<f4").reshape(about["shape"])
+    assert (about["downsample"], values.shape) == (TILE0, (8, 10))
+    assert np.isnan(values[:, 9]).all()
+    assert values[BLACK[1], BLACK[0]] == np.float32(0.98)
+
+
+def test_every_address_is_answered_and_no_other(site: Site) -> None:
+    addresses = list(site.addresses())
+    assert len(addresses) == len(set(addresses)) > 80
+    assert all(site.get(address) is not None for address in addresses)
+    for address in (
+        "", "data", "data/2/slide.json", "data/00/slide.json", "data/0/1/tiles.bin", "data/0/0/map-99.bin",
+        "data/0/4/0-0.jpg", "data/0/3/5-0.jpg", "../slide.py", "site.py", "leaflet/leaflet-src.js", "DATA/slides.json",
+        "data/٣/slide.json", "data/1_0/slide.json", "data/+1/slide.json", "data/0/slide.json\n",
+    ):  # fmt: skip
+        assert site.get(address) is None, address
+
+
+def test_a_damaged_tile_is_grey_and_costs_itself(places: Places, tmp_path: Path) -> None:
+    """The slide's compressed data are overwritten in the middle; other tiles stay."""
+    path = tmp_path / "one.tif"
+    data = bytearray((places.slides / "one-file.tif").read_bytes())
+    middle = len(data) // 3
+    data[middle : middle + 400] = bytes(400)
+    path.write_bytes(data)
+    site = Site(find_cohort([path]))
+    drawn = [pixels_of(got(site, f"data/0/3/{x}-{y}.jpg")) for x in range(5) for y in range(4)]
+    grey = [bool(np.abs(tile - 200).mean() < 12) for tile in drawn]
+    assert 0 < sum(grey) < len(grey)
+
+
+def test_the_cache_stays_within_its_bytes(places: Places) -> None:
+    cohort = find_cohort([places.slides])
+    pictures = Pictures(cohort.slides, cache_bytes=20_000)
+    kept = {pictures.jpeg(0, Square(x, y, 64)) for _ in range(2) for x in range(0, 1024, 64) for y in range(0, 512, 64)}
+    assert len(kept) > 1
+    assert sum(map(len, pictures._kept.values())) == pictures._bytes <= 20_000
+    pictures.close()

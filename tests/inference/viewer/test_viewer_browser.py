@@ -1,0 +1,228 @@
+"""The viewer as a pathologist uses it: in a browser, by mouse and keyboard, its policy in force."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from playwright.sync_api import Browser, Page
+
+from tests.inference.viewer.conftest import BLACK, TILE0, TOKEN, Served
+
+READY = "body[data-ready]"
+
+
+@pytest.fixture
+def opened(browser: Browser, served: Served) -> Iterator[Page]:
+    """The list of slides, and the certainty that nothing was asked of others and nothing went wrong."""
+    with browser.new_page(viewport={"width": 1200, "height": 800}, reduced_motion="reduce") as page:
+        asked: list[str] = []
+        said: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.goto(f"{served.address}/?token={TOKEN}")
+        page.wait_for_selector(READY)
+        yield page
+        assert [url for url in asked if not url.startswith(("data:", "blob:", served.address))] == []
+        assert said == []
+
+
+@pytest.fixture
+def slide(opened: Page) -> Page:
+    """The first slide."""
+    opened.get_by_role("link", name="one", exact=True).click()
+    return drawn(opened)
+
+
+def drawn(page: Page) -> Page:
+    """The page when its tiles are there."""
+    page.wait_for_selector(READY)
+    until(page, "[...document.querySelectorAll('.leaflet-tile')].every(t => t.complete)")
+    until(page, "document.querySelectorAll('.leaflet-tile-loaded').length > 0")
+    page.wait_for_timeout(400)  # tiles fade in
+    return page
+
+
+def until(page: Page, what: str) -> None:
+    """Wait until JavaScript is true of the page; its policy keeps the browser's driver from waiting by itself."""
+    for _ in range(100):
+        if page.evaluate(what):
+            return
+        page.wait_for_timeout(50)
+    pytest.fail(what)
+
+
+def pixels(page: Page) -> NDArray[np.int16]:
+    with Image.open(io.BytesIO(page.locator("#map").screenshot())) as image:
+        return np.asarray(image.convert("RGB")).astype(np.int16)
+
+
+def box(where: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """Left, top, right and lower edge of what is true."""
+    rows, columns = np.nonzero(where)
+    return int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
+
+
+def ids(page: Page) -> list[str]:
+    return page.locator("tbody th").all_inner_texts()
+
+
+def test_the_address_loses_its_token(opened: Page) -> None:
+    assert TOKEN not in opened.url
+    assert opened.evaluate("document.cookie") == "", "scripts do not see it"
+
+
+def test_the_list_is_sorted_searched_and_filtered(opened: Page) -> None:
+    assert ids(opened) == ["one", "two"]
+    head = opened.get_by_role("button", name="score")
+    head.click()
+    assert ids(opened) == ["two", "one"]
+    assert opened.locator("th[data-column=score]").get_attribute("aria-sort") == "ascending"
+    opened.get_by_role("button", name="slide", exact=True).click()
+    assert ids(opened) == ["one", "two"]
+    opened.get_by_label("Search").fill("beni")
+    assert ids(opened) == ["two"]
+    opened.get_by_label("Search").fill("")
+    opened.get_by_label("Show").select_option("called")
+    assert ids(opened) == ["one"]
+    until(opened, "[...document.images].every(i => i.complete && i.naturalWidth > 100)")
+
+
+def test_labels_and_scores_are_counted_at_a_threshold(opened: Page) -> None:
+    table = opened.locator("#confusion table")
+    assert table.locator("td.number").all_inner_texts() == ["1", "0", "0", "1"]
+    opened.locator("#confusion input").fill("0.01")
+    assert table.locator("td.number").all_inner_texts() == ["1", "0", "1", "0"]
+
+
+def test_by_keyboard_from_the_list_to_the_next_slide_and_back(opened: Page) -> None:
+    opened.keyboard.press("ArrowDown")
+    opened.keyboard.press("Enter")
+    drawn(opened)
+    assert opened.locator("h1").inner_text() == "one (tumour)"
+    opened.keyboard.press("n")
+    opened.wait_for_url("**/slide.html?slide=1*")
+    drawn(opened)
+    assert opened.locator("h1").inner_text() == "two (benign)"
+    zoom = opened.url.rpartition(",")[2]
+    opened.locator("#map").focus()
+    opened.keyboard.press("+")
+    until(opened, f"!location.hash.endsWith(',{zoom}')")
+    opened.keyboard.press("p")
+    opened.wait_for_url("**/slide.html?slide=0*")
+
+
+@pytest.mark.parametrize("zoom", [0, 1, 1.75, 2.5, 3, 4.25])
+def test_the_overlay_lies_on_the_slide_at_every_zoom(slide: Page, zoom: float) -> None:
+    """The edges of the one black tile and of the one yellow square over it are the same, within a pixel."""
+    x, y = ((at + 0.5) * TILE0 for at in BLACK)
+    slide.evaluate(f"location.hash = '{x},{y},{zoom}'")
+    slide.wait_for_timeout(300)
+    drawn(slide)
+    for label in ("Outline at the threshold", "Tiles when zoomed in"):
+        slide.get_by_role("checkbox", name=label).uncheck()
+    slide.get_by_label("Opacity", exact=True).fill("0")
+    bare = pixels(slide)
+    slide.get_by_label("Opacity", exact=True).fill("100")
+    slide.get_by_role("checkbox", name="Only at or above").check()
+    full = pixels(slide)
+    black = bare.max(-1) < 60
+    yellow = (full[..., 0] > 200) & (full[..., 1] > 190) & (full[..., 2] < 120)
+    inner = slice(0, -60), slice(60, None)  # neither buttons nor scale bar
+    assert np.abs(np.subtract(box(black[inner]), box(yellow[inner]))).max() <= 1
+
+
+def test_what_the_threshold_and_the_opacity_change(slide: Page) -> None:
+    slide.get_by_label("Colours").select_option("cividis")
+    slide.get_by_role("checkbox", name="Outline at the threshold").uncheck()
+    slide.get_by_label("Opacity", exact=True).fill("0")
+    bare = pixels(slide)
+    slide.get_by_label("Opacity", exact=True).fill("100")
+    full = pixels(slide)
+    assert (np.abs(full - bare).max(-1) > 10).mean() > 0.3
+    slide.get_by_role("checkbox", name="Only at or above").check()
+    one = pixels(slide)
+    share = (np.abs(one - bare).max(-1) > 10).sum() / (np.abs(full - bare).max(-1) > 10).sum()
+    assert share == pytest.approx(1 / 72, rel=0.2), "of 72 tiles one is called"
+    threshold = slide.get_by_label("Threshold").nth(0)
+    threshold.focus()
+    slide.locator("input[type=number]").fill("0.2")
+    slide.keyboard.press("Enter")
+    more = pixels(slide)
+    assert (np.abs(more - bare).max(-1) > 10).sum() > 20 * (np.abs(one - bare).max(-1) > 10).sum()
+    assert "of 72 tiles at or above it" in slide.locator(".share").inner_text()
+    slide.keyboard.press("o")
+    slide.locator("h1").click()
+    slide.keyboard.press("o")
+    assert np.abs(pixels(slide) - bare).max() == 0
+
+
+def test_a_tile_says_its_numbers_and_is_pinned(slide: Page) -> None:
+    place = slide.locator("#map").bounding_box()
+    assert place is not None
+    middle = (place["x"] + place["width"] / 2, place["y"] + place["height"] / 2)
+    x, y = ((at + 0.5) * TILE0 for at in BLACK)
+    slide.evaluate(f"location.hash = '{x},{y},3'")
+    slide.wait_for_timeout(300)
+    slide.mouse.move(*middle)
+    said = slide.locator("#panel dl").first.inner_text().split("\n")
+    assert said[said.index("probability of tumour") + 1] == "0.980"
+    where = [int(number) for number in re.findall(r"\d+", slide.locator("#where").inner_text())]
+    assert where == pytest.approx([x, y], abs=1)
+    slide.mouse.click(*middle)
+    picture = slide.get_by_role("img", name="The pinned tile at full resolution")
+    until(slide, "document.querySelector('#panel canvas[aria-label^=The]').width === 256")
+    slide.mouse.move(middle[0] - 300, middle[1])
+    assert slide.locator("#panel dl").first.inner_text().split("\n") == said, "it stays when the mouse moves on"
+    drawn(slide)
+    with Image.open(io.BytesIO(picture.screenshot())) as image:
+        dark = np.asarray(image.convert("L")) < 60
+    assert dark.mean() == pytest.approx(0.25, abs=0.03), "with half a tile around it"
+    slide.get_by_role("button", name="Release").click()
+    assert picture.is_hidden()
+
+
+def test_the_most_suspicious_tile_is_a_click_away(slide: Page) -> None:
+    slide.get_by_role("button", name="1: 0.980").click()
+    slide.wait_for_timeout(300)
+    x, y, zoom = map(float, slide.url.rpartition("#")[2].split(","))
+    assert (x, y) == pytest.approx([(at + 0.5) * TILE0 for at in BLACK], abs=2)
+    assert zoom > 2
+    assert slide.locator("#panel").get_by_text(f"x {BLACK[0] * TILE0}, y {BLACK[1] * TILE0}").is_visible()
+
+
+def test_another_layer_is_drawn_by_its_own_numbers(slide: Page) -> None:
+    slide.get_by_label("What is shown").select_option(label="probability of benign")
+    until(slide, "document.querySelector('.share').textContent.startsWith('71 of 72')")
+    slide.get_by_label("What is shown").select_option(label="blur")
+    until(slide, "!document.querySelector('.share').textContent.startsWith('71 of 72')")
+
+
+def test_a_telephone_and_the_dark(browser: Browser, served: Served) -> None:
+    with browser.new_page(viewport={"width": 380, "height": 780}, color_scheme="dark") as page:
+        page.goto(f"{served.address}/?token={TOKEN}")
+        page.wait_for_selector(READY)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 380
+        ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert max(map(int, ground.removeprefix("rgb(").removesuffix(")").split(","))) < 60
+        page.goto(f"{served.address}/slide.html?slide=0")
+        drawn(page)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 380
+        size = page.locator("#map").bounding_box()
+        assert size is not None
+        assert size["height"] > 250
+        page.get_by_role("button", name="Panel").click()
+        assert not page.locator("#panel").is_visible()
+
+
+def test_a_slide_that_is_not_there_says_so(browser: Browser, served: Served) -> None:
+    with browser.new_page() as page:
+        page.goto(f"{served.address}/?token={TOKEN}")
+        page.goto(f"{served.address}/slide.html?slide=77")
+        page.get_by_text("There is no such slide.").wait_for()
