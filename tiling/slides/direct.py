@@ -24,7 +24,9 @@ DIRECT: dict[str, FindTiles] = {"TIFF": tiff_levels, "DICOM": dicom_levels, "NDP
 """What finds the tiles, by name; each is asked."""
 
 
-def open_tiled_levels(path: Path, levels: Sequence[LevelSize], *, cache_bytes: int = 256 << 20) -> TiledLevels | None:
+def open_tiled_levels(
+    path: Path, levels: Sequence[LevelSize], *, slide: Path | None = None, cache_bytes: int = 256 << 20
+) -> TiledLevels | None:
     """What reads a slide by its tiles; None (the reasons are logged at debug level) if none of `DIRECT` understands it.
 
     Call `agrees_with` before trusting the pixels. Raises OSError if the file cannot be read.
@@ -32,11 +34,12 @@ def open_tiled_levels(path: Path, levels: Sequence[LevelSize], *, cache_bytes: i
     Args:
         path: The file that the slide is opened by.
         levels: The slide's levels as its general reader sees them.
+        slide: What errors name, as the user gave it; None: the file.
         cache_bytes: Bounds the decoded tiles kept in memory; most slides need less.
     """
     for name, find_tiles in DIRECT.items():
         try:
-            return TiledLevels(path, *find_tiles(path, levels), cache_bytes)
+            return TiledLevels(slide or path, *find_tiles(path, levels), cache_bytes)
         except NotUnderstoodError as reason:
             _log.debug("%s: not read as tiles of %s: %s", path, name, reason)
     return None

@@ -34,3 +34,9 @@ def fills(data: bytes, width: int, height: int) -> bool:
         and struct.unpack_from(">H", data, 40)[0] == len(components)
         and all(bits == _EIGHT_BITS and x and y and not width % x and not height % y for bits, x, y in components)
     )
+
+
+def is_rgb(data: bytes, width: int, height: int) -> bool:
+    """Whether a bare stream holds three samples of 8 bits for each pixel of a tile."""
+    blocks = data[_FIXED + 1 : HEADER_BYTES]  # bits; pixels across and down: of each component
+    return fills(data, width, height) and all(blocks[i : i + 2] == b"\1\1" for i in (0, 3, 6))

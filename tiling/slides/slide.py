@@ -373,7 +373,7 @@ def _reduces(box: tuple[int, int, int, int], denom: int, size: tuple[int, int]) 
 def _open_fast(path: Path, reader: SlideReader) -> TiledLevels | None:
     """The fast reader, if it understands the slide and a look at some tiles shows the general reader's pixels."""
     try:
-        fast = open_tiled_levels(entry_file(path), reader.levels)
+        fast = open_tiled_levels(entry_file(path), reader.levels, slide=path)
     except OSError as error:
         raise unreadable(path, error) from error
     if fast is None:

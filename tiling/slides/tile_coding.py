@@ -1,15 +1,17 @@
-"""How tiles are coded, and their pixels: JPEG, whole or in strips, or lossless. Knows nothing of files."""
+"""How tiles are coded, and their pixels: JPEG, whole or in strips, JPEG 2000, or lossless. Knows nothing of files."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
+import imagecodecs
 import numpy as np
 
 from tiling.core.arrays import UInt8Array
+from tiling.slides import jpeg2000_stream
 from tiling.slides.jpeg_stream import (
     Header,
     NotUnderstoodError,
@@ -23,6 +25,7 @@ from tiling.slides.jpeg_stream import (
 Unpack = Callable[[bytes, int], bytes]  # stored bytes, bytes of pixels -> pixels
 Memory = Callable[[tuple[int, int, int]], UInt8Array]  # shape -> memory for a tile, its content undefined
 
+_imagecodecs: Any = imagecodecs  # its stubs leave out arguments
 _RESTARTS = tuple(bytes((0xFF, 0xD0 + i)) for i in range(8))
 _END = b"\xff\xd9"
 
@@ -108,6 +111,30 @@ class LosslessTiles:
             raise ValueError(f"{len(pixels)} bytes of pixels, not {width * height * 3}")
         tile = pixels.reshape(height, width, 3)
         return (np.asarray(np.cumsum(tile, axis=1, dtype=np.uint8)) if self.differences else tile), 1
+
+    def stream(self, data: bytes) -> bytes:
+        """There is none."""
+        raise NotUnderstoodError("no JPEG")
+
+
+@dataclass(frozen=True)
+class Jpeg2000Tiles:
+    """Tiles that are JPEG 2000 streams in RGB, or in what the stream itself says is made of it; at full size only.
+
+    A stream can be decoded at half its size too, but its pixels then lie half a pixel off those of an area average.
+    """
+
+    size: tuple[int, int]
+    """Width and height of a tile."""
+    copied: bool = False
+
+    def decode(self, pieces: Sequence[bytes], denom: ScaleDenom, memory: Memory) -> tuple[UInt8Array, ScaleDenom]:
+        """As `Coding.decode`, at full size."""
+        (data,), (width, height) = pieces, self.size
+        if not jpeg2000_stream.is_rgb(data, width, height):
+            raise NotUnderstoodError("its stream does not fill it with RGB")
+        out = memory((height, width, 3))
+        return np.asarray(_imagecodecs.jpeg2k_decode(data, out=out), np.uint8), 1
 
     def stream(self, data: bytes) -> bytes:
         """There is none."""

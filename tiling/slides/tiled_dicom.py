@@ -1,6 +1,6 @@
 """Where DICOM slides keep their frames, by their offset tables, and how these are coded.
 
-JPEG baseline, and no compression. JPEG 2000 is left to OpenSlide.
+JPEG baseline, JPEG 2000, and no compression.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tiling.core.errors import SlideError
 from tiling.slides.dicom import Header, dicom_slide
 from tiling.slides.dicom_elements import ITEM, PIXEL_DATA, SEQUENCE_END, UNDEFINED_LENGTH, elements, frame_corners
 from tiling.slides.jpeg_stream import NotUnderstoodError, stream_prefix
-from tiling.slides.tile_coding import Coding, JpegTiles, LosslessTiles
+from tiling.slides.tile_coding import Coding, Jpeg2000Tiles, JpegTiles, LosslessTiles
 from tiling.slides.tiled_levels import Levels, LevelSize, TiledLevel
 
 _PHOTOMETRIC = {"RGB": 2, "YBR_FULL_422": 6}  # as TIFF counts them
@@ -179,9 +179,11 @@ def _index(header: Header, frames: Frames, across: int, down: int) -> NDArray[np
 
 
 def _coding(header: Header) -> Coding:
-    """How the frames are coded. Raises NotUnderstoodError for JPEG 2000 and colours that are not known."""
+    """How the frames are coded. Raises NotUnderstoodError for colours that are not known."""
     if header.compression == "JPEG" and header.colours in _PHOTOMETRIC:
         return JpegTiles(stream_prefix(None, _PHOTOMETRIC[header.colours]), header.tile)
     if header.compression == "NONE" and header.colours == "RGB":
         return LosslessTiles(header.tile, lambda data, size: data)
+    if header.compression == "JPEG2000":
+        return Jpeg2000Tiles(header.tile)
     raise NotUnderstoodError(f"frames in {header.compression}")

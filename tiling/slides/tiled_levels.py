@@ -254,7 +254,10 @@ class TiledLevels:
                 compared = []
                 _log.debug("%s: level %d: %s", self._path, level, error.what)
             verdicts = [same for same in compared if same is not None]
-            if not verdicts or not all(verdicts):
+            if not verdicts:
+                _log.debug("%s: level %d: no tile could be compared", self._path, level)
+                return False
+            if not all(verdicts):
                 _log.warning("%s: level %d is decoded otherwise by the fast reader; not using it", self._path, level)
                 return False
         return True

@@ -1,6 +1,6 @@
 """Where tiled TIFFs (SVS, plain and BigTIFF, OME-TIFF) keep their tiles, and how these are coded.
 
-What is not fully understood is left to the general readers; so is JPEG 2000, which is hardly faster this way.
+What is not fully understood is left to the general readers; so is JPEG 2000 in YCbCr.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tifffile
 
 from tiling.core.tiff import TIFF_DAMAGE, open_tiff
 from tiling.slides.jpeg_stream import TRANSFORM, NotUnderstoodError, stream_prefix
-from tiling.slides.tile_coding import Coding, JpegTiles, LosslessTiles, Unpack
+from tiling.slides.tile_coding import Coding, Jpeg2000Tiles, JpegTiles, LosslessTiles, Unpack
 from tiling.slides.tiled_levels import Levels, LevelSize, TiledLevel
 
 # OpenSlide shows these two as the TIFF stores them (None: it leaves the file to tifffile); it rearranges the others.
@@ -92,20 +92,22 @@ def _tiled_level(page: Any) -> TiledLevel:
     for name, (value, expected) in must_be.items():
         if value != expected:
             raise NotUnderstoodError(f"{name} {value}")
-    unpack = _UNPACK.get(page.compression)
+    unpack, jpeg2000 = _UNPACK.get(page.compression), page.compression == tifffile.COMPRESSION.APERIO_JP2000_RGB
     predictors = (1, 2) if page.compression not in (tifffile.COMPRESSION.JPEG, tifffile.COMPRESSION.NONE) else (1,)
-    if unpack is None and page.compression != tifffile.COMPRESSION.JPEG:
+    if unpack is None and not jpeg2000 and page.compression != tifffile.COMPRESSION.JPEG:
         raise NotUnderstoodError(f"compression {page.compression}")
     if page.photometric not in (TRANSFORM if unpack is None else (tifffile.PHOTOMETRIC.RGB,)):
         raise NotUnderstoodError(f"photometric interpretation {page.photometric}")
     if page.predictor not in predictors:
         raise NotUnderstoodError(f"predictor {page.predictor}")
     size = (page.tilewidth, page.tilelength)
-    coding: Coding = (
-        LosslessTiles(size, unpack, differences=page.predictor == tifffile.PREDICTOR.HORIZONTAL)
-        if unpack
-        else JpegTiles(stream_prefix(page.jpegtables, _coded_as(page)), size)
-    )
+    coding: Coding
+    if unpack:
+        coding = LosslessTiles(size, unpack, differences=page.predictor == tifffile.PREDICTOR.HORIZONTAL)
+    elif jpeg2000:
+        coding = Jpeg2000Tiles(size)
+    else:
+        coding = JpegTiles(stream_prefix(page.jpegtables, _coded_as(page)), size)
     offsets, counts = np.asarray(page.dataoffsets, np.int64), np.asarray(page.databytecounts, np.int64)
     return TiledLevel(page.imagewidth, page.imagelength, *size, offsets, counts, coding)
 

@@ -21,6 +21,7 @@ TEXT = "Aperio Image Library v11.2.1 \r\n256x192 [0,0 256x192] (64x64) J2K/KDU Q
 BEGIN = b"\xff\x4f\xff\x51"
 PICTURE = np.random.default_rng(0).integers(0, 256, (192, 256, 3), np.uint8)
 RGB, YCBCR = "aperio_jp2000_rgb", "aperio_jp2000_ycbc"
+READER = {RGB: "openslide, tiles decoded directly", YCBCR: "openslide"}
 
 
 def write(path: Path, compression: str = RGB, picture: NDArray[Any] = PICTURE) -> Path:
@@ -66,7 +67,7 @@ def shown(path: Path, level: int = 0) -> NDArray[np.uint8]:
 def test_intact_slides_show_openslides_pixels(tmp_path: Path, compression: str) -> None:
     path = write(tmp_path / "a.svs", compression)
     with Slide(path) as slide:
-        assert (slide.reader, slide.vendor, slide.mpp) == ("openslide", "aperio", 0.5)
+        assert (slide.reader, slide.vendor, slide.mpp) == (READER[compression], "aperio", 0.5)
         for level, (width, height) in enumerate(((256, 192), (128, 96))):
             pixels = slide.read_region(0, 0, level, width, height)
             np.testing.assert_array_equal(pixels, shown(path, level))
@@ -90,7 +91,7 @@ def test_a_tile_whose_stream_does_not_fill_it_is_damaged(tmp_path: Path, kind: s
     path = write(tmp_path / "a.svs", compression)
     intact = shown(path)
     with Slide(changed(path, 5, *UNFIT[kind])) as slide:
-        assert slide.reader == "openslide"
+        assert slide.reader == READER[compression]
         for at in ((64, 64), (127, 127), (0, 0)):
             with pytest.raises(SlideError, match=r"a\.svs"):
                 slide.read_region(*at, 0, 65, 65)
@@ -112,7 +113,7 @@ def test_the_first_tile_of_a_level_is_looked_at_before_openslide_decodes_it(tmp_
     """What OpenSlide refuses, tifffile reads, but for its damaged tile; colours of YCbCr it does not make."""
     path = changed(write(tmp_path / "a.svs"), 0, 16, ">I", 1)
     with Slide(path) as slide:
-        assert slide.reader == "tifffile"
+        assert slide.reader == "tifffile, tiles decoded directly"
         np.testing.assert_array_equal(slide.read_region(64, 0, 0, 192, 192), PICTURE[:, 64:])
         with pytest.raises(SlideError, match=r"a\.svs"):
             slide.read_region(0, 0, 0, 64, 64)
@@ -167,3 +168,14 @@ def test_the_shape_of_a_stream() -> None:
     assert frame_shape(b"box" + siz(65, 50, *[(7, 1, 1)] * 3, x=1, y=2)) == (48, 64, 3)
     with pytest.raises(ValueError, match="JPEG 2000"):
         frame_shape(BEGIN)
+
+
+def test_streams_with_coarser_chroma_are_left_to_openslide(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Which no writer at hand makes; their headers say so."""
+    path = write(tmp_path / "a.svs")
+    for page, tiles in ((0, 12), (1, 4)):
+        for tile in range(tiles):
+            changed(path, tile, 46, ">B", 2, page=page)
+    with Slide(path) as slide:
+        assert slide.reader == "openslide"
+    assert not caplog.records
