@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import uvicorn
 
+from inference.viewer.marks import MarkFolder
 from inference.viewer.server import make_app, new_token
 from inference.viewer.site import Site
 from tiling.core.errors import ConfigError
@@ -21,7 +22,13 @@ _END_S = 1
 
 
 def serve(
-    site: Site, host: str, port: int, *, say: Callable[[str], None], open_browser: bool, token: str | None = None
+    site: Site,
+    host: str,
+    port: int,
+    *,
+    say: Callable[[str], None],
+    open_browser: bool,
+    marks: MarkFolder | None = None,
 ) -> None:
     """Serve a site until the process is told to end.
 
@@ -31,17 +38,16 @@ def serve(
         port: 0: any that is free.
         say: Called with the address to open, and with a warning where others can reach it.
         open_browser: Whether the address is opened here.
-        token: What requests must bring; None: a new one.
+        marks: Where what readers draw is kept; None: they cannot draw.
 
     Raises:
         ConfigError: If the address cannot be listened at.
     """
-    token = token or new_token()
+    token = new_token()
     with _listening(host, port) as listener:
         own_port = listener.getsockname()[1]
-        app = make_app(
-            site, token, cookie=f"specslide-{own_port}", names=frozenset({socket.gethostname().lower(), host})
-        )
+        names = frozenset({socket.gethostname().lower(), host.lower()})
+        app = make_app(site, token, cookie=f"specslide-{own_port}", names=names, marks=marks)
         address = f"http://{f'[{host}]' if ':' in host else host}:{own_port}/?token={token}"
         say(address)
         if not _is_local(host):

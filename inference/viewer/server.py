@@ -1,11 +1,13 @@
 """The viewer's server: a `Site` for whoever has the token, on this machine alone unless asked otherwise.
 
 What it keeps out: requests without the token, requests under a foreign name (DNS rebinding), every method but GET and
-HEAD, whatever is no address of the site. Pages may run and load nothing but their own files.
+HEAD, whatever is no address of the site. Pages may run and load nothing but their own files. What readers draw is
+written by PUT, which takes a second token, that only a page of this server can know, and the page's own origin.
 """
 
 from __future__ import annotations
 
+import hmac
 import ipaddress
 import logging
 import secrets
@@ -14,10 +16,12 @@ from http.cookies import CookieError, SimpleCookie
 
 import anyio
 from anyio.to_thread import run_sync
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from inference.viewer.drawing import Drawing
+from inference.viewer.marks import MAX_BYTES, MarkFolder
 from inference.viewer.site import Site
 from tiling.core.errors import SpecslideError
 from tiling.core.threads import usable_cores
@@ -35,6 +39,7 @@ _HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin",
     "x-frame-options": "DENY",
+    "cache-control": "no-store",  # pictures of patients' slides stay in no browser
 }
 _MAX_TARGET = 200
 """Characters of a path or query: no address is longer."""
@@ -47,7 +52,14 @@ def new_token() -> str:
     return secrets.token_urlsafe(32)
 
 
-def make_app(site: Site, token: str, *, cookie: str = "specslide", names: frozenset[str] = frozenset()) -> ASGIApp:
+def make_app(
+    site: Site,
+    token: str,
+    *,
+    cookie: str = "specslide",
+    names: frozenset[str] = frozenset(),
+    marks: MarkFolder | None = None,
+) -> ASGIApp:
     """The ASGI application of a site.
 
     Args:
@@ -55,12 +67,15 @@ def make_app(site: Site, token: str, *, cookie: str = "specslide", names: frozen
         token: What a request must bring, once in the address of the first page, then as a cookie.
         cookie: The cookie's name; cookies of all ports of a machine lie in one jar.
         names: Host names it is reached by, beside `localhost` and addresses of this machine.
+        marks: Where what readers draw is kept; None: they cannot draw.
 
     Returns:
         The application.
     """
     limiter = anyio.CapacityLimiter(usable_cores())
     waiting = 0
+    write_token = hmac.new(token.encode(), b"marks", "sha256").hexdigest()
+    drawing = None if marks is None else Drawing(site, marks, write_token)
 
     async def answer(request: Request) -> Response:
         nonlocal waiting
@@ -69,16 +84,18 @@ def make_app(site: Site, token: str, *, cookie: str = "specslide", names: frozen
             return _refusal(503, "busy; try again", {"retry-after": "1"})
         waiting += 1
         try:
-            found = await run_sync(site.get, address, limiter=limiter)
-        except SpecslideError as error:
-            log.warning("%s: %s", address, error.what)
+            if drawing is not None and (place := drawing.place(address)) is not None:
+                body = await _body(request) if request.method == "PUT" else None
+                return await run_sync(drawing.answer, place, body, limiter=limiter)
+            found = None if request.method == "PUT" else await run_sync(site.get, address, limiter=limiter)
+        except (SpecslideError, ClientDisconnect) as error:
+            log.warning("%s: %s", address, getattr(error, "what", "the client went away"))
             return _refusal(409, "cannot be read; see the terminal")
         finally:
             waiting -= 1
         if found is None:
             return _refusal(404, "no such page")
-        kept = "private, max-age=86400, immutable" if found.lasting else "no-cache"
-        return Response(found.data, media_type=found.media, headers={"cache-control": kept})
+        return Response(found.data, media_type=found.media)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -88,7 +105,9 @@ def make_app(site: Site, token: str, *, cookie: str = "specslide", names: frozen
             await send({"type": "websocket.close", "code": 1008})
             return
         request = Request(scope, receive)
-        response = _refused(request, token, cookie, names) or await answer(request)
+        response = _refused(request, token, cookie, names, None if marks is None else write_token) or await answer(
+            request
+        )
         if _brings_token(request, token):
             response.set_cookie(cookie, token, httponly=True, samesite="strict", path="/")
         response.headers.update(_HEADERS)
@@ -97,18 +116,40 @@ def make_app(site: Site, token: str, *, cookie: str = "specslide", names: frozen
     return app
 
 
-def _refused(request: Request, token: str, cookie: str, names: frozenset[str]) -> Response | None:
+def _refused(
+    request: Request, token: str, cookie: str, names: frozenset[str], write_token: str | None
+) -> Response | None:
     """Why a request is not answered; None if it is."""
     scope = request.scope
     if len(scope.get("raw_path") or b"") > _MAX_TARGET or len(scope.get("query_string", b"")) > _MAX_TARGET:
         return _refusal(414, "too long")
     if not is_own_host(request.headers.get("host", ""), names):
         return _refusal(421, "this server has another name")
-    if request.method not in ("GET", "HEAD"):
+    if request.method not in ("GET", "HEAD", "PUT"):
         return _refusal(405, "only GET", {"allow": "GET, HEAD"})
+    if request.method == "PUT" and not _may_write(request, write_token):
+        return _refusal(405 if write_token is None else 403, "only from a page of this server", {"allow": "GET, HEAD"})
     if not (_brings_token(request, token) or _same(_cookie_of(request, cookie), token)):
         return _refusal(403, "open the address that specslide view printed")
     return None
+
+
+def _may_write(request: Request, write_token: str | None) -> bool:
+    """Whether a PUT comes from a page of this server, which alone can have read the second token."""
+    if write_token is None or not _same(request.headers.get("x-specslide-token", ""), write_token):
+        return False
+    return request.headers.get("origin", "") == f"{request.scope['scheme']}://{request.headers.get('host', '')}"
+
+
+async def _body(request: Request) -> bytes:
+    """The body of a request, as far as it may be; one byte more of what is too long. Raises ClientDisconnect."""
+    parts, length = list[bytes](), 0
+    async for part in request.stream():
+        parts.append(part)
+        length += len(part)
+        if length > MAX_BYTES:
+            break
+    return b"".join(parts)[: MAX_BYTES + 1]
 
 
 def is_own_host(host: str, names: frozenset[str] = frozenset()) -> bool:

@@ -48,14 +48,14 @@ class Answer:
     data: bytes
     media: str
     """Its media type."""
-    lasting: bool = False
-    """Whether it is the same as long as the viewer runs."""
 
 
 class Site:
     """The addresses of a cohort. Thread-safe. Raises ConfigError where the package with Leaflet is missing."""
 
-    def __init__(self, cohort: Cohort, pictures: Pictures | None = None) -> None:
+    def __init__(self, cohort: Cohort, pictures: Pictures | None = None, *, drawable: bool = False) -> None:
+        self.drawable = drawable
+        """Whether pages let readers draw."""
         self.cohort, self.pictures = cohort, pictures or Pictures(cohort.slides)
         self._files = _static_files()
         self._numbers: OrderedDict[tuple[int, int], Numbers] = OrderedDict()
@@ -66,7 +66,7 @@ class Site:
         for pattern, find in _ADDRESSES:
             if found := pattern.fullmatch(address):
                 data = find(self, *map(int, found.groups()))
-                return None if data is None else _answer(address, data, lasting=address.startswith("data/"))
+                return None if data is None else _answer(address, data)
         data = self._files.get(address)
         return None if data is None else _answer(address, data)
 
@@ -103,7 +103,7 @@ class Site:
         with self.pictures.opened(number) as picture:
             facts: dict[str, Any] = _listed(number, shown) | _pictured(picture)
         facts["models"] = [self._model(number, model, result) for model, result in enumerate(shown.results)]
-        return _json(facts | {"notice": RESEARCH_USE})
+        return _json(facts | {"notice": RESEARCH_USE, "drawable": self.drawable})
 
     def _model(self, number: int, model: int, result: Result) -> dict[str, Any]:
         """What the browser needs to draw a heatmap, and what is known of it."""
@@ -114,7 +114,9 @@ class Site:
             "number": model,
             "name": printable(str(summary.made_from.get("backbone", "model"))),
             "sha256": summary.made_from["model_sha256"],
+            "classes": [printable(name) for name in summary.classes],
             "positive": printable(summary.positive_class),
+            "limits": [printable(text) for text in summary.limits],
             "threshold": summary.threshold,
             "threshold_text": threshold_text(summary.threshold),
             "bag": None if summary.bag is None else summary.bag.probability,
@@ -187,8 +189,8 @@ _ADDRESSES: tuple[tuple[re.Pattern[str], Callable[..., bytes | None]], ...] = (
 )
 
 
-def _answer(address: str, data: bytes, *, lasting: bool = False) -> Answer:
-    return Answer(data, _MEDIA[Path(address).suffix], lasting)
+def _answer(address: str, data: bytes) -> Answer:
+    return Answer(data, _MEDIA[Path(address).suffix])
 
 
 def _static_files() -> dict[str, bytes]:

@@ -20,6 +20,9 @@ def view(
         typer.Argument(help="Heatmaps, stores, slides, or folders that hold such: a study.", readable=False),
     ] = None,
     manifest: ManifestOption = None,
+    annotations: Annotated[
+        Path | None, typer.Option(help="Folder of what readers draw: DIR/READER/SLIDE.geojson; else none can draw.")
+    ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of this machine; 0: any that is free.")] = 0,
     host: Annotated[
         str, typer.Option(help="Address to be reached at; another than this machine's own is seen by others.")
@@ -37,6 +40,8 @@ def view(
 
     `specslide view heatmaps --manifest slides.csv`, where slides are called by `slide_id`
 
+    `specslide view heatmaps slides --annotations marks`, where readers draw what label reads
+
     `specslide view study --no-browser --port 8765`, then on your own machine `ssh -L 8765:localhost:8765 workstation`
     """
     from inference.viewer.cohort import find_cohort
@@ -49,8 +54,10 @@ def view(
     for path, why in cohort.refused.items():
         console.note(f"{path}: {why}")
     try:
+        from inference.viewer.marks import MarkFolder
         from inference.viewer.run import serve
         from inference.viewer.site import Site
     except ModuleNotFoundError as error:
         raise ConfigError("view", f"needs {error.name}, which is missing", "pip install 'specslide[view]'") from None
-    serve(Site(cohort), host, port, say=console.say, open_browser=browser)
+    marks = None if annotations is None else MarkFolder(annotations)
+    serve(Site(cohort, drawable=marks is not None), host, port, say=console.say, open_browser=browser, marks=marks)

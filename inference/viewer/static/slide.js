@@ -2,6 +2,7 @@
 /* global L */
 import { fetched, make, number, order, percent, TEXTS } from "./common.js";
 import { deepZoom, drawSquare, linkPlace, pixel0, scaleBar } from "./deep.js";
+import { marksPanel } from "./marks.js";
 import { fetchMap, fetchTiles, highest, histogram, outline, paint, shade, tileFinder } from "./heat.js";
 
 const T = TEXTS.overlay;
@@ -86,8 +87,7 @@ function buildPanel() {
       controls.above.label, controls.rising.label, controls.outline.label, controls.grid.label, field(T.colours, controls.colours)),
     section(TEXTS.tile.title, true, tileTitle, release, tilePicture, tileText),
     section(TEXTS.lists.title, true, listPlace),
-    section(TEXTS.scores.title, false, make("dl", { id: "scores" })),
-    make("p", { className: "hint" }, TEXTS.keys));
+    section(TEXTS.scores.title, true, make("dl", { id: "scores" }), make("p", { className: "hint", id: "limits" })));
 }
 
 // ------------------------------------------------------------------------------------------------- the heatmap itself
@@ -257,6 +257,7 @@ function showScores() {
   const rows = [[TEXTS.scores.threshold, of.threshold_text], ...(of.bag === null ? [] : [[TEXTS.scores.bag, number(of.bag)]]),
     ...of.scores.map(([name, value, words]) => [words, name.startsWith("fraction") ? percent(value) : number(value)])];
   found("scores").replaceChildren(...rows.flatMap(([words, value]) => [make("dt", {}, words), make("dd", {}, value)]));
+  found("limits").textContent = of.limits.join(" ");
   found("warning").hidden = of.warning === null;
   found("warning").textContent = of.warning ?? "";
 }
@@ -297,13 +298,23 @@ const KEYS = {
   o: () => toggle(controls.show), g: () => toggle(controls.grid), "[": () => move(-0.01), "]": () => move(0.01),
 };
 
+// The corners of the pinned tile; null where none is.
+function pinnedTile() {
+  if (state.pinned === null) return null;
+  const [x, y, side] = [state.tiles.x0[state.pinned], state.tiles.y0[state.pinned], model().tile_px0];
+  return [[x, y], [x + side, y], [x + side, y + side], [x, y + side]];
+}
+
+const marks = await marksPanel(map, slide, renderer, pinnedTile);
 buildPanel();
+if (marks !== null) found("panel").append(marks.element);
+if (slide.models.length) found("panel").append(make("p", { className: "hint" }, TEXTS.keys));
 found("previous").addEventListener("click", () => step(-1));
 found("next").addEventListener("click", () => step(1));
 found("panel-button").addEventListener("click", togglePanel);
 found("full").addEventListener("click", () => document.fullscreenElement ? document.exitFullscreen() : document.documentElement.requestFullscreen());
 document.addEventListener("keydown", (event) => {
-  const typing = event.target.matches("input:not([type=range]):not([type=checkbox]), select, textarea");
+  const typing = event.target.matches("input:not([type=range]):not([type=checkbox]), select, textarea") || marks?.busy();
   if (typing || event.ctrlKey || event.altKey || event.metaKey || !(event.key in KEYS)) return;
   event.preventDefault();
   KEYS[event.key]();
@@ -323,7 +334,7 @@ if (slide.models.length) {
     input.addEventListener("input", redraw);
   }
   release.addEventListener("click", () => pin(null));
-  map.on("click", ({ latlng }) => pin(state.find(latlng.lng, latlng.lat)));
+  map.on("click", ({ latlng }) => { if (!marks?.busy()) pin(state.find(latlng.lng, latlng.lat)); });
   map.on("moveend", drawGrid);
   await chooseModel(0);
 }

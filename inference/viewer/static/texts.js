@@ -44,6 +44,18 @@ export const TEXTS = {
     title: "Tile", none: "Move over the slide; a click pins the tile.", pinned: "Pinned", release: "Release",
     place: (x, y) => `x ${x}, y ${y}`, picture: "The pinned tile at full resolution with its surroundings",
   },
+  marks: {
+    title: "Marks", reader: "Your name (letters, digits, -)", name: "Class", note: "Note", polygon: "Polygon",
+    rectangle: "Rectangle", point: "Point", tile: "Pinned tile", remove: "Remove", of: (reader) => `by ${reader}`,
+    needs: "Say your name and a class first.", saved: "Saved.", empty: "Nothing is drawn yet.",
+    failed: (why) => `Not saved: ${why}.`,
+    drawing: {
+      Polygon: "Click the corners; Enter or a double click ends. Space sets a corner at the middle, Escape gives up.",
+      Rectangle: "Click two corners. Space sets one at the middle, Escape gives up.",
+      Point: "Click the place. Space sets it at the middle, Escape gives up.",
+    },
+    kinds: { Polygon: "area", Point: "point" },
+  },
   histogram: "Tiles by value",
   unknown: "unknown",
   magnification: (value) => `${value}×`,

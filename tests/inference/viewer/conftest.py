@@ -20,6 +20,7 @@ from inference.maps.scores import slide_scores
 from inference.prediction import Prediction
 from inference.summary import HeatmapSummary
 from inference.viewer.cohort import find_cohort
+from inference.viewer.marks import MarkFolder
 from inference.viewer.server import make_app
 from inference.viewer.site import Site
 from pipeline.demo.synthetic import write_pyramid
@@ -102,7 +103,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Places:
 @pytest.fixture(scope="session")
 def site(places: Places) -> Iterator[Site]:
     """The cohort's site."""
-    site = Site(find_cohort([places.heatmaps, places.stores], places.rows))
+    site = Site(find_cohort([places.heatmaps, places.stores], places.rows), drawable=True)
     yield site
     site.pictures.close()
 
@@ -120,21 +121,22 @@ class Served:
 
     address: str
     port: int
+    marks: Path
 
 
 @pytest.fixture(scope="module")
-def served(site: Site) -> Iterator[Served]:
+def served(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """The site behind a real server, in a thread."""
-    config = uvicorn.Config(
-        make_app(site, TOKEN), port=0, log_level="error", lifespan="off", ws="none", timeout_graceful_shutdown=1
-    )
+    marks = tmp_path_factory.mktemp("marks")
+    app = make_app(site, TOKEN, marks=MarkFolder(marks))
+    config = uvicorn.Config(app, port=0, log_level="error", lifespan="off", ws="none", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
         assert thread.is_alive()
     port = server.servers[0].sockets[0].getsockname()[1]
-    yield Served(f"http://127.0.0.1:{port}", port)
+    yield Served(f"http://127.0.0.1:{port}", port, marks)
     server.should_exit = True
     thread.join(20)
     assert not thread.is_alive()

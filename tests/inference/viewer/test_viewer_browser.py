@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import shapely
 from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Browser, Page
 
-from tests.inference.viewer.conftest import BLACK, TILE0, TOKEN, Served
+from tests.inference.viewer.conftest import BLACK, SIZE0, TILE0, TOKEN, Served
+from tiling.annotations.rasterize import read_polygons
+from tiling.grid import Frame
 
 READY = "body[data-ready]"
 
@@ -226,3 +230,59 @@ def test_a_slide_that_is_not_there_says_so(browser: Browser, served: Served) -> 
         page.goto(f"{served.address}/?token={TOKEN}")
         page.goto(f"{served.address}/slide.html?slide=77")
         page.get_by_text("There is no such slide.").wait_for()
+
+
+def test_a_polygon_is_drawn_saved_found_again_and_read_by_others(slide: Page, served: Served) -> None:
+    """Three corners by the mouse; after a reload it is there, and `specslide label` reads it where it was drawn."""
+    place = slide.locator("#map").bounding_box()
+    assert place is not None
+    slide.evaluate("location.hash = '640,512,2'")
+    slide.wait_for_timeout(300)
+    slide.get_by_label("Your name").fill("Ann")
+    slide.get_by_label("Class").fill("tumour")
+    slide.get_by_label("Note").fill("dense, dark")
+    slide.get_by_role("button", name="Polygon").click()
+    drawn_at = [(0.3, 0.3), (0.6, 0.35), (0.45, 0.7)]
+    for x, y in drawn_at:
+        slide.mouse.click(place["x"] + x * place["width"], place["y"] + y * place["height"])
+    slide.keyboard.press("Enter")
+    slide.get_by_text("Saved.").wait_for()
+    middle_x, middle_y, zoom = map(float, slide.url.rpartition("#")[2].split(","))
+    px0 = 2 ** (3 - zoom)
+    expected = shapely.Polygon(
+        [
+            (middle_x + (x - 0.5) * place["width"] * px0, middle_y + (y - 0.5) * place["height"] * px0)
+            for x, y in drawn_at
+        ]
+    )
+    (found,) = read_polygons(served.marks / "ann" / "one.geojson", Frame(SIZE0)).items()
+    assert found[0] == "tumour"
+    assert found[1].symmetric_difference(expected).area < 0.03 * expected.area
+    slide.reload()
+    drawn(slide)
+    assert slide.get_by_role("button", name="tumour (area)").is_visible()
+    slide.get_by_role("button", name="Remove").click()
+    slide.get_by_text("Nothing is drawn yet.").wait_for()
+
+
+def test_a_point_by_the_keyboard_alone(slide: Page, served: Served) -> None:
+    slide.get_by_label("Your name").fill("bob")
+    slide.get_by_label("Class").fill("mitosis")
+    slide.get_by_role("button", name="Point").focus()
+    slide.keyboard.press("Enter")
+    slide.keyboard.press("Space")
+    slide.get_by_text("Saved.").wait_for()
+    (feature,) = json.loads((served.marks / "bob" / "one.geojson").read_text())["features"]
+    assert feature["geometry"]["coordinates"] == pytest.approx([640, 512], abs=3)
+    assert feature["properties"]["metadata"]["model_sha256"] == "cd" * 32
+    assert slide.locator("#panel canvas[role=img][aria-label^=The]").is_hidden(), "it pins no tile"
+
+
+def test_the_pinned_tile_becomes_a_mark(slide: Page, served: Served) -> None:
+    slide.get_by_label("Your name").fill("eve")
+    slide.get_by_role("button", name="1: 0.980").click()
+    slide.get_by_label("Class").fill("benign")
+    slide.get_by_role("button", name="Pinned tile").click()
+    slide.get_by_text("Saved.").wait_for()
+    (area,) = read_polygons(served.marks / "eve" / "one.geojson", Frame(SIZE0)).values()
+    assert area.bounds == tuple(at * TILE0 for at in (*BLACK, BLACK[0] + 1, BLACK[1] + 1))
