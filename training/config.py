@@ -29,7 +29,7 @@ class LearningConfig(BaseModel):
     sd_reduction: Literal["sum", "mean"] = "sum"
     """What sd_lambda multiplies: "sum" is lambda/2 * the square summed over classes, "mean" is lambda' * its mean."""
     sd_gamma: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] | None = Field(None, min_length=2)
-    """One number a class, to which spectral decoupling draws its logit: ||logits - gamma||^2. None: 0."""
+    """One number per class, to which spectral decoupling draws its logit: ||logits - gamma||^2. None: 0."""
     weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False)
     """AdamW's decoupled weight decay; never applied to biases and norms."""
     l2: float = Field(0.0, ge=0, allow_inf_nan=False)
@@ -43,13 +43,13 @@ class LearningConfig(BaseModel):
     clip_norm: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Gradient clipping: the largest Euclidean norm of all gradients together; longer ones are shortened to it."""
     ema_decay: float | None = Field(None, gt=0, lt=1)
-    """Decay a step of an exponential moving average (EMA) of the weights, which is then validated and saved."""
+    """Decay per step of an exponential moving average (EMA) of the weights, which is then validated and saved."""
     epochs: int = Field(7, ge=1, le=10_000)
     """Epochs: passes over the training tiles; of bags 40 by default."""
     patience: int | None = Field(None, ge=1)
     """Early stopping: end after so many epochs in a row without a better validation log loss. None: never."""
     batch_size: int = Field(64, ge=1, le=65_536)
-    """Batch size: tiles a step, over all processes together; bags a step, by default 16 of them."""
+    """Batch size: tiles per step, over all processes together; bags per step, by default 16 of them."""
     accumulate: int = Field(1, ge=1, le=65_536)
     """Gradient accumulation: in so many parts a process computes its share of a batch, for less memory and the same
     step."""
@@ -86,9 +86,9 @@ class LearningConfig(BaseModel):
     """At most this many tiles of a slide, drawn at random under the seed. None: all."""
     balance: tuple[Literal["class", "slide", "case", "site"], ...] = ()
     """What training tiles are drawn evenly over, in any combination: each class equally often, in it each site, in that
-    each case, in that each slide. Empty: each tile once an epoch. The law: training.data.samplers."""
+    each case, in that each slide. Empty: each tile once per epoch. See training.data.samplers."""
     tiles_per_epoch: int | None = Field(None, ge=1, le=1_000_000_000)
-    """Training tiles, or bags, drawn an epoch. None: as many as there are."""
+    """Training tiles, or bags, drawn per epoch. None: as many as there are."""
     where: str | None = None
     """Which tiles of the stores, by their columns: `blur < 1.2 and black < 0.1`; see tiling.stores.query. None: all."""
 
@@ -109,7 +109,7 @@ class LearningConfig(BaseModel):
     threads: int | None = Field(None, ge=1, le=1024)
     """Threads torch computes with on a CPU. None: as torch and OMP_NUM_THREADS decide."""
     devices: int | None = Field(None, ge=1, le=1024)
-    """Processes a node, each on a GPU or, without any, on the CPU. None: as torchrun or srun say, else 1."""
+    """Processes per node, each on a GPU or, without any, on the CPU. None: as torchrun or srun say, else 1."""
     nodes: int | None = Field(None, ge=1, le=65_536)
     """Machines that train together. None: as torchrun or srun say, else 1."""
     compile: bool = False
@@ -253,7 +253,7 @@ class BagConfig(LearningConfig):
     epochs: int = Field(40, ge=1, le=10_000)
     """Epochs: passes over the training bags."""
     batch_size: int = Field(16, ge=1, le=65_536)
-    """Batch size: bags a step, over all processes together."""
+    """Batch size: bags per step, over all processes together."""
 
     # what a network of pixels is asked for, and one of features has not
     freeze: ClassVar[bool] = False

@@ -16,7 +16,7 @@ def demo(
     slide: Annotated[Path | None, typer.Option(help="CMU-1-Small-Region.svs, if it cannot be fetched.")] = None,
     seed: Annotated[int, typer.Option(help="Decides the synthetic slides and the training.")] = 0,
     slide_labels: Annotated[
-        bool, typer.Option("--slide-labels", help="From a label a slide alone: features, a model of bags, attention.")
+        bool, typer.Option("--slide-labels", help="From a label per slide alone: features, a model of bags, attention.")
     ] = False,
 ) -> None:
     """Make a cohort of synthetic slides, run a study over it, and make a real slide's heatmap; minutes on two cores.

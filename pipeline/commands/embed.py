@@ -56,7 +56,7 @@ def embed(
     overwrite: Overwrite = False,
     check: CheckOption = False,
 ) -> None:
-    """Features of the tiles of slides, or of stores, by an encoder: one vector a tile, for learning from slide labels.
+    """Features of the tiles of slides, or of stores, by an encoder: a vector per tile, for learning from slide labels.
 
     A slide is read once, and no pixel is stored. Stopped at any time, the same command goes on; features of another
     encoder or other tiles are refused, naming the difference. Several GPUs get a process each.

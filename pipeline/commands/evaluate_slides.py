@@ -15,7 +15,7 @@ from pipeline.commands.settings import Settings, options_of, settings_of
 
 @options_of(EvaluateSlidesConfig, names={"lesion_classes": "lesions"})
 def evaluate_slides(
-    results: Annotated[Path, typer.Argument(help="Folder of heatmaps, one folder a slide.")],
+    results: Annotated[Path, typer.Argument(help="Folder of heatmaps, one folder per slide.")],
     manifest: Annotated[Path, typer.Option(help="Table of the slides: slide_path, slide_id, label, annotation ...")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the figures and the picture.")],
     settings: Settings,

@@ -14,7 +14,7 @@ from tiling.core.errors import SpecslideError
 
 
 def import_features(
-    files: Annotated[list[Path], typer.Argument(help="Files of CLAM, TRIDENT, STAMP or slide2vec, one a slide.")],
+    files: Annotated[list[Path], typer.Argument(help="Files of CLAM, TRIDENT, STAMP or slide2vec, one per slide.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the feature stores.")],
     slide_mpp: Annotated[
         float | None, typer.Option(min=0.001, max=1000, help="Micrometres per level-0 pixel, if the files lack it.")

@@ -41,11 +41,9 @@ from training.config import load_train_config
 def heatmap(
     model: Annotated[
         list[Path],
-        typer.Option(
-            help="Folder of a model, or its name (`specslide models`); several, each with its --model: their mean."
-        ),
+        typer.Option(help="Folder of a model, or its name (`specslide models`). Repeated: the mean of several models."),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the results, one folder a slide.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the results, one folder per slide.")],
     settings: Settings,
     slides: Annotated[
         list[Path] | None,

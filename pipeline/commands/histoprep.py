@@ -13,7 +13,7 @@ from tiling.core.errors import InputError, SpecslideError
 
 
 def histoprep(
-    folders: Annotated[list[Path], typer.Argument(help="Output folders of HistoPrep or histoslice, one a slide.")],
+    folders: Annotated[list[Path], typer.Argument(help="Output folders of HistoPrep or histoslice, one per slide.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the stores.")],
     mpp: Annotated[float, typer.Option(min=0.001, max=1000, help="Micrometres per pixel of the saved tiles.")],
     overwrite: Overwrite = False,

@@ -25,7 +25,7 @@ def info(
 ) -> None:
     """Size, levels, scale, vendor and compression of a slide, what reads it, and whether it can be tiled.
 
-    Of each level a part is decoded before that is said. One of several that cannot be opened costs itself.
+    A part of every level is decoded as a check. A slide that cannot be opened is reported, and the others go on.
 
     Examples:
 

@@ -47,7 +47,8 @@ ClusterConfigFile = Annotated[
     typer.Option(help="YAML file of the cluster's settings: workers, memory, retries, queue, gpu_queue ..."),
 ]
 WorkerMemory = Annotated[
-    str | None, typer.Option(help="What a worker of --cluster local may use, such as 8GB; more costs it its slide.")
+    str | None,
+    typer.Option(help="Memory of a worker of --cluster local, such as 8GB; a slide that needs more fails."),
 ]
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -117,7 +118,7 @@ class DataOptions(LabelledData):
     """The tiles, or bags, that models are tested on, and how intervals are made."""
 
     mpp: float | None = None
-    """Micrometres per pixel of the images; None: the model's."""
+    """Micrometres per pixel of the images. None: the model's."""
     split: str = "test"
     """train, val, test, or all for data that no model saw."""
     where: str | None = None
@@ -125,7 +126,7 @@ class DataOptions(LabelledData):
     resamples: int = Field(1000, ge=0, le=100_000)
     """Resamples of cases behind each interval."""
     seed: int = Field(0, ge=0)
-    """Decides the resamples."""
+    """Random seed of the resamples."""
     batch_size: int = Field(256, ge=1)
     """Tiles that the model sees at once."""
 

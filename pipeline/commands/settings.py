@@ -138,7 +138,8 @@ def _option(name: str, info: FieldInfo, panel: str | None) -> Any:
 
 def _help(info: FieldInfo) -> str:
     """A field's description, in which None is what stands without the option."""
-    return re.sub(r"\bNone: ", "Default: ", " ".join((info.description or "").split()))
+    text = " ".join((info.description or "").split())
+    return re.sub(r"; None: ", "; default: ", re.sub(r"(?<!; )\bNone: ", "Default: ", text))
 
 
 def _shown(default: object) -> str | bool:

@@ -28,7 +28,9 @@ def shortcut(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the study.")],
     settings: Settings,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings; options override it.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes, one thread each; default: one a core.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes, one thread each; default: one per core.")
+    ] = None,
 ) -> None:
     """Whether networks learn more than a shortcut: something that follows the label in training, and not in the tests.
 

@@ -20,7 +20,7 @@ def stress(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the figures and the picture.")],
     settings: Settings,
 ) -> None:
-    """How well models stand what another scanner or laboratory changes: a metric against the strength of each shift.
+    """How well models withstand what another scanner or laboratory changes: a metric against each shift's strength.
 
     DIR gets stress.json, stress.csv and stress.png: curves with intervals over cases, and the area under each.
 

@@ -83,7 +83,7 @@ def tile(
             "hsv, histoprep, all (no detection); or your own mask: a file, or a folder as for --annotations."
         ),
     ] = "local",
-    workers: Annotated[int | None, typer.Option(min=1, help="Parallel processes; default: one a core.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Parallel processes; default: one per core.")] = None,
     threads: Annotated[
         int | None,
         typer.Option(min=1, help="Threads for each slide; default: the cores are shared among the slides at work."),

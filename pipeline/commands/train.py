@@ -40,7 +40,7 @@ def train(
     """Train a tile classifier, regularised by spectral decoupling, from tile stores or from a table of images.
 
     With --bags a classifier of whole slides (multiple-instance learning) is trained, from the features that
-    the command `embed` makes and a label a slide; of the settings those of the pixels' network have no meaning then.
+    the command `embed` makes and a label per slide; of the settings those of the pixels' network have no meaning then.
 
     Cases are split, never tiles. The run folder gets the model, metrics with intervals, and a learning curve.
     SIGTERM or SIGUSR1 saves the state and ends with exit code 75; the same command goes on, also after a kill. A model

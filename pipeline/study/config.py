@@ -113,9 +113,10 @@ class StudyConfig(BaseModel):
     heatmap: HeatmapConfig = HeatmapConfig()
     """What slides are predicted, and how."""
     bags: BagsConfig | None = None
-    """Embeddings, and a model that learns from them and a label a slide, beside the tile classifier; None: neither."""
+    """Embeddings, and a model that learns from them and a label per slide, beside the tile classifier. None:
+    neither."""
     workers: int | None = Field(None, ge=1)
-    """Processes of this machine for tiling; None: one a core. Not used with a cluster."""
+    """Processes of this machine for tiling; None: one per core. Not used with a cluster."""
     cluster: ClusterConfig | None = None
     """Workers of a cluster for tiling and heatmaps, in place of processes of this machine: `{at: slurm, ...}`."""
 

@@ -49,7 +49,7 @@ class ExternalBagConfig(_Grids, BagTrialConfig):
     epochs: int = Field(40, ge=1, le=10_000)
     """Epochs; each draws as many bags of every class as the rarer one has."""
     batch_size: int = Field(16, ge=2, le=65_536)
-    """Bags a step."""
+    """Bags per step."""
 
 
 AnyExternalConfig = ExternalConfig | ExternalBagConfig

@@ -52,7 +52,7 @@ class GridConfig(BaseModel):
     sd_start: float = Field(0.5, ge=0, lt=1)
     """Share of the steps of "late_sd" that are plain cross-entropy before spectral decoupling sets in."""
     sd_gamma: tuple[float, ...] = (0.44, 2.5)
-    """What "gamma_sd" draws the logits to instead of 0, a number a class, the negative class first."""
+    """What "gamma_sd" draws the logits to instead of 0, one number per class, the negative class first."""
 
     # how each network is trained
     learning_rate: float = Field(1e-2, gt=0, le=10)
@@ -60,7 +60,7 @@ class GridConfig(BaseModel):
     epochs: int = Field(6, ge=1, le=10_000)
     """Epochs; each draws as many of every class as the rarer one has."""
     batch_size: int = Field(32, ge=2, le=65_536)
-    """Tiles, or bags, a step."""
+    """Tiles, or bags, per step."""
     val_fraction: float = Field(0.15, gt=0, lt=1)
     """Share of the cases for validation."""
 
