@@ -226,7 +226,7 @@ class TrainConfig(LearningConfig):
         return self
 
 
-HeadName = Literal["mean", "max", "attention", "gated", "transformer"]
+HeadName = Literal["mean", "max", "top-k", "attention", "gated", "transformer"]
 
 
 class BagConfig(LearningConfig):
@@ -236,8 +236,8 @@ class BagConfig(LearningConfig):
     """
 
     head: HeadName = "gated"
-    """How a bag's tiles become its logits: their mean, the largest logit of any, attention (ABMIL), gated attention, or
-    a set transformer; see training.mil.heads."""
+    """How a bag's tiles become its logits: their mean, the largest logit of any, the mean of the k largest, attention
+    (ABMIL), gated attention, or a set transformer; see training.mil.heads."""
     bag: Literal["slide", "case", "case-mean"] = "slide"
     """What a bag is, where cases have several slides: "slide": each slide is one; "case": a case's slides together;
     "case-mean": a case, whose logits are the mean of its slides'."""
@@ -248,6 +248,8 @@ class BagConfig(LearningConfig):
     """Numbers that a tile's features are embedded in, inside the head."""
     dropout: float = Field(0.25, ge=0, lt=1)
     """Share of the embedded numbers that dropout leaves out, in training."""
+    top_k: int = Field(5, ge=1, le=10_000)
+    """Of the head `top-k`: a class's logit is the mean of the so many largest of a bag's tiles."""
     learning_rate: float = Field(3e-4, gt=0, le=10)
     """Peak of AdamW's learning rate, reached after the warm-up and followed by a cosine down to 0."""
     epochs: int = Field(40, ge=1, le=10_000)

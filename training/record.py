@@ -86,7 +86,7 @@ def describe(
         "software": software_versions(*_SOFTWARE),
     }
     if isinstance(config, BagConfig):
-        own = {name: getattr(config, name) for name in ("head", "head_dim", "dropout", "bag")}
+        own = {name: getattr(config, name) for name in ("head", "head_dim", "dropout", "top_k", "bag")}
         return BagInfo(encoder=encoder_of(samples), **own, **common)
     mean, std = (tuple(b.flatten().tolist()) for b in (network.mean, cast(TileClassifier, network).std))
     architecture = find_architecture(config.backbone)

@@ -44,6 +44,7 @@ from training.evaluation.predictions import Predictions, prediction_table, predi
 from training.evaluation.results import measure
 from training.fit import Network, Training
 from training.logs import open_loggers, require_loggers
+from training.mil.heads import HeadShape
 from training.mil.model import BagClassifier
 from training.models.backbones import load_weights
 from training.models.card import model_card
@@ -232,10 +233,9 @@ def _start(split: Split, config: AnyConfig, fabric: Fabric) -> tuple[Network, st
 def _start_bags(split: Split, config: BagConfig) -> BagClassifier:
     """The classifier of bags before the first step, which standardises by some tiles of every training bag."""
     samples = split.samples
-    network = BagClassifier(
-        config.head, encoder_of(samples).dim, len(split.classes), hidden=config.head_dim, dropout=config.dropout,
-        slide_mean=config.bag == "case-mean",
-    )  # fmt: skip
+    dim, classes = encoder_of(samples).dim, len(split.classes)
+    shape = HeadShape(dim, classes, config.head_dim, config.dropout, config.top_k)
+    network = BagClassifier(config.head, shape, slide_mean=config.bag == "case-mean")
     network.standardise(drawn_features(samples, split.indices, BagDraw(STANDARD_TILES, config.seed)))
     tiles = sum(len(part.rows) for source in samples.source[split.indices] for part in samples.bags[source])
     log.info(

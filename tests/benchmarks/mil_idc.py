@@ -1,6 +1,6 @@
 """What labels of whole slides teach: heads and penalties on bags of real tiles whose truth is known. Research use only.
 
-    python -m tests.benchmarks.mil_idc OUT [--share 0.05] [--heads mean max attention gated transformer] [--folds 5]
+    python -m tests.benchmarks.mil_idc OUT [--share 0.05] [--heads mean max top-k attention gated] [--folds 5]
 
 Tiles are those of `idc_breast` (../shared/data or $SPECSLIDE_DATA), a case a bag. A half of the cases, by the hash of
 their names, are negative: their carcinoma tiles are left out. The others are positive and keep as many carcinoma tiles
@@ -189,7 +189,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--share", type=float, default=0.05)
-    parser.add_argument("--heads", nargs="+", default=["mean", "max", "attention", "gated", "transformer"])
+    parser.add_argument("--heads", nargs="+", default=["mean", "max", "top-k", "attention", "gated"])
     parser.add_argument("--penalties", nargs="*", default=list(PENALTIES))
     parser.add_argument("--penalised", default="gated", help="the head that penalties are compared on")
     parser.add_argument("--folds", type=int, default=5)

@@ -28,6 +28,7 @@ from tests.training.mil.conftest import bag_of
 from tiling.core.errors import ModelError
 from tiling.stores.features import FeatureStore
 from training import load_bag_model
+from training.mil.heads import HeadShape
 from training.mil.model import BagClassifier
 from training.models.card import model_card
 from training.models.folder import save_model
@@ -37,7 +38,7 @@ from training.models.info import BagInfo
 def write_bag_model(folder: Path, encoder: Any, head: str = "attention", **changes: Any) -> Path:
     """A model folder of bags with random weights, of that encoder's features."""
     torch.manual_seed(0)
-    network = BagClassifier(head, encoder.dim, 2, hidden=8, dropout=0).eval()
+    network = BagClassifier(head, HeadShape(encoder.dim, 2, 8, 0)).eval()
     info = BagInfo.model_validate(
         {
             "classes": ("benign", "tumour"), "positive_class": "tumour", "mpp": encoder.mpp, "tile_px": encoder.tile_px,

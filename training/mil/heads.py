@@ -6,6 +6,7 @@ over tiles under a softmax is summed chunk by chunk, with the largest score so f
 
     mean         mean of the embedded tiles
     max          the largest logit of any tile, class by class
+    top-k        the mean of the k largest, class by class        Campanella et al. 2019 (doi 10.1038/s41591-019-0508-1)
     attention    attention-based pooling                          Ilse et al. 2018 (arXiv 1802.04712), equation 8
     gated        gated attention                                  the same, equation 9
     transformer  set transformer: induced attention, then pooling Lee et al. 2019 (arXiv 1810.00825), linear in tiles
@@ -45,13 +46,29 @@ class Pooled(NamedTuple):
     """(B, n): in [0, 1], 0 for padding; sums to 1."""
 
 
+class HeadShape(NamedTuple):
+    """The sizes of a head."""
+
+    dim: int
+    """Numbers of a tile's features, D."""
+    classes: int
+    """C"""
+    hidden: int
+    """Numbers that a tile is embedded in, H."""
+    dropout: float
+    """Share of them that is left out in training."""
+    top_k: int = 5
+    """Of the head `top-k`: the tiles whose logits are a bag's."""
+
+
 class Head(nn.Module):
     """What all heads share: tiles are embedded one by one, `pool` makes one vector of a bag's, and that has logits."""
 
-    def __init__(self, dim: int, classes: int, hidden: int, dropout: float) -> None:
+    def __init__(self, shape: HeadShape) -> None:
         super().__init__()
-        self.embed = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Dropout(dropout))
-        self.classify = nn.Linear(hidden, classes)
+        self.shape = shape
+        self.embed = nn.Sequential(nn.Linear(shape.dim, shape.hidden), nn.ReLU(), nn.Dropout(shape.dropout))
+        self.classify = nn.Linear(shape.hidden, shape.classes)
 
     def forward(self, bag: Bag) -> Pooled:
         """Logits and attention of B bags."""
@@ -111,10 +128,10 @@ class MeanHead(ScoredHead):
 class AttentionHead(ScoredHead):
     """Attention-based pooling: the score of a tile h is w . tanh(V h + b)."""
 
-    def __init__(self, dim: int, classes: int, hidden: int, dropout: float) -> None:
-        super().__init__(dim, classes, hidden, dropout)
-        self.direction = nn.Linear(hidden, hidden // 2)
-        self.weight = nn.Linear(hidden // 2, 1, bias=False)  # the same for all tiles, it would change no softmax
+    def __init__(self, shape: HeadShape) -> None:
+        super().__init__(shape)
+        self.direction = nn.Linear(shape.hidden, shape.hidden // 2)
+        self.weight = nn.Linear(shape.hidden // 2, 1, bias=False)  # the same for all tiles, it would change no softmax
 
     def score(self, tiles: Tensor) -> Tensor:
         """See `ScoredHead`."""
@@ -125,9 +142,9 @@ class AttentionHead(ScoredHead):
 class GatedHead(AttentionHead):
     """Gated attention: the score of a tile h is w . (tanh(V h + b) * sigmoid(U h + c))."""
 
-    def __init__(self, dim: int, classes: int, hidden: int, dropout: float) -> None:
-        super().__init__(dim, classes, hidden, dropout)
-        self.gate = nn.Linear(hidden, hidden // 2)
+    def __init__(self, shape: HeadShape) -> None:
+        super().__init__(shape)
+        self.gate = nn.Linear(shape.hidden, shape.hidden // 2)
 
     def score(self, tiles: Tensor) -> Tensor:
         """See `ScoredHead`."""
@@ -135,19 +152,29 @@ class GatedHead(AttentionHead):
         return scores
 
 
-class MaxHead(Head):
-    """Max pooling: a class's logit is the largest of any tile.
+class TopKHead(Head):
+    """A class's logit is the mean of the k largest that any tiles have, of a bag of fewer tiles the mean of all.
 
-    Attention is shared out among the tiles that give the logits: a tile that gives c of the C classes theirs has c/C.
+    Attention is shared out among the tiles that give the logits: 1/k of a class's to each, and 1/C to each class.
     """
 
     def forward(self, bag: Bag) -> Pooled:
         """Logits and attention of B bags."""
         parts = [self.classify(t).masked_fill(~real[..., None], -torch.inf) for t, real in self.embedded(bag)]
-        logits, giver = torch.cat(parts, dim=1).max(dim=1)  # (B, n, C) -> (B, C)
-        share = torch.full_like(logits, 1 / logits.shape[1]).detach()
-        count = sum(part.shape[1] for part in parts)
-        return Pooled(logits, logits.new_zeros(len(logits), count).scatter_add(1, giver, share))
+        each = torch.cat(parts, dim=1)  # (B, n, C)
+        largest, giver = each.topk(min(self.shape.top_k, each.shape[1]), dim=1)  # (B, k, C)
+        given = largest > -torch.inf
+        share = given / given.sum(dim=1, keepdim=True)
+        logits = (largest.masked_fill(~given, 0) * share).sum(dim=1)
+        attention = logits.new_zeros(each.shape[:2]).scatter_add(1, giver.flatten(1), share.flatten(1))
+        return Pooled(logits, attention / self.shape.classes)
+
+
+class MaxHead(TopKHead):
+    """Max pooling: a class's logit is the largest of any tile."""
+
+    def __init__(self, shape: HeadShape) -> None:
+        super().__init__(shape._replace(top_k=1))
 
 
 class TransformerHead(Head):
@@ -159,8 +186,9 @@ class TransformerHead(Head):
 
     POINTS, HEADS = 16, 4
 
-    def __init__(self, dim: int, classes: int, hidden: int, dropout: float) -> None:
-        super().__init__(dim, classes, hidden, dropout)
+    def __init__(self, shape: HeadShape) -> None:
+        super().__init__(shape)
+        hidden = shape.hidden
         self.points = nn.Parameter(torch.empty(self.POINTS, hidden))
         self.seed = nn.Parameter(torch.empty(1, hidden))
         nn.init.xavier_uniform_(self.points)
@@ -248,6 +276,7 @@ def softmax_pool(parts: Iterable[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor
 HEADS: dict[str, type[Head]] = {
     "mean": MeanHead,
     "max": MaxHead,
+    "top-k": TopKHead,
     "attention": AttentionHead,
     "gated": GatedHead,
     "transformer": TransformerHead,

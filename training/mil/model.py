@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tiling.core.artefact import content_hash
-from training.mil.heads import HEADS, Bag, Chunk, Pooled
+from training.mil.heads import HEADS, Bag, Chunk, HeadShape, Pooled
 from training.models.classifier import TileModel
 from training.models.folder import load_model, require_intact, with_weights
 from training.models.info import INFO, BagInfo, read_bag_info, read_record
@@ -37,14 +37,12 @@ class BagClassifier(nn.Module):
     mean: Tensor
     spread: Tensor
 
-    def __init__(
-        self, head: str, dim: int, classes: int, *, hidden: int, dropout: float, slide_mean: bool = False
-    ) -> None:
+    def __init__(self, head: str, shape: HeadShape, *, slide_mean: bool = False) -> None:
         super().__init__()
-        self.head = HEADS[head](dim, classes, hidden, dropout)
+        self.head = HEADS[head](shape)
         self.slide_mean = slide_mean
-        self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("spread", torch.ones(dim))
+        self.register_buffer("mean", torch.zeros(shape.dim))
+        self.register_buffer("spread", torch.ones(shape.dim))
 
     def standardise(self, features: Floats) -> None:
         """Take mean and spread from features (n, D); a number that does not vary is only centred."""
@@ -174,10 +172,11 @@ def load_bag_model(folder: Path | str, device: str | torch.device = "cpu") -> Ba
     network = with_weights(
         folder,
         lambda: BagClassifier(
-            info.head, info.encoder.dim, len(info.classes), hidden=info.head_dim, dropout=info.dropout,
+            info.head,
+            HeadShape(info.encoder.dim, len(info.classes), info.head_dim, info.dropout, info.top_k),
             slide_mean=info.bag == "case-mean",
         ),
-    )  # fmt: skip
+    )
     return BagModel(network.eval().to(place), info, content_hash(folder), place)
 
 

@@ -203,12 +203,14 @@ class BagInfo(ModelRecord):
     """The record of a model of bags (multiple-instance learning): everything but the weights."""
 
     kind: Literal["mil"] = "mil"
-    head: Literal["mean", "max", "attention", "gated", "transformer"]
+    head: Literal["mean", "max", "top-k", "attention", "gated", "transformer"]
     """One of training.mil.heads.HEADS."""
     head_dim: int = Field(ge=4, le=4096, multiple_of=4)
     """Numbers that a tile's features are embedded in."""
     dropout: float = Field(ge=0, lt=1)
     """Of the embedded numbers, in training."""
+    top_k: int = Field(5, ge=1)
+    """Of the head `top-k`: the tiles whose logits are a bag's."""
     bag: Literal["slide", "case", "case-mean"]
     """What a bag is."""
     encoder: Encoder

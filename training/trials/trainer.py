@@ -21,6 +21,7 @@ from training.data.bags import PADDING
 from training.data.samplers import epoch_order, global_batches
 from training.evaluation.perturbations import shifted_copies
 from training.losses import SpectralDecouplingLoss, l2_penalty, spectral_decoupling
+from training.mil.heads import HeadShape
 from training.mil.model import BagClassifier
 from training.models.backbones import load_weights
 from training.models.classifier import TileClassifier, make_classifier
@@ -99,7 +100,7 @@ def untrained(config: AnyTrialConfig, content: Content) -> Network:
         network = make_classifier(config.backbone, 2, config.input_px or side, side)
         load_weights(network, config.backbone, config.weights)
         return network
-    bags = BagClassifier(config.head, content.shape[2] - 1, 2, hidden=config.head_dim, dropout=config.dropout)
+    bags = BagClassifier(config.head, HeadShape(content.shape[2] - 1, 2, config.head_dim, config.dropout))
     bags.standardise(content[content[..., 0] != PADDING][:, 1:])
     return bags
 

@@ -8,16 +8,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.mil.heads import HEADS, Bag, Chunk, Head
+from training.mil.heads import HEADS, Bag, Chunk, Head, HeadShape
 
 Floats = NDArray[np.float64]
 
-D, C, H = 7, 3, 8
+D, C, H, K = 7, 3, 8, 4
 
 
 def make(name: str) -> Head:
     torch.manual_seed(3)
-    return HEADS[name](D, C, H, 0.25).eval()
+    return HEADS[name](HeadShape(D, C, H, 0.25, K)).eval()
 
 
 def tiles(count: int, seed: int = 0) -> Tensor:
@@ -46,9 +46,10 @@ def embedded(p: dict[str, Floats], x: Floats) -> Floats:
 def pooled_by_formula(name: str, p: dict[str, Floats], x: Floats) -> tuple[Floats, Floats]:
     """Logits (C,) and attention (n,) as the papers write them."""
     h = embedded(p, x)
-    if name == "max":
-        each = h @ p["classify.weight"].T + p["classify.bias"]
-        return each.max(axis=0), np.bincount(each.argmax(axis=0), minlength=len(x)) / C
+    if name in ("max", "top-k"):
+        each, k = h @ p["classify.weight"].T + p["classify.bias"], min(len(x), K if name == "top-k" else 1)
+        first = np.argsort(-each, axis=0)[:k]
+        return np.take_along_axis(each, first, 0).mean(axis=0), np.bincount(first.ravel(), minlength=len(x)) / (C * k)
     if name == "mean":
         a = np.full(len(x), 1 / len(x))
     else:
@@ -60,7 +61,7 @@ def pooled_by_formula(name: str, p: dict[str, Floats], x: Floats) -> tuple[Float
 
 
 @pytest.mark.parametrize("count", [1, 2, 50])
-@pytest.mark.parametrize("name", ["mean", "max", "attention", "gated"])
+@pytest.mark.parametrize("name", ["mean", "max", "top-k", "attention", "gated"])
 def test_a_head_is_its_formula(name: str, count: int) -> None:
     head, x = make(name), tiles(count)
     logits, attention = pooled_by_formula(name, numbers(head), x.numpy().astype(np.float64))
