@@ -68,6 +68,9 @@ def show_study(report: StudyReport) -> None:
     for name, reason in report.skipped.items():
         console.say(f"left out: {name}, {reason}")
     console.say(f"page: {report.out / 'index.html'}")
+    if report.bag_heatmaps:
+        rows_of_bags = [heatmap_outcome(heatmap) for heatmap in report.bag_heatmaps]
+        show_outcomes(f"heatmaps of attention in {report.out / 'bag-heatmaps'}", rows_of_bags)
     everything = [*rows, *((name, "", reason) for name, reason in report.failed.items())]
     show_outcomes(f"heatmaps in {report.out / 'heatmaps'}", everything, of="artefacts")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from inference.bag_heatmap import make_bag_heatmap
 from inference.config import EmbedConfig, EncoderConfig
 from inference.heatmap import HeatmapReport
+from inference.report.cohort import write_cohort_index
 from pipeline.demo.synthetic import make_cohort
 from pipeline.execution.embed_jobs import embed_all
 from tiling.core.errors import SlideError
@@ -70,4 +71,5 @@ def run_slide_labels(out: Path, *, seed: int, say: Callable[[str], None]) -> Sli
         )
         for slide_id in test.slide_id.tolist()
     ]  # fmt: skip
+    write_cohort_index(out / "heatmaps", {})
     return SlideLabelReport(run.model, tested, tuple(heatmaps))

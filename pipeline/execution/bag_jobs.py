@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inference.report.cohort import write_cohort_index
 from pipeline.execution.dask_config import ClusterConfig
 from pipeline.execution.embed_jobs import load_tile_encoder
-from pipeline.execution.jobs import commit_of, require_folder, run_on_devices, with_regions
+from pipeline.execution.jobs import commit_of, heatmaps_on_devices, indexed, require_folder, with_regions
 from pipeline.execution.partition import Part
-from pipeline.execution.pool import Task, TileProgress, bytes_of
-from pipeline.redaction import files_of, redact, redacted_log
+from pipeline.execution.pool import Outcome, Task, TileProgress
+from pipeline.redaction import redacted_log
+from pipeline.study.ledger import timed
 from tiling.manifest import ManifestRow
 from tiling.stores.features import is_feature_store
 
 if TYPE_CHECKING:  # imported when needed
+    import shapely
+
     from inference import HeatmapReport
     from inference.config import EmbedConfig, EncoderConfig, OutputConfig
     from training.mil.model import BagModel
@@ -36,32 +38,42 @@ class BagJob:
     slide_id: str
     out: Path
     config: EmbedConfig
-    encoder: EncoderConfig | None
-    """What embeds slides and tile stores."""
+    encoder: EncoderConfig | None = None
+    """What embeds a slide or tile store."""
+    features: Path | None = None
+    """The source's feature store, which may be the source; None: it is embedded."""
     slide_mpp: float | None = None
     roi: Path | None = None
+    truth: shapely.Geometry | None = None
     outputs: OutputConfig | None = None
     overwrite: bool = False
+    ledger: Path | None = None
+    """The study's folder, in whose ledger it is said."""
 
 
 def bag_job(job: BagJob, progress: TileProgress, model: Path, device: str) -> HeatmapReport:
     """Explain the slide of one job, in a process that may have yet to load model and encoder; it does so once."""
-    from inference import embed_slide
     from inference.bag_heatmap import make_bag_heatmap
     from inference.config import OutputConfig
 
     with redacted_log(job.source, job.slide_id):
-        loaded, features = load_bag(model, device), job.source
-        if job.encoder is not None and not is_feature_store(job.source):
-            features = embed_slide(
-                job.source, load_tile_encoder(job.encoder, device), job.out / FEATURES, job.config,
-                slide_id=job.slide_id, slide_mpp=job.slide_mpp, roi=job.roi, overwrite=job.overwrite,
-                progress=progress,
-            ).store  # fmt: skip
-        return make_bag_heatmap(
-            features, loaded, job.out, source=None if features == job.source else job.source, slide_id=job.slide_id,
-            slide_mpp=job.slide_mpp, outputs=job.outputs or OutputConfig(), overwrite=job.overwrite,
+        features = job.features or _embedded(job, progress, device)
+        work = partial(
+            make_bag_heatmap, features, load_bag(model, device), job.out,
+            source=None if features == job.source else job.source, slide_id=job.slide_id, slide_mpp=job.slide_mpp,
+            truth=job.truth, outputs=job.outputs or OutputConfig(), overwrite=job.overwrite,
         )  # fmt: skip
+        return timed(job.ledger, "bag-heatmap", f"{job.out.name}/{job.slide_id}", work)
+
+
+def _embedded(job: BagJob, progress: TileProgress, device: str) -> Path:
+    from inference import embed_slide
+
+    assert job.encoder is not None
+    return embed_slide(
+        job.source, load_tile_encoder(job.encoder, device), job.out / FEATURES, job.config,
+        slide_id=job.slide_id, slide_mpp=job.slide_mpp, roi=job.roi, overwrite=job.overwrite, progress=progress,
+    ).store  # fmt: skip
 
 
 def load_bag(folder: Path, device: str = "auto") -> BagModel:
@@ -75,6 +87,27 @@ def _loaded(folder: Path, commit: bytes, device: str) -> BagModel:
     from training.devices import device_of
 
     return load_bag_model(folder, device_of(load_train_config(None, {"device": device})))
+
+
+def explain_all(
+    jobs: Sequence[BagJob], model: Path, *, device: str = "auto", cluster: ClusterConfig | None = None
+) -> list[Outcome[BagJob, HeatmapReport]]:
+    """Heatmaps by the model of bags in a folder, shared out as `run_on_devices` says.
+
+    Args:
+        jobs: The slides, tile stores or feature stores.
+        model: The folder of the model of bags.
+        device: auto, cpu or cuda.
+        cluster: Where it is done; None: on this machine.
+
+    Returns:
+        What became of each job, in their order.
+
+    Raises:
+        SpecslideError: As `pipeline.execution.pool.run_slides`.
+    """
+    task: Task[BagJob, HeatmapReport] = partial(bag_job, model=model.absolute(), device=device)
+    return heatmaps_on_devices(task, jobs, device=device, cluster=cluster)
 
 
 def bag_heatmap_all(
@@ -121,14 +154,15 @@ def bag_heatmap_all(
     if not all(is_feature_store(row.slide_path) for row in rows):
         loading = _encoder_of(model, encoder, weights, device if cluster is None else "cpu")
     require_folder(out)
-    jobs = [BagJob(r.slide_path, r.slide_id, out, config, loading, r.mpp, a, outputs, overwrite) for r, a in found]
-    task: Task[BagJob, HeatmapReport] = partial(bag_job, model=model.absolute(), device=device)
-    sizes = [bytes_of(job.source) for job in jobs]
-    outcomes = run_on_devices(task, jobs, sizes, title="heatmaps", device=device, cluster=cluster)
-    failed |= {o.job.slide_id: o.error for o in outcomes if o.error is not None}
-    files = {row.slide_id: files_of(row) for row in rows}
-    write_cohort_index(out, {name: redact(text, names=files[name]) for name, text in failed.items()})
-    return [replace(o.result, folder=out / o.job.slide_id) for o in outcomes if o.result is not None], failed
+    jobs = [
+        BagJob(
+            row.slide_path, row.slide_id, out, config, loading,
+            features=row.slide_path if is_feature_store(row.slide_path) else None,
+            slide_mpp=row.mpp, roi=region, outputs=outputs, overwrite=overwrite,
+        )
+        for row, region in found
+    ]  # fmt: skip
+    return indexed(out, rows, explain_all(jobs, model, device=device, cluster=cluster), failed)
 
 
 def _encoder_of(model: Path, encoder: str | None, weights: str | None, device: str) -> EncoderConfig:

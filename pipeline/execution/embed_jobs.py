@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pipeline.execution.dask_config import ClusterConfig
 from pipeline.execution.jobs import require_folder, run_on_devices, with_regions
 from pipeline.execution.partition import Part
-from pipeline.execution.pool import Task, TileProgress, bytes_of
+from pipeline.execution.pool import Task, TileProgress
 from pipeline.redaction import redacted_log
 from tiling.manifest import ManifestRow
 
@@ -100,8 +100,7 @@ def embed_all(
     require_folder(out)
     jobs = [EmbedJob(r.slide_path, r.slide_id, out, config, r.mpp, region, overwrite) for r, region in found]
     task: Task[EmbedJob, EmbedReport] = partial(embed_job, encoder=encoder.anywhere(), device=device)
-    sizes = [bytes_of(job.source) for job in jobs]
-    outcomes = run_on_devices(task, jobs, sizes, title="features", device=device, cluster=cluster)
+    outcomes = run_on_devices(task, jobs, title="features", device=device, cluster=cluster)
     failed |= {o.job.slide_id: o.error for o in outcomes if o.error is not None}
     made = [replace(o.result, store=out / o.result.store.name) for o in outcomes if o.result is not None]
     return made, failed

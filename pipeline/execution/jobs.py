@@ -201,12 +201,16 @@ def _loaded(folders: tuple[Path, ...], commits: tuple[bytes, ...], device: str) 
 
 
 class _OfSource(Protocol):
-    """A job that reads one slide or store."""
+    """A job that reads one slide or store, of which something is made in the folder `out`."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def source(self) -> Path: ...
+    @property
+    def slide_id(self) -> str: ...
+    @property
+    def out(self) -> Path: ...
 
 
 AnyJob = TypeVar("AnyJob", bound="DataclassInstance")
@@ -237,15 +241,21 @@ def predict_all(
         ConfigError: For a loaded model on a cluster.
         SpecslideError: As `pipeline.execution.pool.run_slides`.
     """
-    sizes = [bytes_of(job.source) for job in jobs]
     if not isinstance(models, Sequence):
         if cluster is not None:
             raise ConfigError("cluster", "a model that is loaded cannot be sent to workers", "pass its folder")
-        here = partial(heatmap_job, model=models)
+        here, sizes = partial(heatmap_job, model=models), [bytes_of(job.source) for job in jobs]
         return run_slides(here, jobs, workers=0, title="heatmaps", sizes=sizes)
     folders = tuple(Path(folder).absolute() for folder in models)
     task: Task[HeatmapJob, HeatmapReport] = partial(heatmap_job_elsewhere, models=folders, device=device)
-    outcomes = run_on_devices(task, jobs, sizes, title="heatmaps", device=device, cluster=cluster)
+    return heatmaps_on_devices(task, jobs, device=device, cluster=cluster)
+
+
+def heatmaps_on_devices(
+    task: Task[NetworkJob, HeatmapReport], jobs: Sequence[NetworkJob], *, device: str, cluster: ClusterConfig | None
+) -> list[Outcome[NetworkJob, HeatmapReport]]:
+    """Heatmaps, as `run_on_devices` shares them out; jobs and folders are named as they were given."""
+    outcomes = run_on_devices(task, jobs, title="heatmaps", device=device, cluster=cluster)
     return [
         replace(o, job=job, result=o.result and replace(o.result, folder=job.out / job.slide_id))
         for job, o in zip(jobs, outcomes, strict=True)
@@ -255,7 +265,6 @@ def predict_all(
 def run_on_devices(
     task: Task[NetworkJob, Result],
     jobs: Sequence[NetworkJob],
-    sizes: Sequence[int],
     *,
     title: str,
     device: str,
@@ -271,7 +280,6 @@ def run_on_devices(
     Args:
         task: What is done for a job; each process loads the network for itself.
         jobs: The slides or stores.
-        sizes: Theirs in bytes.
         title: What the progress is called.
         device: auto, cpu or cuda.
         cluster: Where it is done; None: on this machine.
@@ -283,6 +291,7 @@ def run_on_devices(
         SpecslideError: As `pipeline.execution.pool.run_slides`.
     """
     devices = [] if device == "cpu" else gpus()
+    sizes = [bytes_of(job.source) for job in jobs]
     if cluster is None:
         slides = sum(not is_store(job.source) for job in jobs)
         workers = len(devices) if len(devices) > 1 else int(slides > 1)
@@ -330,15 +339,37 @@ def heatmap_all(
     """
     found, failed = with_regions(rows, roi, part)
     require_folder(out)
-    files = {row.slide_id: files_of(row) for row in rows}
     jobs = [
         HeatmapJob(row.slide_path, row.slide_id, out, config, row.mpp, region, None, outputs, overwrite)
         for row, region in found
     ]
-    outcomes = predict_all(jobs, models, device=device, cluster=cluster)
-    failed |= {o.job.slide_id: o.error for o in outcomes if o.error is not None}
-    write_cohort_index(out, {name: redact(text, names=files[name]) for name, text in failed.items()})
-    return [outcome.result for outcome in outcomes if outcome.result is not None], failed
+    return indexed(out, rows, predict_all(jobs, models, device=device, cluster=cluster), failed)
+
+
+def indexed(
+    out: Path,
+    rows: Sequence[ManifestRow],
+    outcomes: Sequence[Outcome[NetworkJob, HeatmapReport]],
+    failed: Mapping[str, str],
+) -> tuple[list[HeatmapReport], dict[str, str]]:
+    """Heatmaps, and the reason for each slide that failed, by its id; both are shown by `out/index.html`.
+
+    Args:
+        out: The folder of the heatmaps.
+        rows: The slides.
+        outcomes: What became of those that were tried.
+        failed: Why others were not.
+
+    Returns:
+        The heatmaps; and the reasons.
+
+    Raises:
+        OutputError: If the index cannot be written.
+    """
+    reasons = {**failed, **{o.job.slide_id: o.error for o in outcomes if o.error is not None}}
+    files = {row.slide_id: files_of(row) for row in rows}
+    write_cohort_index(out, {name: redact(text, names=files[name]) for name, text in reasons.items()})
+    return [outcome.result for outcome in outcomes if outcome.result is not None], reasons
 
 
 def gpus() -> list[str]:

@@ -67,7 +67,7 @@ class HeatmapConfig(PredictTilesConfig):
     """The heatmaps of a study, which are made from its stores."""
 
     slides: Literal["test", "all"] = "test"
-    """Which slides get one: those of the test split, or all."""
+    """Which slides get one: those of the test split, or all. So it is of heatmaps by the model of bags."""
     model: Literal["ensemble", "best"] = "ensemble"
     """Where several models are trained: their mean, or the one with the lowest log loss on its validation split. In a
     cross-validation each slide is predicted by the model that has not seen its case."""
@@ -113,8 +113,8 @@ class StudyConfig(BaseModel):
     heatmap: HeatmapConfig = HeatmapConfig()
     """What slides are predicted, and how."""
     bags: BagsConfig | None = None
-    """Embeddings, and a model that learns from them and a label per slide, beside the tile classifier. None:
-    neither."""
+    """Embeddings, a model that learns from them and a label per slide, and its heatmaps of attention, beside the tile
+    classifier and its heatmaps; None: none of them."""
     workers: int | None = Field(None, ge=1)
     """Processes of this machine for tiling; None: one per core. Not used with a cluster."""
     cluster: ClusterConfig | None = None

@@ -20,7 +20,7 @@ from pipeline.redaction import redact
 from pipeline.study.config import StudyConfig, load_study
 from pipeline.study.ledger import Step, append
 from pipeline.study.plan import looked_at, walk
-from pipeline.study.stages.stage import SLIDES, TRAINING, Artefact, Stage, Study, within
+from pipeline.study.stages.stage import BAG_HEATMAPS, SLIDES, TRAINING, Artefact, Stage, Study, within
 from tiling.core.artefact import DONE, locked_folder
 from tiling.core.errors import ConfigError, OutputError, SpecslideError, StoppedError
 from tiling.core.files import is_locked
@@ -46,6 +46,7 @@ class StudyReport:
     models: tuple[Path, ...]
     """The model folders, in the order of the trainings."""
     heatmaps: tuple[HeatmapReport, ...]
+    """Those of the tile classifiers."""
     failed: Mapping[str, str]
     """slide_id, or the folder of what could not be made of all slides -> reason, redacted."""
     test_auroc: float | None
@@ -62,6 +63,8 @@ class StudyReport:
     """What was asked for and cannot be: artefact -> reason."""
     rank: int = 0
     """Which of several processes that train together this is; only the first, 0, knows of the study."""
+    bag_heatmaps: tuple[HeatmapReport, ...] = ()
+    """Those of the model of bags."""
     sections: tuple[Section, ...] = ()
     """What the study's page shows."""
 
@@ -126,6 +129,7 @@ def _report(study: Study) -> StudyReport:
         out=study.out,
         models=tuple(one.folder for one in study.trained),
         heatmaps=tuple(study.results.get("heatmap", ())),
+        bag_heatmaps=tuple(study.results.get(BAG_HEATMAPS, ())),
         failed=study.failed,
         test_auroc=tile_auroc(study),
         trained=tuple(within(TRAINING, one.training.name) in study.made for one in study.trained),

@@ -1,5 +1,6 @@
 """The stages of a study, in their order: one file each, and `STAGES`, which the plan, the run and the page go by."""
 
+from pipeline.study.stages.bag_heatmaps import BAG_HEATMAP
 from pipeline.study.stages.bags import LEARN_BAGS
 from pipeline.study.stages.embed import EMBED
 from pipeline.study.stages.evaluate import EVALUATE
@@ -13,4 +14,4 @@ from pipeline.study.stages.train import TRAIN
 
 __all__ = ["STAGES", "Artefact", "Stage", "Study"]
 
-STAGES: list[Stage] = [TILE, TRAIN, EVALUATE, STRESS_TEST, HEATMAP, SLIDE_TEST, EMBED, LEARN_BAGS, REPORT]
+STAGES: list[Stage] = [TILE, TRAIN, EVALUATE, STRESS_TEST, HEATMAP, SLIDE_TEST, EMBED, LEARN_BAGS, BAG_HEATMAP, REPORT]

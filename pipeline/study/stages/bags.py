@@ -5,14 +5,13 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pipeline.study.stages.stage import BAGS, FEATURES, Artefact, Stage, Study, is_published, state_of
+from pipeline.study.stages.stage import BAGS, Artefact, Stage, Study, is_published, state_of
 from pipeline.study.stages.train import metric_text
 from tiling.core.artefact import TO_DO, State
 from tiling.core.errors import SpecslideError
 
 if TYPE_CHECKING:
     from inference.report.pages import Section
-    from training import Samples
 
 
 def _artefacts(study: Study) -> list[Artefact]:
@@ -23,22 +22,13 @@ def _artefacts(study: Study) -> list[Artefact]:
     return [Artefact(BAGS, partial(state_of, partial(_look, study)), partial(_train, study))]
 
 
-def _samples(study: Study) -> Samples:
-    """The bags of the slides that have features. Raises SpecslideError if there is nothing to learn from."""
-    from training import samples_from_features
-
-    assert study.config.bags is not None
-    failed = tuple(sorted(study.failed))
-    return samples_from_features(study.out / FEATURES, study.config.manifest, study.config.bags.train, leave_out=failed)
-
-
 def _look(study: Study) -> State:
     from training import model_state
 
     folder = study.out / BAGS / "model"
     if study.config.bags is None or not is_published(folder):
         return TO_DO
-    return model_state(folder, _samples(study), study.config.bags.train)
+    return model_state(folder, study.bags, study.config.bags.train)
 
 
 def _train(study: Study) -> None:
@@ -49,9 +39,9 @@ def _train(study: Study) -> None:
     assert study.config.bags is not None
     try:
         with launching():
-            train(_samples(study), study.out / BAGS, study.config.bags.train, overwrite=True)
+            train(study.bags, study.out / BAGS, study.config.bags.train, overwrite=True)
     except SpecslideError as error:
-        study.fail(BAGS, BAGS, str(error))
+        study.fail(BAGS, str(error))
 
 
 def _sections(study: Study) -> list[Section]:

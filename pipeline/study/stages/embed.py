@@ -77,7 +77,7 @@ def _make(study: Study, artefacts: Sequence[Artefact]) -> None:
         if not report.reused:
             study.made.append(name)
     for slide_id, reason in failed.items():
-        study.fail(name_of(of[slide_id]), name_of(of[slide_id]), reason)
+        study.fail(name_of(of[slide_id]), reason, of[slide_id])
 
 
 EMBED = Stage("embed", _artefacts, _make)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.study.ledger import Step, append
-from pipeline.study.stages.stage import HEATMAPS, Artefact, Stage, Study, Trained, Training, is_published, state_of
+from pipeline.study.stages.stage import HEATMAPS, Artefact, Stage, Study, Trained, is_published, state_of
 from pipeline.study.stages.tile import name_of as store_of
 from tiling.core.artefact import TO_DO, State
 from tiling.core.errors import SpecslideError
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     import shapely
 
     from inference import Ensemble, HeatmapReport, PredictConfig
-    from inference.report.pages import Section
+    from inference.report.pages import Picture, Section
     from tiling.manifest import ManifestRow
-    from training import ModelInfo, TileModel
+    from training import TileModel
+    from training.models.info import ModelRecord
 
 NONE = f"{HEATMAPS}/..."
 """Where no slide can be named."""
@@ -32,15 +33,15 @@ def name_of(row: ManifestRow) -> str:
     return f"{HEATMAPS}/{row.slide_id}"
 
 
-def split_of(row: ManifestRow, trainings: Sequence[Training]) -> str:
-    """The split of a slide that gets a heatmap.
+def split_of(row: ManifestRow, trainings: Sequence[Mapping[str, str]]) -> str:
+    """The split of a slide that gets a heatmap, where `trainings` give that of each case that they know.
 
     Of a cross-validation, where each case is tested once, that is test; so it is of a slide that no training has seen
     and whose row names none.
     """
     from training.data.splits import SPLIT_NAMES
 
-    splits = {training.split_of[row.case_id] for training in trainings if row.case_id in training.split_of}
+    splits = {split_by_case[row.case_id] for split_by_case in trainings if row.case_id in split_by_case}
     if "test" in splits:
         return "test"
     return next(iter(sorted(splits)), SPLIT_NAMES.get((row.split or "test").lower(), "test"))
@@ -50,7 +51,7 @@ def rows_of(study: Study) -> list[ManifestRow]:
     """The slides that get a heatmap, as far as their splits are known."""
     if study.config.heatmap.slides == "all":
         return study.usable
-    trainings = study.trainings if study.has_stores else ()
+    trainings = [training.split_of for training in study.trainings] if study.has_stores else []
     return [row for row in study.usable if split_of(row, trainings) == "test"]
 
 
@@ -96,7 +97,7 @@ def predict_settings(study: Study) -> PredictConfig:
     return PredictConfig(**study.config.heatmap.model_dump(exclude={"slides", "model", "outputs"}))
 
 
-def truth_of(row: ManifestRow, info: ModelInfo, study: Study) -> shapely.Geometry | None:
+def truth_of(row: ManifestRow, info: ModelRecord, study: Study) -> shapely.Geometry | None:
     """The annotated area of the model's positive class; None for a label image, which has no outlines.
 
     The slide's store knows where its coordinates begin. Raises InputError, StoreError.
@@ -209,26 +210,34 @@ def _scored_tiles(report: HeatmapReport, row: ManifestRow, positive: str, study:
 
 
 def _sections(study: Study) -> list[Section]:
-    from inference.exports import OVERLAY
-    from inference.heatmap import REPORT
-    from inference.report.pages import Picture, Section
+    from inference.report.pages import Section
 
     auroc = tile_auroc(study)
     known = "" if auroc is None else f"AUROC of all their tiles against the truth: {auroc:.4f}."
-    reports: list[HeatmapReport] = study.results.get("heatmap", [])
+    overlays = pictures_of(study.results.get("heatmap", []))
+    return [Section("Heatmaps", f"Annotated regions are outlined in white. {known}", pictures=overlays)]
+
+
+def pictures_of(reports: Sequence[HeatmapReport]) -> tuple[Picture, ...]:
+    """The overlays of heatmaps, each of which opens its report."""
+    from inference.exports import OVERLAY
+    from inference.heatmap import REPORT
+    from inference.report.pages import Picture
+
     pages = {r.slide_id: r.folder / REPORT for r in reports}  # results of earlier versions have none
-    overlays = tuple(
+    return tuple(
         Picture(r.folder / OVERLAY, _caption(r), pages[r.slide_id] if pages[r.slide_id].exists() else None)
         for r in reports
     )
-    return [Section("Heatmaps", f"Annotated regions are outlined in white. {known}", pictures=overlays)]
 
 
 def _caption(report: HeatmapReport) -> str:
     scores = report.scores
     if scores.mean is None:
         return f"{report.slide_id}: no tissue"
-    text = f"{report.slide_id}: mean {scores.mean:.2f}, top 5% {scores.top5_mean:.2f}, {report.tiles} tiles"
+    of_tiles = f"mean {scores.mean:.2f}, top 5% {scores.top5_mean:.2f}, {report.tiles} tiles"
+    whole = "" if report.bag is None else f"probability {report.bag:.2f}; each tile alone: "
+    text = f"{report.slide_id}: {whole}{of_tiles}"
     return f"{text}. {report.warning}" if report.warning else text
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pipeline.study.stages.heatmap import tile_auroc
-from pipeline.study.stages.stage import Artefact, Stage, Study, is_published
+from pipeline.study.stages.stage import BAG_HEATMAPS, Artefact, Stage, Study, is_published
 from tiling.core.artefact import DONE, TO_DO, Recipe, State, content_hash, seal, state
 from tiling.core.files import canonical_json, write_changed
 from tiling.core.versions import RESEARCH_USE, software_versions
@@ -48,7 +48,7 @@ def _make(study: Study, artefacts: Sequence[Artefact]) -> None:
     from inference.report.pages import write_page
 
     trained = {one.folder.parent.name: one.info for one in study.trained}
-    heatmaps = study.results.get("heatmap", [])
+    heatmaps, of_bags = study.results.get("heatmap", []), study.results.get(BAG_HEATMAPS, [])
     record = {
         "config": deciding_settings(study),
         "slides": {r.slide_id: {"tiles": r.tiles, "scores": asdict(r.scores)} for r in heatmaps},
@@ -59,6 +59,8 @@ def _make(study: Study, artefacts: Sequence[Artefact]) -> None:
         "software": software_versions(),
         "notice": RESEARCH_USE,
     }
+    if of_bags:
+        record["bags"] = {r.slide_id: {"tiles": r.tiles, "probability": r.bag} for r in of_bags}
     write_changed(study.out / STUDY, canonical_json(record))
     write_page(study.out / PAGE, f"specslide: {study.out.resolve().name}", page_sections(study))
     folders = {name: study.out / name for name in study.steps if name not in (STUDY, PAGE)}

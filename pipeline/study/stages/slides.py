@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from inference.config import EvaluateSlidesConfig, SlideTestConfig
-from pipeline.redaction import redact
 from pipeline.study.stages.heatmap import name_of, split_of
 from pipeline.study.stages.stage import SLIDES, Artefact, Stage, Study, state_of
 from tiling.core.artefact import Recipe, state
@@ -24,7 +23,8 @@ def _rows(study: Study) -> list[ManifestRow]:
     """
     wanted = ("test", "val") if study.config.evaluate.sensitivity is not None else ("test",)
     classes = study.trainings[0].samples.classes
-    rows = [row.model_copy(update={"split": split_of(row, study.trainings)}) for row in study.usable]
+    trainings = [training.split_of for training in study.trainings]
+    rows = [row.model_copy(update={"split": split_of(row, trainings)}) for row in study.usable]
     return [row for row in rows if row.split in wanted and row.label in classes]
 
 
@@ -83,7 +83,7 @@ def _make(study: Study, artefacts: Sequence[Artefact]) -> None:
     except OutputError:
         raise
     except SpecslideError as error:  # of the manifest or its annotations: all else is there already
-        study.fail(SLIDES, SLIDES, redact(str(error), study.config.manifest.parent, study.out))
+        study.fail(SLIDES, str(error))
 
 
 def _sections(study: Study) -> list[Section]:

@@ -26,8 +26,9 @@ if TYPE_CHECKING:  # torch takes seconds, and a plan whose stores are still to b
     from training import ModelInfo, Samples, TrainConfig
     from training.data.samples import Split
 
-STORES, TRAINING, TILES, STRESS, HEATMAPS, SLIDES, FEATURES, BAGS = (
+STORES, TRAINING, TILES, STRESS, HEATMAPS, SLIDES, FEATURES, BAGS, BAG_HEATMAPS = (
     "stores", "training", "evaluation/tiles", "stress", "heatmaps", "evaluation/slides", "features", "bags",
+    "bag-heatmaps",
 )  # fmt: skip
 
 
@@ -152,9 +153,17 @@ class Study:
             samples = before or samples_from_stores(
                 self.out / STORES, config.manifest, settings, leave_out=tuple(sorted(self.failed))
             )
-            split_of = dict(zip(samples.case_id.tolist(), samples.split.tolist(), strict=True))
-            found.append(Training(name, settings, samples, split_of))
+            found.append(Training(name, settings, samples, split_by_case(samples)))
         return found
+
+    @cached_property
+    def bags(self) -> Samples:
+        """The bags of the slides that have features. Raises SpecslideError if there is nothing to learn from."""
+        from training import samples_from_features
+
+        assert self.config.bags is not None
+        settings, leave_out = self.config.bags.train, tuple(sorted(self.failed))
+        return samples_from_features(self.out / FEATURES, self.config.manifest, settings, leave_out=leave_out)
 
     @cached_property
     def trained(self) -> list[Trained]:
@@ -183,14 +192,20 @@ class Study:
         self.skipped[artefact.name] = artefact.skip
 
     def fail_slide(self, name: str, row: ManifestRow, reason: str) -> None:
-        """Note a slide that failed, with its reason."""
-        self.fail(name, row.slide_id, redact(reason, self.config.manifest.parent, self.out, names=files_of(row)))
+        """Note a slide that failed, with its reason: nothing more is made of it."""
+        self.failed[row.slide_id] = self._failed(name, reason, row)
 
-    def fail(self, name: str, of: str, reason: str) -> None:
-        """Note what could not be made, with its redacted reason, under a slide's id or its own name."""
+    def fail(self, name: str, reason: str, row: ManifestRow | None = None) -> None:
+        """Note an artefact, of a slide or of all, that could not be made, with the reason; all else goes on."""
+        self.failed[name] = self._failed(name, reason, row)
+
+    def _failed(self, name: str, reason: str, row: ManifestRow | None) -> str:
+        """The redacted reason, which is noted."""
+        files = {} if row is None else files_of(row)
+        reason = redact(reason, self.config.manifest.parent, self.out, names=files)
         append(self.out, "failed", self.stage, name, reason=reason)
         self.steps[name] = Step(self.stage, name, "failed", reason)
-        self.failed[of] = reason
+        return reason
 
 
 @dataclass(frozen=True)
@@ -198,6 +213,11 @@ class Made:
     """The result of making an artefact."""
 
     reused: bool
+
+
+def split_by_case(samples: Samples) -> dict[str, str]:
+    """The split of each case."""
+    return dict(zip(samples.case_id.tolist(), samples.split.tolist(), strict=True))
 
 
 def within(part: str, name: str) -> str:

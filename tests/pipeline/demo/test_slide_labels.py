@@ -28,6 +28,8 @@ def test_the_demo_of_slide_labels_in_small(tmp_path: Path, monkeypatch: pytest.M
         held_out = [row["slide_id"] for row in csv.DictReader(file) if row["split"] == "test"]
     assert [heatmap.slide_id for heatmap in report.heatmaps] == held_out
     assert all((heatmap.folder / "report.html").exists() for heatmap in report.heatmaps)
+    index = (tmp_path / "demo/heatmaps/index.html").read_text()
+    assert all(f"{slide_id}/report.html" in index for slide_id in held_out)
     assert report.tested.noun == "bag"
     assert report.tested.models[0].overall.tiles == len(held_out)
     assert read_bag_info(report.model).encoder.name == "tf_efficientnet_lite0"
