@@ -37,6 +37,7 @@ from pipeline.commands.train import train
 from pipeline.commands.tune import tune
 from pipeline.commands.verify import verify
 from pipeline.commands.view import view
+from pipeline.console import LogFormat
 from tiling.core.errors import SpecslideError, StoppedError
 
 _GROUP: dict[str, Any] = {"cls": SuggestingGroup, "suggest_commands": False, "no_args_is_help": True}
@@ -95,11 +96,17 @@ def _show_version(asked: bool) -> None:
 @app.callback()
 def _options(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what is done.")] = False,
+    log_format: Annotated[
+        LogFormat,
+        typer.Option(
+            help="Standard error: bars on a terminal and else plain lines (auto), plain lines, or a line of JSON each."
+        ),
+    ] = "auto",
     shown: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    console.start_logging(verbose)
+    console.start_logging(verbose, log_format)
 
 
 if __name__ == "__main__":

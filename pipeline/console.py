@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
 
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from tiling.core.pace import PROGRESS
 
 # Nothing in a text is taken for markup: names may hold [bold] and :on:.
 results = Console(highlight=False, markup=False, emoji=False)
@@ -28,31 +32,68 @@ def plain(text: str) -> str:
 
 
 class _Plain(logging.Formatter):
+    """A message with nothing in it that a terminal would obey."""
+
     def format(self, record: logging.LogRecord) -> str:
         return plain(super().format(record))
 
 
-def start_logging(verbose: bool) -> None:
-    """Send the log to standard error: warnings, and with `verbose` what is done at each step."""
-    handler = RichHandler(console=errors, show_time=False, show_path=False)
+class _Json(logging.Formatter):
+    """A record as one line of JSON: time, level, message, and what else it has as data."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _as_json(record.levelname, super().format(record), getattr(record, "fields", {}))
+
+
+class _Lines(logging.Handler):
+    """Each record a line of its own, however long."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        errors.print(self.format(record), soft_wrap=True)
+
+
+def _as_json(level: str, message: str, fields: Mapping[str, object]) -> str:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return json.dumps({"time": now, "level": level.lower(), "message": message, **fields}, ensure_ascii=True)
+
+
+LogFormat = Literal["auto", "plain", "json"]
+
+
+@dataclass
+class _Log:
+    verbose: bool = False
+    format: LogFormat = "auto"
+
+
+_log = _Log()
+
+
+def start_logging(verbose: bool, log_format: LogFormat = "auto") -> None:
+    """Send the log to standard error: warnings, progress, and with `verbose` what is done at each step.
+
+    "plain" is a line a record, as "auto" is where there is no terminal, in place of bars and colours; "json" the same
+    in JSON.
+    """
+    _log.verbose, _log.format = verbose, log_format
+    handler: logging.Handler = RichHandler(console=errors, show_time=False, show_path=False)
     handler.setFormatter(_Plain("%(message)s"))
+    if not shows_bars():
+        handler = _Lines()
+        lines = _Plain("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
+        handler.setFormatter(_Json() if log_format == "json" else lines)
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
+    logging.getLogger(PROGRESS).setLevel(logging.INFO)
 
 
-def progress_bar() -> Progress:
-    """A bar whose column `done` says how far a task is; the time left is by what was done in the last ten minutes."""
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[done]}"), TimeRemainingColumn(),
-        console=errors, speed_estimate_period=600,
-    )  # fmt: skip
+def log_settings() -> tuple[bool, LogFormat]:
+    """What `start_logging` was called with: for the processes that this one starts."""
+    return _log.verbose, _log.format
 
 
-@contextmanager
-def progress(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar; yields a function to be called with (units done, units in all)."""
-    with progress_bar() as bar:
-        task = bar.add_task(title, total=None, done="")
-        yield lambda done, total: bar.update(task, completed=done, total=total, done=f"{done}/{total} {unit}")
+def shows_bars() -> bool:
+    """Whether progress is shown as bars."""
+    return _log.format == "auto" and errors.is_terminal
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -72,9 +113,12 @@ def say(message: str) -> None:
 
 def note(message: str) -> None:
     """Print a line beside the results, on standard error."""
-    errors.print(plain(message), soft_wrap=True)
+    errors.print(_as_json("info", message, {}) if _log.format == "json" else plain(message), soft_wrap=True)
 
 
 def show_error(message: str) -> None:
     """Print a message that ends the command."""
+    if _log.format == "json":
+        errors.print(_as_json("error", message, {}), soft_wrap=True)
+        return
     errors.print(Text.assemble(("error:", "bold red"), f" {plain(message)}"), soft_wrap=True)

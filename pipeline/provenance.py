@@ -115,8 +115,46 @@ def trace(path: Path, search: Sequence[Path] = ()) -> Link:
     return _Chain(_Index(search or (_study_of(folder),))).of(folder)
 
 
+_SHOWN, _HASH_SHOWN, _FACT_SHOWN = 4, 12, 100
+
+
+def page_of(chain: Link) -> Iterator[str]:
+    """The chain in lines that fit a page: of many sources a few and their number; hashes and facts are short."""
+    seen: set[str] = set()
+
+    def lines(link: Link, indent: str) -> Iterator[str]:
+        again = link.sha256 in seen and bool(link.made_from)
+        note = f" ({link.missing})" if link.missing else " (as above)" if again else ""
+        facts = "" if again else "; ".join(_short_facts(link.facts))
+        yield f"{indent}{link.kind} {link.name}, sha256 {link.sha256[:_HASH_SHOWN]}{note}" + f"; {facts}" * bool(facts)
+        seen.add(link.sha256)
+        if again:
+            return
+        kinds: dict[str, list[Link]] = {}
+        for source in link.made_from:
+            kinds.setdefault(source.kind, []).append(source)
+        for kind, sources in kinds.items():
+            for source in sources[:_SHOWN]:
+                yield from lines(source, indent + "  ")
+            if len(sources) > _SHOWN:
+                yield f"{indent}  and {len(sources) - _SHOWN:,} more of kind {kind}"
+
+    return lines(chain, "")
+
+
+def _short_facts(facts: Mapping[str, Any]) -> Iterator[str]:
+    """Facts in few words; of settings those that fit."""
+    for name, value in facts.items():
+        if value in (None, {}, ""):
+            continue
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        if name.endswith("sha256") or len(text) > _FACT_SHOWN:
+            continue
+        yield f"{name}: {text}"
+
+
 def lines_of(chain: Link) -> Iterator[str]:
-    """The chain in lines of text, each link below what was made from it; what one was made from is listed once."""
+    """All of the chain in lines of text, each link below what was made from it, and listed once."""
     seen: set[str] = set()
 
     def lines(link: Link, indent: str) -> Iterator[str]:

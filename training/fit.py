@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from tiling.core.errors import ModelError, StoppedError
+from tiling.core.pace import Pace, left_text, say_progress
 from tiling.core.signals import Stop
 from training.augmentations import AUGMENTATIONS
 from training.checkpoints import Checkpoints, State
@@ -110,6 +111,7 @@ class Training:
         self.saved_at = time.monotonic()
         if (state := checkpoints.load()) is not None:
             self._restore(state)
+        self.pace = Pace(self.progress.step)
 
     def fit(self, logs: Sequence[Logger], table: Path) -> Progress:
         """Train to the end and leave the network with its best weights; the first process writes the log."""
@@ -159,6 +161,7 @@ class Training:
             self.sums += terms
             progress.batch += 1
             progress.step += 1
+            self._say_if_due()
             self._save_if_due()
 
     def _step(self, batch: Batch) -> Tensor:
@@ -272,7 +275,8 @@ class Training:
             for logger in logs:
                 logger.log_metrics({name: value for name, value in record.items() if name != "epoch"}, progress.step)
         shown = ", ".join(f"{name} {record[name]:.4f}" for name in ("train_loss", "val_log_loss", "val_auroc"))
-        log.info("epoch %d of %d: %s", progress.epoch + 1, self.config.epochs, shown)
+        if first:
+            self._say(shown, **record)
         progress.epoch, progress.batch = progress.epoch + 1, 0
         self.sums.zero_()
         self.fabric.barrier()
@@ -339,6 +343,24 @@ class Training:
             if self.fabric.world_size == 1:  # with others there is no telling where they are
                 self._save()
             raise self._interrupted() from None
+
+    def _say_if_due(self) -> None:
+        """Say now and then how far the epoch is, and the mean loss in it so far."""
+        self.pace.at(self.progress.step)
+        if self.fabric.is_global_zero and self.pace.due():
+            loss = float(self.sums[0]) * self.fabric.world_size / (self.progress.batch * self.batches.batch_size)
+            text = f"step {self.progress.batch} of {len(self.batches)}, train_loss {loss:.4f}"
+            self._say(text, epoch=self.progress.epoch + 1, train_loss=loss)
+
+    def _say(self, text: str, **fields: float) -> None:
+        """Say how far the run is, and how long the rest takes."""
+        left_s, run = self.pace.left_s(self.steps), self.checkpoints.folder.parent.name
+        words = ", ".join(filter(None, (text, left_text(left_s))))
+        begin = f"{run}: epoch {self.progress.epoch + 1} of {self.config.epochs}: "
+        say_progress(
+            begin + words, event="train", run=run, step=self.progress.step, steps=self.steps, left_s=left_s, **fields
+        )
+        self.pace.said()
 
     def _shown(self, loader: DataLoader[Batch]) -> Iterable[Batch]:
         """The loader, with a bar on a terminal."""

@@ -21,7 +21,7 @@ from inference.evaluation.froc import (
 )
 from inference.evaluation.operating_point import sensitivity_at_specificity, sensitivity_of
 from tiling.core.versions import RESEARCH_USE
-from training.evaluation.bootstrap import Interval, bootstrap_band, interval, resampled
+from training.evaluation.bootstrap import MIN_CASES, Interval, bootstrap_band, interval, resampled
 from training.evaluation.metrics import Floats, Metric, auroc
 from training.evaluation.tables import markdown_table
 
@@ -126,7 +126,8 @@ class SlideEvaluation:
             _group_table("score", self.scores),
             f"In brackets the 95% bootstrap interval over cases ({self.resamples:,} resamples). The sensitivity is the "
             "highest that a threshold with at least that specificity gives on these very slides; nothing is "
-            "interpolated.",
+            f"interpolated. There is no interval of fewer than {MIN_CASES} cases that are {self.positive_class}, or "
+            "that are not.",
             *self._threshold_part(),
         ]
         for column, groups in self.groups.items():
@@ -176,7 +177,9 @@ def measure(slides: Slides, score: str, *, resamples: int = 1000, seed: int = 0)
     two = np.stack([-values, values], 1)
     metrics: dict[str, Metric] = {"auroc": partial(auroc, two, positive.astype(np.int64))}
     metrics |= {f"{s:g}": partial(sensitivity_at_specificity, values, positive, s) for s in SPECIFICITIES}
-    found = _intervals(metrics, slides.case_id, resamples, seed)
+    sides = (np.unique(slides.case_id[side]) for side in (positive, ~positive))
+    few = min(map(len, sides)) < MIN_CASES  # all draws would be alike, which is no certainty
+    found = _intervals(metrics, slides.case_id, 0 if few else resamples, seed)
     return Group(len(values), len(np.unique(slides.case_id)), int(positive.sum()), found.pop("auroc"), found)
 
 

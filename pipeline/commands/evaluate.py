@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from pipeline import console
-from pipeline.commands.options import DataOptions, model_folders
+from pipeline.commands.options import CheckOption, DataOptions, model_folders
 from pipeline.commands.settings import Settings, options_of, settings_of
+from pipeline.meter import progress_of
 
 
 @options_of(DataOptions)
@@ -20,6 +21,7 @@ def evaluate(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the figures and pictures.")],
     settings: Settings,
     by: Annotated[list[str] | None, typer.Option(help="Groups: site, scanner or case; may be repeated.")] = None,
+    check: CheckOption = False,
 ) -> None:
     """Test a model on labelled tiles or bags, or compare two: metrics with intervals over cases, by group; pictures.
 
@@ -35,6 +37,8 @@ def evaluate(
     `specslide evaluate erm/model sd/model --stores stores --manifest other.csv --split all --by scanner --out test`
     """
     data = settings_of(DataOptions, settings, "evaluate options")
+    if check:
+        return
     data.require()
     folders = model_folders(models)
     from inference.models.load import load_any_model
@@ -45,7 +49,7 @@ def evaluate(
     device = device_of(load_train_config())
     loaded = [load_any_model(folder, device) for folder in folders]
     chosen = data.labelled(loaded[0].info)
-    with console.progress("evaluation", f"{chosen.samples.noun}s") as progress:
+    with progress_of("evaluation", f"{chosen.samples.noun}s") as progress:
         found = evaluate_models(
             loaded, chosen, out, by=by or (), resamples=data.resamples, seed=data.seed, batch_size=data.batch_size,
             progress=progress,

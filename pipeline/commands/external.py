@@ -10,6 +10,7 @@ import typer
 from pipeline import console
 from pipeline.commands.options import require_there
 from pipeline.commands.settings import Settings, options_of
+from pipeline.meter import progress_of
 from tiling.core.errors import ConfigError
 from tiling.core.settings import load_settings
 from training.config import TrainConfig
@@ -117,7 +118,7 @@ def _tables(train: Path | None, tested: Path | None, inside: Path | None) -> dic
 def _study(samples: dict[str, Samples], out: Path, wanted: AnyExternalConfig, workers: int) -> None:
     from training.external.experiment import study_external
 
-    with console.progress("training", "networks") as progress:
+    with progress_of("training", "networks") as progress:
         grid = study_external(
             samples["train"], samples["external"], out, wanted,
             inside=samples.get("inside"), workers=workers, progress=progress,

@@ -10,6 +10,7 @@ import typer
 from pipeline import console
 from pipeline.commands.options import TileData
 from pipeline.commands.settings import Settings, given_of, options_of, settings_of
+from pipeline.meter import progress_of
 from tiling.core.settings import load_settings
 from training.config import TrainConfig
 from training.shortcut.config import TESTS, ShortcutConfig
@@ -58,7 +59,7 @@ def shortcut(
         grid, wanted = report_shortcut(out)
     else:
         samples = data.samples(TrainConfig(positive_class=wanted.positive_class))
-        with console.progress("training", "networks") as progress:
+        with progress_of("training", "networks") as progress:
             grid = study_shortcut(samples, out, wanted, workers=workers or default_workers(), progress=progress)
     rows = []
     for rule in wanted.rules:

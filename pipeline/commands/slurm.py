@@ -13,28 +13,33 @@ from pipeline.commands.settings import Settings, options_of, settings_of
 from pipeline.execution.slurm import SlurmConfig, job_script, submit_script
 from tiling.core.errors import ConfigError
 
-WRAPPED = ("tile", "embed", "train", "tune", "heatmap", "run")
+WRAPPED = ("tile", "embed", "train", "tune", "evaluate", "stress", "heatmap", "run")
+_NOT_RESUMED = ("evaluate", "stress")  # a job that was too short for them would be so again
 _IN_PARTS = ("tile", "embed", "tune", "heatmap")
 _OF_CLUSTER = ("cluster", "cluster_config", "worker_memory")  # each of them asks for one
 
 
-@options_of(SlurmConfig, without=("processes", "further"))
+@options_of(SlurmConfig, without=("processes", "further", "prelude"))
 def slurm(
     context: typer.Context,
     command: Annotated[
         list[str],
         typer.Argument(
             metavar="COMMAND ARGUMENTS [-- SBATCH_OPTIONS]",
-            help="tile, embed, train, tune, heatmap or run, and its arguments; after a `--`, more of sbatch's options.",
+            help=f"{', '.join(WRAPPED)}: one of them and its arguments; after a `--`, more of sbatch's options.",
         ),
     ],
     settings: Settings,
+    prelude: Annotated[
+        list[str] | None,
+        typer.Option(help="A line of shell that the job runs first, such as `module load cuda`; may be repeated."),
+    ] = None,
     executable: Annotated[
         str | None, typer.Option(help="What runs specslide on the nodes; default: this installation.")
     ] = None,
     submit: Annotated[bool, typer.Option("--submit", help="Give the script to sbatch instead of printing it.")] = False,
 ) -> None:
-    """Print the sbatch script that runs tile, embed, train, tune, heatmap or run as a job; with --submit, submit it.
+    """Print the sbatch script that runs another command as a job; with --submit, submit it.
 
     Slurm's options stand before the command, the command's own behind it, where they are checked as the command checks
     them. Shortly before its time limit the command is asked to stop; the job then goes back into the queue, and the
@@ -47,6 +52,8 @@ def slurm(
 
     `specslide slurm --time 1-0 --gpus 4 --cpus 8 --submit train --images index.csv --out run -- --exclude=node07`
 
+    `specslide slurm --gpus 1 --prelude "module load cuda" evaluate run/model --images index.csv --out test`
+
     `specslide slurm --time 60 --executable "apptainer run specslide.sif" run study.yaml > job.sh`
     """
     split = command.index("--") if "--" in command else len(command)
@@ -58,6 +65,7 @@ def slurm(
         what = f"{name}, which is one job" if name not in _IN_PARTS else shares
         raise ConfigError("--array", f"cannot be had with {what}", "leave it out")
     settings |= {"processes": settings.get("gpus", 1) if name == "train" else 1, "further": further}
+    settings |= {"prelude": prelude or ()} | ({"requeues": 0} if name in _NOT_RESUMED else {})
     config = settings_of(SlurmConfig, settings, "slurm options")
     if hidden := [word for word in (name, *arguments, *further) if not word.isprintable()]:
         raise ConfigError(f"slurm {name}", f"{hidden[0]!a} holds characters that are not seen", "leave them out")

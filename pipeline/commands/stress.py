@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from pipeline import console
-from pipeline.commands.options import DataOptions, model_folders
+from pipeline.commands.options import CheckOption, DataOptions, model_folders
 from pipeline.commands.settings import Settings, options_of, settings_of
+from pipeline.meter import progress_of
 from tiling.core.errors import ConfigError
 from training.config import ShiftsConfig
 
@@ -19,6 +20,7 @@ def stress(
     models: Annotated[list[Path], typer.Argument(help="Models' folders or names; all are drawn into one picture.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the figures and the picture.")],
     settings: Settings,
+    check: CheckOption = False,
 ) -> None:
     """How well models withstand what another scanner or laboratory changes: a metric against each shift's strength.
 
@@ -31,8 +33,10 @@ def stress(
     `specslide stress erm/model sd/model --stores stores --manifest slides.csv --shifts sharpness,stain --out stress`
     """
     data = settings_of(DataOptions, settings, "stress options")
-    data.require()
     config = settings_of(ShiftsConfig, settings, "stress options")
+    if check:
+        return
+    data.require()
     named = names_of(model_folders(models))
     from inference import load_model
     from pipeline.execution.jobs import require_folder
@@ -45,7 +49,7 @@ def stress(
     loaded = {name: load_model(folder, device) for name, folder in named.items()}
     chosen = data.labelled(next(iter(loaded.values())).info)
     require_folder(out)
-    with console.progress("stress", "predictions") as progress:
+    with progress_of("stress", "predictions") as progress:
         found = verb(
             loaded, chosen, out, config, resamples=data.resamples, seed=data.seed, batch_size=data.batch_size,
             progress=progress,

@@ -21,6 +21,7 @@ from pipeline.commands.options import (
 )
 from pipeline.commands.settings import Settings, given_of, options_of, settings_of
 from pipeline.execution.partition import Part, parse_part
+from pipeline.meter import progress_of
 from training.config import TrainConfig, load_train_config
 from training.selection.candidates import TUNED, TuneConfig
 
@@ -102,7 +103,7 @@ def tune(
     require_tunable(samples, base)
     own = [one for one in (part or Part()).of(plan) if one in left]
     if where is None and at_once == 1:
-        with console.progress("tune", "runs") as progress:
+        with progress_of("tune", "runs") as progress:
             attempt_all(own, samples, overwrite=overwrite, progress=progress)
     else:
         from pipeline.execution.tuning import TuneJob, tune_all

@@ -26,10 +26,9 @@ from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from rich.progress import Progress, TaskID
-
-from pipeline.console import progress_bar, start_logging
+from pipeline.console import LogFormat, log_settings, start_logging
 from pipeline.execution.dask_config import ClusterConfig
+from pipeline.meter import Meter, meter
 from tiling.core.errors import SlideError, SpecslideError, StoppedError
 from tiling.core.signals import STOPPING, Stop, listening
 from tiling.core.threads import usable_cores
@@ -90,8 +89,8 @@ def run_slides(
     """
     weights = [max(1, size) for size in sizes] if sizes is not None else [1] * len(jobs)
     order = sorted(range(len(jobs)), key=lambda number: -weights[number])  # stable
-    with listening((signal.SIGINT, *STOPPING)) as stop, progress_bar() as bar:
-        watch: Watch[Job, Result] = Watch(jobs, weights, title, bar, stop, unit)
+    with listening((signal.SIGINT, *STOPPING)) as stop, meter(title) as shown:
+        watch: Watch[Job, Result] = Watch(jobs, weights, shown, stop, unit)
         if cluster is not None:
             from pipeline.execution.dask import run_on_cluster  # Dask is an extra, and takes a second to load
 
@@ -130,19 +129,21 @@ class Watch(Generic[Job, Result]):
     """The progress of a run, as its engine reports it: outcomes, tiles done, and whether to stop."""
 
     def __init__(
-        self, jobs: Sequence[Job], weights: Sequence[int], title: str, bar: Progress, stop: Stop, unit: str = "slides"
+        self, jobs: Sequence[Job], weights: Sequence[int], shown: Meter, stop: Stop, unit: str = "slides"
     ) -> None:
         self.jobs, self._unit = jobs, unit
         self.outcomes: dict[int, Outcome[Job, Result]] = {}
         """By the number of the job."""
-        self.title = title
-        self._weights, self._bar, self._stop = weights, bar, stop
+        self.title = shown.title
+        self._weights, self._shown, self._stop = weights, shown, stop
         self._tiles: dict[int, tuple[int, int]] = {}
-        self._shown: TaskID = bar.add_task(title, total=sum(weights), done="")
 
     def finished(self, number: int, result: Result | None, error: str | None) -> None:
         """Note the outcome of a job."""
         self.outcomes[number] = Outcome(self.jobs[number], result, error)
+        self._show()
+        name = getattr(self.jobs[number], "slide_id", None) or f"{self._unit.removesuffix('s')} {number + 1}"
+        self._shown.ended(str(name), "done" if error is None else "FAILED")  # why may name a file: the table says it
 
     def at(self, number: int, done: int, total: int) -> None:
         """Note the progress of a job, in tiles."""
@@ -150,18 +151,21 @@ class Watch(Generic[Job, Result]):
 
     def look(self) -> None:
         """Show the progress. Raises StoppedError if a signal has asked to stop."""
-        self._bar.update(self._shown, completed=self._work(), done=self._text())
+        self._show()
         if self._stop.signal is not None and len(self.outcomes) < len(self.jobs):
             done = f"with {len(self.outcomes)} of {len(self.jobs)} {self._unit} done"
             raise StoppedError(
                 self.title, f"stopped by {self._stop.signal.name} {done}", "run the same command again to go on"
             )
 
+    def _show(self) -> None:
+        self._shown.show(self._work(), sum(self._weights), self._text())
+
     def _text(self) -> str:
         parts = [f"{len(self.outcomes)}/{len(self.jobs)} {self._unit}"]
         if tiles := sum(done for done, _ in self._tiles.values()):
             parts.append(f"{tiles:,} tiles")
-        if speed := self._bar.tasks[self._shown].speed:  # in the unit of the weights
+        if speed := self._shown.pace.rate():  # in the unit of the weights
             parts.append(f"{60 * speed * len(self.jobs) / sum(self._weights):.3g} {self._unit}/min")
         return ", ".join(parts)
 
@@ -239,7 +243,7 @@ class _Round(Generic[Job, Result]):
         for device in self._devices:
             free.put(device)
         count = min(workers, len(numbers), len(self._devices) or workers) or 1
-        told = self._counters, (free if self._devices else None), log.isEnabledFor(logging.INFO)
+        told = self._counters, (free if self._devices else None), log_settings()
         pool = ProcessPoolExecutor(count, self._context, initializer=_start_worker, initargs=told)
         try:
             with _ended_when_stopped():
@@ -303,10 +307,12 @@ def _start_tracker() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start_worker(counters: Array[c_int64], free_devices: SimpleQueue[str] | None, verbose: bool) -> None:
+def _start_worker(
+    counters: Array[c_int64], free_devices: SimpleQueue[str] | None, logged: tuple[bool, LogFormat]
+) -> None:
     global _counters
     _counters = counters
-    start_logging(verbose)
+    start_logging(*logged)
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # see specslide.main
     threading.Thread(target=_end_with_parent, daemon=True).start()
     for number in (signal.SIGINT, signal.SIGUSR1):  # a terminal and srun send them to all; the parent decides

@@ -30,6 +30,8 @@ class SlurmConfig(BaseModel):
 
     partition: str | None = Field(None, pattern=_NAME)
     """Queue of the cluster."""
+    qos: str | None = Field(None, pattern=_NAME)
+    """Quality of service."""
     account: str | None = Field(None, pattern=_NAME)
     """Whom the time is charged to."""
     time: str | None = None
@@ -44,6 +46,10 @@ class SlurmConfig(BaseModel):
     """Processes on a node, which compute together."""
     array: int | None = Field(None, ge=1, le=100_000)
     """Tasks that share the slides of tile or heatmap, or the runs of tune. None: a job and no array."""
+    at_once: int | None = Field(None, ge=1)
+    """Tasks of the array that run at the same time, at most."""
+    prelude: tuple[str, ...] = ()
+    """Lines of shell that the job runs first, such as `module load cuda`; may be repeated."""
     notice_s: int = Field(120, ge=1, le=65_535)
     """Seconds before the time limit at which Slurm asks the command to stop; it may do so up to 60 s earlier."""
     requeues: int = Field(100, ge=0)
@@ -66,11 +72,21 @@ class SlurmConfig(BaseModel):
                 raise ValueError(f"{value!r} is no option of sbatch; write --name or --name=value")
         return values
 
+    @field_validator("prelude")
+    @classmethod
+    def _are_lines(cls, lines: tuple[str, ...]) -> tuple[str, ...]:
+        for line in lines:
+            if not line.isprintable() or not line.strip() or line.lstrip().startswith("#SBATCH"):
+                raise ValueError(f"{line!a} is no line of shell; pass each line by itself")
+        return lines
+
     @model_validator(mode="after")
     def _notice_in_time(self) -> SlurmConfig:
         if self.time is not None and 0 < seconds_of(self.time) <= self.notice_s:
             reason = "all of it is within the notice of {notice_s} s; ask for more time, or for a shorter notice"
             raise PydanticCustomError("time", reason, {"notice_s": self.notice_s})
+        if self.at_once is not None and self.array is None:
+            raise PydanticCustomError("at_once", "there is no array whose tasks it could hold back")
         return self
 
 
@@ -102,6 +118,7 @@ def job_script(name: str, command: Sequence[str], config: SlurmConfig) -> str:
         "#!/bin/bash",
         f"# Written by `specslide slurm`. {RESEARCH_USE}",
         *(f"#SBATCH {option}" for option in _options(name, config)),
+        *config.prelude,  # before -u, which the modules of many clusters do not stand
         "set -u",
         "",
         "code=0",
@@ -132,12 +149,19 @@ def submit_script(script: str) -> str:
     return done.stdout.strip().partition(";")[0]  # the cluster's name may follow
 
 
+def _tasks(config: SlurmConfig) -> str | None:
+    """The tasks of an array, as sbatch counts them."""
+    together = "" if config.at_once is None else f"%{config.at_once}"
+    return None if config.array is None else f"1-{config.array}{together}"
+
+
 def _options(name: str, config: SlurmConfig) -> Iterator[str]:
     """sbatch's options; Slurm reads quotes in them as a shell does."""
     asked = {
-        "job-name": name, "partition": config.partition, "account": config.account, "time": config.time,
+        "job-name": name, "partition": config.partition, "qos": config.qos, "account": config.account,
+        "time": config.time,
         "cpus-per-task": config.cpus, "mem": config.mem, "ntasks-per-node": config.processes,
-        "gpus-per-node": config.gpus, "array": None if config.array is None else f"1-{config.array}",
+        "gpus-per-node": config.gpus, "array": _tasks(config),
     }  # fmt: skip
     yield from (f"--{key}={value}" for key, value in asked.items() if value is not None)
     # Of one job that runs several times, the log is one.

@@ -6,11 +6,12 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pipeline.provenance import Link, lines_of, read_record, trace
+from pipeline.provenance import Link, lines_of, page_of, read_record, trace
 from pipeline.study.run import StudyReport
 from tests.pipeline.conftest import RunCli
 from tiling import TileStore
@@ -213,9 +214,23 @@ def test_the_text_names_each_link_once(study: StudyReport) -> None:
     assert len([line for line in lines if line.strip().startswith("data ")]) == 2
 
 
+def test_the_page_names_what_is_left_out(study: StudyReport) -> None:
+    chain = trace(study.heatmaps[0].folder)
+    models = [link for link in chain.made_from if link.kind == "model"]
+    data = models[0].made_from[0]
+    pages = [list(page_of(chain)), list(page_of(replace(data, made_from=data.made_from[:1] * 5000)))]
+    assert all(len(page) <= 60 and max(map(len, page)) < 600 for page in pages)
+    left = [int(line.split()[1]) for line in pages[0] if line.strip().startswith("and ")]
+    assert left == [len(data.made_from) - 4], "and of the second model, which learned from the same, as above"
+    assert pages[1][-1].strip() == "and 4,996 more of kind store"
+
+
 def test_provenance_on_the_command_line(study: StudyReport, tmp_path: Path, run_cli: RunCli) -> None:
     done = run_cli("provenance", study.heatmaps[0].folder / "overlay.png", "--json", cwd=tmp_path)
     assert done.returncode == 0
+    page = run_cli("provenance", study.heatmaps[0].folder, cwd=tmp_path)
+    whole = run_cli("provenance", study.heatmaps[0].folder, "--full", cwd=tmp_path)
+    assert len(page.stdout.splitlines()) < len(whole.stdout.splitlines()) / 2
     assert json.loads(done.stdout) == json.loads(json.dumps(trace(study.heatmaps[0].folder).record()))
     (tmp_path / "mine.txt").write_text("")
     refused = run_cli("provenance", "mine.txt", cwd=tmp_path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import console
+from pipeline.meter import progress_of
 from pipeline.study.stages.stage import TILES, Artefact, Stage, Study, Trained, within
 from tiling.core.artefact import state
 
@@ -35,7 +35,7 @@ def _artefact(one: Trained, study: Study) -> Artefact:
     def make() -> None:
         from training import evaluate_models, load_model
 
-        with console.progress("evaluation", "tiles") as progress:
+        with progress_of("evaluation", "tiles") as progress:
             model = load_model(one.folder, study.place())
             evaluate_models([model], tested, study.out / name, by=by, resamples=resamples, progress=progress)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pipeline import console
+from pipeline.meter import progress_of
 from pipeline.study.stages.evaluate import NO_TEST
 from pipeline.study.stages.stage import STRESS, Artefact, Stage, Study, Trained, within
 from tiling.core.artefact import state
@@ -47,7 +47,7 @@ def _artefact(name: str, models: Sequence[Trained], study: Study) -> Artefact:
         from training import load_model
         from training.evaluation.robustness import stress
 
-        with console.progress("stress", "tiles") as progress:
+        with progress_of("stress", "tiles") as progress:
             loaded = {one.title: load_model(one.folder, study.place()) for one in models}
             stress(loaded, tested, study.out / name, how, resamples=resamples, progress=progress)
 

@@ -152,6 +152,17 @@ def test_the_interval_is_that_of_cases_drawn_again(cohort: Cohort) -> None:
     assert found.undefined == 200 - len(drawn)
 
 
+def test_of_few_positive_cases_there_is_no_interval(cohort: Cohort) -> None:
+    """All draws of two slides that differ rank them alike: 1.000 to 1.000 would say that it is sure."""
+    for line in cohort.lines[5:]:
+        line[3] = "benign"
+    cohort.write()
+    found = cohort.evaluate().scores["mean"]
+    assert found.auroc.value is not None
+    assert (found.auroc.low, found.auroc.high) == (None, None)
+    assert "no interval" in (cohort.out / "slides.md").read_text()
+
+
 def test_groups_are_those_of_the_manifest(cohort: Cohort) -> None:
     found = cohort.evaluate().groups
     labels, scores = scores_of(cohort)

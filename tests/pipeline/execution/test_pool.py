@@ -26,8 +26,10 @@ from pipeline.execution.pool import (
     run_slides,
     threads_for_slide,
 )
+from pipeline.meter import Meter
 from tests.tiling.dicom_files import write_instance
 from tiling.core.errors import SlideError, StoppedError
+from tiling.core.pace import Pace
 from tiling.core.signals import listening
 
 DIED = "its worker process died"
@@ -257,7 +259,8 @@ def test_the_time_left_goes_by_the_sizes_of_the_slides() -> None:
     """A quarter in a minute: two minutes for the second half. A slide that is under way counts by its tiles."""
     clock = [0.0]
     with Progress(get_time=lambda: clock[0], disable=True, speed_estimate_period=600) as bar, listening([]) as stop:
-        watch: Watch[str, int] = Watch(["a", "b", "c"], [50, 25, 25], "test", bar, stop)
+        shown = Meter("test", bar, Pace(clock=lambda: clock[0]))
+        watch: Watch[str, int] = Watch(["a", "b", "c"], [50, 25, 25], shown, stop)
         watch.at(0, 10, 20)
         for clock[0] in (60.0, 120.0):
             watch.look()

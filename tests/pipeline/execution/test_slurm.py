@@ -125,12 +125,12 @@ def test_a_job_that_was_stopped_goes_back_into_the_queue(
 
 def test_slurm_is_asked_for_what_is_wanted() -> None:
     config = SlurmConfig(
-        partition="gpu", account="lab_1", time="1-12:00", cpus=8, mem="16G", gpus=4, processes=4, notice_s=300,
-        further=("--exclusive", "--comment=o'ne two", "--exclude=node[01-03]"),
+        partition="gpu", qos="short", account="lab_1", time="1-12:00", cpus=8, mem="16G", gpus=4, processes=4,
+        notice_s=300, further=("--exclusive", "--comment=o'ne two", "--exclude=node[01-03]"),
     )  # fmt: skip
     assert asked(job_script("specslide-train", ["specslide"], config)) == [
-        "--job-name=specslide-train", "--partition=gpu", "--account=lab_1", "--time=1-12:00", "--cpus-per-task=8",
-        "--mem=16G", "--ntasks-per-node=4", "--gpus-per-node=4", "--requeue", "--open-mode=append",
+        "--job-name=specslide-train", "--partition=gpu", "--qos=short", "--account=lab_1", "--time=1-12:00",
+        "--cpus-per-task=8", "--mem=16G", "--ntasks-per-node=4", "--gpus-per-node=4", "--requeue", "--open-mode=append",
         "--signal=USR1@300", "--exclusive", "--comment='o'\"'\"'ne two'", "--exclude='node[01-03]'",
     ]  # fmt: skip
 
@@ -200,6 +200,11 @@ def test_times_are_read_as_slurm_reads_them(time: str, seconds: int) -> None:
         ({"further": ("--a=b\n#SBATCH --uid=0",)}, "further"),
         ({"further": ("--a b",)}, "further"),
         ({"colour": "red"}, "colour"),
+        ({"at_once": 2}, "at_once"),
+        ({"array": 4, "at_once": 0}, "at_once"),
+        ({"prelude": ("module load cuda\ntouch pwned",)}, "prelude"),
+        ({"prelude": ("#SBATCH --uid=0",)}, "prelude"),
+        ({"prelude": (" ",)}, "prelude"),
     ],
 )
 def test_wrong_settings_are_refused(settings: dict[str, object], words: str) -> None:
@@ -237,6 +242,22 @@ def test_the_command_prints_the_script(tmp_path: Path) -> None:
     assert script == job_script("specslide-tile", ["apptainer", "run", "a b.sif", *arguments], config)
 
 
+def test_a_prelude_comes_first_and_an_array_is_held_back(programs: Path, tmp_path: Path) -> None:
+    config = SlurmConfig(array=40, at_once=8, prelude=("export MADE=1", f"echo $MADE$UNSET, > {tmp_path}/said"))
+    script = job_script("x", ["specslide", "tile"], config)
+    assert "--array=1-40%8" in asked(script)
+    assert run_job(script, programs, SLURM_ARRAY_TASK_ID="3") == 0
+    assert (tmp_path / "said").read_text() == "1,\n"
+    assert told(programs, "srun")[-2:] == ["--part", "3/40"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("command", ["evaluate", "stress"])
+def test_a_test_is_a_job_that_is_not_put_back(command: str) -> None:
+    script = slurm("--prelude", "module load a,b", command, "run/model", "--images", "index.csv", "--out", "test")
+    assert "\nmodule load a,b\nset -u\n" in script
+    assert " -lt 0 ]" in script
+
+
 def test_each_gpu_of_a_training_gets_a_process() -> None:
     train = asked(slurm("--gpus", 4, "train", "--images", "index.csv", "--out", "run"))
     assert {"--ntasks-per-node=4", "--gpus-per-node=4"} <= set(train)
@@ -255,7 +276,7 @@ def test_without_more_the_installation_itself_runs(programs: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["verify", "a.zarr"], "slurm verify: is no command .*; use one of tile, embed, train, tune, heatmap, run"),
+        (["verify", "a.zarr"], "slurm verify: is no command .*; use one of tile, embed, train, tune, evaluate, .*run"),
         (["slurm", "tile"], "slurm slurm: is no command"),
         (["--", "--qos=low"], "is no command"),
         (["tile", "--out", "x"], "name no slides"),
