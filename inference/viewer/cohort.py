@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from inference.exports import TABLE
 from inference.summary import SUMMARY, HeatmapSummary, read_summary
-from tiling.core.artefact import COMMIT
+from tiling.core.artefact import COMMIT, folder_faults
 from tiling.core.errors import InputError, SpecslideError
 from tiling.manifest import ManifestRow
 from tiling.slides.files import slide_name, slides_in
@@ -106,6 +107,8 @@ def find_cohort(paths: Sequence[Path], rows: Sequence[ManifestRow] = ()) -> Coho
 def _add(kind: Kind, path: Path, slide_id: str | None, found: dict[str, _Found]) -> None:
     """Note one thing under its slide's id. Raises InputError, StoreError."""
     if kind == "heatmap":
+        if faults := folder_faults(path, only=frozenset({SUMMARY, TABLE})):
+            raise InputError(path, faults[0], "make the heatmap again with --overwrite")
         summary = read_summary(path)
         found.setdefault(summary.slide.slide_id, _Found()).results.append(Result(path, summary))
     elif kind == "store":

@@ -21,7 +21,7 @@ from tiling.core.arrays import UInt8Array
 from tiling.core.errors import SlideError, SpecslideError
 from tiling.grid import Frame
 from tiling.slides.slide import Slide
-from tiling.stores.codec import encode_jpeg
+from tiling.stores.codec import decode_jpeg, encode_jpeg
 from tiling.stores.store import TileStore
 
 log = logging.getLogger(__name__)
@@ -77,6 +77,22 @@ class SlidePicture:
     def region(self, square: Square, side_px: int) -> UInt8Array:
         """See `Picture`."""
         return self._slide.read_scaled(square.x0, square.y0, (square.side0, square.side0), (side_px, side_px))
+
+    def stored(self, square: Square) -> bytes | None:
+        """The slide's own JPEG tile where that shows just the square, looked at whether it can be decoded; else None.
+
+        It carries no text: its application segments are left out.
+        """
+        column, row = square.x0 // square.side0, square.y0 // square.side0
+        for number, level in enumerate(self._slide.levels):
+            own = self._slide.native_tile_px(number) == (TILE_PX, TILE_PX)
+            if own and level.downsample * TILE_PX == square.side0:
+                try:
+                    stream = self._slide.native_stream(number, column, row)
+                    return stream if stream is not None and len(decode_jpeg(stream)) == TILE_PX else None
+                except (SlideError, ValueError, IndexError):  # a level may be a pixel short of the last column
+                    return None  # who reads the pixels says so
+        return None
 
     def close(self) -> None:
         """See `Picture`."""
@@ -193,11 +209,11 @@ class Pictures:
                 return self._kept[key]
         with self.opened(number) as picture:
             try:
-                pixels = picture.region(square, side_px)
+                stored = picture.stored(square) if isinstance(picture, SlidePicture) and side_px == TILE_PX else None
+                data = stored or encode_jpeg(picture.region(square, side_px), _QUALITY, _SUBSAMPLING)
             except SpecslideError as error:
                 log.warning("%s: %s", self._slides[number].slide_id, error.what)
-                pixels = _damaged(side_px)
-        data = encode_jpeg(pixels, _QUALITY, _SUBSAMPLING)
+                data = encode_jpeg(_damaged(side_px), _QUALITY, _SUBSAMPLING)
         with self._lock:
             if key not in self._kept:
                 self._kept[key] = data

@@ -23,6 +23,9 @@ def view(
     annotations: Annotated[
         Path | None, typer.Option(help="Folder of what readers draw: DIR/READER/SLIDE.geojson; else none can draw.")
     ] = None,
+    export: Annotated[
+        Path | None, typer.Option(help="Write static files into this folder, for any web server, and serve nothing.")
+    ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of this machine; 0: any that is free.")] = 0,
     host: Annotated[
         str, typer.Option(help="Address to be reached at; another than this machine's own is seen by others.")
@@ -42,6 +45,8 @@ def view(
 
     `specslide view heatmaps slides --annotations marks`, where readers draw what label reads
 
+    `specslide view heatmaps slides --export shared/view`, as files that a web server shows without specslide
+
     `specslide view study --no-browser --port 8765`, then on your own machine `ssh -L 8765:localhost:8765 workstation`
     """
     from inference.viewer.cohort import find_cohort
@@ -59,5 +64,12 @@ def view(
         from inference.viewer.site import Site
     except ModuleNotFoundError as error:
         raise ConfigError("view", f"needs {error.name}, which is missing", "pip install 'specslide[view]'") from None
+    if export is not None:
+        from inference.viewer.export import export_site
+
+        with console.progress("export", "files") as progress:
+            count = export_site(Site(cohort), export, progress)
+        console.say(f"{count:,} files in {export}: look at them by `python -m http.server -d {export}`")
+        return
     marks = None if annotations is None else MarkFolder(annotations)
     serve(Site(cohort, drawable=marks is not None), host, port, say=console.say, open_browser=browser, marks=marks)

@@ -25,6 +25,7 @@ from inference.viewer.server import make_app
 from inference.viewer.site import Site
 from pipeline.demo.synthetic import write_pyramid
 from tiling import Slide, TilingConfig, tile_slide
+from tiling.core.artefact import Recipe, atomic_folder
 from tiling.grid import Grid, Raster, Tiles
 from tiling.manifest import ManifestRow
 from tiling.tile import slide_facts
@@ -58,13 +59,14 @@ def write_heatmap(folder: Path, slide: Path, slide_id: str, values: NDArray[np.f
         "columns": {"entropy": (1 - np.abs(2 * p - 1)).astype(np.float32)},
     }  # fmt: skip
     prediction = Prediction(**(fields | changes))
-    folder.mkdir(parents=True)
-    write_parquet(prediction, folder / TABLE)
-    HeatmapSummary(
+    summary = HeatmapSummary(
         slide=facts, grid=grid, tiles=len(p), classes=prediction.classes, positive_class=prediction.positive_class,
         threshold=prediction.threshold, scores=slide_scores(prediction.positives, prediction.threshold),
         made_from=json.loads(json.dumps(prediction.provenance)),
-    ).write(folder)  # fmt: skip
+    )  # fmt: skip
+    with atomic_folder(folder, Recipe("heatmap", {"slide": facts.sha256})) as partial:
+        write_parquet(prediction, partial / TABLE)
+        summary.write(partial)
     return prediction
 
 
@@ -83,6 +85,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Places:
     """Slides `one`, whose black tile is sure and whose others are not, and `two`, with little; read only."""
     folder = tmp_path_factory.mktemp("viewed")
     (folder / "slides").mkdir()
+    (folder / "heatmaps").mkdir()
     values = np.linspace(0.05, 0.45, 80, dtype=np.float32).reshape(8, 10)
     values[:, 9] = np.nan  # not analysed
     values[BLACK[1], BLACK[0]] = 0.98

@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from inference.viewer.cohort import find_cohort
-from tests.inference.viewer.conftest import Places
+from pipeline.demo.synthetic import write_pyramid
+from tests.inference.viewer.conftest import Places, black_tile, write_heatmap
 from tiling.core.errors import InputError
 
 
@@ -36,12 +38,18 @@ def test_what_is_named_twice_is_one_and_two_models_are_two(places: Places, tmp_p
 
 
 def test_a_store_of_another_slide_is_not_laid_under_a_heatmap(places: Places, tmp_path: Path) -> None:
+    write_pyramid(tmp_path / "other.tif", 255 - black_tile(), mpp=0.5)
+    write_heatmap(tmp_path / "one", tmp_path / "other.tif", "one", np.full((8, 10), 0.5, np.float32))
+    assert find_cohort([tmp_path / "one", places.stores]).slides[0].store is None
+    assert find_cohort([places.heatmaps, places.stores]).slides[0].store is not None
+
+
+def test_a_heatmap_that_was_changed_is_refused(places: Places, tmp_path: Path) -> None:
     folder = shutil.copytree(places.heatmaps / "one", tmp_path / "one")
     text = (folder / "slide.json").read_text()
-    sha256 = find_cohort([folder]).slides[0].results[0].summary.slide.sha256
-    (folder / "slide.json").write_text(text.replace(sha256, "ef" * 32))
-    assert find_cohort([folder, places.stores]).slides[0].store is None
-    assert find_cohort([places.heatmaps, places.stores]).slides[0].store is not None
+    (folder / "slide.json").write_text(text.replace("tumour", "benign"))
+    with pytest.raises(InputError, match="changed"):
+        find_cohort([folder])
 
 
 def test_what_is_damaged_is_named_and_the_others_are_shown(places: Places, tmp_path: Path) -> None:

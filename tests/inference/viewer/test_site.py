@@ -9,12 +9,13 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import simplejpeg
+import tifffile
 
 from inference.viewer.cohort import find_cohort
 from inference.viewer.pictures import Pictures
 from inference.viewer.site import Site
 from inference.viewer.zooms import Square
-from tests.inference.viewer.conftest import BLACK, SIZE0, TILE0, Places, got
+from tests.inference.viewer.conftest import BLACK, SIZE0, TILE0, Places, black_tile, got
 from tiling import Slide
 
 
@@ -128,3 +129,20 @@ def test_the_cache_stays_within_its_bytes(places: Places) -> None:
     assert len(kept) > 1
     assert sum(map(len, pictures._kept.values())) == pictures._bytes <= 20_000
     pictures.close()
+
+
+def test_a_tile_of_the_slides_own_is_copied_without_its_texts(places: Places, tmp_path: Path) -> None:
+    """The very coefficients, so the pixels of the slide exactly; what the stream says beside them is left out."""
+    path = tmp_path / "own.tif"
+    with tifffile.TiffWriter(path) as tiff:
+        tiff.write(
+            black_tile(), tile=(256, 256), photometric="rgb", compression="jpeg", compressionargs={"level": 90},
+            resolution=(20_000, 20_000), resolutionunit="CENTIMETER", metadata=None,
+        )  # fmt: skip
+    site = Site(find_cohort([path]))
+    with Slide(path) as slide:
+        expected = slide.native_stream(0, 2, 1)
+        assert expected is not None
+        assert got(site, "data/0/3/2-1.jpg") == expected
+        assert (simplejpeg.decode_jpeg(expected) == slide.read_region(512, 256, 0, 256, 256)).all()
+        assert got(site, "data/0/2/1-0.jpg") != slide.native_stream(0, 1, 0), "coarser ones are drawn"
