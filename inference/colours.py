@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
 HEATMAP = "viridis"
+_CLEAREST = 0.25
+"""Opacity of the heatmap's colour where the value is 0. It rises to 1: an even one would hide what tissue looks like
+just where nothing was found, under a purple that is taken for haematoxylin."""
 _PALETTE = (
     (86, 180, 233),
     (213, 94, 0),
@@ -33,3 +41,8 @@ def class_colour(index: int) -> tuple[int, int, int]:
     shade, place = divmod(index, len(_PALETTE))
     red, green, blue = (value * 2 // (2 + shade) for value in _PALETTE[place])
     return red, green, blue
+
+
+def opacity(values: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    """Opacity of the heatmap, from 0 to 1, for values from 0 to 1."""
+    return _CLEAREST + (1 - _CLEAREST) * values.clip(0, 1)

@@ -59,9 +59,12 @@ def _legend(store: TileStore, width: int) -> UInt8Array:
     lines = [(f"tissue {summary.tissue_mm2:.2f} mm2", _OUTLINE if summary.tissue_mm2 else None)]
     lines += [(f"{len(store)} tiles", _TILES if len(store) else None)]
     colours = {label: colour for colour, label in _CUT.values()}
-    for why, area in summary.left_out().items():
+    left_out = summary.left_out()
+    for why, area in left_out.items():
         share = f" ({area / summary.tissue_mm2:.0%} of the tissue)" if summary.tissue_mm2 else ""
         lines.append((f"left out, {why}: {area:.2f} mm2{share}", colours.get(why)))
+    drawn = set() if store.cut is None else {_CUT[value][1] for value in np.unique(store.cut.values) if value in _CUT}
+    lines += [(f"left out, {why}: below 0.01 mm2", colours[why]) for why in sorted(drawn - left_out.keys())]
     lines += [(f"! {doubt.partition(':')[0]}".replace("²", "2"), None) for doubt in store.attributes.doubts()]
     legend = np.full((8 + 20 * len(lines), width, 3), 255, np.uint8)
     for number, (text, colour) in enumerate(lines):

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from inference.evaluation.froc import RATES, Hits, froc_curve
 from inference.evaluation.results import SlideEvaluation, Slides
+from tiling.core.text import threshold_text
 from training.evaluation.bootstrap import bootstrap_band
 from training.evaluation.figures import BLUE, ORANGE, png, tidy
 from training.evaluation.metrics import roc_at, roc_curve
@@ -51,7 +52,9 @@ def _draw_roc(axes: Axes, evaluation: SlideEvaluation, slides: Slides, seed: int
     found = evaluation.at_threshold
     if found and found.specificity.value is not None and found.sensitivity.value is not None:
         place = (1 - found.specificity.value, found.sensitivity.value)
-        axes.plot(*place, "s", color=ORANGE, label=f"threshold {found.threshold:.3g}, chosen on {found.chosen_on}")
+        axes.plot(
+            *place, "s", color=ORANGE, label=f"threshold {threshold_text(found.threshold)}, chosen on {found.chosen_on}"
+        )
     axes.plot([0, 1], [0, 1], color="0.6", linestyle=":", linewidth=1, label="chance")
     axes.set(xlabel="false positive rate", ylabel="sensitivity", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.set_title(f"Slides, AUROC {evaluation.scores[evaluation.score].auroc}", fontsize="medium")

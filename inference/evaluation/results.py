@@ -20,6 +20,7 @@ from inference.evaluation.froc import (
     sensitivities,
 )
 from inference.evaluation.operating_point import sensitivity_at_specificity, sensitivity_of
+from tiling.core.text import threshold_text
 from tiling.core.versions import RESEARCH_USE
 from training.evaluation.bootstrap import MIN_CASES, Interval, bootstrap_band, interval, resampled
 from training.evaluation.metrics import Floats, Metric, auroc
@@ -139,8 +140,9 @@ class SlideEvaluation:
         if found is None:
             return []
         text = (
-            f"The threshold {found.threshold:.4g} of {self.score} was chosen for a sensitivity of {found.chosen_for:g} "
-            f"on the {found.chosen_positives:,} positive slides of the split {found.chosen_on}. On the slides above it "
+            f"The threshold {threshold_text(found.threshold)} of {self.score} was chosen for a sensitivity of "
+            f"{found.chosen_for:g} on the {found.chosen_positives:,} positive slides of the "
+            f"split {found.chosen_on}. On the slides above it "
             f"gives a sensitivity of {found.sensitivity} and a specificity of {found.specificity}."
         )
         return ["## Chosen threshold", text]

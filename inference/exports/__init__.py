@@ -75,6 +75,12 @@ def _png(content: Content, path: Path) -> None:
     path.write_bytes(heatmap_png(content.prediction))
 
 
+def _layer(content: Content, path: Path) -> None:
+    from inference.exports.png import write_layer
+
+    write_layer(content.prediction, path)
+
+
 def _regions(content: Content, path: Path) -> None:
     from inference.exports.geojson import write_regions
 
@@ -107,6 +113,7 @@ EXPORTS: dict[str, Export] = {
     "qupath": Export("heatmap.geojson", "the tiles as QuPath objects", _tile_objects, always=True),
     "overlay": Export(OVERLAY, "the heatmap over the slide", _overlay, always=True),
     "png": Export("heatmap.png", "the heatmap without the slide", _png),
+    "layer": Export("heatmap-layer.png", "the map alone, to be laid over the slide, and its place", _layer),
     "geojson": Export("regions.geojson", "regions as QuPath annotations", _regions),
     "ometiff": Export("heatmap.ome.tif", "the probability map as OME-TIFF", _ome_tiff),
     "omezarr": Export("heatmap.ome.zarr", "the probability map as OME-Zarr", _ome_zarr),

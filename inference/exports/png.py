@@ -1,30 +1,35 @@
-"""The heatmap as PNG with a transparent background: over the slide's thumbnail, or by itself.
+"""The heatmap as PNG with a transparent background: over the slide's thumbnail, by itself, or as a bare layer.
 
-Both have a colour bar from 0 to 1, a scale bar and the outline of what is at or above the threshold, and name the model
-and the tiles.
+The first two have a colour bar from 0 to 1, a scale bar and the outline of what is at or above the threshold, and name
+the model and the tiles.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import shapely
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
+from PIL import Image
 
-from inference.colours import HEATMAP
+from inference.colours import HEATMAP, opacity
 from inference.maps.regions import rings_of
 from inference.maps.slide_map import probability_map, threshold_rings
 from inference.maps.stitch import assemble
 from inference.prediction import Prediction
-from inference.text import printable, threshold_text
+from inference.text import printable
+from tiling.core.files import canonical_json
 from tiling.core.images import length_text, nice_length
+from tiling.core.text import threshold_text
 from tiling.core.versions import RESEARCH_USE
 
 _HEIGHT_IN = 7.0
@@ -37,7 +42,9 @@ def overlay_png(prediction: Prediction, truth: shapely.Geometry | None = None) -
     """PNG of the heatmap over the thumbnail, `truth` (level-0 pixels) outlined; equal predictions give equal bytes."""
     figure, axes = _figure(prediction)
     axes.imshow(prediction.thumbnail.values)
-    heat = axes.imshow(heatmap_of(prediction), cmap=HEATMAP, vmin=0, vmax=1, alpha=_OPACITY, interpolation="nearest")
+    values = heatmap_of(prediction)
+    alpha = _OPACITY * opacity(np.nan_to_num(values))
+    heat = axes.imshow(values, cmap=HEATMAP, vmin=0, vmax=1, alpha=alpha, interpolation="nearest")
     if truth is not None and not truth.is_empty:
         draw_outlines(axes, rings_of(truth), prediction.thumbnail.downsample, "white")
     return _finished(figure, axes, heat, prediction)
@@ -83,6 +90,27 @@ def _finished(figure: Figure, axes: Axes, heat: AxesImage, prediction: Predictio
     out = io.BytesIO()
     figure.savefig(out, format="png", transparent=True, metadata={"Software": None})
     return out.getvalue()
+
+
+def write_layer(prediction: Prediction, path: Path) -> None:
+    """Write the map as a picture to be laid over the slide, and where it lies as JSON beside it. Raises OSError.
+
+    A pixel of the map is a pixel, in its colour, and transparent where nothing was predicted; there is no frame.
+    """
+    found = probability_map(prediction)
+    pixels = np.asarray(colormaps[HEATMAP](np.nan_to_num(found.values), bytes=True), np.uint8)
+    pixels[~np.isfinite(found.values)] = 0
+    Image.fromarray(pixels).save(path, format="png")
+    (height, width), facts = found.values.shape, prediction.slide
+    place = {
+        "x0": 0, "y0": 0, "width0": width * found.downsample, "height0": height * found.downsample,
+        "level0_pixels_per_pixel": found.downsample, "mpp": found.mpp, "unit": "level-0 pixels",
+        "slide": {"slide_id": facts.slide_id, "sha256": facts.sha256, "width0": facts.width, "height0": facts.height},
+        "qupath_counts_from": found.qupath0, "shows": found.name, "colours": HEATMAP, "range": [0, 1],
+        "threshold": prediction.heat_threshold, "model_sha256": prediction.provenance["model_sha256"],
+        "notice": RESEARCH_USE,
+    }  # fmt: skip
+    path.with_suffix(".json").write_text(canonical_json(place), encoding="utf-8")
 
 
 def heatmap_of(prediction: Prediction) -> NDArray[np.float32]:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from inference.exports import OVERLAY
 from inference.report.pages import Link, Picture, Section, write_page
-from inference.text import threshold_text
 from tiling.core.errors import InputError
 from tiling.core.files import canonical_json, locked, read_json, write_changed
+from tiling.core.text import threshold_text
 
 if TYPE_CHECKING:
     from inference.summary import HeatmapSummary

@@ -12,7 +12,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from inference.colours import HEATMAP
+from inference.colours import HEATMAP, opacity
 from inference.maps.stitch import assemble
 from inference.prediction import Prediction
 from tiling.core.arrays import Float32Array, UInt8Array
@@ -21,9 +21,6 @@ from tiling.grid import Raster
 LONGEST_PX = 1200
 """Of the longer side of the overview."""
 _JPEG_QUALITY = 85
-_CLEAREST = 0.25
-"""Opacity of the heatmap's colour where the probability is 0. It rises to 1: an even one would hide what tissue looks
-like just where nothing was found, under a purple that is taken for haematoxylin."""
 
 
 def overview(prediction: Prediction, longest: int = LONGEST_PX) -> Raster:
@@ -37,7 +34,7 @@ def heat(prediction: Prediction, picture: Raster) -> UInt8Array:
     """The heatmap over a picture, RGBA uint8 (h, w, 4); transparent where nothing was analysed."""
     values = assembled(prediction.heat, prediction, picture)
     drawn = colours(np.nan_to_num(values))
-    drawn[..., 3] = alphas(np.nan_to_num(values))
+    drawn[..., 3] = np.rint(255 * opacity(np.nan_to_num(values)))
     drawn[~np.isfinite(values)] = 0
     return drawn
 
@@ -51,11 +48,6 @@ def assembled(values: Float32Array, prediction: Prediction, picture: Raster) -> 
 def colours(values: NDArray[np.floating[Any]]) -> UInt8Array:
     """RGBA of probabilities, uint8 (..., 4)."""
     return np.asarray(matplotlib.colormaps[HEATMAP](values.clip(0, 1), bytes=True), np.uint8)
-
-
-def alphas(values: NDArray[np.floating[Any]]) -> UInt8Array:
-    """Opacity of the heatmap for probabilities, uint8."""
-    return np.rint(255 * (_CLEAREST + (1 - _CLEAREST) * values.clip(0, 1))).astype(np.uint8)
 
 
 def shrunk(picture: UInt8Array, longest: int) -> UInt8Array:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from inference.colours import opacity
 from inference.maps.scores import MEANINGS, SlideScores
 from inference.maps.slide_map import threshold_rings
 from inference.ood import outside
@@ -20,7 +21,6 @@ from inference.report.evidence import Evidence
 from inference.report.pages import render
 from inference.report.pictures import (
     LONGEST_PX,
-    alphas,
     assembled,
     colours,
     greyed,
@@ -32,9 +32,9 @@ from inference.report.pictures import (
     svg_path,
 )
 from inference.summary import limits_of
-from inference.text import threshold_text
 from tiling.core.arrays import Float32Array, UInt8Array
 from tiling.core.images import length_text, nice_length
+from tiling.core.text import threshold_text
 from tiling.grid import Raster
 from tiling.quality import METRICS
 
@@ -159,8 +159,8 @@ def _column_rows(columns: Mapping[str, Float32Array]) -> list[tuple[str, ...]]:
 
 def _map_style(prediction: Prediction, picture: Raster) -> str:
     """The CSS that depends on the map: its width, the scale bar, the legend's colours and the threshold's mark."""
-    stops = zip(colours(np.linspace(0, 1, 9))[:, :3].tolist(), alphas(np.linspace(0, 1, 9)).tolist(), strict=True)
-    gradient = ", ".join(f"rgba({r},{g},{b},{alpha / 255:.3f})" for (r, g, b), alpha in stops)
+    stops = zip(colours(np.linspace(0, 1, 9))[:, :3].tolist(), opacity(np.linspace(0, 1, 9)).tolist(), strict=True)
+    gradient = ", ".join(f"rgba({r},{g},{b},{alpha:.3f})" for (r, g, b), alpha in stops)
     bar = _bar_um(prediction, picture) / (_size0(picture)[0] * prediction.slide.mpp)
     return (
         f"#map {{ max-width: {picture.values.shape[1]}px; }} .bar {{ width: {bar:.4%}; }}\n"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from inference.colours import opacity
 from inference.maps.stitch import assemble
-from inference.report.pictures import alphas, colours
+from inference.report.pictures import colours
 from inference.viewer.numbers import Numbers
 from inference.viewer.pictures import Picture
 from inference.viewer.zooms import Square
@@ -26,6 +27,6 @@ def thumbnail_jpeg(picture: Picture, numbers: Numbers | None) -> bytes:
         values = assemble(numbers.layers[0].values, numbers.tiles, side0 / _SIDE_PX, (height, width))
         known = np.isfinite(values)
         heat = np.nan_to_num(values)
-        opacity = (_OPACITY * alphas(heat) / 255 * known)[..., None]
-        pixels = np.rint(pixels * (1 - opacity) + colours(heat)[..., :3] * opacity).astype(np.uint8)
+        share = (_OPACITY * opacity(heat) * known)[..., None]
+        pixels = np.rint(pixels * (1 - share) + colours(heat)[..., :3] * share).astype(np.uint8)
     return encode_jpeg(pixels, _QUALITY)

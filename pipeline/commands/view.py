@@ -9,6 +9,7 @@ import typer
 
 from pipeline import console
 from pipeline.commands.options import ManifestOption
+from pipeline.meter import progress_of
 from tiling.core.errors import ConfigError
 
 _LOCAL = "127.0.0.1"
@@ -67,7 +68,7 @@ def view(
     if export is not None:
         from inference.viewer.export import export_site
 
-        with console.progress("export", "files") as progress:
+        with progress_of("export", "files") as progress:
             count = export_site(Site(cohort), export, progress)
         console.say(f"{count:,} files in {export}: look at them by `python -m http.server -d {export}`")
         return

@@ -65,12 +65,20 @@ WINGS: dict[str, tuple[str, ...]] = {  # what the modules of a wing may import o
     "inference/maps": ("prediction", "text"),
     "inference/exports": ("maps", "prediction", "text", "colours", "config"),
     "inference/report": ("maps", "exports", "prediction", "text", "colours", "ood", "recipes", "summary"),
-    "inference/viewer": ("maps", "exports", "report", "prediction", "summary", "text"),  # neither models nor backends
+    "inference/viewer": (
+        "maps",
+        "exports",
+        "report",
+        "colours",
+        "prediction",
+        "summary",
+        "text",
+    ),  # neither models nor backends
     "inference/evaluation": ("maps", "exports", "config", "recipes", "summary"),  # neither models nor backends
-    "pipeline/execution": ("console", "redaction", "study"),  # of which the ledger alone
-    "pipeline/study": ("console", "execution", "redaction"),
+    "pipeline/execution": ("console", "meter", "redaction", "study"),  # of which the ledger alone
+    "pipeline/study": ("console", "meter", "execution", "redaction"),
     "pipeline/demo": ("execution", "study"),
-    "pipeline/commands": ("console", "demo", "execution", "provenance", "redaction", "study"),
+    "pipeline/commands": ("console", "meter", "demo", "execution", "provenance", "redaction", "study"),
 }
 
 

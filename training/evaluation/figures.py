@@ -18,6 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from tiling.core.text import threshold_text
 from tiling.core.versions import RESEARCH_USE
 from training.evaluation.bootstrap import Difference, Interval, bootstrap_band
 from training.evaluation.metrics import (
@@ -233,7 +234,7 @@ def _draw_roc(axes: Axes, predictions: Predictions, resamples: int, seed: int) -
             _share(predictions.called == predictions.positive, (predictions.labels == predictions.positive) == of)
             for of in (False, True)
         )
-        axes.plot(wrong, right, "o", color=ORANGE, label=f"threshold {predictions.threshold:.3g}")
+        axes.plot(wrong, right, "o", color=ORANGE, label=f"threshold {threshold_text(predictions.threshold)}")
     axes.plot([0, 1], [0, 1], color="0.6", linestyle=":", linewidth=1, label="chance")
     axes.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.legend(frameon=False, fontsize="small", loc="lower right")

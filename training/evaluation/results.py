@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tiling.core.text import threshold_text
 from tiling.core.versions import RESEARCH_USE
 from training.evaluation.bootstrap import FEW_CASES, Difference, Interval, Resampled, difference, interval, resampled
 from training.evaluation.metrics import LOWER_IS_BETTER, METRIC_NAMES
@@ -178,7 +179,7 @@ def _resampled(predictions: Predictions, resamples: int, seed: int) -> dict[str,
 
 
 def _models_table(models: Sequence[ModelResult]) -> str:
-    rows = [[m.name, m.backbone, m.sha256[:12], f"{m.temperature:.4g}", f"{m.threshold:.4g}"] for m in models]
+    rows = [[m.name, m.backbone, m.sha256[:12], f"{m.temperature:.4g}", threshold_text(m.threshold)] for m in models]
     return markdown_table(["model", "backbone", "SHA-256", "temperature", "threshold"], rows)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from tiling.core.text import threshold_text
 from tiling.core.versions import RESEARCH_USE
 from training.evaluation.bootstrap import FEW_CASES, Interval
 from training.evaluation.metrics import METRIC_NAMES
@@ -16,7 +17,7 @@ def model_card(info: ModelInfo | BagInfo) -> str:
     scale = "at an unknown scale" if info.mpp is None else f"at {info.mpp:.4g} µm/px"
     settings = "\n".join(f"- {name}: {value}" for name, value in info.training.items() if name not in _SAID)
     by_site, two = info.training.get("group") == "site", len(info.classes) == 2
-    decision = f"{info.positive_class} from a probability of {info.threshold:.4g} on"
+    decision = f"{info.positive_class} from a probability of {threshold_text(info.threshold)} on"
     decision += "" if two else ", and else the likeliest other class"
     averages = f"those of {info.positive_class}" if two else "the mean over the classes of one against the rest"
     tested = "cases from where the training cases came from"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from PIL import Image
 
 from inference.colours import HEATMAP
 from inference.exports import png as overlay
-from inference.exports.png import heatmap_of, heatmap_png, overlay_png
+from inference.exports.png import heatmap_of, heatmap_png, overlay_png, write_layer
 from inference.prediction import Prediction
 from tests.inference.conftest import MakePrediction
 from tiling.grid import Raster
@@ -36,8 +38,9 @@ def share_of(pixels: NDArray[np.uint8], colour: NDArray[np.float64]) -> float:
 
 
 def blended(probability: float) -> NDArray[np.float64]:
-    """The heatmap's colour of a probability, 55% over a thumbnail of 230."""
-    return 0.55 * 255 * np.array(colormaps[HEATMAP](probability)[:3]) + 0.45 * 230
+    """The heatmap's colour over a thumbnail of 230: 55% of a sure probability, a quarter of that where it is 0."""
+    opacity = 0.55 * (0.25 + 0.75 * probability)
+    return opacity * 255 * np.array(colormaps[HEATMAP](probability)[:3]) + (1 - opacity) * 230
 
 
 def test_corners_are_transparent_and_the_slide_is_not(make_prediction: MakePrediction) -> None:
@@ -169,3 +172,24 @@ def test_a_slide_without_tiles_has_a_heatmap(make_prediction: MakePrediction) ->
 def test_equal_heatmaps_are_equal_bytes(make_prediction: MakePrediction) -> None:
     first, again, other = (heatmap_png(make_prediction(FULL[:1], [p])) for p in (0.5, 0.5, 0.6))
     assert first == again != other
+
+
+# ------------------------------------------------------------------------------------------------------ as a layer
+
+
+def test_a_layer_lies_where_its_file_says(make_prediction: MakePrediction, tmp_path: Path) -> None:
+    """Laid over the slide by what stands in the JSON, each tile has its colour, and what was not predicted none."""
+    prediction = make_prediction([(0, 0), (192, 128)], [0.25, 1.0])
+    write_layer(prediction, tmp_path / "layer.png")
+    place = json.loads((tmp_path / "layer.json").read_text())
+    assert (place["width0"], place["height0"], place["slide"]["width0"]) == (256, 192, 256)
+    with Image.open(tmp_path / "layer.png") as image:
+        assert image.mode == "RGBA"
+        scaled = image.resize((int(place["width0"]), int(place["height0"])), Image.Resampling.NEAREST)
+        pixels = np.asarray(scaled).astype(np.int16)
+    for (x, y), probability in (((0, 0), 0.25), ((192, 128), 1.0)):
+        colour = 255 * np.array(colormaps[HEATMAP](probability)[:3])
+        tile = pixels[y : y + 64, x : x + 64]
+        assert np.abs(tile[..., :3] - colour).max() <= 1
+        assert (tile[..., 3] == 255).all()
+    assert (pixels[..., 3] > 0).sum() == 2 * 64 * 64

@@ -27,9 +27,9 @@ from inference.prediction import Prediction
 from inference.report.evidence import Evidence, extremes, gather_evidence
 from inference.report.pictures import svg_path
 from inference.report.report import in_words, number_text, report_html
-from inference.text import threshold_text
 from tests.inference.conftest import MakePrediction
 from tiling import TileStore, TilingConfig, tile_slide
+from tiling.core.text import threshold_text
 from tiling.grid import Raster
 from tiling.quality import METRICS
 from tiling.stores.store import SlideFacts

@@ -1,0 +1,17 @@
+"""Numbers as text for people."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+
+def threshold_text(value: float) -> str:
+    """A threshold in [0, 1], however near to an end, without powers of ten: three digits of what parts it from that.
+
+    So 0.00012 is not 0, and 0.9996 not 1.
+    """
+    from_end = min(value, 1 - value)
+    digits = 3 if from_end <= 0 else max(3, 2 - math.floor(math.log10(from_end)))
+    return np.format_float_positional(value, precision=digits, unique=False, fractional=True, trim="-")
