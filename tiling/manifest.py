@@ -167,7 +167,7 @@ def _printable(path: Path) -> str:
 
 
 def read_table(path: Path) -> dict[int, dict[str, str]]:
-    """Rows of a CSV (comma, with a header) or Parquet table as text, by the number of their line or row.
+    """Rows of a CSV (commas, tabs or semicolons; with a header) or Parquet table as text, by the number of line or row.
 
     Column names are in lower case, aliases resolved.
 
@@ -200,21 +200,27 @@ def read_columns(path: Path) -> tuple[list[str], dict[int, list[str]]]:
 
 def _read_csv(path: Path) -> tuple[list[str], dict[int, list[str]]]:
     with path.open(newline="", encoding="utf-8-sig") as f:
-        lines = ((number, _fields(line, f"{path}, row {number}")) for number, line in enumerate(f, start=1))
-        names = next(lines, (0, []))[1]
+        head = f.readline()
+        bare = re.sub(r'"[^"]*"', "", head)
+        found = max(SEPARATORS, key=bare.count)  # of equals the first, which is the comma
+        lines = ((number, _fields(line, found, f"{path}, row {number}")) for number, line in enumerate(f, start=2))
+        names = _fields(head, found, f"{path}, row 1")
         rows = {number: fields for number, fields in lines if fields}
-    if len(names) == 1 and (other := re.search(r"[;\t]", names[0])):
-        raise InputError(path, f"has {other[0]!r} between its columns", "write it with commas")
     for number, fields in rows.items():
         if len(fields) != len(names):
-            raise InputError(f"{path}, row {number}", f"has {len(fields)} fields instead of {len(names)}", "correct it")
+            what = f"has {len(fields)} fields instead of {len(names)}, with {SEPARATORS[found]} between them"
+            raise InputError(f"{path}, row {number}", what, "correct it")
     return names, rows
 
 
-def _fields(line: str, where: str) -> list[str]:
-    """The fields of one line of a CSV, [] of an empty one. Raises InputError."""
+SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons"}
+"""What stands between the columns of a table of text; the one that its first line has most of."""
+
+
+def _fields(line: str, separator: str, where: str) -> list[str]:
+    """The fields of one line of a table of text, [] of an empty one. Raises InputError."""
     try:
-        fields = [field.strip() for field in next(csv.reader([line], strict=True))]
+        fields = [field.strip() for field in next(csv.reader([line], delimiter=separator, strict=True), [])]
     except csv.Error as error:
         if "unexpected end" in str(error):
             raise InputError(where, "has a quote that is not closed on its line", "close or remove it") from None

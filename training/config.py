@@ -174,6 +174,9 @@ class TrainConfig(LearningConfig):
     """Side of the picture the backbone sees, pixels. None: the tile's side or the backbone's own, whichever is smaller,
     rounded up to a multiple of 32 and at least 96."""
 
+    fit: Literal["stretch", "pad", "crop"] = "stretch"
+    """Of pictures that are no squares: "stretch" changes their proportions, "pad" puts black beside the shorter side,
+    and "crop" takes the middle. Tiles of stores are squares."""
     freeze: bool = False
     """Train the head alone (a linear probe); all norms stay as the weights bring them."""
     layer_decay: float | None = Field(None, gt=0, le=1)

@@ -109,7 +109,7 @@ def test_what_rows_are_matched_by(tmp_path: Path, named: str, how: str) -> None:
         ("a.svs", ["case_id,PATIENT,slide 1,2,a"], r"two columns for case_id"),
         ("a.svs", ["slide,mpp a,fast"], r"a\.svs: mpp: "),
         ("a.svs b.svs", ["wsi,slide_id a.svs,x b.svs,x"], r"b\.svs: has the slide_id 'x' of .*a\.svs"),
-        ("a.svs", ["slide;label a;x"], r"has ';' between its columns"),
+        ("a.svs", ["slide;label a;x;y"], r"row 2: has 3 fields instead of 2, with semicolons"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_sure_is_refused(tmp_path: Path, slides: str, tables: list[str], said: str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -85,11 +85,11 @@ def loader_workers(workers: int | None, device: str, processes: int = 1) -> int:
     return max(1, min(16, cores // processes - 1))
 
 
-def read_image(path: Path, side: int) -> Pixels:
+def read_image(path: Path, side: int, fit: Literal["stretch", "pad", "crop"] = "stretch") -> Pixels:
     """A picture file as RGB uint8 (side, side, 3); grey ones get three equal channels.
 
     Of 16-bit ones the upper eight of the bits in use count: 10, 12, 14 or 16, whichever hold the brightest value.
-    Shrunk by area, enlarged linearly; the aspect ratio is not kept. Raises InputError.
+    Made a square by `fit`, see `TrainConfig`; shrunk by area, enlarged linearly. Raises InputError.
     """
     picture = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH)
     if picture is None:
@@ -99,10 +99,30 @@ def read_image(path: Path, side: int) -> Pixels:
         picture = np.right_shift(picture.astype(np.uint16), bits - 8).astype(np.uint8)
     if picture.dtype != np.uint8:
         raise InputError(path, f"has pixels of {picture.dtype}", "pass pictures of 8 or 16 bits a channel")
+    picture = _SQUARE[fit](picture)
     if picture.shape[:2] != (side, side):
         shrinks = min(picture.shape[:2]) > side
         picture = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     return np.asarray(picture, dtype=np.uint8)
+
+
+def _padded(picture: Any) -> Any:
+    """A picture in the middle of a black square."""
+    height, width = picture.shape[:2]
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    return cv2.copyMakeBorder(picture, top, side - height - top, left, side - width - left, cv2.BORDER_CONSTANT)
+
+
+def _cropped(picture: Any) -> Any:
+    """The square in the middle of a picture."""
+    height, width = picture.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return picture[top : top + side, left : left + side]
+
+
+_SQUARE: dict[str, Callable[[Any], Any]] = {"stretch": lambda picture: picture, "pad": _padded, "crop": _cropped}
 
 
 class _ImageReader:
@@ -111,7 +131,7 @@ class _ImageReader:
 
     def __call__(self, indices: Ints, epochs: Ints) -> Pixels:
         sources = self.samples.sources
-        return np.stack([read_image(sources[s], self.side) for s in self.samples.source[indices]])
+        return np.stack([read_image(sources[s], self.side, self.samples.fit) for s in self.samples.source[indices]])
 
 
 class _StoreReader:

@@ -19,6 +19,7 @@ from tiling.manifest import read_table
 from training.config import TrainConfig
 from training.data.preparation import NO_LABEL, capped, class_index, class_names, is_missing, prepared
 from training.data.samples import TEXTS, Samples
+from training.data.splits import SPLIT_NAMES
 
 log = logging.getLogger(__name__)
 
@@ -26,13 +27,14 @@ log = logging.getLogger(__name__)
 def samples_from_images(
     index: Path, config: TrainConfig, *, mpp: float | None = None, to_train: bool = True
 ) -> Samples:
-    """The images of a CSV or Parquet table with the columns `path` and `label`.
+    """The images of a table (CSV, TSV or Parquet) with the columns `path` and `label`, or of a folder a class.
 
     Optional columns: `case_id` (else each image is its own case, which is said in the log), `slide_id`, `split`,
-    `site`, `scanner`. Paths are relative to the table's folder.
+    `site`, `scanner`. Paths are relative to the table's folder. Columns may have the names of `NAMES` too. In a folder
+    each class has a folder of its name, which may lie in folders train, val and test.
 
     Args:
-        index: The table.
+        index: The table, or the folder.
         config: The settings of the training; classes, splits and seed among them.
         mpp: Micrometres per pixel of the images, needed to use the model on slides.
         to_train: Whether a model is to be trained on them; if not, the split is "" where the data bring none.
@@ -47,7 +49,11 @@ def samples_from_images(
     """
     if config.where is not None:
         raise ConfigError("where", "chooses by the columns of tile stores, images have none", "leave it out")
-    rows = [_image_row(number, raw, index, config) for number, raw in read_table(index).items()]
+    if index.is_dir():
+        table, folder = folder_rows(index), index
+    else:
+        table, folder = _named(read_table(index), index), index.parent
+    rows = [_image_row(number, raw, index, folder, config) for number, raw in table.items()]
     if not any(row.case_id for row in rows):
         log.warning("%s: has no case_id, so each image counts as a case of its own", index)
         rows = [replace(row, case_id=str(row.path)) for row in rows]
@@ -59,7 +65,10 @@ def samples_from_images(
     paths = [row.path for row in rows]
     with ThreadPoolExecutor() as threads:
         hashes = tuple(threads.map(sha256_file, paths))
-        sides = Counter(threads.map(_image_side, paths, (row.where for row in rows)))
+        sizes = list(threads.map(_image_size, paths, (row.where for row in rows)))
+    sides = Counter(map(min, sizes))
+    if (others := sum(width != height for width, height in sizes)) and config.fit == "stretch":
+        log.warning("%s: %d of %d pictures are no squares and are stretched; see --fit", index, others, len(sizes))
     nothing = np.zeros(len(rows), dtype=np.int64)
     texts: dict[str, Any] = {name: np.array([getattr(row, name) for row in rows]) for name in TEXTS}
     samples = Samples(
@@ -76,6 +85,7 @@ def samples_from_images(
         y0=nothing,
         tile_px0=nothing,
         clear=np.ones(len(rows), np.bool_),
+        fit=config.fit,
         **texts,
     )
     return prepared(samples, config, index, to_train=to_train)
@@ -93,14 +103,57 @@ class _ImageRow:
     scanner: str
 
 
-def _image_row(number: int, raw: Mapping[str, str], index: Path, config: TrainConfig) -> _ImageRow:
+NAMES = {
+    "path": ("path", "slide_path", "image", "file", "file_name", "img", "image_name"),
+    "label": ("label", "class", "target", "category", "class_name", "label_name"),
+}
+"""What the columns of an image table are called by others, ours first; case does not matter."""
+_PICTURES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
+
+
+def folder_rows(folder: Path) -> dict[int, dict[str, str]]:
+    """The rows of a folder that has a folder a class, perhaps within folders train, val and test.
+
+    Raises InputError if no picture lies so.
+    """
+    rows: list[dict[str, str]] = []
+    tops = sorted(place for place in folder.iterdir() if place.is_dir() and not place.name.startswith("."))
+    split_up = bool(tops) and all(place.name.lower() in SPLIT_NAMES for place in tops)
+    for top in tops:
+        for of_class in sorted(place for place in top.iterdir() if place.is_dir()) if split_up else [top]:
+            pictures = sorted(path for path in of_class.rglob("*") if path.suffix.lower() in _PICTURES)
+            known = {"label": of_class.name} | ({"split": top.name} if split_up else {})
+            rows += [{"path": path.relative_to(folder).as_posix()} | known for path in pictures]
+    if not rows:
+        there = ", ".join(top.name for top in tops[:9]) or "none"
+        what = f"holds no pictures in a folder a class; its folders are {there}"
+        raise InputError(folder, what, "put each class's pictures into a folder of its name, or pass a table")
+    return dict(enumerate(rows, start=1))
+
+
+def _named(table: dict[int, dict[str, str]], index: Path) -> dict[int, dict[str, str]]:
+    """The rows with `path` and `label` under these names. Raises InputError for a column that is missing or twice."""
+    there = list(next(iter(table.values())))
+    chosen: dict[str, str] = {}
+    for ours, names in NAMES.items():
+        found = [name for name in names if name in there]
+        if not found:
+            fix = f"name a column {ours}, or one of {', '.join(names[1:])}"
+            raise InputError(index, f"has no {ours}: its columns are {', '.join(there)}", fix)
+        if len(found) > 1 and found[0] != ours:
+            raise InputError(index, f"has two columns for {ours}: {', '.join(found)}", f"call one of them {ours}")
+        chosen[ours] = found[0]
+    return {number: row | {ours: row[name] for ours, name in chosen.items()} for number, row in table.items()}
+
+
+def _image_row(number: int, raw: Mapping[str, str], index: Path, folder: Path, config: TrainConfig) -> _ImageRow:
     where = f"{index}, row {number}"
-    name = raw.get("path") or raw.get("slide_path")
+    name = raw["path"]
     if not name:
-        raise InputError(where, "has no path", "name the picture in a column called path")
-    if is_missing(raw.get("label"), config):
-        raise InputError(where, f"has no label ({raw.get('label', '')!r})", NO_LABEL)
-    path = index.parent / name
+        raise InputError(where, "has no path", "name the picture")
+    if is_missing(raw["label"], config):
+        raise InputError(where, f"has no label ({raw['label']!r})", NO_LABEL)
+    path = folder / name
     try:
         there = path.is_file()
     except OSError:  # a name that no file can have
@@ -113,11 +166,11 @@ def _image_row(number: int, raw: Mapping[str, str], index: Path, config: TrainCo
     return _ImageRow(where=where, path=path, label=raw["label"], slide_id=raw.get("slide_id") or name, **optional)
 
 
-def _image_side(path: Path, where: str) -> int:
-    """The shorter side of a picture, pixels, from its header alone."""
+def _image_size(path: Path, where: str) -> tuple[int, int]:
+    """Width and height of a picture, pixels, from its header alone."""
     try:
         with PIL.Image.open(path) as picture:
-            return min(picture.size)
+            return picture.size
     except (OSError, PIL.Image.DecompressionBombError) as error:
         raise InputError(
             where, f"{path} is no picture that can be read ({type(error).__name__})", "replace it"

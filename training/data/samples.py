@@ -78,6 +78,8 @@ class Samples:
     not trained on."""
     mpp_assumed: bool = False
     """Whether `mpp` is only taken to be the model's, since nobody said the pictures' own."""
+    fit: Literal["stretch", "pad", "crop"] = "stretch"
+    """How pictures that are no squares are made such."""
     whole: tuple[str, ...] = ()
     """SHA-256 of everything in each store, by which models of version 0.1 know them."""
     slides: tuple[str, ...] = ()

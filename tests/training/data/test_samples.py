@@ -49,7 +49,8 @@ def test_image_table(image_table: Path, tiny: TrainConfig) -> None:
 @pytest.mark.parametrize(
     ("rows", "where", "what"),
     [
-        ([("path",), ("a.png",)], "row 2", "has no label"),
+        ([("path",), ("a.png",)], "table.csv", "has no label: its columns are path"),
+        ([("image", "class", "target"), ("a.png", "x", "y")], "table.csv", "has two columns for label: class, target"),
         ([("path", "label"), ("a.png", "x"), ("a.png", "")], "row 3", "has no label"),
         *(
             ([("path", "label"), ("a.png", name)], "row 2", "has no label")
@@ -57,7 +58,7 @@ def test_image_table(image_table: Path, tiny: TrainConfig) -> None:
         ),
         ([("path", "label"), ("a.png", "IDC"), ("b.png", "idc")], "table.csv", "'IDC' and 'idc' differ in case"),
         ([("path", "label"), ("a.png", "a  b"), ("b.png", "a b")], "table.csv", "'a  b' and 'a b' differ in case"),
-        ([("label",), ("x",)], "row 2", "has no path"),
+        ([("label",), ("x",)], "table.csv", "has no path: its columns are label"),
         ([("path", "label"), ("a.png", "x"), ("lost.png", "y")], "row 3", "does not exist"),
         ([("path", "label"), ("text.png", "x")], "row 2", "is no picture"),
         ([("path", "label"), ("a.png", "x"), ("a.png", "x"), ("a.png", "x")], "table.csv", "all tiles are 'x'"),
@@ -113,6 +114,56 @@ def test_given_splits_and_aliases_are_honoured(write_table: WriteTable, tiny: Tr
     samples = samples_from_images(table, tiny)
     assert samples.split.tolist() == ["train", "train", "val", "val", "test", "test"]
     assert samples.case_id.tolist() == [f"p{i}" for i in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("name", "separator", "head"),
+    [("t.tsv", "\t", "image\tclass"), ("t.csv", ";", "filename;target"), ("t.csv", ",", '"file_name","Label"'),
+     ("t.txt", "\t", "img\tcategory")],
+)  # fmt: skip
+def test_tables_as_people_have_them(name: str, separator: str, head: str, tmp_path: Path, tiny: TrainConfig) -> None:
+    for i in range(8):
+        picture(tmp_path / f"{i}.png", i)
+    lines = [head, *(separator.join([f"{i}.png", "xy"[i % 2]]) for i in range(8))]
+    (tmp_path / name).write_text("\n".join(lines))
+    samples = samples_from_images(tmp_path / name, tiny)
+    assert samples.classes == ("x", "y")
+    assert [path.name for path in samples.sources] == [f"{i}.png" for i in range(8)]
+
+
+@pytest.mark.parametrize("split_up", [False, True])
+def test_a_folder_a_class(split_up: bool, tmp_path: Path, tiny: TrainConfig) -> None:
+    for i in range(12):
+        place = tmp_path / (("train", "valid", "test")[i // 2 % 3] if split_up else "") / "xy"[i % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        picture(place / f"{i}.png", i)
+    (tmp_path / "notes.txt").write_text("no picture")
+    samples = samples_from_images(tmp_path, tiny)
+    assert samples.classes == ("x", "y")
+    assert [int(path.stem) % 2 for path in samples.sources] == samples.label.tolist()
+    if split_up:
+        places = [("train", "val", "test")[int(path.stem) // 2 % 3] for path in samples.sources]
+        assert samples.split.tolist() == places
+    with pytest.raises(InputError, match="folder a class"):
+        samples_from_images(tmp_path / ("train/x" if split_up else "x"), tiny)
+
+
+def test_pictures_of_any_shape_are_fitted(tmp_path: Path, tiny: TrainConfig, caplog: pytest.LogCaptureFixture) -> None:
+    """A bright middle third of a wide picture: all of a crop, a third of a padded or a stretched picture's width."""
+    wide = np.zeros((8, 24, 3), np.uint8)
+    wide[:, 8:16] = 200
+    for i in range(8):
+        place = tmp_path / "images" / "xy"[i % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        wide[0, 0] = i
+        assert cv2.imwrite(str(place / f"{i}.png"), wide)
+    bright = {}
+    for fit in ("stretch", "pad", "crop"):
+        samples = samples_from_images(tmp_path / "images", tiny.model_copy(update={"fit": fit}))
+        tile = TileDataset(Split("all", samples, np.arange(8), 24)).__getitems__([0]).tiles[0].numpy()
+        bright[fit] = [int((tile[row, :, 0] > 100).sum()) for row in (1, 12)]
+    assert bright == {"stretch": [8, 8], "pad": [0, 8], "crop": [24, 24]}
+    assert caplog.text.count("8 of 8 pictures are no squares") == 1
 
 
 def test_no_test_split_is_needed_where_none_is_asked_for(write_table: WriteTable, tiny: TrainConfig) -> None:
