@@ -11,6 +11,7 @@ import typer
 
 from pipeline import console
 from pipeline.commands.demo import demo
+from pipeline.commands.doctor import doctor
 from pipeline.commands.embed import embed
 from pipeline.commands.evaluate import evaluate
 from pipeline.commands.evaluate_slides import evaluate_slides
@@ -57,7 +58,7 @@ app.add_typer(exports, name="export")
 app.add_typer(studies, name="study")
 for _command in (
     info, manifest, tile, label, embed, train, tune, evaluate, stress, models, heatmap, view, export_model,
-    evaluate_slides, tiles, init, run, status, provenance, verify, demo,
+    evaluate_slides, tiles, init, run, status, provenance, verify, doctor, demo,
 ):  # fmt: skip  # in the order of their use, which --help keeps
     app.command(cls=SuggestingCommand)(_command)
 _LAST = {"allow_interspersed_args": False}  # what follows slurm's command is that command's own
