@@ -39,14 +39,15 @@ class Finding:
     value: str
     advice: str = ""
     """What to do about it; "" if it is as it should be."""
+    broken: bool = False
+    """Whether specslide cannot work so."""
 
 
 def examine(out: Path, slides: Sequence[Path] = ()) -> Iterator[Finding]:
     """What is found of the installation, the machine, the disk that `out` is on, and slides; each as it is known."""
     known = software_versions(*_SHOWN)
-    yield Finding(
-        "specslide", ", ".join(known.pop(name) for name in ("specslide", "specslide_commit") if name in known)
-    )
+    own = [known.pop(name) for name in ("specslide", "specslide_commit") if name in known]
+    yield Finding("specslide", ", ".join(own))
     yield Finding("system", f"{platform.system()} {platform.machine()}, Python {known.pop('python')}", _system_advice())
     yield Finding("packages", ", ".join(f"{name} {of}" for name, of in known.items()))
     yield from _unmet(requires("specslide") or [])
@@ -75,7 +76,7 @@ def _unmet(requirements: Sequence[str]) -> Iterator[Finding]:
         elif not met:
             wrong.append(f"{requirement.name} {held}, needed {requirement.specifier or 'in any version'}")
     fix = "pip install -c constraints.txt specslide" if wrong else ""
-    yield Finding("requirements", "; ".join(wrong) or "all met", fix)
+    yield Finding("requirements", "; ".join(wrong) or "all met", fix, broken=bool(wrong))
     yield Finding("extras", ", ".join(name for name, whole in sorted(extras.items()) if whole) or "none")
 
 
@@ -113,7 +114,9 @@ def _disk(out: Path) -> Finding:
             os.fsync(file.fileno())
             speed = _PROBE_MB / (time.perf_counter() - start)
     except OSError as error:
-        return Finding("disk", f"{free:.0f} GiB free, cannot be written ({error.strerror})", "choose another folder")
+        return Finding(
+            "disk", f"{free:.0f} GiB free, cannot be written ({error.strerror})", "choose another folder", True
+        )
     advice = "little space is left" if free < 10 else "slow: use a local disk" if speed < 50 else ""
     return Finding("disk", f"{free:.0f} GiB free, writes {speed:.0f} MB/s", advice)
 
@@ -123,7 +126,7 @@ def _slide(name: str, path: Path) -> Iterator[Finding]:
     try:
         chosen, reader = open_reader(path)
     except SpecslideError as error:
-        yield Finding(name, f"cannot be read ({type(error).__name__})", "see what `specslide info` says of it")
+        yield Finding(name, f"cannot be read ({type(error).__name__})", "see what `specslide info` says of it", True)
         return
     first = reader.levels[0]
     scale = "scale unknown" if reader.mpp_xy is None else f"{reader.mpp_xy[0]:.4g} µm/px"

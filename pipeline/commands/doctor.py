@@ -19,7 +19,7 @@ def doctor(
     """What decides whether and how fast specslide runs here: versions, cores, GPU, disk, and what reads a slide.
 
     The page holds nothing private, no path and no name of a slide: paste it into a bug report. The exit code is 1 if
-    something is to be mended.
+    specslide cannot work so.
 
     Examples:
 
@@ -31,5 +31,5 @@ def doctor(
 
     found = list(examine(out, slides or ()))
     console.show_table("specslide doctor", ("what", "found", "to do"), [(f.name, f.value, f.advice) for f in found])
-    if any(finding.advice for finding in found):
+    if any(finding.broken for finding in found):
         raise typer.Exit(1)
