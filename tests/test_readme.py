@@ -31,7 +31,7 @@ OTHERS = {
 """Options of other programs, or of every command; the last are what other tools call ours."""
 
 
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/spectral-decoupling.md")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/spectral-decoupling.md", "docs/models/breast-idc.md")
 
 
 def lines_of(path: Path) -> list[str]:

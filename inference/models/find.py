@@ -22,7 +22,12 @@ WSINFER = "wsinfer:"
 
 
 def find_model(named: Path | str) -> Path:
-    """The folder of a model, given by path or name. Raises ModelError for one that there is not."""
+    """The folder of a model, given by path or name. Raises ModelError for one that there is not.
+
+    Example:
+        >>> find_model("breast-idc").name
+        'breast-idc'
+    """
     folder, name = Path(named), str(named)
     if name.startswith(WSINFER):
         return _zoo_model(name.removeprefix(WSINFER))

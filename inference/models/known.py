@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-PACKAGED: Final[dict[str, Path]] = {}
+_HERE = Path(__file__).parent / "packaged"
+
+PACKAGED: Final[dict[str, Path]] = {"breast-idc": _HERE / "breast-idc"}
 """Name -> model folder. Each says in its model.json what it is for, and under which licence."""
 
 

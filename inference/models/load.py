@@ -19,7 +19,13 @@ def load_model(named: Path | str, device: str | torch.device = "cpu") -> TileMod
     """The tile classifier of a folder or name, in evaluation mode on `device`, after every byte of it was checked.
 
     Names are those of `specslide models`. Raises ModelError for a folder that is missing, incomplete, changed or does
-    not fit its network, for a model of bags, and for a name that there is not."""
+    not fit its network, for a model of bags, and for a name that there is not.
+
+    Example:
+        >>> from inference import load_model
+        >>> load_model("breast-idc").info.classes
+        ('benign', 'idc')
+    """
     folder = find_model(named)
     return load_wsinfer(folder, device) if _is_zoo(folder) else load_tile_model(folder, device)
 

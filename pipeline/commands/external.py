@@ -82,7 +82,7 @@ def bags(
 ) -> None:
     """The study of other hospitals, on models that learn from slide labels alone (see `train --bags`).
 
-    As `specslide study external`, with the features of `specslide embed` in place of pictures. Features cannot be
+    As the command `study external`, with the features that `embed` makes in place of pictures. Features cannot be
     shifted, so the rules that look at shifted validation are not asked.
 
     Examples:

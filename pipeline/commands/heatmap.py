@@ -77,6 +77,8 @@ def heatmap(
 
     Examples:
 
+    `specslide heatmap slide.svs --model breast-idc --out heatmaps`, by the model that comes with the package
+
     `specslide heatmap slide.svs --model run/model --out heatmaps`
 
     `specslide heatmap stores/*.zarr --model run/model --out heatmaps`

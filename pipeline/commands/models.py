@@ -18,6 +18,8 @@ def models() -> None:
 
     `specslide models`
 
+    `specslide heatmap slide.svs --model breast-idc --out heatmaps`
+
     `specslide heatmap slide.svs --model wsinfer:breast-tumor-resnet34.tcga-brca --out heatmaps`
     """
     from inference.models.find import WSINFER, models_at_hand

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import constants
 
 from inference import load_model
@@ -70,3 +71,17 @@ def test_a_run_is_told_from_its_model(tmp_path: Path) -> None:
     write_model(tmp_path / "run" / "model")
     with pytest.raises(ModelError, match=str(tmp_path / "run" / "model")):
         find_model(tmp_path / "run")
+
+
+def test_models_that_come_with_the_package_are_whole() -> None:
+    for name, folder in PACKAGED.items():
+        model = load_model(name)
+        assert model.novelty is not None
+        for said in ("tissue", "licence", "limits"):
+            assert model.info.said(said)
+        assert "research" in (folder / "README.md").read_text().lower()
+        assert sum(file.stat().st_size for file in folder.iterdir()) < 20_000_000
+        answers, ratios = model.predict_with_novelty(torch.zeros(2, 50, 50, 3, dtype=torch.uint8).numpy())
+        assert answers.shape == (2, len(model.info.classes))
+        assert ratios is not None
+        assert (ratios > 1).all()  # black tiles are none it has seen
