@@ -24,7 +24,7 @@ from training import TrainConfig
 QUICK = {"info", "tile", "tiles", "label", "embed", "verify", "slurm"}
 """What takes seconds; the whole tour is followed nightly."""
 OTHERS = {
-    "--help", "--version", "--exclude", "--rm", "--read-only",
+    "--help", "--version", "--log-format", "--exclude", "--rm", "--read-only",
     "--ntasks-per-node", "--ntasks", "--build-arg", "--profile", "--nv",
     "--patch-size", "--mag", "--batch",
 }  # fmt: skip
