@@ -49,8 +49,8 @@ class _Look:
     unreadable: tuple[tuple[slice, slice], ...]
 
 
-def plan_tiles(slide: Slide, config: TilingConfig, tissue_file: Path | None = None) -> Plan:
-    """Decide which tiles a slide is made of: those with at least `min_tissue` tissue.
+def plan_tiles(slide: Slide, config: TilingConfig, tissue_file: Path | None = None, *, threads: int = 1) -> Plan:
+    """Decide which tiles a slide is made of: those with at least `min_tissue` tissue; it is looked at by `threads`.
 
     Raises SlideError, ConfigError, InputError for the `tissue_file`.
     """
@@ -64,7 +64,7 @@ def plan_tiles(slide: Slide, config: TilingConfig, tissue_file: Path | None = No
     if width * height > _MAX_MASK_PX:
         what = f"has {slide.width} x {slide.height} px at {slide.mpp:g} micrometres, more than any glass slide holds"
         raise SlideError(slide.path, what, "check its scale and pass --slide-mpp, or copy the slide again")
-    look = _look(slide, mask_px0, (width, height))
+    look = _look(slide, mask_px0, (width, height), threads)
     # Around what was scanned there is no slide: nothing there is looked at, or counts as glass. Where tissue is
     # detected, a pixel that is partly beyond the edge, and so partly white, is taken for what its neighbour is.
     mpp, reach = mask_px0 * slide.mpp, slide.frame.pixels(mask_px0)
@@ -108,7 +108,7 @@ def fitted_grid(slide: Slide, config: TilingConfig) -> Grid:
         raise ConfigError(f"{slide.path}: {error.where}", error.what, fix) from None
 
 
-def _look(slide: Slide, mask_px0: float, size: tuple[int, int]) -> _Look:
+def _look(slide: Slide, mask_px0: float, size: tuple[int, int], threads: int) -> _Look:
     """The slide at `size` (width, height), pixels of `mask_px0` level-0 pixels a side, by one read of a finer scale.
 
     Only the thumbnail is held at a finer scale: whatever the slide's size, memory is that of the result.
@@ -119,7 +119,8 @@ def _look(slide: Slide, mask_px0: float, size: tuple[int, int]) -> _Look:
     thumbnail = np.full((height * thumbnail_times, width * thumbnail_times, 3), 255, np.uint8)
     spread, unreadable = np.zeros((height, width), np.uint8), list[tuple[slice, slice]]()
     size0 = (round(width * mask_px0), round(height * mask_px0))
-    for rows, columns, pixels in slide.overview(size0, (width * times, height * times), unit=times):
+    finer = (width * times, height * times)
+    for rows, columns, pixels in slide.overview(size0, finer, unit=times, threads=threads):
         own = _coarser(rows, columns, times)
         if pixels is None:
             unreadable.append(own)

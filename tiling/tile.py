@@ -19,7 +19,7 @@ from tiling.core.arrays import Float32Array, UInt8Array
 from tiling.core.artefact import DONE, Recipe, atomic_folder, locked_folder, require_own, state
 from tiling.core.errors import ConfigError, OutputError, SlideError, StoreError
 from tiling.core.files import sha256_json
-from tiling.core.threads import read_ahead, usable_cores
+from tiling.core.threads import beside, read_ahead, usable_cores
 from tiling.core.versions import software_versions
 from tiling.grid import Grid, Tiles
 from tiling.manifest import require_slide_id
@@ -131,15 +131,23 @@ def tile_slide(
     preview_path = store_path.with_suffix(".png")
     if preview_path.resolve() in {path.resolve() for path in (annotation, tissue_file) if path is not None}:
         raise OutputError(preview_path, "is read for the store, whose preview would replace it", "choose another --out")
-    with Slide(slide_path, mpp=slide_mpp) as slide, locked_folder(store_path):
-        facts, config = slide_facts(slide, slide_id), config.for_slide(slide.mpp)
+    workers = threads or usable_cores()
+    # The slide is hashed while it is tiled, unless a store is there already, which may be the very one.
+    with Slide(slide_path, mpp=slide_mpp) as slide, locked_folder(store_path), beside(slide.sha256) as hashed:
+        config = config.for_slide(slide.mpp)
         inputs = tiling_inputs(config, slide_mpp, annotation, tissue_file)
-        recipe = store_recipe(facts.sha256, inputs)
+
+        def facts() -> SlideFacts:
+            return slide_facts(slide, slide_id, hashed.result())
+
+        def recipe() -> Recipe:
+            return store_recipe(hashed.result(), inputs)
+
         kept = _kept(store_path, recipe, overwrite)
         if kept is None:
-            plan = plan_tiles(slide, config, tissue_file)
+            plan = plan_tiles(slide, config, tissue_file, threads=workers() if callable(workers) else workers)
             with atomic_folder(store_path, recipe) as folder:
-                _write(folder, slide, plan, config, facts, inputs, annotation, progress, threads or usable_cores())
+                _write(folder, slide, plan, config, facts, inputs, annotation, progress, workers)
                 preview_path.unlink(missing_ok=True)  # of the store that is about to be replaced
         store = kept or TileStore(store_path)
         if not preview_path.exists():
@@ -310,7 +318,7 @@ def _write(
     slide: Slide,
     plan: Plan,
     config: TilingConfig,
-    facts: SlideFacts,
+    facts: Callable[[], SlideFacts],
     inputs: dict[str, object],
     annotation: Path | None,
     progress: Progress | None,
@@ -331,7 +339,7 @@ def _write(
     fractions = annotation_fractions(annotation, tiles, slide.frame, config.annotation) if annotation else {}
     names = tuple(measure(np.full((64, 64, 3), 255, np.uint8)))
     attributes = StoreAttributes(
-        slide=facts,
+        slide=facts(),
         grid=tiles.grid,
         mpp=tiles.grid.mpp,
         mask_px0=plan.mask.downsample,
@@ -377,7 +385,7 @@ class _Written:
         return {name: np.array([tile[name] for tile in self._measured], np.float32) for name in names}
 
 
-def _kept(path: Path, recipe: Recipe, overwrite: bool) -> TileStore | None:
+def _kept(path: Path, recipe: Callable[[], Recipe], overwrite: bool) -> TileStore | None:
     """The store that is there already and was made by that recipe; with `overwrite`, another is replaced, not refused.
 
     Of its bytes only the metadata are checked, with `overwrite` all.
@@ -386,7 +394,7 @@ def _kept(path: Path, recipe: Recipe, overwrite: bool) -> TileStore | None:
         return None
     try:
         store = TileStore(path)
-        found = state(path, recipe, before=store.recipe, only=None if overwrite else ())
+        found = state(path, recipe(), before=store.recipe, only=None if overwrite else ())
         if found == DONE:
             store.slide.frame()  # raises for a store that does not know it
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import threading
@@ -466,6 +467,40 @@ def test_a_damaged_tile_is_left_out_and_named(tmp_path: Path) -> None:
     np.testing.assert_array_equal(store.quality["focus"], whole.quality["focus"][kept])
 
 
+def test_the_slide_in_small_is_the_same_with_any_number_of_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In 16 parts and more, of which the damaged tile touches some, which are looked at again in quarters."""
+    monkeypatch.setattr("tiling.slides.slide._PART_PX", 64)
+    path = stained_slide(tmp_path / "bad.tif", side=1280)
+    damage_tile(path, 12)
+    found = {}
+    for threads in (1, 2, 5):
+        with Slide(path) as slide:
+            plan = plan_tiles(slide, WHOLE, threads=threads)
+        found[threads] = (plan.tiles.places(), plan.thumbnail.values.tobytes(), plan.mask.values.tobytes())
+    assert found[1] == found[2] == found[5]
+    assert plan.mask.values.all()  # what is damaged counts as tissue
+    assert (plan.thumbnail.values == 255).all(axis=2).sum() > 100
+
+
+def test_the_slide_is_hashed_while_it_is_tiled_and_a_failure_is_the_slides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = stained_slide(tmp_path / "a.tif", side=512)
+
+    def fails(_slide: Slide, _unwanted: object = None) -> str:
+        raise SlideError(path, "cannot be read (Input/output error)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Slide, "sha256", fails)
+        with pytest.raises(SlideError, match="Input/output error"):
+            tile_slide(path, tmp_path / "stores", WHOLE)
+    assert not list((tmp_path / "stores").glob("*.zarr*/tiles"))
+    store = TileStore(tile_slide(path, tmp_path / "stores", WHOLE).store)
+    assert store.slide.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 @pytest.mark.parametrize(("codec", "fast"), [("jpeg:80", True), ("lossless", False), ("source", True)])
 def test_the_same_bytes_with_any_number_of_threads(
     tmp_path: Path, file_hashes: FileHashes, monkeypatch: pytest.MonkeyPatch, codec: str, fast: bool
@@ -562,9 +597,10 @@ def test_source_says_which_settings_align(tmp_path: Path, change: dict[str, obje
     assert names(tmp_path / "out") == []
 
 
-def test_source_needs_jpeg_tiles(dicom: Path, tmp_path: Path) -> None:
+def test_source_needs_jpeg_tiles(tmp_path: Path) -> None:
+    write_pyramid(tmp_path / "a.tif", np.full((512, 512, 3), 200, np.uint8), mpp=0.5, compression="none")
     with pytest.raises(ConfigError, match=r"none to copy.*--codec jpeg:90"):
-        tile_slide(dicom, tmp_path, TilingConfig(mpp=0.499, tile_px=240, codec="source"))
+        tile_slide(tmp_path / "a.tif", tmp_path / "out", TilingConfig(mpp=0.5, tile_px=256, codec="source"))
 
 
 def test_a_scale_too_fine_names_the_slide(small_slide: Path, tmp_path: Path) -> None:

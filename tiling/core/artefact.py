@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,9 +103,11 @@ def locked_folder(final: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_folder(
-    final: Path, recipe: Recipe | None = None, *, made_with: Mapping[str, Any] | None = None
+    final: Path, recipe: Recipe | Callable[[], Recipe] | None = None, *, made_with: Mapping[str, Any] | None = None
 ) -> Iterator[Path]:
     """Yield an empty folder to fill; on a clean exit it is hashed, synced and renamed to `final`.
+
+    A recipe that is known only when the folder has been filled is asked for then.
 
     To be used inside `locked_folder(final)`. A folder already called `final` is replaced. After an exception nothing
     is left, and a folder that was to be replaced is back. Raises OutputError for whatever the file system refuses
@@ -119,7 +121,8 @@ def atomic_folder(
         partial.mkdir()
         yield partial
         names = [path.relative_to(partial).as_posix() for path in sorted(partial.rglob("*")) if path.is_file()]
-        commit = Commit(_hash_files(partial, names), recipe, made_with or {})
+        known = recipe() if callable(recipe) else recipe
+        commit = Commit(_hash_files(partial, names), known, made_with or {})
         (partial / COMMIT).write_text(_commit_text(commit))
         for path in partial.rglob("*"):
             sync(path)

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,14 +25,20 @@ log = logging.getLogger(__name__)
 
 FEATURES = ".features.zarr"
 """What names of feature stores end in."""
+_BLOCK_BYTES = 1 << 20
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}  # some Lustre, NFS and FUSE mounts
 
 
-def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, as 64 hexadecimal digits. Raises OSError."""
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+def sha256_file(path: Path, unwanted: threading.Event | None = None) -> str:
+    """SHA-256 of a file's bytes, as 64 hexadecimal digits. Raises OSError, InterruptedError once it is `unwanted`."""
+    digest, block = hashlib.sha256(), bytearray(_BLOCK_BYTES)
+    with path.open("rb", buffering=0) as f:
+        while count := f.readinto(block):
+            if unwanted is not None and unwanted.is_set():
+                raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR), str(path))
+            digest.update(memoryview(block)[:count])
+    return digest.hexdigest()
 
 
 def require_regular(path: Path) -> None:

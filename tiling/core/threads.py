@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -58,6 +60,17 @@ def read_ahead(
         finally:
             for future in waiting:
                 future.cancel()
+
+
+@contextmanager
+def beside(task: Callable[[threading.Event], Result]) -> Iterator[Future[Result]]:
+    """A task that another thread does meanwhile; the event tells it that nobody waits for its result any more."""
+    unwanted = threading.Event()
+    with ThreadPoolExecutor(1, thread_name_prefix="beside") as pool:
+        try:
+            yield pool.submit(task, unwanted)
+        finally:
+            unwanted.set()
 
 
 def _container_cores(cgroup: Path) -> float:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Self
@@ -22,6 +23,7 @@ import tifffile
 from tiling.core.arrays import UInt8Array
 from tiling.core.errors import SlideError
 from tiling.core.files import sha256_file, sha256_json
+from tiling.core.threads import read_ahead
 from tiling.core.tiff import DAMAGE
 from tiling.grid import MAX_SIDE0, Bounds, Frame
 from tiling.slides.direct import open_tiled_levels
@@ -183,31 +185,39 @@ class Slide:
         return picture
 
     def overview(
-        self, size0: tuple[int, int], size: tuple[int, int], *, unit: int = 1
+        self, size0: tuple[int, int], size: tuple[int, int], *, unit: int = 1, threads: int = 1
     ) -> Iterator[tuple[slice, slice, UInt8Array | None]]:
         """The level-0 rectangle of `size0` at the slide's corner, resampled to `size`, a part at a time.
 
         Gives a part's rows and columns in the result, which begin and end at multiples of `unit`, as `size` does, and
         its pixels uint8 (h, w, 3), or None where a damaged part of the slide lies there. Parts outside what was scanned
-        are left out. Raises SlideError if more of the slide is damaged than is worth looking for.
+        are left out. Read by `threads`. Raises SlideError if more of the slide is damaged than is worth looking for.
         """
-        level = self._level_for(size0, size)
-        waiting, failures = list(self._parts(level, size0, size, unit)), 0
+        level, failures = self._level_for(size0, size), 0
+        waiting = list(self._parts(level, size0, size, unit))
         while waiting:
-            part = waiting.pop()
-            if not part.meets(self.frame.scanned):
-                continue
-            try:
-                yield part.rows, part.columns, self._read_part(level, part.x0, part.y0, part.size0, part.size)
-            except SlideError as error:
-                failures += 1
-                if failures > _MAX_OVERVIEW_FAILURES:
-                    fix = "copy or scan the slide again"
-                    raise SlideError(self.path, "is damaged or incomplete in too many places", fix) from error
-                if max(part.size) <= max(_MIN_PART_PX, unit):
-                    yield part.rows, part.columns, None
-                else:
-                    waiting += part.quarters(size0, size, unit)
+            parts, waiting = [part for part in waiting if part.meets(self.frame.scanned)], []
+            tasks = (partial(self._tried, level, part) for part in parts)
+            with closing(read_ahead(tasks, threads, threads if threads == 1 else threads + 1)) as found:
+                for part, pixels in zip(parts, found, strict=True):
+                    if not isinstance(pixels, SlideError):
+                        yield part.rows, part.columns, pixels
+                        continue
+                    failures += 1
+                    if failures > _MAX_OVERVIEW_FAILURES:
+                        fix = "copy or scan the slide again"
+                        raise SlideError(self.path, "is damaged or incomplete in too many places", fix) from pixels
+                    if max(part.size) <= max(_MIN_PART_PX, unit):
+                        yield part.rows, part.columns, None
+                    else:
+                        waiting += part.quarters(size0, size, unit)
+
+    def _tried(self, level: int, part: _Part) -> UInt8Array | SlideError:
+        """The part's pixels, or why they cannot be decoded."""
+        try:
+            return self._read_part(level, part.x0, part.y0, part.size0, part.size)
+        except SlideError as error:
+            return error
 
     def native_tile_px(self, level: int) -> tuple[int, int] | None:
         """Width and height of the level's own JPEG tiles, its pixels; None if it has none that can be copied."""
@@ -256,14 +266,14 @@ class Slide:
         with self._readers.borrowed() as reader:
             return reader.read(x0, y0, level, width, height)
 
-    def sha256(self) -> str:
+    def sha256(self, unwanted: threading.Event | None = None) -> str:
         """SHA-256 of the slide as stored: of its file, or of all files of a slide that has several.
 
-        Raises SlideError if they cannot be read.
+        Raises SlideError if they cannot be read, or once it is `unwanted`.
         """
         try:
             files = slide_files(self.path)
-            hashes = [sha256_file(p) for p in files]
+            hashes = [sha256_file(p, unwanted) for p in files]
         except OSError as error:
             raise unreadable(self.path, error) from error
         if entry_file(self.path).name in MARKS:  # OME-Zarr: a chunk's name is its place

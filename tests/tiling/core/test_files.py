@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -418,6 +420,12 @@ def test_nan_is_refused() -> None:
 
 def test_sha256_of_nothing(tmp_path: Path) -> None:
     (tmp_path / "a").touch()
+    unwanted = threading.Event()
+    (tmp_path / "b").write_bytes(bytes(3 << 20))
+    assert sha256_file(tmp_path / "b", unwanted) == hashlib.sha256(bytes(3 << 20)).hexdigest()
+    unwanted.set()
+    with pytest.raises(InterruptedError):
+        sha256_file(tmp_path / "b", unwanted)
     assert sha256_file(tmp_path / "a") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tiling.core import threads
-from tiling.core.threads import read_ahead, usable_cores
+from tiling.core.threads import beside, read_ahead, usable_cores
 
 
 @pytest.mark.parametrize(
@@ -136,3 +136,13 @@ def test_how_many_are_at_work_may_change() -> None:
     assert next(results) == 0
     assert begun == [0]
     assert [*results] == [1, 2, 3, 4, 5]
+
+
+def test_what_is_done_beside_is_waited_for_and_told_when_nobody_wants_it() -> None:
+    with beside(lambda unwanted: (threading.current_thread() is threading.main_thread(), unwanted.is_set())) as done:
+        assert done.result() == (False, False)
+    with pytest.raises(ZeroDivisionError), beside(lambda unwanted: unwanted.wait(60)) as waiting:
+        raise ZeroDivisionError
+    assert waiting.result()  # at once
+    with beside(lambda unwanted: 1 // 0) as failed, pytest.raises(ZeroDivisionError):
+        failed.result()
