@@ -39,6 +39,7 @@ def demo(
     _, what, note = heatmap_outcome(report.real)
     console.say(f"real slide: {what}, in {report.real.folder}, {note}")
     console.say(f"all of it on one page: {report.page}")
+    console.say(f"its slides in the browser: specslide view {out} --manifest {out / 'cohort' / 'manifest.csv'}")
 
 
 def show_slide_labels(out: Path, seed: int) -> None:

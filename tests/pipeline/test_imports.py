@@ -78,7 +78,7 @@ WINGS: dict[str, tuple[str, ...]] = {  # what the modules of a wing may import o
     "pipeline/execution": ("console", "meter", "redaction", "study"),  # of which the ledger alone
     "pipeline/study": ("console", "meter", "execution", "redaction"),
     "pipeline/demo": ("execution", "study"),
-    "pipeline/commands": ("console", "meter", "demo", "execution", "provenance", "redaction", "study"),
+    "pipeline/commands": ("console", "meter", "demo", "doctor", "execution", "provenance", "redaction", "study"),
 }
 
 

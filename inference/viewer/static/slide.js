@@ -1,6 +1,7 @@
 // The page of one slide: the map, the heatmap over it, and the panel beside it.
 /* global L */
 import { fetched, make, number, order, percent, TEXTS } from "./common.js";
+import { comparison } from "./compare.js";
 import { deepZoom, drawSquare, linkPlace, pixel0, scaleBar } from "./deep.js";
 import { marksPanel } from "./marks.js";
 import { fetchMap, fetchTiles, highest, histogram, outline, paint, shade, tileFinder } from "./heat.js";
@@ -31,13 +32,16 @@ const showWhole = linkPlace(map, whole);
 scaleBar(map, slide);
 map.createPane("heat").style.zIndex = 350;
 map.createPane("lines").style.zIndex = 450;
+map.createPane("marks").style.zIndex = 460;
 
 // What is shown of the heatmap, and how. `tiles`, `values` and `find` belong to the model and layer that are chosen.
 const state = { model: null, layer: 0, tiles: null, values: null, find: null, picture: null, pinned: null, threshold: 0 };
 const lines = L.layerGroup().addTo(map);
 const grid = L.layerGroup().addTo(map);
 const mark = L.layerGroup().addTo(map);
-const renderer = L.canvas({ pane: "lines", padding: 0.3 });
+const edges = L.canvas({ pane: "lines", padding: 0.3 });
+const renderer = L.canvas({ pane: "marks", padding: 0.3 });
+const compared = slide.models.length > 1 ? comparison(map, slide, ["heat", "lines"]) : null;
 
 // ------------------------------------------------------------------------------------------------ the panel's parts
 
@@ -81,7 +85,7 @@ function buildPanel() {
   controls.colours.append(...Object.keys(colours).map((name) => make("option", { value: name }, name)));
   panel.append(
     section(T.title, true, controls.show.label,
-      ...(slide.models.length > 1 ? [field(T.model, controls.model)] : []),
+      ...(compared === null ? [] : [field(T.model, controls.model), ...compared.elements]),
       field(T.layer, controls.layer), legend, ends, field(T.opacity, controls.opacity),
       field(T.threshold, controls.threshold, controls.at), share, bars,
       controls.above.label, controls.rising.label, controls.outline.label, controls.grid.label, field(T.colours, controls.colours)),
@@ -134,9 +138,10 @@ function redraw() {
     const reach = model().map.downsample;
     const drawn = outline(state.values, model().map.shape, how.threshold).map((ends) => ends.map(([y, x]) => [y * reach, x * reach]));
     for (const [color, weight] of [["#fff", 4], ["#000", 2]]) {
-      lines.addLayer(L.polyline(drawn, { renderer, color, weight, interactive: false, smoothFactor: 0, lineCap: "square" }));
+      lines.addLayer(L.polyline(drawn, { renderer: edges, color, weight, interactive: false, smoothFactor: 0, lineCap: "square" }));
     }
   }
+  compared?.redraw({ ...how, opacity: controls.show.input.checked ? controls.opacity.value / 100 : 0, outline: controls.show.input.checked && controls.outline.input.checked });
   drawLegend(how);
   drawHistogram(how);
   drawGrid();

@@ -44,6 +44,7 @@ export const TEXTS = {
     title: "Tile", none: "Move over the slide; a click pins the tile.", pinned: "Pinned", release: "Release",
     place: (x, y) => `x ${x}, y ${y}`, picture: "The pinned tile at full resolution with its surroundings",
   },
+  compare: { with: "To the right of the line", none: "the same model", swipe: "Line between the models" },
   marks: {
     title: "Marks", reader: "Your name (letters, digits, -)", name: "Class", note: "Note", polygon: "Polygon",
     rectangle: "Rectangle", point: "Point", tile: "Pinned tile", remove: "Remove", of: (reader) => `by ${reader}`,

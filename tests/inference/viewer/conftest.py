@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import uvicorn
 from numpy.typing import NDArray
+from starlette.types import ASGIApp
 
 from inference.exports import TABLE
 from inference.exports.tables import write_parquet
@@ -127,19 +129,24 @@ class Served:
     marks: Path
 
 
-@pytest.fixture(scope="module")
-def served(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """The site behind a real server, in a thread."""
-    marks = tmp_path_factory.mktemp("marks")
-    app = make_app(site, TOKEN, marks=MarkFolder(marks))
+@contextmanager
+def serving(app: ASGIApp) -> Iterator[int]:
+    """An application behind a real server, in a thread; yields its port."""
     config = uvicorn.Config(app, port=0, log_level="error", lifespan="off", ws="none", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
         assert thread.is_alive()
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield Served(f"http://127.0.0.1:{port}", port, marks)
+    yield server.servers[0].sockets[0].getsockname()[1]
     server.should_exit = True
     thread.join(20)
     assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def served(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The site behind a real server."""
+    marks = tmp_path_factory.mktemp("marks")
+    with serving(make_app(site, TOKEN, marks=MarkFolder(marks))) as port:
+        yield Served(f"http://127.0.0.1:{port}", port, marks)

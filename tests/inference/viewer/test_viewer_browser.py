@@ -14,7 +14,19 @@ from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Browser, Page
 
-from tests.inference.viewer.conftest import BLACK, SIZE0, TILE0, TOKEN, Served
+from inference.viewer.cohort import find_cohort
+from inference.viewer.server import make_app
+from inference.viewer.site import Site
+from tests.inference.viewer.conftest import (
+    BLACK,
+    SIZE0,
+    TILE0,
+    TOKEN,
+    Places,
+    Served,
+    serving,
+    write_heatmap,
+)
 from tiling.annotations.rasterize import read_polygons
 from tiling.grid import Frame
 
@@ -230,6 +242,40 @@ def test_a_slide_that_is_not_there_says_so(browser: Browser, served: Served) -> 
         page.goto(f"{served.address}/?token={TOKEN}")
         page.goto(f"{served.address}/slide.html?slide=77")
         page.get_by_text("There is no such slide.").wait_for()
+
+
+@pytest.fixture(scope="module")
+def two_models(places: Places, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a slide that two models have looked at: one calls its left half, the other its right half."""
+    folder, half = tmp_path_factory.mktemp("two"), np.full((8, 10), 0.1, np.float32)
+    half[:, :5] = 0.9
+    for name, values in (("a", half), ("b", half[:, ::-1])):
+        (folder / name).mkdir()
+        write_heatmap(folder / name / "one", places.slides / "one-file.tif", "one", np.ascontiguousarray(values))
+    site = Site(find_cohort([folder / "a", folder / "b"], places.rows[:1]))
+    with serving(make_app(site, TOKEN)) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+def test_two_models_with_a_line_between_them(browser: Browser, two_models: str) -> None:
+    """Left of the line the picture is the first model's, right of it the other's."""
+    with browser.new_page(viewport={"width": 1200, "height": 800}) as page:
+        page.goto(f"{two_models}/?token={TOKEN}")
+        page.goto(f"{two_models}/slide.html?slide=0")
+        drawn(page)
+        page.get_by_label("Opacity", exact=True).fill("100")
+        page.get_by_label("To the right of the line").select_option(index=2)
+        page.wait_for_timeout(300)
+        pictures = []
+        for value in ("100", "0", "50"):
+            page.get_by_label("Line between the models").fill(value)
+            pictures.append(pixels(page))
+        first, other, both = pictures
+        middle = first.shape[1] // 2
+        assert (np.abs(first - other).max(-1) > 40).mean() > 0.3
+        left, right = slice(60, middle - 4), slice(middle + 4, first.shape[1] - 4)  # without buttons and the line
+        assert np.abs(both[:-60, left] - first[:-60, left]).max() == 0
+        assert np.abs(both[:-60, right] - other[:-60, right]).max() == 0
 
 
 def test_a_polygon_is_drawn_saved_found_again_and_read_by_others(slide: Page, served: Served) -> None:

@@ -63,3 +63,13 @@ def test_what_cannot_be_shown_is_said(
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert named in line
+
+
+def test_the_export_is_written_and_named(small_slide: Path, tmp_path: Path, run_cli: RunCli) -> None:
+    done = run_cli("view", small_slide, "--export", tmp_path / "web")
+    assert done.returncode == 0, done.stderr
+    assert {"index.html", "slide.html", "data", "leaflet", "commit.json"} <= {
+        p.name for p in (tmp_path / "web").iterdir()
+    }
+    assert "http.server" in done.stdout
+    assert "0 damaged" in run_cli("verify", tmp_path / "web").stdout
