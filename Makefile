@@ -7,7 +7,7 @@ DEMO   ?= demo-out
 # Parallel tests share the cores: threads spinning inside each process would only fight. Three, for some of them wait.
 test: export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test nightly check clean
+.PHONY: demo test nightly check dist clean
 .DELETE_ON_ERROR:
 
 $(READY): pyproject.toml constraints.txt
@@ -30,6 +30,12 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+dist: $(READY)
+	rm -rf dist
+	$(BIN)/python -m hatchling build -d dist
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
 
 clean:
 	rm -rf $(VENV) $(DEMO) .pytest_cache .mypy_cache .ruff_cache
