@@ -30,6 +30,7 @@ from tiling.core.arrays import Float32Array
 from tiling.core.errors import ConfigError
 from tiling.core.text import threshold_text
 from tiling.core.versions import RESEARCH_USE
+from tiling.slides.slide import Slide
 
 _STATIC = Path(__file__).parent / "static"
 _LEAFLET, _LEAFLET_FILES = "js_lib_leaflet", ("leaflet.js", "leaflet.css")
@@ -60,7 +61,8 @@ class Site:
         self.cohort, self.pictures = cohort, pictures or Pictures(cohort.slides)
         self._files = _static_files()
         self._numbers: OrderedDict[tuple[int, int], Numbers] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock, self._checking = threading.Lock(), threading.Lock()
+        self._same: dict[int, bool] = {}
 
     def get(self, address: str) -> Answer | None:
         """What an address holds; None for one that does not exist. Raises SpecslideError if it cannot be read."""
@@ -76,7 +78,7 @@ class Site:
         yield from self._files
         yield from ("data/slides.json", "data/colours.json")
         for number, shown in enumerate(self.cohort.slides):
-            yield from (f"data/{number}/slide.json", f"data/{number}/thumbnail.jpg")
+            yield from (f"data/{number}/{name}" for name in ("slide.json", "check.json", "thumbnail.jpg"))
             for model in range(len(shown.results)):
                 yield f"data/{number}/{model}/tiles.bin"
                 layers = self._numbers_of(number, model).layers
@@ -105,6 +107,20 @@ class Site:
             facts: dict[str, Any] = _listed(number, shown) | _pictured(picture)
         facts["models"] = [self._model(number, model, result) for model, result in enumerate(shown.results)]
         return _json(facts | {"notice": RESEARCH_USE, "drawable": self.drawable})
+
+    def _check(self, number: int) -> bytes | None:
+        """Whether the slide at hand is the one that was predicted, byte for byte; null where nothing can tell."""
+        if number >= len(self.cohort.slides):
+            return None
+        shown = self.cohort.slides[number]
+        same = None
+        if shown.slide is not None and shown.results:
+            with self._checking:  # one at a time: it reads the whole file
+                if number not in self._same:
+                    with Slide(shown.slide) as slide:
+                        self._same[number] = slide.sha256() == shown.results[0].summary.slide.sha256
+            same = self._same[number]
+        return _json({"same": same})
 
     def _model(self, number: int, model: int, result: Result) -> dict[str, Any]:
         """What the browser needs to draw a heatmap, and what is known of it."""
@@ -183,6 +199,7 @@ _ADDRESSES: tuple[tuple[re.Pattern[str], Callable[..., bytes | None]], ...] = (
     (_address("data/slides.json"), Site._slides),
     (_address("data/colours.json"), Site._colours),
     (_address("data/N/slide.json"), Site._slide),
+    (_address("data/N/check.json"), Site._check),
     (_address("data/N/thumbnail.jpg"), Site._thumbnail),
     (_address("data/N/N/tiles.bin"), Site._tiles),
     (_address("data/N/N/map-N.bin"), Site._map),

@@ -344,3 +344,7 @@ if (slide.models.length) {
   await chooseModel(0);
 }
 document.body.dataset.ready = "yes";
+if ((await fetched(`data/${slide.number}/check.json`)).same === false) {
+  found("warning").append(make("p", {}, TEXTS.otherSlide));
+  found("warning").hidden = false;
+}

@@ -7,7 +7,7 @@ export const TEXTS = {
   panel: "Panel",
   map: "The slide. Arrow keys move it, plus and minus zoom.",
   noSlide: "There is no such slide.",
-  failed: "cannot be read; the terminal says why",
+  otherSlide: "This is not the slide that the heatmap was made of: the file has changed since, or is another one.",
   pixels: {
     store: "The slide is not at hand: its tiles are shown on a thumbnail, tissue only.",
     none: "Neither the slide nor its store is at hand: only what was predicted is shown.",

@@ -15,8 +15,11 @@ from inference.viewer.cohort import find_cohort
 from inference.viewer.pictures import Pictures
 from inference.viewer.site import Site
 from inference.viewer.zooms import Square
+from pipeline.demo.synthetic import write_pyramid
 from tests.inference.viewer.conftest import BLACK, SIZE0, TILE0, Places, black_tile, got
+from tests.pipeline.test_phi import LIME, MAGENTA, make_canary
 from tiling import Slide
+from tiling.manifest import ManifestRow
 
 
 def pixels_of(data: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.int16]]:
@@ -146,3 +149,27 @@ def test_a_tile_of_the_slides_own_is_copied_without_its_texts(places: Places, tm
         assert got(site, "data/0/3/2-1.jpg") == expected
         assert (simplejpeg.decode_jpeg(expected) == slide.read_region(512, 256, 0, 256, 256)).all()
         assert got(site, "data/0/2/1-0.jpg") != slide.native_stream(0, 1, 0), "coarser ones are drawn"
+
+
+def test_a_slide_that_is_another_one_is_noticed(places: Places, tmp_path: Path) -> None:
+    """Of the same name and size, so that only its bytes tell."""
+    path = tmp_path / "one.tif"
+    write_pyramid(path, 255 - black_tile(), mpp=0.5, levels=2)
+    other = Site(find_cohort([places.heatmaps / "one", path]))
+    assert json.loads(got(other, "data/0/check.json")) == {"same": False}
+    right = Site(find_cohort([places.heatmaps], places.rows))
+    assert json.loads(got(right, "data/0/check.json")) == {"same": True}
+    assert json.loads(got(Site(find_cohort([path])), "data/0/check.json")) == {"same": None}
+
+
+def test_nothing_private_of_a_slide_is_at_any_address(tmp_path: Path) -> None:
+    """Neither its texts, nor its name, nor its label and macro images."""
+    canary = make_canary(tmp_path, 7)
+    row = ManifestRow(slide_path=canary.path, slide_id=canary.slide_id, case_id="c")
+    site = Site(find_cohort([], [row]))
+    for address in site.addresses():
+        data = got(site, address)
+        assert not any(word.encode() in data for word in canary.words.values()), address
+        if address.endswith(".jpg"):
+            for colour in (MAGENTA, LIME):
+                assert np.abs(pixels_of(data) - np.array(colour)).sum(-1).min() > 60, address

@@ -6,6 +6,7 @@ import io
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from playwright.sync_api import Browser, Page
 from inference.viewer.cohort import find_cohort
 from inference.viewer.server import make_app
 from inference.viewer.site import Site
+from pipeline.demo.synthetic import write_pyramid
 from tests.inference.viewer.conftest import (
     BLACK,
     SIZE0,
@@ -24,6 +26,7 @@ from tests.inference.viewer.conftest import (
     TOKEN,
     Places,
     Served,
+    black_tile,
     serving,
     write_heatmap,
 )
@@ -242,6 +245,15 @@ def test_a_slide_that_is_not_there_says_so(browser: Browser, served: Served) -> 
         page.goto(f"{served.address}/?token={TOKEN}")
         page.goto(f"{served.address}/slide.html?slide=77")
         page.get_by_text("There is no such slide.").wait_for()
+
+
+def test_another_slide_under_the_heatmap_is_said(browser: Browser, places: Places, tmp_path: Path) -> None:
+    write_pyramid(tmp_path / "one.tif", 255 - black_tile(), mpp=0.5, levels=2)
+    site = Site(find_cohort([places.heatmaps / "one", tmp_path]))
+    with serving(make_app(site, TOKEN)) as port, browser.new_page() as page:
+        page.goto(f"http://127.0.0.1:{port}/?token={TOKEN}")
+        page.goto(f"http://127.0.0.1:{port}/slide.html?slide=0")
+        page.get_by_text("This is not the slide").wait_for()
 
 
 @pytest.fixture(scope="module")
