@@ -34,6 +34,10 @@ class Coding(Protocol):
     """How the tiles of one level are coded."""
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of what is coded in one piece."""
+
+    @property
     def copied(self) -> bool:
         """Whether a tile's bytes are a JPEG that can be copied."""
 

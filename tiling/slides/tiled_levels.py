@@ -156,7 +156,8 @@ class TiledLevels:
     def jpeg_tile_px(self, level: int) -> tuple[int, int] | None:
         """Width and height of the native JPEG tiles of a level, in its pixels: multiples of 16; None if it has none."""
         shape = self._levels[level]
-        return (shape.tile_w, shape.tile_h) if shape and shape.coding.copied else None
+        own = shape is not None and shape.coding.copied and shape.coding.size == (shape.tile_w, shape.tile_h)
+        return shape.coding.size if shape and own else None
 
     def read(self, level: int, x: int, y: int, width: int, height: int, scale_denom: ScaleDenom = 1) -> UInt8Array:
         """The rectangle of a level at (x, y), uint8 (height // scale_denom, width // scale_denom, 3), RGB.

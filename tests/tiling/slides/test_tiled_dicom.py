@@ -121,6 +121,7 @@ def test_levels_and_one_of_a_single_frame_of_its_own_size(tmp_path: Path, pictur
     write_instance(tmp_path / "case/c", quarter, mpp=2.0, tile=(175, 100))
     assert_equals_openslide(tmp_path / "case")
     with Slide(tmp_path / "case") as slide:
+        assert [slide.native_tile_px(level) for level in range(3)] == [(256, 256), (128, 64), None]
         ours = slide.read_scaled(0, 0, (700, 400), (87, 50))
         area = cv2.resize(quarter, (87, 50), interpolation=cv2.INTER_AREA)
     assert np.abs(ours.astype(int) - area).mean() < 2
