@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import shapely
@@ -16,7 +17,8 @@ from tiling.grid import Bounds, Frame, Grid, Raster, Tiles
 
 _STEP0 = 0.125  # coordinates are multiples of it, level-0 pixels: short in text, and exact in binary
 _ARC_SEGMENTS = 8  # a quarter of a circle
-_BLOCK = 16  # pixels of the map that are smoothed at once: larger ones take longer for the same map
+_BLOCK = 32  # pixels of the map that are smoothed at once: much larger ones take longer for the same map
+_NARROW = 0.4  # radii that are fewer pixels than that close nothing but corners
 
 
 @dataclass(frozen=True)
@@ -104,8 +106,11 @@ def _smoothed(marked: BoolArray, downsample: float, radius0: float) -> shapely.G
     """The union of the marked pixels, closed, opened and rounded by a radius.
 
     Done block by block, for buffers of the whole take time that grows faster than their points. What is farther away
-    than four radii does not count.
+    than four radii does not count. Where the radius is less than half a pixel, no gap between pixels is closed, and the
+    corners that the first buffer would round are all restored by the second: it is drawn with few points, as mitres.
     """
+    narrow = radius0 < _NARROW * downsample
+    join: Literal["mitre", "round"] = "mitre" if narrow else "round"
     reach = math.ceil(4 * radius0 / downsample)
     side = max(_BLOCK, 2 * reach)
     height, width = marked.shape
@@ -117,7 +122,8 @@ def _smoothed(marked: BoolArray, downsample: float, radius0: float) -> shapely.G
             if not seen.any():
                 continue
             part = shapely.transform(_pixels(seen, downsample), partial(np.add, (left * downsample, top * downsample)))
-            for distance in (radius0, -2 * radius0, radius0):
+            part = part.buffer(radius0, quad_segs=_ARC_SEGMENTS, join_style=join)
+            for distance in (-2 * radius0, radius0):
                 part = part.buffer(distance, quad_segs=_ARC_SEGMENTS)
             parts.append(shapely.intersection(part, _block(row, column, side, marked.shape, downsample)))
     return shapely.union_all(parts).simplify(radius0 / 100)
@@ -132,10 +138,7 @@ def _block(row: int, column: int, side: int, shape: tuple[int, ...], downsample:
 
 
 def _pixels(marked: BoolArray, downsample: float) -> shapely.Geometry:
-    """The union of the pixels that are marked, made of the runs of each row."""
-    change = np.diff(np.pad(marked.astype(np.int8), ((0, 0), (1, 1))), axis=1)
-    row, start = np.nonzero(change == 1)
-    end = np.nonzero(change == -1)[1]
-    runs = shapely.box(*(edge * downsample for edge in (start, row, end, row + 1)))
-    # Part by part, which is much faster where there are many; simplifying takes out points on straight edges.
-    return shapely.disjoint_subset_union_all(runs).simplify(0)
+    """The union of the pixels that are marked."""
+    row, column = np.nonzero(marked)
+    pixels = shapely.box(*(edge * downsample for edge in (column, row, column + 1, row + 1)))
+    return shapely.coverage_union_all(pixels).simplify(0)  # which takes out points on straight edges
