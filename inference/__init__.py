@@ -9,13 +9,14 @@ from tiling.core.lazy import make_lazy
 if TYPE_CHECKING:
     from inference.bag_heatmap import make_bag_heatmap
     from inference.config import EmbedConfig, EncoderConfig, PredictConfig
-    from inference.embed import EmbedReport, embed_slide
+    from inference.embed import embed_slide
     from inference.encoders import TileEncoder, load_encoder
     from inference.ensemble import Ensemble, make_ensemble
-    from inference.heatmap import HeatmapReport, make_heatmap
+    from inference.heatmap import make_heatmap
     from inference.models.load import load_model
     from inference.predict import predict_slide
     from inference.prediction import Prediction
+    from inference.reports import EmbedReport, HeatmapReport
 
 __all__ = [
     "EmbedConfig",
@@ -39,10 +40,10 @@ make_lazy(
     __name__,
     {
         "EmbedConfig": "inference.config",
-        "EmbedReport": "inference.embed",
+        "EmbedReport": "inference.reports",
         "EncoderConfig": "inference.config",
         "Ensemble": "inference.ensemble",
-        "HeatmapReport": "inference.heatmap",
+        "HeatmapReport": "inference.reports",
         "PredictConfig": "inference.config",
         "Prediction": "inference.prediction",
         "TileEncoder": "inference.encoders",

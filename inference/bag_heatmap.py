@@ -16,10 +16,11 @@ import shapely
 from inference.config import OutputConfig
 from inference.ensemble import entropy
 from inference.exports.content import Content
-from inference.heatmap import HeatmapReport, publish_heatmap
+from inference.heatmap import publish_heatmap
 from inference.prediction import BagPrediction, Prediction
 from inference.recipes import bag_heatmap_recipe
 from inference.report.evidence import Evidence, gather_evidence
+from inference.reports import HeatmapReport
 from tiling.core.arrays import Float32Array
 from tiling.core.errors import ModelError
 from tiling.grid import Raster

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from inference.encoders import TileEncoder
 from inference.predict import Progress
 from inference.predictor import auto_readers
 from inference.recipes import feature_recipe, is_store
+from inference.reports import EmbedReport
 from inference.sources import (
     Demand,
     Source,
@@ -36,19 +37,6 @@ from tiling.stores.write_features import write_feature_columns, write_features
 from training.devices import device_name
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class EmbedReport:
-    """The result of embedding one slide."""
-
-    slide_id: str
-    store: Path
-    tiles: int
-    dim: int
-    """Length of a feature vector."""
-    reused: bool
-    """Whether the store was there already, made from the same tiles by the same encoder and settings."""
 
 
 def embed_slide(

@@ -82,34 +82,6 @@ def load_encoder(config: EncoderConfig, device: str | torch.device = "cpu") -> T
     return _of_timm(config, place)
 
 
-def encoder_like(record: Encoder, encoder: str | None = None, weights: str | None = None) -> EncoderConfig:
-    """The settings that load an encoder of a record again; it may turn out to be another one.
-
-    Args:
-        record: What feature stores, and models of bags, say of their encoder.
-        encoder: Where it lies, if it is a folder or file, or what it is called.
-        weights: The file of its weights, where none are packaged.
-
-    Returns:
-        The settings for `load_encoder`.
-
-    Raises:
-        ConfigError: For an encoder that a name alone does not give.
-    """
-    if record.kind == "imported":
-        what = f"{record.name}: its features were imported, so nothing is known that computes them"
-        raise ConfigError("encoder", what, "pass feature stores in place of slides")
-    if record.kind != "timm" and encoder is None:
-        fix = f"pass --encoder with its {'model folder' if record.kind == 'model' else 'file'}"
-        raise ConfigError("encoder", f"{record.name} ({record.kind}) is needed to embed slides", fix)
-    settings: dict[str, Any] = {"encoder": encoder or record.name, "weights": weights or "auto"}
-    if record.kind != "model" and record.name not in ENCODERS:
-        settings |= {"mpp": record.mpp, "tile_px": record.tile_px, "input_px": record.input_px}
-    if record.kind in ("onnx", "torchscript"):
-        settings |= {"mean": record.mean or (), "std": record.std or ()}
-    return EncoderConfig.model_validate(settings)
-
-
 def _known(config: EncoderConfig, known: KnownEncoder, place: torch.device) -> TileEncoder:
     """An encoder of the table, with weights from a file or, by its name, the hub."""
     _refuse(config, "is a known encoder with settings of its own", "mpp", "tile_px", "input_px", "mean", "std")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import shapely
@@ -16,13 +15,14 @@ from inference.config import OutputConfig, PredictConfig
 from inference.ensemble import Ensemble, members
 from inference.exports import write_exports
 from inference.exports.content import Content
-from inference.maps.scores import SlideScores, areas_mm2, slide_scores
+from inference.maps.scores import areas_mm2, slide_scores
 from inference.ood import outside
 from inference.predict import Progress, predict_slide
 from inference.prediction import BagPrediction, Prediction
 from inference.recipes import heatmap_recipe, is_store
 from inference.report.evidence import Evidence, gather_evidence
 from inference.report.report import report_html
+from inference.reports import HeatmapReport
 from inference.summary import SUMMARY, BagScore, HeatmapSummary, OutOfDistribution, read_summary
 from tiling import TileStore
 from tiling.core.artefact import Recipe, atomic_folder, locked_folder, require_own, state
@@ -36,22 +36,6 @@ from training.devices import device_name
 log = logging.getLogger(__name__)
 
 REPORT = "report.html"
-
-
-@dataclass(frozen=True)
-class HeatmapReport:
-    """The result of making one slide's heatmap."""
-
-    slide_id: str
-    folder: Path
-    tiles: int
-    scores: SlideScores
-    reused: bool
-    """Whether the result was there already, made from the same slide, model and settings."""
-    warning: str | None = None
-    """What a person must know of the result before anything else: that it lies outside what the model has seen."""
-    bag: float | None = None
-    """The probability that a model of bags gives the slide as a whole; None without tiles, or of a model of tiles."""
 
 
 def make_heatmap(

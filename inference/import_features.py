@@ -16,8 +16,8 @@ from typing import Any, Final
 import numpy as np
 from torch import Tensor
 
-from inference.embed import EmbedReport
 from inference.h5 import require_h5py
+from inference.reports import EmbedReport
 from tiling.core.arrays import FeatureType, Float32Array, Float64Array
 from tiling.core.artefact import Recipe, atomic_folder, locked_folder, require_own, state
 from tiling.core.errors import InputError, OutputError

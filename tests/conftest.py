@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,3 +58,14 @@ def small_slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("small") / "small.tif"
     make_slide(path, seed=1, tumour=True, size_px=(1024, 1024))
     return path
+
+
+@pytest.fixture
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands compute in this process: the one that may be lost, see test_crash.py, would load torch once more."""
+    from pipeline.execution.pool import run_slides
+
+    def here(*arguments: Any, **options: Any) -> Any:
+        return run_slides(*arguments, **options | {"workers": 0})
+
+    monkeypatch.setattr("pipeline.execution.jobs.run_slides", here)

@@ -93,7 +93,7 @@ def test_workers_of_dask_are_not_broken(place: Path, script: Path, small_slide: 
 def test_a_users_script_and_its_workers_are_not_broken(place: Path, small_slide: Path) -> None:
     (place / "mine.py").write_text(
         "import specslide\n"
-        "from pipeline.execution.jobs import tile_all\n"
+        "from pipeline.execution.tile_jobs import tile_all\n"
         "from pathlib import Path\nfrom tiling import TilingConfig\nfrom tiling.manifest import slide_row\n"
         "if __name__ == '__main__':\n"
         f"    rows = [slide_row(Path({str(small_slide)!r}))]\n"

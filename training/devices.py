@@ -1,6 +1,6 @@
-"""The machine a model is trained on: device, precision, processes, and torch made deterministic. Knows no model.
+"""The machine a model is trained on: device, precision, and torch made deterministic. Knows no model.
 
-One process a GPU, or several on CPUs, under torchrun, srun or started by Lightning Fabric itself (`devices`).
+Lightning, which takes seconds to load and which prediction does without, is imported in training.processes alone.
 """
 
 from __future__ import annotations
@@ -10,24 +10,16 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.fabric import Fabric
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from torch import Tensor, nn
 
 from tiling.core.errors import ConfigError
 from training.config import LearningConfig
 
-
-class Processes(NamedTuple):
-    """The number of processes that train together: on each machine, and of machines."""
-
-    devices: int
-    nodes: int
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 
 def device_of(config: LearningConfig) -> torch.device:
@@ -45,35 +37,6 @@ def precision_of(config: LearningConfig) -> Any:
     return "bf16-mixed" if able and config.precision != "32" else "32-true"
 
 
-def processes_of(config: LearningConfig) -> Processes:
-    """How many processes there will be: those torchrun or srun started, else as configured.
-
-    Raises ConfigError where the settings say otherwise than the launcher, or ask for GPUs that are not there.
-    """
-    launcher, found = _launched()
-    for name, started in found.items():
-        asked = getattr(config, name)
-        if asked is not None and asked != started:
-            raise ConfigError(name, f"{asked} are asked for, but {launcher} started {started}", "leave it out")
-    devices, nodes = (found.get(name) or getattr(config, name) or 1 for name in Processes._fields)
-    if device_of(config).type == "cuda" and devices > torch.cuda.device_count():
-        have = torch.cuda.device_count()
-        raise ConfigError("devices", f"{devices} GPUs are asked for and {have} are there", "ask for fewer")
-    return Processes(devices, nodes)
-
-
-def make_fabric(config: LearningConfig) -> Fabric:
-    """Lightning Fabric for the machine, not yet launched. Raises ConfigError for what this machine cannot do."""
-    devices, nodes = processes_of(config)
-    return Fabric(
-        accelerator=device_of(config).type,
-        devices=devices,
-        num_nodes=nodes,
-        strategy="ddp" if devices * nodes > 1 else "auto",
-        precision=precision_of(config),
-    )
-
-
 def machine_of(fabric: Fabric, config: LearningConfig) -> dict[str, object]:
     """Device, precision and number of processes of a training; nothing that names a machine."""
     precision = precision_of(config)
@@ -83,34 +46,6 @@ def machine_of(fabric: Fabric, config: LearningConfig) -> dict[str, object]:
 def device_name(device: torch.device) -> str:
     """The name of a device: "cpu", or the GPU's product name."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-@contextmanager
-def launching() -> Iterator[None]:
-    """Context that lets a process train several times with others: what Lightning left is cleared afterwards."""
-    names = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
-    before = {name: os.environ.get(name) for name in names}
-    try:
-        yield
-    finally:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-def is_own_child() -> bool:
-    """Whether Fabric, and neither torchrun nor srun, started this process beside the first one."""
-    return not _launched()[0] and LightningEnvironment().local_rank() > 0
-
-
-def is_first() -> bool:
-    """Whether this is the first of the processes that train together, before any of them has trained."""
-    environment = {"torchrun": TorchElasticEnvironment, "srun": SLURMEnvironment}.get(_launched()[0])
-    return (LightningEnvironment().local_rank() if environment is None else environment().global_rank()) == 0
 
 
 def from_first(fabric: Fabric, network: nn.Module) -> None:
@@ -159,20 +94,3 @@ def settled(config: LearningConfig) -> Iterator[None]:
                 logger.setLevel(level)
             torch.set_num_threads(threads)
             torch.use_deterministic_algorithms(deterministic)
-
-
-def _launched() -> tuple[str, dict[str, int]]:
-    """Who started this process among others ("torchrun", "srun", "" for nobody), and how many they are, by setting."""
-    if TorchElasticEnvironment.detect():
-        return "torchrun", {name: int(os.environ[key]) for name, key in _TORCHRUN.items() if key in os.environ}
-    if "SLURM_NTASKS" in os.environ and SLURMEnvironment.job_name() not in ("bash", "interactive"):
-        nodes, tasks = int(os.environ.get("SLURM_NNODES", 1)), int(os.environ["SLURM_NTASKS"])
-        if tasks == 1 and nodes == 1:
-            return "", {}  # a job of one process may still start others itself
-        if "SLURM_NTASKS_PER_NODE" not in os.environ:
-            raise ConfigError("devices", f"Slurm was asked for --ntasks={tasks}", "ask for --ntasks-per-node instead")
-        return "srun", {"devices": int(os.environ["SLURM_NTASKS_PER_NODE"]), "nodes": nodes}
-    return "", {}
-
-
-_TORCHRUN = {"devices": "LOCAL_WORLD_SIZE", "nodes": "GROUP_WORLD_SIZE"}

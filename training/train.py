@@ -35,7 +35,7 @@ from training.data.dataset import TileDataset
 from training.data.loaders import eval_loader, make_splits, train_batches
 from training.data.preparation import positive_class
 from training.data.samples import Samples, Split
-from training.devices import is_own_child, machine_of, make_fabric, settled
+from training.devices import machine_of, settled
 from training.evaluation.bootstrap import Interval, bootstrap_interval
 from training.evaluation.evaluate import group_summaries, write_pictures
 from training.evaluation.figures import learning_curve
@@ -54,6 +54,7 @@ from training.models.info import NoveltySummary
 from training.models.ood import MAX_TILES, QUANTILE, Novelty, fit_novelty
 from training.models.stain import stain_target
 from training.models.stain_targets import StainTarget
+from training.processes import is_own_child, make_fabric
 from training.recipes import model_recipe
 from training.record import Calibration, describe, metric_record, provenance_record, split_table
 from training.run_folder import MODEL, checkpoints_of, held_run, kept_model, log_folder, publish, result_folder

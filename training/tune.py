@@ -21,13 +21,14 @@ from tiling.core.files import canonical_json, locked, output_error, sha256_json,
 from training.config import TrainConfig
 from training.data.loaders import make_splits
 from training.data.samples import Samples, Split
-from training.devices import Processes, device_of, launching, processes_of
+from training.devices import device_of
 from training.evaluation.perturbations import shifted_copies
 from training.evaluation.predictions import predict_views
 from training.models.card import model_card
 from training.models.classifier import TileModel
 from training.models.folder import load_model, save_model
 from training.models.info import INFO, read_info
+from training.processes import Processes, launching, processes_of
 from training.recipes import model_recipe
 from training.selection.attempts import QUANTITIES, Attempt, attempts, by_candidate, found, tune_recipe
 from training.selection.candidates import TuneConfig, plain_one

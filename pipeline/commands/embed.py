@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from inference.config import EmbedConfig, EncoderConfig
-from pipeline import console
 from pipeline.commands.options import (
     CheckOption,
     ClusterConfigFile,
@@ -81,14 +80,8 @@ def embed(
     if check:
         return
     require_any(rows, manifest)
-    from pipeline.execution.embed_jobs import embed_all, load_tile_encoder
+    from pipeline.execution.embed_jobs import embed_all
 
-    loaded = load_tile_encoder(encoder.anywhere(), place if workers is None else "cpu")  # refused before any slide
-    if workers is None:
-        loaded.at(config.precision)
-    console.note(
-        f"{loaded.record.name}: tiles of {loaded.record.tile_px} px at {loaded.record.mpp:g} micrometres a pixel"
-    )
     share = part or Part()
     reports, failed = embed_all(
         rows, encoder, out, config, roi=roi, part=share, overwrite=overwrite, device=place, cluster=workers

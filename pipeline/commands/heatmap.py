@@ -117,12 +117,8 @@ def heatmap(
             outputs=outputs, part=share, overwrite=overwrite, device=place, cluster=workers,
         )  # fmt: skip
     else:
-        from inference.predict import require_machine
-        from pipeline.execution.jobs import heatmap_all, load_models
+        from pipeline.execution.jobs import heatmap_all
 
-        asked = load_models(model, place if workers is None else "cpu")  # what does not fit is refused before any slide
-        if workers is None:
-            require_machine(asked, config)
         reports, failed = heatmap_all(
             rows, model, out, config, roi=roi, outputs=outputs, part=share, overwrite=overwrite, device=place,
             cluster=workers,

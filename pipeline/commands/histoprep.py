@@ -22,7 +22,7 @@ def histoprep(
 
     Example: `specslide import histoprep output/slide_1 --out stores --mpp 0.5`
     """
-    from pipeline.execution.jobs import require_folder
+    from pipeline.execution.job import require_folder
     from tiling.stores.import_histoprep import import_histoprep
 
     folder_of: dict[str, Path] = {}

@@ -35,12 +35,12 @@ def info(
     """
     found = found_slides(slides)
     jobs: list[Job] = [(path, slide_mpp) for path in found.slides]
-    if len(jobs) == 1 and not found.unreadable:
-        console.show_table(str(jobs[0][0]), ("", ""), facts(jobs[0]).items())
-        return
     from pipeline.execution.pool import default_workers, run_slides
 
     outcomes = run_slides(facts, jobs, workers=default_workers(), title="slides")  # a crash in a decoder costs one
+    if len(outcomes) == 1 and outcomes[0].result and not found.unreadable:
+        console.show_table(str(jobs[0][0]), ("", ""), outcomes[0].result.items())
+        return
     shown = [(str(o.job[0]), _line(o.result) if o.result else "", o.error or "") for o in outcomes]
     show_outcomes("slides", [*shown, *((path, "", why) for path, why in found.unreadable.items())])
 

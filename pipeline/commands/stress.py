@@ -39,7 +39,7 @@ def stress(
     data.require()
     named = names_of(model_folders(models))
     from inference import load_model
-    from pipeline.execution.jobs import require_folder
+    from pipeline.execution.job import require_folder
     from training import load_train_config
     from training.devices import device_of
     from training.evaluation.metrics import METRIC_NAMES

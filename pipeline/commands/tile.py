@@ -128,8 +128,8 @@ def tile(
     if check:
         return
     require_any(rows, manifest)
-    from pipeline.execution.jobs import tile_all
     from pipeline.execution.pool import default_workers
+    from pipeline.execution.tile_jobs import tile_all
     from tiling.annotations.find import find_annotations
 
     unused: list[Path] = []

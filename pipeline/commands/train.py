@@ -64,7 +64,7 @@ def train(
         return
     data.require()
     from training import train as verb
-    from training.devices import is_first
+    from training.processes import is_first
 
     samples = data.bags_or_tiles(wanted, mpp)
     if is_first():

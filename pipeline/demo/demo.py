@@ -8,8 +8,9 @@ from pathlib import Path
 
 from inference.config import PredictConfig
 from inference.exports import OVERLAY
-from inference.heatmap import HeatmapReport, make_heatmap
+from inference.heatmap import make_heatmap
 from inference.report.pages import Picture, Section, write_page
+from inference.reports import HeatmapReport
 from pipeline.demo.real_slide import find_real_slide
 from pipeline.demo.synthetic import make_cohort
 from pipeline.study.config import HeatmapConfig, StudyConfig

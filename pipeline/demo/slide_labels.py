@@ -11,8 +11,8 @@ from pathlib import Path
 
 from inference.bag_heatmap import make_bag_heatmap
 from inference.config import EmbedConfig, EncoderConfig
-from inference.heatmap import HeatmapReport
 from inference.report.cohort import write_cohort_index
+from inference.reports import HeatmapReport
 from pipeline.demo.synthetic import make_cohort
 from pipeline.execution.embed_jobs import embed_all
 from tiling.core.errors import SlideError

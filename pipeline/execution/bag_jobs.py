@@ -8,15 +8,18 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from inference.known_encoders import encoder_like
 from pipeline.execution.dask_config import ClusterConfig
 from pipeline.execution.embed_jobs import load_tile_encoder
-from pipeline.execution.jobs import commit_of, heatmaps_on_devices, indexed, require_folder, with_regions
+from pipeline.execution.job import require_folder
+from pipeline.execution.jobs import commit_of, heatmaps_on_devices, indexed, with_regions
 from pipeline.execution.partition import Part
 from pipeline.execution.pool import Outcome, Task, TileProgress
 from pipeline.redaction import redacted_log
 from pipeline.study.ledger import timed
 from tiling.manifest import ManifestRow
 from tiling.stores.features import is_feature_store
+from training.models.info import read_bag_info
 
 if TYPE_CHECKING:  # imported when needed
     import shapely
@@ -76,6 +79,20 @@ def _embedded(job: BagJob, progress: TileProgress, device: str) -> Path:
     ).store  # fmt: skip
 
 
+def try_bag(folder: Path, encoder: EncoderConfig | None, device: str, out: Path | None) -> None:
+    """Load a model of bags, and its encoder if slides are to be embedded, and make `out`.
+
+    Raises ConfigError, ModelError, if the encoder is another one, and OutputError.
+    """
+    from inference.bag_heatmap import require_encoder
+
+    loaded = load_bag(folder, device)
+    if encoder is not None:
+        require_encoder(loaded, load_tile_encoder(encoder, device).record, f"the encoder {encoder.encoder}")
+    if out is not None:
+        require_folder(out)
+
+
 def load_bag(folder: Path, device: str = "auto") -> BagModel:
     """A model of bags; loaded once in each process. Raises ModelError, and ConfigError for a device not there."""
     return _loaded(folder.absolute(), commit_of(folder), device)
@@ -90,13 +107,21 @@ def _loaded(folder: Path, commit: bytes, device: str) -> BagModel:
 
 
 def explain_all(
-    jobs: Sequence[BagJob], model: Path, *, device: str = "auto", cluster: ClusterConfig | None = None
+    jobs: Sequence[BagJob],
+    model: Path,
+    *,
+    encoder: EncoderConfig | None = None,
+    out: Path | None = None,
+    device: str = "auto",
+    cluster: ClusterConfig | None = None,
 ) -> list[Outcome[BagJob, HeatmapReport]]:
     """Heatmaps by the model of bags in a folder, shared out as `run_on_devices` says.
 
     Args:
         jobs: The slides, tile stores or feature stores.
         model: The folder of the model of bags.
+        encoder: What embeds slides and tile stores; refused unless it is the model's.
+        out: A folder to be made when model and encoder are known to fit.
         device: auto, cpu or cuda.
         cluster: Where it is done; None: on this machine.
 
@@ -107,7 +132,8 @@ def explain_all(
         SpecslideError: As `pipeline.execution.pool.run_slides`.
     """
     task: Task[BagJob, HeatmapReport] = partial(bag_job, model=model.absolute(), device=device)
-    return heatmaps_on_devices(task, jobs, device=device, cluster=cluster)
+    first = partial(try_bag, model.absolute(), encoder, device if cluster is None else "cpu", out)
+    return heatmaps_on_devices(task, jobs, device=device, cluster=cluster, first=first)
 
 
 def bag_heatmap_all(
@@ -132,7 +158,7 @@ def bag_heatmap_all(
         model: The folder of the model of bags.
         out: Folder of the results; features that are made on the way lie in its `features`.
         config: How the tiles of slides are chosen and cut.
-        encoder: Where the model's encoder lies, or what it is called; see `inference.encoders.encoder_like`.
+        encoder: Where the model's encoder lies, or what it is called; see `inference.known_encoders.encoder_like`.
         weights: The file of its weights.
         roi: The region of interest of a single slide, or a folder of those of each.
         outputs: Which further files are written.
@@ -152,8 +178,7 @@ def bag_heatmap_all(
     found, failed = with_regions(rows, roi, part)
     loading = None
     if not all(is_feature_store(row.slide_path) for row in rows):
-        loading = _encoder_of(model, encoder, weights, device if cluster is None else "cpu")
-    require_folder(out)
+        loading = encoder_like(read_bag_info(model).encoder, encoder, weights).anywhere()
     jobs = [
         BagJob(
             row.slide_path, row.slide_id, out, config, loading,
@@ -162,15 +187,5 @@ def bag_heatmap_all(
         )
         for row, region in found
     ]  # fmt: skip
-    return indexed(out, rows, explain_all(jobs, model, device=device, cluster=cluster), failed)
-
-
-def _encoder_of(model: Path, encoder: str | None, weights: str | None, device: str) -> EncoderConfig:
-    """What loads the model's encoder. Raises ModelError if that turns out to be another, ConfigError."""
-    from inference.bag_heatmap import require_encoder
-    from inference.encoders import encoder_like
-
-    loaded = load_bag(model, device)
-    config = encoder_like(loaded.info.encoder, encoder, weights).anywhere()
-    require_encoder(loaded, load_tile_encoder(config, device).record, f"the encoder {config.encoder}")
-    return config
+    outcomes = explain_all(jobs, model, encoder=loading, out=out, device=device, cluster=cluster)
+    return indexed(out, rows, outcomes, failed)

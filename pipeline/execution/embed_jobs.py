@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.execution.dask_config import ClusterConfig
-from pipeline.execution.jobs import require_folder, run_on_devices, with_regions
+from pipeline.execution.job import require_folder
+from pipeline.execution.jobs import run_on_devices, with_regions
 from pipeline.execution.partition import Part
 from pipeline.execution.pool import Task, TileProgress
 from pipeline.redaction import redacted_log
@@ -17,7 +18,7 @@ from tiling.manifest import ManifestRow
 
 if TYPE_CHECKING:  # imported when needed
     from inference import EmbedReport, TileEncoder
-    from inference.config import EmbedConfig, EncoderConfig
+    from inference.config import EmbedConfig, EncoderConfig, Precision
 
 _WHOLE = Part()
 
@@ -44,6 +45,19 @@ def embed_job(job: EmbedJob, progress: TileProgress, encoder: EncoderConfig, dev
             job.source, load_tile_encoder(encoder, device), job.out, job.config, slide_id=job.slide_id,
             slide_mpp=job.slide_mpp, roi=job.roi, overwrite=job.overwrite, progress=progress,
         )  # fmt: skip
+
+
+def try_encoder(config: EncoderConfig, device: str, precision: Precision | None, out: Path) -> str:
+    """Load an encoder, see whether this machine computes in the precision, if it is the one that will, and make `out`.
+
+    Returns which encoder it is. Raises ConfigError, ModelError, OutputError for what is refused before any slide.
+    """
+    loaded = load_tile_encoder(config, device)
+    if precision is not None:
+        loaded.at(precision)
+    require_folder(out)
+    record = loaded.record
+    return f"{record.name}: tiles of {record.tile_px} px at {record.mpp:g} micrometres a pixel"
 
 
 def load_tile_encoder(config: EncoderConfig, device: str = "auto") -> TileEncoder:
@@ -97,10 +111,12 @@ def embed_all(
         SpecslideError: As `run_on_devices`.
     """
     found, failed = with_regions(rows, roi, part)
-    require_folder(out)
     jobs = [EmbedJob(r.slide_path, r.slide_id, out, config, r.mpp, region, overwrite) for r, region in found]
-    task: Task[EmbedJob, EmbedReport] = partial(embed_job, encoder=encoder.anywhere(), device=device)
-    outcomes = run_on_devices(task, jobs, title="features", device=device, cluster=cluster)
+    own = encoder.anywhere()
+    task: Task[EmbedJob, EmbedReport] = partial(embed_job, encoder=own, device=device)
+    place, precision = (device, config.precision) if cluster is None else ("cpu", None)
+    first = partial(try_encoder, own, place, precision, out)
+    outcomes = run_on_devices(task, jobs, title="features", device=device, cluster=cluster, first=first)
     failed |= {o.job.slide_id: o.error for o in outcomes if o.error is not None}
     made = [replace(o.result, store=out / o.result.store.name) for o in outcomes if o.result is not None]
     return made, failed

@@ -1,125 +1,35 @@
-"""The tasks run for each slide of a cohort: picklable jobs around the verbs of tiling and inference."""
+"""The task run for each slide that is predicted, and how what a network computes is shared out among processes."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from inference.recipes import is_store
 from inference.report.cohort import write_cohort_index
 from pipeline.execution.dask_config import ClusterConfig
+from pipeline.execution.devices import gpus
+from pipeline.execution.job import anywhere, require_folder
 from pipeline.execution.partition import Part
-from pipeline.execution.pool import Outcome, Result, Task, TileProgress, bytes_of, run_slides, threads_for_slide
+from pipeline.execution.pool import Outcome, Preparation, Result, Task, TileProgress, bytes_of, run_slides
 from pipeline.redaction import files_of, redact, redacted_log
 from pipeline.study.ledger import timed
-from tiling import TileReport, TilingConfig, tile_slide
 from tiling.annotations.find import find_annotations
 from tiling.core.artefact import COMMIT
-from tiling.core.errors import ConfigError, InputError, OutputError
-from tiling.core.files import output_error
+from tiling.core.errors import ConfigError, InputError
 from tiling.manifest import ManifestRow
 
-if TYPE_CHECKING:  # imported when needed: workers that tile must not wait for torch
+if TYPE_CHECKING:  # imported when needed: torch takes seconds
     import shapely
-    from _typeshed import DataclassInstance
 
     from inference import Ensemble, HeatmapReport, PredictConfig
     from inference.config import OutputConfig
     from training import TileModel
 
 _WHOLE = Part()
-
-
-@dataclass(frozen=True)
-class TileJob:
-    """One slide to tile."""
-
-    row: ManifestRow
-    out: Path
-    config: TilingConfig
-    overwrite: bool = False
-    tissue_file: Path | None = None
-    """The user's tissue mask, for the method `mask`."""
-    ledger: Path | None = None
-    """The study's folder, in whose ledger it is said."""
-    threads: int | None = None
-    """Threads that read, measure and encode its tiles; None: as many as the other slides leave cores for."""
-
-    @property
-    def slide_id(self) -> str:
-        """The slide's id."""
-        return self.row.slide_id
-
-
-def tile_job(job: TileJob, progress: TileProgress) -> TileReport:
-    """Tile the slide of one job."""
-    work = partial(
-        tile_slide, job.row.slide_path, job.out, job.config,
-        slide_id=job.row.slide_id, slide_mpp=job.row.mpp, annotation=job.row.annotation,
-        tissue_file=job.tissue_file, overwrite=job.overwrite, progress=progress,
-        threads=job.threads or threads_for_slide,
-    )  # fmt: skip
-    with redacted_log(job.row.slide_path, job.slide_id):
-        return timed(job.ledger, "tile", f"{job.out.name}/{job.slide_id}.zarr", work)
-
-
-def tile_all(
-    rows: Sequence[ManifestRow],
-    out: Path,
-    config: TilingConfig,
-    *,
-    workers: int,
-    overwrite: bool = False,
-    tissue_files: Mapping[str, Path] = MappingProxyType({}),
-    cluster: ClusterConfig | None = None,
-    ledger: Path | None = None,
-    threads: int | None = None,
-) -> list[Outcome[TileJob, TileReport]]:
-    """Tile the slides in parallel processes, or on a cluster.
-
-    Args:
-        rows: The slides.
-        out: The folder of the stores.
-        config: How they are tiled.
-        workers: Processes of this machine at most; 0: this process itself does it.
-        overwrite: Whether stores made otherwise are replaced.
-        tissue_files: The users' tissue masks by slide_id, for the method `mask`.
-        cluster: Where it is done, in place of processes of this machine.
-        ledger: The folder of a study.
-        threads: For each slide; None: the cores are shared among the slides that are worked on, on a cluster one.
-
-    Returns:
-        What became of each slide, in their order.
-
-    Raises:
-        OutputError: If the folder `out` cannot be made or written.
-        SpecslideError: As `pipeline.execution.pool.run_slides`.
-    """
-    require_folder(out)
-    each = threads or (None if cluster is None else 1)
-    jobs = [TileJob(row, out, config, overwrite, tissue_files.get(row.slide_id), ledger, each) for row in rows]
-    sizes = [bytes_of(row.slide_path) for row in rows]
-    sent = jobs if cluster is None else [anywhere(job) for job in jobs]
-    outcomes = run_slides(tile_job, sent, workers=workers, title="tiling", sizes=sizes, cluster=cluster)
-    return [
-        replace(o, job=job, result=o.result and replace(o.result, store=out / o.result.store.name))
-        for job, o in zip(jobs, outcomes, strict=True)
-    ]
-
-
-def require_folder(folder: Path) -> None:
-    """Make the folder for results now rather than fail once for each slide. Raises OutputError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise output_error(folder, error) from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(folder, "cannot be written (Permission denied)", "choose an output folder you may write to")
 
 
 @dataclass(frozen=True)
@@ -173,6 +83,20 @@ def heatmap_job_elsewhere(
     return heatmap_job(job, progress, load_models(models, device))
 
 
+def try_models(models: tuple[Path, ...], device: str, config: PredictConfig | None, out: Path | None) -> None:
+    """Load the models, see whether this machine can compute as configured, if it is the one that will, and make `out`.
+
+    Raises ConfigError, ModelError, OutputError for what is refused before any slide is opened.
+    """
+    from inference.predict import require_machine
+
+    loaded = load_models(models, device)
+    if config is not None:
+        require_machine(loaded, config)
+    if out is not None:
+        require_folder(out)
+
+
 def load_models(folders: Sequence[Path], device: str = "auto") -> TileModel | Ensemble:
     """A model, or several as an ensemble, from their folders; loaded once in each process.
 
@@ -213,7 +137,6 @@ class _OfSource(Protocol):
     def out(self) -> Path: ...
 
 
-AnyJob = TypeVar("AnyJob", bound="DataclassInstance")
 NetworkJob = TypeVar("NetworkJob", bound=_OfSource)
 
 
@@ -221,16 +144,18 @@ def predict_all(
     jobs: Sequence[HeatmapJob],
     models: TileModel | Ensemble | Sequence[Path],
     *,
+    out: Path | None = None,
     device: str = "auto",
     cluster: ClusterConfig | None = None,
 ) -> list[Outcome[HeatmapJob, HeatmapReport]]:
-    """Make heatmaps with one model or several: in this process, on all GPUs of this machine, or on a cluster.
+    """Make heatmaps with one model or several: in processes, on all GPUs of this machine, or on a cluster.
 
-    How it is shared out: `run_on_devices`.
+    How it is shared out: `run_on_devices`. Models that do not fit are refused before any slide is opened.
 
     Args:
         jobs: The slides or stores.
         models: A loaded model, for this process alone; or the folders of models, which each process loads for itself.
+        out: A folder to be made when the models are known to fit.
         device: auto, cpu or cuda.
         cluster: Where it is done; None: on this machine.
 
@@ -244,18 +169,27 @@ def predict_all(
     if not isinstance(models, Sequence):
         if cluster is not None:
             raise ConfigError("cluster", "a model that is loaded cannot be sent to workers", "pass its folder")
+        if out is not None:
+            require_folder(out)
         here, sizes = partial(heatmap_job, model=models), [bytes_of(job.source) for job in jobs]
         return run_slides(here, jobs, workers=0, title="heatmaps", sizes=sizes)
     folders = tuple(Path(folder).absolute() for folder in models)
     task: Task[HeatmapJob, HeatmapReport] = partial(heatmap_job_elsewhere, models=folders, device=device)
-    return heatmaps_on_devices(task, jobs, device=device, cluster=cluster)
+    own = jobs[0].config if jobs and cluster is None else None
+    first = partial(try_models, folders, device if cluster is None else "cpu", own, out)
+    return heatmaps_on_devices(task, jobs, device=device, cluster=cluster, first=first)
 
 
 def heatmaps_on_devices(
-    task: Task[NetworkJob, HeatmapReport], jobs: Sequence[NetworkJob], *, device: str, cluster: ClusterConfig | None
+    task: Task[NetworkJob, HeatmapReport],
+    jobs: Sequence[NetworkJob],
+    *,
+    device: str,
+    cluster: ClusterConfig | None,
+    first: Preparation,
 ) -> list[Outcome[NetworkJob, HeatmapReport]]:
     """Heatmaps, as `run_on_devices` shares them out; jobs and folders are named as they were given."""
-    outcomes = run_on_devices(task, jobs, title="heatmaps", device=device, cluster=cluster)
+    outcomes = run_on_devices(task, jobs, title="heatmaps", device=device, cluster=cluster, first=first)
     return [
         replace(o, job=job, result=o.result and replace(o.result, folder=job.out / job.slide_id))
         for job, o in zip(jobs, outcomes, strict=True)
@@ -269,13 +203,14 @@ def run_on_devices(
     title: str,
     device: str,
     cluster: ClusterConfig | None,
+    first: Preparation,
 ) -> list[Outcome[NetworkJob, Result]]:
     """Run what a network computes of slides: in this process, on all GPUs of this machine, or on a cluster.
 
     On a CPU, and with one GPU, they follow each other in one process: torch uses all cores there already, and more
-    would only share them. It is this one for stores, and for a single slide. Several slides get one that can be lost,
-    for a damaged slide may crash the library that reads it; the rest go on in a fresh one. With several GPUs each has a
-    process.
+    would only share them. It is this one for stores. Slides get one that can be lost, for a damaged slide may crash the
+    library that reads it; the rest go on in a fresh one, and this process need not load torch. With several GPUs each
+    has a process.
 
     Args:
         task: What is done for a job; each process loads the network for itself.
@@ -283,6 +218,7 @@ def run_on_devices(
         title: What the progress is called.
         device: auto, cpu or cuda.
         cluster: Where it is done; None: on this machine.
+        first: Loads the network, and raises what is refused before any slide.
 
     Returns:
         What became of each job, in their order; on a cluster the jobs have absolute paths.
@@ -294,12 +230,12 @@ def run_on_devices(
     sizes = [bytes_of(job.source) for job in jobs]
     if cluster is None:
         slides = sum(not is_store(job.source) for job in jobs)
-        workers = len(devices) if len(devices) > 1 else int(slides > 1)
-        return run_slides(task, jobs, workers=workers, title=title, sizes=sizes, devices=devices)
+        workers = len(devices) if len(devices) > 1 else min(1, slides)
+        return run_slides(task, jobs, workers=workers, title=title, sizes=sizes, devices=devices, first=first)
     if cluster.kind != "local" and device != "cpu":
         devices = ["those of the workers"]
     sent = [anywhere(job) for job in jobs]
-    return run_slides(task, sent, workers=0, title=title, sizes=sizes, cluster=cluster, devices=devices)
+    return run_slides(task, sent, workers=0, title=title, sizes=sizes, cluster=cluster, devices=devices, first=first)
 
 
 def heatmap_all(
@@ -338,12 +274,11 @@ def heatmap_all(
         SpecslideError: As `predict_all`.
     """
     found, failed = with_regions(rows, roi, part)
-    require_folder(out)
     jobs = [
         HeatmapJob(row.slide_path, row.slide_id, out, config, row.mpp, region, None, outputs, overwrite)
         for row, region in found
     ]
-    return indexed(out, rows, predict_all(jobs, models, device=device, cluster=cluster), failed)
+    return indexed(out, rows, predict_all(jobs, models, out=out, device=device, cluster=cluster), failed)
 
 
 def indexed(
@@ -370,25 +305,6 @@ def indexed(
     files = {row.slide_id: files_of(row) for row in rows}
     write_cohort_index(out, {name: redact(text, names=files[name]) for name, text in reasons.items()})
     return [outcome.result for outcome in outcomes if outcome.result is not None], reasons
-
-
-def gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    import torch
-
-    count = torch.cuda.device_count()
-    named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    return named[:count] if len(named) >= count > 0 and named[0] else [str(number) for number in range(count)]
-
-
-def anywhere(job: AnyJob) -> AnyJob:
-    """The same job with absolute paths, for a worker that starts in another folder."""
-    values = {field.name: getattr(job, field.name) for field in fields(job)}
-    changed: dict[str, Any] = {name: path.absolute() for name, path in values.items() if isinstance(path, Path)}
-    if isinstance(job, TileJob):
-        paths = {name: path.absolute() for name, path in job.row if isinstance(path, Path)}
-        changed["row"] = job.row.model_copy(update=paths)
-    return replace(job, **changed)
 
 
 def with_regions(

@@ -26,7 +26,7 @@ from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from pipeline.console import LogFormat, log_settings, start_logging
+from pipeline.console import LogFormat, log_settings, note, start_logging
 from pipeline.execution.dask_config import ClusterConfig
 from pipeline.meter import Meter, meter
 from tiling.core.errors import SlideError, SpecslideError, StoppedError
@@ -42,8 +42,10 @@ TileProgress = Callable[[int, int], None]
 """Called by a task with (tiles done, tiles in all)."""
 Task = Callable[[Job, TileProgress], Result]
 """A picklable function that leaves one complete artefact, so that running it again is harmless."""
+Preparation = Callable[[], str | None]
+"""Picklable; what it returns is told to the user, what it raises ends the run before any job."""
 
-DIED = "its worker process died (killed, or out of memory)"
+DIED = "its worker process died (killed, out of memory, or crashed by a damaged file)"
 _POLL_S = 0.2
 
 
@@ -66,6 +68,7 @@ def run_slides(
     cluster: ClusterConfig | None = None,
     devices: Sequence[str] = (),
     unit: str = "slides",
+    first: Preparation | None = None,
 ) -> list[Outcome[Job, Result]]:
     """Run `task` on every job, the largest first, showing progress.
 
@@ -78,6 +81,7 @@ def run_slides(
         cluster: Where it is done, in place of processes of this machine.
         devices: GPUs, as CUDA_VISIBLE_DEVICES names them: each process gets its own one.
         unit: What the jobs are called.
+        first: What is done before the jobs in each process that will do them; on behalf of a cluster in this one.
 
     Returns:
         What became of each job, in their order.
@@ -86,11 +90,14 @@ def run_slides(
         StoppedError: When SIGINT, SIGTERM or SIGUSR1 asks to stop: what is complete stays, and the same call goes on.
         ClusterError: For a cluster that is not there or is lost.
         ConfigError: For settings that the cluster does not take.
+        SpecslideError: What `first` raises.
     """
     weights = [max(1, size) for size in sizes] if sizes is not None else [1] * len(jobs)
     order = sorted(range(len(jobs)), key=lambda number: -weights[number])  # stable
     with listening((signal.SIGINT, *STOPPING)) as stop, meter(title) as shown:
         watch: Watch[Job, Result] = Watch(jobs, weights, shown, stop, unit)
+        if first is not None and (cluster is not None or workers == 0):
+            _tell(first())
         if cluster is not None:
             from pipeline.execution.dask import run_on_cluster  # Dask is an extra, and takes a second to load
 
@@ -98,7 +105,7 @@ def run_slides(
         elif workers == 0:
             _run_here(task, order, watch)
         else:
-            _run_pool(task, order, workers, watch, devices)
+            _run_pool(task, order, workers, watch, devices, first)
         watch.look()
     return [watch.outcomes[number] for number in range(len(jobs))]
 
@@ -212,15 +219,20 @@ def _run_here(task: Task[Job, Result], order: Iterable[int], watch: Watch[Job, R
 
 
 def _run_pool(
-    task: Task[Job, Result], order: Sequence[int], workers: int, watch: Watch[Job, Result], devices: Sequence[str]
+    task: Task[Job, Result],
+    order: Sequence[int],
+    workers: int,
+    watch: Watch[Job, Result],
+    devices: Sequence[str],
+    first: Preparation | None,
 ) -> None:
     """Run the tasks in processes of this machine, and those of processes that died again, one by one."""
     _start_tracker()
     round_ = _Round(task, watch, devices)
-    suspects = round_.run(order, workers)
+    suspects = round_.run(order, workers, first)
     while len(watch.outcomes) < len(order):
         for number in suspects:
-            if round_.run([number], 1):
+            if len(order) == 1 or round_.run([number], 1):
                 watch.finished(number, None, DIED)
         left = [number for number in order if number not in watch.outcomes]
         suspects = round_.run(left, workers) if left else []
@@ -235,7 +247,7 @@ class _Round(Generic[Job, Result]):
         self._counters: Array[c_int64] = self._context.RawArray(c_int64, 2 * max(1, len(watch.jobs)))
         self._at_work: c_int64 = self._context.RawValue(c_int64, 1)
 
-    def run(self, numbers: Sequence[int], workers: int) -> list[int]:
+    def run(self, numbers: Sequence[int], workers: int, first: Preparation | None = None) -> list[int]:
         """Give those jobs their outcomes. If a worker dies, return the jobs that were begun and not finished."""
         for number in numbers:
             self._counters[2 * number] = self._counters[2 * number + 1] = 0
@@ -247,6 +259,8 @@ class _Round(Generic[Job, Result]):
         pool = ProcessPoolExecutor(count, self._context, initializer=_start_worker, initargs=told)
         try:
             with _ended_when_stopped():
+                if first is not None:
+                    self._prepare([pool.submit(first) for _ in range(count)])
                 futures = {pool.submit(_work, self._task, self._watch.jobs[n], n): n for n in numbers}
                 self._collect(futures)
         except BrokenProcessPool:
@@ -264,6 +278,14 @@ class _Round(Generic[Job, Result]):
                 self._watch.at(number, self._counters[2 * number], self._counters[2 * number + 1])
         self._watch.look()
 
+    def _prepare(self, futures: Sequence[Future[str | None]]) -> None:
+        """Wait for what each worker does first, and tell what it says."""
+        for future in futures:
+            while not wait([future], timeout=_POLL_S).done:
+                self._watch.look()
+            future.result()
+        _tell(futures[0].result())
+
     def _collect(self, futures: dict[Future[Result], int]) -> None:
         pending = set(futures)
         while pending:
@@ -278,6 +300,11 @@ class _Round(Generic[Job, Result]):
                     self._watch.finished(futures[future], None, reason_of(error))
             self._at_work.value = min(self._at_work.value, max(1, len(pending)))
             self._look()
+
+
+def _tell(said: str | None) -> None:
+    if said is not None:
+        note(said)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
 from pipeline.execution.dask_config import ClusterConfig
-from pipeline.execution.jobs import gpus
+from pipeline.execution.devices import gpus
 from pipeline.execution.pool import TileProgress, default_workers, run_slides
 
 if TYPE_CHECKING:  # imported when needed: a dry run must not wait for torch

@@ -87,8 +87,8 @@ def run(study: StudyConfig | Path | str, *, announce: Announce | None = None) ->
         >>> run("study.yaml").out.as_posix()
         'results'
     """
-    from pipeline.execution.jobs import require_folder
-    from training.devices import is_own_child
+    from pipeline.execution.job import require_folder
+    from training.processes import is_own_child
 
     config = study if isinstance(study, StudyConfig) else load_study(Path(study))
     rows = read_manifest(config.manifest)
@@ -157,7 +157,7 @@ def _train_beside(config: StudyConfig) -> StudyReport:
 
 def _require_one_process(config: StudyConfig) -> None:
     """Raise ConfigError where torchrun or srun have started several processes: a study is led by one."""
-    from training.devices import processes_of
+    from training.processes import processes_of
 
     found = processes_of(config.train.model_copy(update={"devices": None, "nodes": None}))
     if found.devices * found.nodes > 1:

@@ -23,8 +23,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from pipeline.execution.dask_config import ClusterConfig
-from pipeline.execution.jobs import tile_all
 from pipeline.execution.pool import TileProgress, run_slides
+from pipeline.execution.tile_jobs import tile_all
 from tests.benchmarks.read_regions import repeated
 from tiling import TilingConfig
 from tiling.manifest import slide_row

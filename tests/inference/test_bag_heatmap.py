@@ -52,6 +52,9 @@ def write_bag_model(folder: Path, encoder: Any, head: str = "attention", **chang
     return folder
 
 
+pytestmark = pytest.mark.usefixtures("one_process")
+
+
 @pytest.fixture(scope="module")
 def place(slide: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `disc.tif`, its features by the tile classifier `encoder`, and the model of bags `bags`."""

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from inference.config import OutputConfig, PredictConfig
-from inference.heatmap import HeatmapReport, make_heatmap
+from inference.heatmap import make_heatmap
 from inference.recipes import heatmap_recipe
+from inference.reports import HeatmapReport
 from pipeline.demo.synthetic import write_pyramid
 from tests.inference.conftest import MakeModel, picture
 from tiling import Slide, TilingConfig, tile_slide

@@ -322,11 +322,13 @@ def test_memory_that_runs_out_is_no_fault(
     """Batches are halved until they fit, and every file is the same but for the last digits of a sum."""
     narrow = SickOf(model.network, model.info, model.sha256, model.device)
     given(narrow)
-    done = heatmap(slide, "--model", model_folder, "--out", tmp_path / "narrow", "--batch-size", 64)
+    config = TilingConfig(mpp=0.5, tile_px=32, codec="lossless")
+    store = tile_slide(slide, tmp_path / "stores", config).store  # read in this process
+    done = heatmap(store, "--model", model_folder, "--out", tmp_path / "narrow", "--batch-size", 64)
     assert done.exit_code == 0, done.output
     assert narrow.asked[:5] == [64, 32, 16, 8, 4]
     given(model)
-    assert heatmap(slide, "--model", model_folder, "--out", tmp_path / "plain", "--batch-size", 4).exit_code == 0
+    assert heatmap(store, "--model", model_folder, "--out", tmp_path / "plain", "--batch-size", 4).exit_code == 0
     assert listing(tmp_path / "narrow" / "disc") == listing(tmp_path / "plain" / "disc")
 
 

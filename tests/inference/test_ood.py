@@ -261,6 +261,7 @@ def test_the_flags_lie_where_the_noise_is(half: Path, knowing: TileModel, tmp_pa
     assert made.warning.startswith(f"{share}% of the analysed tiles lie outside what the model has seen.")
 
 
+@pytest.mark.usefixtures("one_process")
 def test_the_command_line_warns_and_ends_well(
     noise: Path, knowing_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -58,7 +58,9 @@ def run_cli(tmp_path_factory: pytest.TempPathFactory) -> RunCli:
         "training.train",
         "training.evaluation.robustness",
     )
-    forked.set_forkserver_preload([__name__, *heavy, "pipeline.study.stages", "pipeline.execution.jobs", "tiling.tile"])
+    forked.set_forkserver_preload(
+        [__name__, *heavy, "pipeline.study.stages", "pipeline.execution.jobs", "pipeline.execution.tile_jobs"]
+    )
     terminal = {"COLUMNS": "500", "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "TERM": "dumb", "PYTHONWARNINGS": ""}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (terminal | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}).items():

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.execution.devices import has_gpu_driver
 from pipeline.study.run import StudyReport
-from pipeline.study.stages.heatmap import has_gpu_driver
 
 ROOT = Path(__file__).resolve().parents[2]
 ORDER = ("tiling", "training", "inference", "pipeline")  # each may import those before it

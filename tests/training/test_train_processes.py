@@ -20,7 +20,7 @@ from tests.training.test_fit import changed, files_of, history_of, weights_of
 from tests.training.two_processes import SETTINGS
 from tiling.core.errors import ConfigError
 from training import TrainConfig, samples_from_images, train
-from training.devices import processes_of
+from training.processes import processes_of
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 240

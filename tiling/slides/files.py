@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import threading
 from pathlib import Path
 
 from tiling.core.errors import SlideError
-from tiling.core.files import FEATURES, require_regular
+from tiling.core.files import FEATURES, require_regular, sha256_file, sha256_json
 from tiling.slides.dicom import dicom_folder, dicom_slide, is_dicom
-from tiling.slides.ome_zarr_reader import is_zarr, ome_zarr_files, ome_zarr_mark
+from tiling.slides.ome_zarr_reader import MARKS, is_zarr, ome_zarr_files, ome_zarr_mark
 from tiling.slides.reader import unreadable
 
 SUFFIXES = frozenset(
@@ -57,6 +58,22 @@ def slide_files(path: Path) -> list[Path]:
     if entry.suffix.lower() == ".mrxs" and companion.is_dir():
         return [entry, *sorted(p for p in companion.rglob("*") if p.is_file())]
     return [entry]
+
+
+def slide_sha256(path: Path, unwanted: threading.Event | None = None) -> str:
+    """SHA-256 of a slide as stored, without opening it: of its file, or of all files of a slide that has several.
+
+    Raises SlideError if they cannot be read, or once it is `unwanted`.
+    """
+    try:
+        files = slide_files(path)
+        hashes = [sha256_file(file, unwanted) for file in files]
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if entry_file(path).name in MARKS:  # OME-Zarr: a chunk's name is its place
+        names = (file.relative_to(path).as_posix() for file in files)
+        return sha256_json(dict(zip(names, hashes, strict=True)))
+    return hashes[0] if len(hashes) == 1 else sha256_json(sorted(hashes))
 
 
 def slide_name(path: Path) -> str:

@@ -22,14 +22,12 @@ import tifffile
 
 from tiling.core.arrays import UInt8Array
 from tiling.core.errors import SlideError
-from tiling.core.files import sha256_file, sha256_json
 from tiling.core.threads import read_ahead
 from tiling.core.tiff import DAMAGE
 from tiling.grid import MAX_SIDE0, Bounds, Frame
 from tiling.slides.direct import open_tiled_levels
-from tiling.slides.files import entry_file, slide_files
+from tiling.slides.files import entry_file, slide_sha256
 from tiling.slides.jpeg_stream import ScaleDenom
-from tiling.slides.ome_zarr_reader import MARKS
 from tiling.slides.reader import SlideReader, exact_downsamples, unreadable
 from tiling.slides.readers import open_reader
 from tiling.slides.tiff_picture import compression_name
@@ -267,19 +265,8 @@ class Slide:
             return reader.read(x0, y0, level, width, height)
 
     def sha256(self, unwanted: threading.Event | None = None) -> str:
-        """SHA-256 of the slide as stored: of its file, or of all files of a slide that has several.
-
-        Raises SlideError if they cannot be read, or once it is `unwanted`.
-        """
-        try:
-            files = slide_files(self.path)
-            hashes = [sha256_file(p, unwanted) for p in files]
-        except OSError as error:
-            raise unreadable(self.path, error) from error
-        if entry_file(self.path).name in MARKS:  # OME-Zarr: a chunk's name is its place
-            names = (file.relative_to(self.path).as_posix() for file in files)
-            return sha256_json(dict(zip(names, hashes, strict=True)))
-        return hashes[0] if len(hashes) == 1 else sha256_json(sorted(hashes))
+        """SHA-256 of the slide as stored. Raises SlideError if its files cannot be read, or once it is `unwanted`."""
+        return slide_sha256(self.path, unwanted)
 
     def compression(self) -> str:
         """The compression of level 0 ("JPEG", "JPEG2000", "LZW", ...), "unknown" where the container does not tell."""

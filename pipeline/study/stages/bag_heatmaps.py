@@ -67,7 +67,7 @@ def _look(row: ManifestRow, study: Study) -> State:
 def _make(study: Study, artefacts: Sequence[Artefact]) -> None:
     """The heatmaps of the slides that have features; those that fail are noted, and cost the slide nothing else."""
     from pipeline.execution.bag_jobs import BagJob, explain_all
-    from pipeline.execution.jobs import require_folder
+    from pipeline.execution.job import require_folder
     from training.models.info import read_bag_info
 
     assert study.config.bags is not None

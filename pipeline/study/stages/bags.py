@@ -34,7 +34,7 @@ def _look(study: Study) -> State:
 def _train(study: Study) -> None:
     """Train; where slides' labels cannot be learned from, that is noted, and costs the study nothing else."""
     from training import train
-    from training.devices import launching
+    from training.processes import launching
 
     assert study.config.bags is not None
     try:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.execution.devices import has_gpu_driver
 from pipeline.study.ledger import Step, append
 from pipeline.study.stages.stage import HEATMAPS, Artefact, Stage, Study, Trained, is_published, state_of
 from pipeline.study.stages.tile import name_of as store_of
@@ -138,14 +138,10 @@ def _uses_bf16(study: Study) -> bool:
     return uses_bf16(study.place(), precision)
 
 
-def has_gpu_driver() -> bool:
-    """Whether a GPU may be there: without one of the drivers' files (NVIDIA's, WSL's, AMD's) torch finds none."""
-    return any(map(os.path.exists, ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")))
-
-
 def _make(study: Study, artefacts: Sequence[Artefact]) -> None:
     """The heatmaps, slides of the same models together; those that fail are noted."""
-    from pipeline.execution.jobs import HeatmapJob, predict_all, require_folder
+    from pipeline.execution.job import require_folder
+    from pipeline.execution.jobs import HeatmapJob, predict_all
 
     rows = {name_of(row): row for row in rows_of(study)}
     append(study.out, "plan", steps=[Step("heatmap", name, "to do") for name in rows])

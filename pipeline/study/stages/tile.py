@@ -56,24 +56,25 @@ def _look(row: ManifestRow, study: Study) -> State:
 
 
 def _recipe(row: ManifestRow, study: Study, known: SlideFacts) -> Recipe:
-    """What the slide's store is to be made from; its hash and scale are as `known` if no file of it is younger."""
-    from tiling.slides.files import slide_files
-    from tiling.slides.slide import Slide
+    """What the slide's store is to be made from; its hash is as `known` if no file of it is younger.
+
+    The slide is not opened here, where a damaged one could end the study.
+    """
+    from tiling.slides.files import slide_files, slide_sha256
     from tiling.stores.store import store_recipe
     from tiling.tile import tiling_inputs
 
     youngest = max(path.stat().st_mtime_ns for path in slide_files(row.slide_path))
     if youngest > (study.out / name_of(row) / COMMIT).stat().st_mtime_ns:
-        with Slide(row.slide_path, mpp=row.mpp) as slide:
-            known = known.model_copy(update={"sha256": slide.sha256(), "mpp": slide.mpp})
+        known = known.model_copy(update={"sha256": slide_sha256(row.slide_path)})
     config = study.config.tile.for_slide(row.mpp or known.mpp)
     return store_recipe(known.sha256, tiling_inputs(config, row.mpp, row.annotation))
 
 
 def _make(study: Study, artefacts: Sequence[Artefact]) -> None:
     """All stores in parallel; where only the annotation is another, the store gets its labels and keeps its pixels."""
-    from pipeline.execution.jobs import tile_all
     from pipeline.execution.pool import default_workers
+    from pipeline.execution.tile_jobs import tile_all
 
     study.failed.clear()  # what the last run could not do is tried again
     for row in study.rows:

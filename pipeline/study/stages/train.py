@@ -46,7 +46,7 @@ def model_state(training: Training, study: Study) -> State:
 
 def _train(training: Training, study: Study) -> None:
     from training import train, tune
-    from training.devices import launching
+    from training.processes import launching
 
     folder = study.out / within(TRAINING, training.name)
     if study.config.tune is not None:

@@ -16,6 +16,8 @@ from tests.inference.conftest import picture, write_model
 from tests.pipeline.conftest import listing
 from tiling.stores.features import FeatureStore
 
+pytestmark = pytest.mark.usefixtures("one_process")
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:

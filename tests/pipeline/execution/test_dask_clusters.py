@@ -23,8 +23,9 @@ from pipeline.execution import dask as module
 from pipeline.execution import dask_clusters as clusters
 from pipeline.execution.dask_clusters import job_of, job_script
 from pipeline.execution.dask_config import ClusterConfig
-from pipeline.execution.jobs import TileJob, anywhere, tile_all
+from pipeline.execution.job import anywhere
 from pipeline.execution.pool import Outcome, TileProgress, run_slides
+from pipeline.execution.tile_jobs import TileJob, tile_all
 from tests.pipeline.conftest import RunCli, listing
 from tests.pipeline.execution.test_pool import act
 from tests.pipeline.test_imports import loads
@@ -33,7 +34,7 @@ from tiling.core.errors import ClusterError, ConfigError, StoppedError
 from tiling.core.files import output_error
 from tiling.manifest import slide_row
 
-DIED = "its worker process died (killed, or out of memory)"
+DIED = "its worker process died (killed, out of memory, or crashed by a damaged file)"
 ROOT = Path(__file__).resolve().parents[3]
 MEMORY = "600MB"
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from ctypes import c_int64
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,7 @@ def act(job: str, progress: TileProgress) -> str:
             return lambda: None  # type: ignore[return-value]  # a result that cannot be pickled
         case ["signal", number, marker]:
             Path(marker).write_text(str(os.getpid()))
+            time.sleep(0.5)  # the one before is known to be done
             os.kill(main_process(), int(number))
             while True:
                 progress(1, 2)
@@ -126,6 +128,38 @@ def test_a_task_that_raises_costs_its_slide_alone() -> None:
     outcomes = ran(jobs)
     expect(jobs, bad, outcomes)
     assert outcomes[1].error == bad["raise:s.svs"], "word for word: it is what the user reads"
+
+
+def say(what: str) -> str:
+    """Done before the jobs."""
+    return what
+
+
+def refuse(what: str) -> None:
+    raise SlideError(what, "does not fit", "take another")
+
+
+def die_in_a_worker() -> None:
+    if multiprocessing.parent_process() is not None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_what_is_done_first_speaks_once_or_ends_the_run_before_any_job(
+    workers: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    jobs = [f"note:{tmp_path / 'notes'}:{number}" for number in "abc"]
+    with pytest.raises(SlideError, match="model: does not fit"):
+        run_slides(act, jobs, workers=workers, title="test", first=partial(refuse, "model"))
+    assert not (tmp_path / "notes").exists()
+    expect(jobs, {}, run_slides(act, jobs, workers=workers, title="test", first=partial(say, "at 0.5 mpp")))
+    assert sorted((tmp_path / "notes").read_text()) == ["a", "b", "c"]
+    assert capfd.readouterr().err.count("at 0.5 mpp") == 1
+
+
+def test_a_worker_that_dies_of_what_is_done_first_costs_no_job() -> None:
+    """The jobs are tried in fresh ones, which say for themselves what is the matter."""
+    expect(["a", "b"], {}, run_slides(act, ["a", "b"], workers=1, title="test", first=die_in_a_worker))
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -31,7 +31,7 @@ import pytest
 import tifffile
 
 from pipeline.demo.synthetic import write_pyramid
-from pipeline.execution.pool import TileProgress, run_slides
+from pipeline.execution.pool import DIED, TileProgress, run_slides
 from tests.tiling.conftest import ram_folder
 from tests.tiling.ndpi_files import write_ndpi
 from tiling import TilingConfig, tile_slide
@@ -378,7 +378,7 @@ def check_mutants(kind: str, dicom: Path | None, tmp_path: Path, seeds: range) -
             elif "died" in answer:
                 tally["died"] += 1
                 outcome = run_slides(tile_one, [slide], workers=1, title="tiling")[0]
-                reasons = ("its worker process died (killed, or out of memory)", f"{slide}: is damaged or incomplete")
+                reasons = (DIED, f"{slide}: is damaged or incomplete")
                 assert (outcome.error or "").startswith(reasons), where  # a fresh one may have just enough memory
             else:
                 tally["tiled"] += 1

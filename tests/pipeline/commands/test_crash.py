@@ -1,0 +1,66 @@
+"""A slide that crashes the library that reads it, alone and among others: the command lives, and says which it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline import cli
+from tests.inference.conftest import write_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "model"
+    write_model(folder)
+    return folder
+
+
+@pytest.fixture
+def crashing(dicom: Path, tmp_path: Path) -> Path:
+    """A slide that ends OpenSlide 4.0.1 with SIGSEGV: every other offset of its table of frames lies behind its end."""
+    (tmp_path / "bad").mkdir()
+    data = bytearray(max(dicom.iterdir(), key=lambda path: path.stat().st_size).read_bytes())
+    for high_byte in range(2743, 3252, 8):
+        data[high_byte] = 255
+    (tmp_path / "bad" / "slide.dcm").write_bytes(data)
+    return tmp_path / "bad"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["info"],
+        ["tile", "--tile-px", "64"],
+        ["heatmap", "--model", "MODEL"],
+        pytest.param(["embed", "--encoder", "MODEL"], marks=pytest.mark.nightly),
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_slide_that_crashes_the_library_is_a_sentence_and_not_the_commands_end(
+    model: Path, crashing: Path, tmp_path: Path, command: list[str]
+) -> None:
+    name, *options = command
+    out = [] if name == "info" else ["--out", str(tmp_path / "out")]
+    models = [str(model) if option == "MODEL" else option for option in options]
+    done = CliRunner().invoke(cli.app, [name, str(crashing), *models, *out], env={"COLUMNS": "300"})
+    assert done.exit_code == 1
+    assert isinstance(done.exception, SystemExit)
+    assert "bad" in done.output
+    assert "crashed by a damaged file" in done.output
+    assert name != "heatmap" or (tmp_path / "out" / "not_analysed.json").exists()
+
+
+@pytest.mark.nightly
+def test_a_slide_that_crashes_the_library_costs_itself_alone(
+    model: Path, crashing: Path, small_slide: Path, tmp_path: Path
+) -> None:
+    arguments = [crashing, small_slide, "--model", model, "--out", tmp_path / "out"]
+    done = CliRunner().invoke(cli.app, ["heatmap", *map(str, arguments)])
+    assert done.exit_code == 1
+    assert (tmp_path / "out" / "small" / "slide.json").exists()
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "Not analysed" in page
+    assert "bad" in page
