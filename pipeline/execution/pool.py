@@ -232,7 +232,7 @@ def _run_pool(
     suspects = round_.run(order, workers, first)
     while len(watch.outcomes) < len(order):
         for number in suspects:
-            if len(order) == 1 or round_.run([number], 1):
+            if round_.run([number], 1):
                 watch.finished(number, None, DIED)
         left = [number for number in order if number not in watch.outcomes]
         suspects = round_.run(left, workers) if left else []

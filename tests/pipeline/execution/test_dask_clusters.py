@@ -27,7 +27,7 @@ from pipeline.execution.job import anywhere
 from pipeline.execution.pool import Outcome, TileProgress, run_slides
 from pipeline.execution.tile_jobs import TileJob, tile_all
 from tests.pipeline.conftest import RunCli, listing
-from tests.pipeline.execution.test_pool import act
+from tests.pipeline.execution.tasks import act
 from tests.pipeline.test_imports import loads
 from tiling import TilingConfig
 from tiling.core.errors import ClusterError, ConfigError, StoppedError

@@ -1,8 +1,7 @@
-"""Every slide gets an outcome, whatever happens to the others. The tasks live here: workers import this module."""
+"""Every slide gets an outcome, whatever happens to the others."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -20,7 +19,6 @@ from rich.progress import Progress
 from pipeline.execution import pool
 from pipeline.execution.pool import (
     Outcome,
-    TileProgress,
     Watch,
     bytes_of,
     default_workers,
@@ -28,68 +26,13 @@ from pipeline.execution.pool import (
     threads_for_slide,
 )
 from pipeline.meter import Meter
+from tests.pipeline.execution.tasks import NAMING, act, buggy, die_in_a_worker, refuse, say
 from tests.tiling.dicom_files import write_instance
 from tiling.core.errors import SlideError, StoppedError
 from tiling.core.pace import Pace
 from tiling.core.signals import listening
 
 DIED = "its worker process died"
-
-
-class StrangeError(Exception):
-    """An exception that cannot travel between processes: it wants two arguments when it is made again."""
-
-    def __init__(self, one: str, two: str) -> None:
-        super().__init__(one)
-
-
-def act(job: str, progress: TileProgress) -> str:
-    """A task that does what its job says."""
-    progress(1, 2)
-    match job.split(":"):
-        case ["raise", what]:
-            raise SlideError(what, "is damaged", "copy it again")
-        case ["break"]:
-            raise ZeroDivisionError("no slide is this thin")
-        case ["strange"]:
-            raise StrangeError("a", "b")
-        case ["exit"]:
-            sys.exit(3)
-        case ["kill", *_]:
-            os.kill(os.getpid(), signal.SIGKILL)
-        case ["once", marker]:
-            if not Path(marker).exists():
-                Path(marker).touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-        case ["sleep", marker]:
-            Path(marker).write_text(str(os.getpid()))
-            time.sleep(120)
-        case ["opaque"]:
-            return lambda: None  # type: ignore[return-value]  # a result that cannot be pickled
-        case ["signal", number, marker]:
-            Path(marker).write_text(str(os.getpid()))
-            time.sleep(0.5)  # the one before is known to be done
-            os.kill(main_process(), int(number))
-            while True:
-                progress(1, 2)
-                time.sleep(0.02)
-        case ["device", _]:
-            return os.environ["CUDA_VISIBLE_DEVICES"]
-        case ["threads", *_]:
-            return str(threads_for_slide())
-        case ["note", marker, what]:
-            with Path(marker).open("a") as notes:
-                notes.write(what)
-    progress(2, 2)
-    return job.upper()
-
-
-def main_process() -> int:
-    """The process that a terminal's Ctrl-C, or Slurm, is meant for."""
-    parent = multiprocessing.parent_process()
-    pid = os.getpid() if parent is None else parent.pid
-    assert pid is not None
-    return pid
 
 
 def ran(jobs: list[str], workers: int = 2) -> list[Outcome[str, str]]:
@@ -130,20 +73,6 @@ def test_a_task_that_raises_costs_its_slide_alone() -> None:
     assert outcomes[1].error == bad["raise:s.svs"], "word for word: it is what the user reads"
 
 
-def say(what: str) -> str:
-    """Done before the jobs."""
-    return what
-
-
-def refuse(what: str) -> None:
-    raise SlideError(what, "does not fit", "take another")
-
-
-def die_in_a_worker() -> None:
-    if multiprocessing.parent_process() is not None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_what_is_done_first_speaks_once_or_ends_the_run_before_any_job(
     workers: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -172,7 +101,7 @@ _RUN = """
 import sys
 from pathlib import Path
 from pipeline.execution.pool import run_slides
-from tests.pipeline.execution.test_pool import act
+from tests.pipeline.execution.tasks import act
 
 if __name__ == "__main__":
     run_slides(act, [f"sleep:{sys.argv[1]}"], workers=1, title="test")
@@ -323,15 +252,6 @@ def test_sizes_of_slides(tmp_path: Path) -> None:
     sizes = {"a.svs": 5, "dicom": of_dicom, "dicom/1.dcm": of_dicom, "m.mrxs": 10, "s.zarr": 6}
     sizes |= {"missing.svs": 0, "a.svs/inner": 0, "m": 0}
     assert {name: bytes_of(tmp_path / name) for name in sizes} == sizes
-
-
-NAMING = "of Miller's slide"
-
-
-def buggy(number: int, progress: TileProgress) -> int:
-    if number == 1:
-        raise ZeroDivisionError(NAMING)
-    return number
 
 
 @pytest.mark.parametrize("workers", [0, 1])
