@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from packaging.requirements import Requirement
 
+from pipeline.execution.pool import TileProgress, run_slides
 from tiling.core.errors import SpecslideError
 from tiling.core.threads import usable_cores
 from tiling.core.versions import software_versions
@@ -45,7 +46,7 @@ class Finding:
 
 def examine(out: Path, slides: Sequence[Path] = ()) -> Iterator[Finding]:
     """What is found of the installation, the machine, the disk that `out` is on, and slides; each as it is known."""
-    known = software_versions(*_SHOWN)
+    known = dict(software_versions(*_SHOWN))  # they are remembered
     own = [known.pop(name) for name in ("specslide", "specslide_commit") if name in known]
     yield Finding("specslide", ", ".join(own))
     yield Finding("system", f"{platform.system()} {platform.machine()}, Python {known.pop('python')}", _system_advice())
@@ -53,8 +54,9 @@ def examine(out: Path, slides: Sequence[Path] = ()) -> Iterator[Finding]:
     yield from _unmet(requires("specslide") or [])
     yield from _compute(os.environ)
     yield _disk(out)
-    for number, path in enumerate(slides, start=1):
-        yield from _slide(f"slide {number}", path)
+    jobs = [(f"slide {number}", path) for number, path in enumerate(slides, start=1)]
+    for outcome in run_slides(_slide_job, jobs, workers=1, title="slides") if jobs else ():
+        yield from outcome.result or [_unreadable(outcome.job[0], "it ends the process that reads it, or is damaged")]
 
 
 def _system_advice() -> str:
@@ -121,12 +123,21 @@ def _disk(out: Path) -> Finding:
     return Finding("disk", f"{free:.0f} GiB free, writes {speed:.0f} MB/s", advice)
 
 
+def _slide_job(job: tuple[str, Path], progress: TileProgress) -> list[Finding]:
+    """What is found of a slide, in a process that may be lost."""
+    return list(_slide(*job))
+
+
+def _unreadable(name: str, why: str) -> Finding:
+    return Finding(name, f"cannot be read ({why})", "see what `specslide info` says of it", True)
+
+
 def _slide(name: str, path: Path) -> Iterator[Finding]:
     """What reads a slide, and how its other readers compare: pixels and time of the same regions."""
     try:
         chosen, reader = open_reader(path)
     except SpecslideError as error:
-        yield Finding(name, f"cannot be read ({type(error).__name__})", "see what `specslide info` says of it", True)
+        yield _unreadable(name, type(error).__name__)
         return
     first = reader.levels[0]
     scale = "scale unknown" if reader.mpp_xy is None else f"{reader.mpp_xy[0]:.4g} µm/px"
