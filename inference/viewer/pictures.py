@@ -83,6 +83,9 @@ class SlidePicture:
 
         It carries no text: its application segments are left out.
         """
+        width0, height0 = self.frame.size0
+        if square.x0 + square.side0 > width0 or square.y0 + square.side0 > height0:
+            return None  # what fills such a tile up beyond the slide is often black
         column, row = square.x0 // square.side0, square.y0 // square.side0
         for number, level in enumerate(self._slide.levels):
             own = self._slide.native_tile_px(number) == (TILE_PX, TILE_PX)

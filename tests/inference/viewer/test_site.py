@@ -151,6 +151,19 @@ def test_a_tile_of_the_slides_own_is_copied_without_its_texts(places: Places, tm
         assert got(site, "data/0/2/1-0.jpg") != slide.native_stream(0, 1, 0), "coarser ones are drawn"
 
 
+def test_a_tile_across_the_edge_shows_white_beyond_the_slide(tmp_path: Path) -> None:
+    """What a slide's own tile is filled up with there is black."""
+    path = tmp_path / "cut.tif"
+    with tifffile.TiffWriter(path) as tiff:
+        tiff.write(
+            np.full((300, 300, 3), 200, np.uint8), tile=(256, 256), photometric="rgb", compression="jpeg",
+            resolution=(20_000, 20_000), resolutionunit="CENTIMETER", metadata=None,
+        )  # fmt: skip
+    shown = pixels_of(got(Site(find_cohort([path])), "data/0/1/1-1.jpg")).astype(int)
+    assert np.abs(shown[:36, :36] - 200).max() < 10
+    assert shown[64:, 64:].min() > 245
+
+
 def test_a_slide_that_is_another_one_is_noticed(places: Places, tmp_path: Path) -> None:
     """Of the same name and size, so that only its bytes tell."""
     path = tmp_path / "one.tif"
