@@ -17,6 +17,8 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from inference import PredictConfig, predict_slide
+from inference.viewer.cohort import find_cohort
+from inference.viewer.site import Site
 from pipeline import cli
 from pipeline.provenance import trace
 from tests.pipeline.conftest import listing
@@ -161,3 +163,10 @@ def test_the_study_is_planned_and_what_can_be_kept_is_kept(golden: Path, monkeyp
     assert states["heatmaps/golden-5"] in ("changed", "failed")
     done = specslide(golden, monkeypatch, "status", "study")
     assert "stores/golden-1.zarr │ was removed" in done.output, "which is not here"
+
+
+def test_the_viewer_shows_its_slides(golden: Path) -> None:
+    site = Site(find_cohort([golden]))
+    assert [(one.slide_id, len(one.results)) for one in site.cohort.slides] == [("golden-5", 1), ("golden-0", 0)]
+    assert all(site.get(address) is not None for address in site.addresses())
+    site.pictures.close()
