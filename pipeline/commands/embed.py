@@ -21,7 +21,7 @@ from pipeline.commands.options import (
     require_any,
     slides_of,
 )
-from pipeline.commands.outcomes import reason_for_user, refused_outcomes, show_outcomes
+from pipeline.commands.outcomes import failed_outcomes, refused_outcomes, show_outcomes
 from pipeline.commands.settings import Settings, options_of, settings_of
 from pipeline.execution.partition import Part
 from training.config import load_train_config
@@ -86,7 +86,6 @@ def embed(
     reports, failed = embed_all(
         rows, encoder, out, config, roi=roi, part=share, overwrite=overwrite, device=place, cluster=workers
     )
-    row_of = {row.slide_id: row for row in rows}
-    reasons = [(name, "", reason_for_user(reason, row_of[name], manifest)) for name, reason in failed.items()]
     made = [(r.slide_id, f"{r.tiles} tiles, {r.dim} features", "kept" if r.reused else "made") for r in reports]
+    reasons = failed_outcomes(failed, rows, manifest)
     show_outcomes(f"features in {out}", [*made, *reasons, *refused_outcomes(refused, share)])

@@ -23,7 +23,7 @@ from pipeline.commands.options import (
     require_any,
     slides_of,
 )
-from pipeline.commands.outcomes import heatmap_outcome, reason_for_user, refused_outcomes, show_outcomes
+from pipeline.commands.outcomes import failed_outcomes, heatmap_outcome, refused_outcomes, show_outcomes
 from pipeline.commands.settings import Settings, options_of, settings_of
 from pipeline.execution.partition import Part
 from tiling.core.errors import ConfigError
@@ -123,9 +123,7 @@ def heatmap(
             rows, model, out, config, roi=roi, outputs=outputs, part=share, overwrite=overwrite, device=place,
             cluster=workers,
         )  # fmt: skip
-    row_of = {row.slide_id: row for row in rows}
-    reasons = [(name, "", reason_for_user(reason, row_of[name], manifest)) for name, reason in failed.items()]
-    made = map(heatmap_outcome, reports)
+    made, reasons = map(heatmap_outcome, reports), failed_outcomes(failed, rows, manifest)
     show_outcomes(f"heatmaps in {out}", [*made, *reasons, *refused_outcomes(refused, share)])
 
 

@@ -35,6 +35,14 @@ def refused_outcomes(refused: Mapping[str, str], part: Part) -> list[tuple[str, 
     return [(name, "", reason) for name, reason in part.of(list(refused.items()))]
 
 
+def failed_outcomes(
+    failed: Mapping[str, str], rows: Sequence[ManifestRow], manifest: Path | None
+) -> list[tuple[str, str, str]]:
+    """The rows of the summary table for slides that failed, whose reasons are given by their ids."""
+    row_of = {row.slide_id: row for row in rows}
+    return [(name, "", reason_for_user(reason, row_of[name], manifest)) for name, reason in failed.items()]
+
+
 def reason_for_user(reason: str, row: ManifestRow, manifest: Path | None) -> str:
     """Why a slide failed: with its file, which the user passed, or of a manifest by the slide's id alone."""
     return reason if manifest is None else redact_names(reason, files_of(row))
