@@ -14,11 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from tests.training.mil.conftest import DIM, ENCODER, bag_of
-from tests.training.test_fit import ask_to_stop, die, files_of
+from tests.training.test_fit import ask_to_stop, die, files_of, history_of, weights_of
+from tests.training.test_train_processes import LIMIT_S
+from tests.training.test_train_processes import start as start_process
 from tiling.core.errors import ConfigError, ModelError, OutputError, StoppedError
 from training import BagConfig, evaluate_models, labelled_tiles, load_any_model, load_bag_model, load_model, train
 from training.data.from_features import samples_from_features
@@ -266,3 +269,25 @@ def test_a_bag_of_200_000_tiles_is_predicted_in_the_memory_of_a_chunk(head: str)
 
 class Tracked(np.ndarray[Any, np.dtype[np.float32]]):
     """An array that can be watched."""
+
+
+def test_two_processes_are_one_on_the_same_global_batch(
+    feature_cohort: Cohort, quick: BagConfig, tmp_path: Path
+) -> None:
+    """Each draws its bags as one process draws them, whatever bags it shares a batch with."""
+    features, manifest = feature_cohort(24)
+    config = quick.model_copy(update={"epochs": 3, "dropout": 0.0, "bag_tiles": 10, "sd_lambda": 0.1, "devices": 2})
+    settings = tmp_path / "train.yaml"
+    settings.write_text(yaml.safe_dump(config.model_dump(mode="json") | {"device": "cpu"}))
+    process = start_process(
+        "-m", "pipeline.cli", "train", "--bags", str(features), "--manifest", str(manifest), "--config", str(settings),
+        "--out", str(tmp_path / "two"),
+    )  # fmt: skip
+    samples = samples_from_features(features, manifest, config)
+    train(samples, tmp_path / "one", config.model_copy(update={"devices": 1}))
+    said = process.communicate(timeout=LIMIT_S)[0]
+    assert process.returncode == 0, said
+    for a, b in zip(history_of(tmp_path / "one"), history_of(tmp_path / "two"), strict=True):
+        assert b == pytest.approx(a, rel=1e-3)
+    for name, value in weights_of(tmp_path / "one").items():
+        torch.testing.assert_close(weights_of(tmp_path / "two")[name], value, rtol=1e-3, atol=1e-4)
