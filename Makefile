@@ -7,7 +7,7 @@ DEMO   ?= demo-out
 # Parallel tests share the cores: threads spinning inside each process would only fight. Three, for some of them wait.
 test: export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test nightly check dist clean
+.PHONY: demo test nightly check dist docs clean
 .DELETE_ON_ERROR:
 
 $(READY): pyproject.toml constraints.txt
@@ -30,6 +30,9 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(READY)
+	$(BIN)/python -m mkdocs build --strict
 
 dist: $(READY)
 	rm -rf dist

@@ -31,7 +31,8 @@ OTHERS = {
 """Options of other programs, or of every command; the last are what other tools call ours."""
 
 
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/spectral-decoupling.md", "docs/models/breast-idc.md")
+PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("docs/*.md"), *ROOT.glob("docs/models/*.md")))
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", *PAGES)
 
 
 def lines_of(path: Path) -> list[str]:
@@ -51,6 +52,11 @@ def test_every_block_is_run_or_says_why_not() -> None:
     marked = [block for block in blocks() if block.not_run]
     assert len(marked) == len(MARK.findall(README.read_text())), "a mark is right in front of its block"
     assert {block.kind for block in blocks() if not block.not_run} == {"commands", "python", "study"}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_of_a_page_is_run_or_says_why_not(page: str) -> None:
+    assert [block.line for block in blocks(ROOT / page) if block.not_run is None] == []
 
 
 @pytest.mark.parametrize("line", calls())
