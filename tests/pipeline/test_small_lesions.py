@@ -9,14 +9,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 import pytest
-from click.testing import Result
 from numpy.typing import NDArray
 from shapely import Polygon, box
 from sklearn.metrics import roc_auc_score
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from inference.exports import TABLE
-from inference.heatmap import SUMMARY
+from inference.summary import SUMMARY
 from pipeline import cli
 from pipeline.demo.anatomy import blob, largest, plan_anatomy
 from pipeline.demo.painting import Background, paint
@@ -24,6 +23,7 @@ from pipeline.demo.pyramid import write_pyramid
 
 SIDE, MPP, TILE_PX = 2048, 0.5, 64
 RADIUS_UM = 35
+SLIDES = 64
 GLASS: tuple[Background, ...] = ("white", "grey", "pink")
 
 
@@ -68,12 +68,12 @@ def covered(table: pyarrow.Table, lesions: list[Polygon]) -> NDArray[np.float64]
 
 @pytest.mark.nightly
 def test_lesions_of_less_than_a_hundredth_are_found_from_labels_of_slides(tmp_path: Path) -> None:
-    truth = write_cohort(tmp_path, slides=96)
+    truth = write_cohort(tmp_path, slides=SLIDES)
     labels, features, run = tmp_path / "labels.csv", tmp_path / "features", tmp_path / "run"
     specslide("embed", "--manifest", labels, "--mpp", MPP, "--tile-px", TILE_PX, "--out", features)
     specslide("train", "--bags", features, "--manifest", labels, "--head", "gated", "--epochs", 40, "--batch-size", 8,
               "--threads", 1, "--out", run)  # fmt: skip
-    held_out = [f"s{number:03d}" for number in range(96) if number // 2 % 4 == 3]
+    held_out = [f"s{number:03d}" for number in range(SLIDES) if number // 2 % 4 == 3]
     pictures = [tmp_path / f"{name}.tif" for name in held_out]
     specslide("heatmap", *pictures, "--model", run / "model", "--out", tmp_path / "heatmaps")
     scores, found, shares = [], [], []
