@@ -13,9 +13,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from pipeline import cli
 from pipeline.demo.synthetic import write_pyramid
+from tests.inference.conftest import write_model
 from tests.pipeline.conftest import listing
+from tiling.stores.features import verify_features
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 300
@@ -23,7 +27,8 @@ pytestmark = pytest.mark.nightly
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
-    variables = {"OMP_NUM_THREADS": "1", "COLUMNS": "300", "PYTHONPATH": str(ROOT), "TERM": "dumb"}
+    variables = {"OMP_NUM_THREADS": "1", "COLUMNS": "300", "TERM": "dumb"}
+    variables["PYTHONPATH"] = os.environ.get("PYTHONPATH", str(ROOT))
     return subprocess.Popen(
         [sys.executable, "-m", "specslide", *map(str, arguments)], env=os.environ | variables, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
@@ -49,9 +54,13 @@ def files_of(folder: Path) -> dict[str, str]:
     return {name: of for name, of in listing(folder).items() if not name.endswith((".lock", "ledger.jsonl"))}
 
 
+Job = Callable[[Path], list[object]]
+"""The words of a command that makes a folder."""
+
+
 @pytest.fixture
-def training(tmp_path: Path) -> list[object]:
-    """The words of a training of some seconds, but for --out."""
+def training(tmp_path: Path) -> Job:
+    """A training of some seconds."""
     random, lines = np.random.default_rng(0), ["path,case_id,label"]
     for number in range(48):
         cv2.imwrite(str(tmp_path / f"{number}.png"), random.integers(0, 255, (32, 32, 3)).astype(np.uint8))
@@ -61,12 +70,12 @@ def training(tmp_path: Path) -> list[object]:
         "{backbone: test_resnet, weights: none, input_px: 32, epochs: 25, batch_size: 8, threads: 1, device: cpu,"
         " bootstrap_resamples: 5, checkpoint_steps: 3}"
     )
-    return ["train", "--images", tmp_path / "index.csv", "--config", tmp_path / "train.yaml"]
+    return lambda out: ["train", "--images", tmp_path / "index.csv", "--config", tmp_path / "train.yaml", "--out", out]
 
 
 @pytest.fixture
-def tiling(tmp_path: Path) -> list[object]:
-    """The words of tiling six slides with one worker, but for --out."""
+def slides(tmp_path: Path) -> Path:
+    """A folder of six slides."""
     picture = np.full((1500, 1500, 3), 244, np.uint8)
     cv2.circle(picture, (750, 750), 700, (222, 140, 180), -1)
     for x, y in np.random.default_rng(0).integers(200, 1300, (3000, 2)).tolist():
@@ -74,38 +83,57 @@ def tiling(tmp_path: Path) -> list[object]:
     (tmp_path / "slides").mkdir()
     for number in range(6):
         write_pyramid(tmp_path / "slides" / f"{number}.tif", picture, mpp=0.5, levels=2)
-    return ["tile", tmp_path / "slides", "--tile-px", 64, "--codec", "lossless", "--workers", 1]
+    return tmp_path / "slides"
 
 
-@pytest.fixture(params=["training", "tiling"])
-def job(request: pytest.FixtureRequest) -> list[object]:
-    words: list[object] = request.getfixturevalue(request.param)
-    return words
+@pytest.fixture
+def tiling(slides: Path) -> Job:
+    """Tiling with one worker."""
+    return lambda out: ["tile", slides, "--tile-px", 64, "--codec", "lossless", "--workers", 1, "--out", out]
+
+
+@pytest.fixture
+def predicting(slides: Path, tmp_path: Path) -> Job:
+    write_model(tmp_path / "model", mpp=1.0, tile_px=64)
+    return lambda out: ["heatmap", *sorted(slides.iterdir())[:4], "--model", tmp_path / "model", "--out", out]
+
+
+@pytest.fixture
+def embedding(slides: Path, tmp_path: Path) -> Job:
+    write_model(tmp_path / "model", mpp=1.0, tile_px=64)
+    return lambda out: ["embed", *sorted(slides.iterdir())[:4], "--encoder", tmp_path / "model", "--out", out]
+
+
+@pytest.fixture(params=["training", "tiling", "predicting"])
+def job(request: pytest.FixtureRequest) -> Job:
+    found: Job = request.getfixturevalue(request.param)
+    return found
 
 
 def begun(out: Path) -> bool:
     """Whether the first results are there, or the state of a training."""
-    return (out / "checkpoints" / "last.ckpt").exists() or any(out.glob("*.zarr"))
+    first = ("checkpoints/last.ckpt", "*.zarr", "*/slide.json")
+    return any(path for name in first for path in out.glob(name))
 
 
-def test_ctrl_c_twice(job: list[object], tmp_path: Path) -> None:
-    assert end_of(start(*job, "--out", tmp_path / "whole"))
-    process = start(*job, "--out", tmp_path / "out")
+def test_ctrl_c_twice(job: Job, tmp_path: Path) -> None:
+    assert end_of(start(*job(tmp_path / "whole")))
+    process = start(*job(tmp_path / "out"))
     wait_for(lambda: begun(tmp_path / "out"), process)
     for _ in range(2):
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         time.sleep(0.05)
     said = end_of(process)
     assert process.returncode in (os.EX_TEMPFAIL, 130, -signal.SIGINT), said
-    process = start(*job, "--out", tmp_path / "out")
+    process = start(*job(tmp_path / "out"))
     assert end_of(process)
     assert process.returncode == 0
     assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
 
 
-def test_stopped_and_continued(job: list[object], tmp_path: Path) -> None:
-    assert end_of(start(*job, "--out", tmp_path / "whole"))
-    process = start(*job, "--out", tmp_path / "out")
+def test_stopped_and_continued(job: Job, tmp_path: Path) -> None:
+    assert end_of(start(*job(tmp_path / "whole")))
+    process = start(*job(tmp_path / "out"))
     wait_for(lambda: begun(tmp_path / "out"), process)
     for _ in range(3):
         os.killpg(process.pid, signal.SIGSTOP)
@@ -117,17 +145,81 @@ def test_stopped_and_continued(job: list[object], tmp_path: Path) -> None:
     assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
 
 
-def test_two_at_once_in_one_folder(job: list[object], tmp_path: Path) -> None:
+@pytest.mark.parametrize("job", ["training", "tiling"], indirect=True)
+def test_two_at_once_in_one_folder(job: Job, tmp_path: Path) -> None:
     """Each ends by itself: what one makes the other is refused, naming it, or finds complete."""
-    assert end_of(start(*job, "--out", tmp_path / "whole"))
-    processes = [start(*job, "--out", tmp_path / "out") for _ in range(2)]
+    assert end_of(start(*job(tmp_path / "whole")))
+    processes = [start(*job(tmp_path / "out")) for _ in range(2)]
     said = [end_of(process) for process in processes]
     for process, text in zip(processes, said, strict=True):
         assert process.returncode == 0 or "another job" in text
-    again = start(*job, "--out", tmp_path / "out")
+    again = start(*job(tmp_path / "out"))
     end_of(again)
     assert again.returncode == 0
     assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
+
+
+def test_killed_while_slides_are_embedded(embedding: Job, tmp_path: Path) -> None:
+    """Three times without a word, workers and all: what is under its final name is whole, and the next goes on."""
+    assert end_of(start(*embedding(tmp_path / "whole")))
+    out = tmp_path / "out"
+    for kept in range(3):
+        process = start(*embedding(out))
+        wait_for(lambda kept=kept: len([*out.glob("*.zarr")]) > kept, process)  # type: ignore[misc]
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        for store in out.glob("*.features.zarr"):
+            assert verify_features(store) == []
+    assert "kept" in end_of(start(*embedding(out)))
+    assert files_of(out) == files_of(tmp_path / "whole")
+
+
+def test_what_is_being_made_is_never_called_damaged(predicting: Job, tmp_path: Path) -> None:
+    """`verify`, again and again beside `heatmap`: what it finds is whole, and the results are as without it."""
+    assert end_of(start(*predicting(tmp_path / "whole")))
+    out = tmp_path / "out"
+    process = start(*predicting(out))
+    wait_for(lambda: begun(out), process)
+    looked = 0
+    while process.poll() is None:
+        verified = CliRunner().invoke(cli.app, ["verify", str(out)])
+        assert verified.exit_code == 0, verified.output
+        looked += "0 damaged" in verified.output
+    assert looked > 1
+    assert end_of(process)
+    assert process.returncode == 0
+    assert files_of(out) == files_of(tmp_path / "whole")
+
+
+CLOCK = """
+import time
+
+_real, _calls = time.time, 0
+
+def _back():
+    global _calls
+    _calls += 1
+    return _real() - 3600.0 * _calls  # an hour earlier at each look
+
+time.time, time.time_ns = _back, lambda: int(_back() * 1e9)
+"""
+
+
+@pytest.mark.parametrize("job", ["tiling", "predicting"], indirect=True)
+def test_a_clock_that_goes_backwards(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it is made, and between two commands: the same files, and what is there is known again."""
+    assert end_of(start(*job(tmp_path / "whole")))
+    (tmp_path / "clock").mkdir()
+    (tmp_path / "clock" / "sitecustomize.py").write_text(CLOCK)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'clock'}{os.pathsep}{ROOT}")
+    for made_at in (None, 0, 4_000_000_000):  # as it was, in 1970, in 2096
+        for path in (tmp_path / "out").rglob("*"):
+            if made_at is not None and path.is_file():
+                os.utime(path, (made_at, made_at))
+        process = start(*job(tmp_path / "out"))
+        said = end_of(process)
+        assert process.returncode == 0, said
+        assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
 
 
 def test_five_thousand_slides_in_one_manifest(tmp_path: Path) -> None:

@@ -316,6 +316,51 @@ def test_a_slide_that_fails_is_named_and_nothing_of_it_is_told(
     assert words_in(ran.log, [canary], but=("name", "folder")) == set()
 
 
+@pytest.mark.nightly
+def test_nothing_of_a_photographs_exif_or_an_ndpis_tags_leaves_it(
+    ndpi: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = {kind: f"Zq{kind.capitalize()}Canary00" for kind in ("artist", "comment", "place", "name")}
+    words |= {"date": "ZqDateCanary:17:02:", "created": "ZqCreated0"}
+    photograph, scan = (tmp_path / f"{words['name']}.{ending}" for ending in ("jpg", "ndpi"))
+    exif = Image.Exif()
+    exif[0x013B], exif[0x010E] = words["artist"], words["comment"]
+    exif.get_ifd(0x8769)[0x9286] = b"ASCII\0\0\0" + words["comment"].encode()
+    exif.get_ifd(0x8825)[0x001B] = b"ASCII\0\0\0" + words["place"].encode()
+    Image.fromarray(picture(512)).save(photograph, exif=exif, comment=words["comment"].encode())
+    data = bytearray(ndpi.read_bytes())
+    for place, kind in ((47, "date"), (82, "created")):  # of tag 306, and of Hamamatsu's own 65449
+        data[place : place + len(words[kind])] = words[kind].encode()
+    scan.write_bytes(data)
+    canaries = [Canary(path, words) for path in (photograph, scan)]
+    held = {kind for path in (photograph, scan) for kind in told(path.read_bytes() + path.name.encode(), words)}
+    assert held == set(words)
+    (tmp_path / "slides.csv").write_text(f"slide_path,slide_id,mpp\n{photograph},s00,1\n{scan},s01,\n")
+    model, out, ran = write_model(tmp_path / "model", mpp=1.0), tmp_path / "out", Ran()
+    tile = ["tile", "--manifest", tmp_path / "slides.csv", "--mpp", 1, "--tile-px", 32, "--tissue", "all"]
+    command(ran, caplog, *tile, "--out", out / "stores", "--workers", 1)
+    stores = sorted((out / "stores").glob("*.zarr"))
+    assert [store.stem for store in stores] == ["s00", "s01"]
+    more = ["--formats", ",".join(formats()), "--out", out / "heatmaps"]
+    command(ran, caplog, "heatmap", *stores, "--model", model, *more)
+    assert words_in(ran.said + ran.log, canaries) == set()
+    assert_silent(out, canaries)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("how", ["whole", "cut"])
+def test_nothing_of_a_slide_is_in_what_dask_says(run_cli: RunCli, tmp_path: Path, how: str) -> None:
+    canary = make_canary(tmp_path / "slides", 8)
+    if how == "cut":
+        damaged(canary, how)
+    tile = ["tile", "--manifest", manifest_of([canary], tmp_path / "slides.csv"), "--mpp", 1, "--tile-px", 32]
+    done = run_cli("--verbose", *tile, "--out", tmp_path / "out", "--cluster", "local:1", cwd=tmp_path)
+    assert done.returncode == int(how == "cut"), done.stderr
+    assert "s08" in done.stdout
+    assert words_in(done.stdout + done.stderr, [canary]) == set()
+    assert_silent(tmp_path / "out", [canary])
+
+
 def test_nothing_of_a_dicom_slide_leaves_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Whether it is tiled or fails, for its transfer syntax, its header, or a second slide in its folder."""
     words = {kind: f"Zq{kind.capitalize()}Canary09" for kind in ("patient", "barcode", "date", "folder", "name")}

@@ -63,6 +63,8 @@ def test_a_disk_that_is_full_from_some_moment_on(job: Callable[[Path], object], 
             refused += 1
             assert str(error).startswith(str(ram)), where
             assert "No space left on device" in str(error), where
+        else:
+            assert files_of(out) == expected, f"{where}: said to be done"
         for place in (out, out / "model"):
             assert not (place / "commit.json").exists() or folder_faults(place) == [], where
         job(out)
