@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from inference.exports import OVERLAY
 from inference.report.pages import Link, Picture, Section, write_page
 from tiling.core.errors import InputError
-from tiling.core.files import canonical_json, locked, read_json, write_changed
+from tiling.core.files import canonical_json, locked, output_error, read_json, write_changed
 from tiling.core.text import threshold_text
 
 if TYPE_CHECKING:
@@ -35,8 +35,10 @@ def write_cohort_index(folder: Path, failed: Mapping[str, str]) -> None:
         found = _results(folder)
         made = {result.name for result, _ in found}
         failed = {name: why for name, why in failed_before(folder).items() if name not in made} | dict(failed)
-        if failed or (folder / NOT_ANALYSED).exists():
+        if failed:
             write_changed(folder / NOT_ANALYSED, canonical_json(failed))
+        else:
+            _forget_failures(folder)
         if found:
             _write_index(folder, found, failed)
 
@@ -48,6 +50,14 @@ def failed_before(folder: Path) -> dict[str, str]:
     except (OSError, ValueError):
         return {}
     return {str(name): str(why) for name, why in noted.items()} if isinstance(noted, dict) else {}
+
+
+def _forget_failures(folder: Path) -> None:
+    """Leave no empty list of failures behind, so that a folder does not tell how often it was worked on."""
+    try:
+        (folder / NOT_ANALYSED).unlink(missing_ok=True)
+    except OSError as error:
+        raise output_error(folder / NOT_ANALYSED, error) from error
 
 
 def _write_index(folder: Path, found: Sequence[tuple[Path, HeatmapSummary]], failed: Mapping[str, str]) -> None:

@@ -145,7 +145,6 @@ def test_stopped_and_continued(job: Job, tmp_path: Path) -> None:
     assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("job", ["training", "tiling"], indirect=True)
 def test_two_at_once_in_one_folder(job: Job, tmp_path: Path) -> None:
     """Each ends by itself: what one makes the other is refused, naming it, or finds complete."""
     assert end_of(start(*job(tmp_path / "whole")))
