@@ -20,7 +20,7 @@ from training.evaluation.tables import csv_text, markdown_table
 from training.external.config import AnyExternalConfig, ExternalBagConfig
 from training.selection.rules import RULES
 from training.trials.choice import Estimate, Grid, Line, chosen_lines, counted, fixed_lines, rule_lines, t_interval
-from training.trials.config import grids_of
+from training.trials.config import grids_of, views_of
 from training.trials.records import VALIDATION, unpacked
 from training.trials.study import SetFacts, Study
 
@@ -69,9 +69,16 @@ def gain_over(line: Line, other: Line, study: Study, config: AnyExternalConfig) 
     return gain, case_interval(share, study.sets[EXTERNAL], config.resamples)
 
 
-def rivals_of(lines: dict[str, Line]) -> list[Line]:
-    """The methods with a grid and without spectral decoupling, the best external balanced accuracy first."""
-    rivals = [line for method, line in lines.items() if grids_of(method) and "sd_lambdas" not in grids_of(method)]
+def rivals_of(method: str, lines: dict[str, Line]) -> list[Line]:
+    """The methods without spectral decoupling that a method is held against, the best on external tiles first.
+
+    They have a grid, and see tiles as it does: augmented and normalised alike.
+    """
+    rivals = [
+        line
+        for other, line in lines.items()
+        if grids_of(other) and "sd_lambdas" not in grids_of(other) and views_of(other) == views_of(method)
+    ]
     return sorted(rivals, key=lambda line: -line.estimate(EXTERNAL).mean)
 
 
@@ -138,8 +145,8 @@ cases. Balanced accuracy is at the threshold that validation gave.
 
 ## Spectral decoupling against the best of its rivals
 
-The rival is the method without it that has the best external balanced accuracy under the same rule and as many
-settings.
+The rival is the method without it that has the best external balanced accuracy under the same rule, augmentation and
+as many settings.
 
 {_against_rivals(grid, study, config)}
 
@@ -200,8 +207,8 @@ def _against_rivals(grid: Grid, study: Study, config: AnyExternalConfig) -> str:
     rows = []
     for rule in config.rules:
         lines = chosen_lines(grid, rule)
-        rivals = rivals_of(lines)
         for line in lines.values():
+            rivals = rivals_of(line.method, lines)
             if rivals and "sd_lambdas" in grids_of(line.method):
                 gain, over_cases = gain_over(line, rivals[0], study, config)
                 rows.append([rule, line.method, rivals[0].method, gain.signed(), _span(over_cases)])

@@ -257,6 +257,11 @@ def grids_of(method: str) -> list[str]:
     return [name for part in method.split("+") for name in PARTS[part].grids]
 
 
+def views_of(method: str) -> set[str]:
+    """The parts of a method that change how tiles look, and choose nothing."""
+    return {part for part in method.split("+") if PARTS[part].of_pixels and not PARTS[part].grids}
+
+
 def candidates(method: str, config: GridConfig) -> list[Setting]:
     """The settings a method chooses from, the weakest first; of several grids the first values go together, and so on.
 

@@ -244,8 +244,10 @@ def test_an_interval_over_cases_is_that_of_the_mean_over_seeds(
 
 def test_sd_is_held_against_the_best_rival(grid: Mapping[str, Mapping[Setting, Sequence[RunRecord]]]) -> None:
     lines = chosen_lines(grid, "stress")
-    rivals = rivals_of(lines)
+    rivals = rivals_of("sd", lines)
     assert {line.method for line in rivals} == {"undertrained", "weight_decay"}
+    assert rivals_of("strong+sd", lines) == [], "none sees tiles as it does"
+    assert rivals_of("strong+sd", {**lines, "strong+l2": lines["erm"]}) == [lines["erm"]]
     assert rivals[0].estimate("external").mean >= rivals[1].estimate("external").mean
     gain, over_cases = gain_over(lines["sd"], rivals[0], STUDY, CONFIG)
     expected = stats.ttest_rel(lines["sd"].values("external"), rivals[0].values("external")).confidence_interval(0.95)
