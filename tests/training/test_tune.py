@@ -32,7 +32,7 @@ BASE = TrainConfig(
     backbone="test_resnet", weights="none", input_px=32, epochs=1, batch_size=8, learning_rate=3e-3,
     bootstrap_resamples=5, val_fraction=0.25, test_fraction=0.25, seed=3,
 )  # fmt: skip
-CONFIG = TuneConfig(penalties=("none", "sd"), sd_lambdas=(20.0,), seeds=2)
+CONFIG = TuneConfig(penalties=("none", "sd"), sd_lambdas=(20.0,), augments=(), seeds=2)
 PLAIN, SD = "plain_lr-0.003_light", "sd_lambda-20_lr-0.003_light"
 
 

@@ -47,7 +47,7 @@ class TuneConfig(BaseModel):
         ("none", "sd", "weight_decay", "l2", "sd+l2"), min_length=1
     )
     """What is tried: none, sd (spectral decoupling), weight_decay (AdamW's), l2 (in the loss), sd+l2."""
-    sd_lambdas: tuple[Positive, ...] = Field((1.0, 5.0, 20.0), min_length=1)
+    sd_lambdas: tuple[Positive, ...] = Field((0.01, 0.1, 1.0), min_length=1)
     """Lambdas of spectral decoupling."""
     weight_decays: tuple[Positive, ...] = Field((0.1, 1.0, 10.0), min_length=1)
     """Weight decays of AdamW."""
@@ -55,8 +55,8 @@ class TuneConfig(BaseModel):
     """Weights of the classic L2 penalty; "sd+l2" takes the first with the first lambda, and so on."""
     learning_rates: tuple[Annotated[float, Field(gt=0, le=10)], ...] = ()
     """Learning rates. None named: that of the training."""
-    augments: tuple[str, ...] = ()
-    """Augmentations. None named: that of the training."""
+    augments: tuple[str, ...] = ("light", "strong")
+    """Augmentations; empty: that of the training alone."""
     seeds: int = Field(3, ge=1, le=1000)
     """Seeds of each candidate, the same for all, on one split; candidates are judged by their mean over the seeds."""
 

@@ -15,7 +15,8 @@ BASE = TrainConfig(learning_rate=0.002, augment="stain", sd_lambda=0.5, weight_d
 
 
 def names(base: TrainConfig = BASE, **settings: Any) -> list[str]:
-    return [one.name for one in candidates(TuneConfig(**settings), base)]
+    """Of candidates that are augmented as the training says, unless told."""
+    return [one.name for one in candidates(TuneConfig(**({"augments": ()} | settings)), base)]
 
 
 def test_the_settings_offer_every_rule_and_penalty() -> None:
@@ -38,6 +39,7 @@ def test_a_grid_is_every_combination_the_weakest_first() -> None:
     ]  # fmt: skip
     assert len(names()) == 13
     assert len(set(names())) == 13
+    assert len(candidates(TuneConfig(), BASE)) == 26, "light and strong"
 
 
 def test_a_candidate_sets_its_own_penalty_and_no_other() -> None:
