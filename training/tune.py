@@ -95,7 +95,7 @@ def tune(
         >>> config = TuneConfig(penalties=("none", "sd"), sd_lambdas=(1.0,), seeds=1)
         >>> samples = samples_from_stores(Path("results/stores"), Path("cohort/manifest.csv"), base)
         >>> sorted(tune(samples, Path("tuned"), config, base).tuning.takes)
-        ['agreement', 'errors', 'log_loss', 'stress', 'tolerance']
+        ['agreement', 'errors', 'log_loss', 'regret', 'stress', 'tolerance']
     """
     config, base = config or TuneConfig(), base or TrainConfig()
     require_tunable(samples, base)

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from inference.colours import opacity
 from inference.config import OutputConfig, PredictConfig
 from inference.exports import formats
 from inference.heatmap import make_heatmap
@@ -425,9 +426,11 @@ def test_pictures(made: Made, name: str) -> None:
     x_edges = edges_of(picture.row(middle[1]), picture.left, picture.pixel0, middle[0])
     y_edges = edges_of(picture.column(middle[0]), picture.top, picture.pixel0, middle[1])
     assert x_edges + y_edges == pytest.approx((left, right, top, bottom), abs=picture.tolerance), "the faint tile"
-    colour = 255 * np.array(colormaps["viridis"](0.02 + 0.96 * FAINT)[:3])
+    probability = 0.02 + 0.96 * FAINT
+    colour = 255 * np.array(colormaps["viridis"](probability)[:3])
     if name == "overlay.png":
-        colour = 0.55 * colour + 0.45 * np.array([BARE - FAINT * (BARE - FULL), 100, 190])
+        share = 0.55 * float(opacity(np.array(probability)))
+        colour = share * colour + (1 - share) * np.array([BARE - FAINT * (BARE - FULL), 100, 190])
     shown = picture.row(middle[1])[round(picture.left + middle[0] / picture.pixel0)]
     np.testing.assert_allclose(shown, colour, atol=4)
 

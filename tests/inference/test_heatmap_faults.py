@@ -167,7 +167,7 @@ def test_a_file_that_may_not_grow(slide: Path, model_folder: Path, tmp_path: Pat
     done = subprocess.run(
         [sys.executable, "-m", "pipeline.cli", *map(str, arguments)],
         capture_output=True, text=True, timeout=120, check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
         env=os.environ | {"PYTHONPATH": str(root), "COLUMNS": "300", "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 1

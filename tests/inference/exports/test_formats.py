@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from shapely.geometry import shape
 
 from inference.config import OutputConfig
-from inference.exports import formats, write_exports
+from inference.exports import EXPORTS, Export, formats, formats_help, write_exports
 from inference.exports.content import Content
 from inference.heatmap import make_heatmap
 from tests.inference.conftest import MakeModel, MakePrediction
@@ -30,7 +30,8 @@ from tiling.annotations.rasterize import read_polygons
 from training import load_model
 
 ALWAYS = {"predictions.parquet", "predictions.csv", "overlay.png", "heatmap.geojson"}
-FILES = ALWAYS | {"heatmap.png", "regions.geojson", "heatmap.ome.tif", "heatmap.ome.zarr", "regions.xml"}
+FILES = ALWAYS | {"heatmap.png", "regions.geojson", "heatmap.ome.tif", "heatmap.ome.zarr", "regions.xml",
+                  "heatmap-layer.png", "heatmap-layer.json"}  # fmt: skip
 RING = [(x, y) for y in (0, 64, 128) for x in (0, 64, 128)]
 P = [0.9, 0.8, 0.9, 0.7, 0.1, 0.7, 0.9, 0.8, 0.9]
 EXACT = OutputConfig(formats=formats(), region_smoothing_um=0)
@@ -41,6 +42,18 @@ def folder(make_prediction: MakePrediction, tmp_path: Path) -> Path:
     """Every format of a ring of eight tiles around a ninth."""
     write_exports(Content(make_prediction(RING, P), EXACT), tmp_path)
     return tmp_path
+
+
+def test_a_format_from_outside_is_one_row(
+    make_prediction: MakePrediction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(content: Content, path: Path) -> None:
+        path.write_text(f"{len(content.regions)} regions")
+
+    monkeypatch.setitem(EXPORTS, "count", Export("regions.txt", "how many regions there are", write))
+    write_exports(Content(make_prediction(RING, P), OutputConfig(formats=("count",))), tmp_path)
+    assert (tmp_path / "regions.txt").read_text() == "1 regions"
+    assert "count: how many regions there are" in formats_help()
 
 
 def test_every_format_tells_of_the_same_ring(folder: Path) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
-from pipeline import cli
+from pipeline import cli, console
 from tests.inference.conftest import write_model
 
 
@@ -41,8 +42,9 @@ def crashing(dicom: Path, tmp_path: Path) -> Path:
     ids=lambda command: command[0],
 )
 def test_a_slide_that_crashes_the_library_is_a_sentence_and_not_the_commands_end(
-    model: Path, crashing: Path, tmp_path: Path, command: list[str]
+    model: Path, crashing: Path, tmp_path: Path, command: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(console, "results", Console(width=300))  # that of the module may have another test's width
     name, *options = command
     out = [] if name in ("info", "doctor") else ["--out", str(tmp_path / "out")]
     models = [str(model) if option == "MODEL" else option for option in options]

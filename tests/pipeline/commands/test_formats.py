@@ -8,11 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from inference.exports import EXPORTS, Export, formats_help
-from inference.exports.content import Content
 from pipeline import cli
 from tests.inference.conftest import write_model
-from tiling.core.artefact import folder_faults
 from tiling.core.errors import ConfigError, ModelError, OutputError
 
 
@@ -39,21 +36,6 @@ def test_the_formats_asked_for_are_there_and_another_choice_is_another_result(
     assert features
     assert "kept" in CliRunner().invoke(cli.app, [*arguments, *wanted]).output
     assert CliRunner().invoke(cli.app, [*arguments, "--formats", "png"]).exit_code == 1
-
-
-def test_a_format_from_outside_is_one_row(
-    small_slide: Path, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def write(content: Content, path: Path) -> None:
-        path.write_text(f"{len(content.regions)} regions")
-
-    monkeypatch.setitem(EXPORTS, "count", Export("regions.txt", "how many regions there are", write))
-    arguments = ["heatmap", str(small_slide), "--model", str(run_folder / "model"), "--out", str(tmp_path / "out")]
-    done = CliRunner().invoke(cli.app, [*arguments, "--formats", "count"])
-    assert done.exit_code == 0, done.output
-    assert (tmp_path / "out" / "small" / "regions.txt").read_text().endswith(" regions")
-    assert folder_faults(tmp_path / "out" / "small") == []
-    assert "count: how many regions there are" in formats_help()
 
 
 def test_an_unknown_format_is_refused_before_anything_is_written(
