@@ -307,7 +307,7 @@ def test_several_seeds_share_one_split_and_make_one_heatmap(copied: StudyConfig,
 
 def test_a_tuned_study_goes_on_with_the_model_that_the_rule_takes(copied: StudyConfig) -> None:
     """Another rule chooses anew among the same runs; a model that stays makes no heatmap anew."""
-    tuning = TuneConfig(penalties=("none", "sd"), sd_lambdas=(20.0,), seeds=1, rule="log_loss")
+    tuning = TuneConfig(penalties=("none", "sd"), sd_lambdas=(20.0,), augments=(), seeds=1, rule="log_loss")
     config = copied.model_copy(update={"tune": tuning})
     assert "training/tuned" in {step.name for step in plan(config) if step.state == "to do"}
     report = run(config)
