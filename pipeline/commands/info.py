@@ -38,8 +38,12 @@ def info(
     from pipeline.execution.pool import default_workers, run_slides
 
     outcomes = run_slides(facts, jobs, workers=default_workers(), title="slides")  # a crash in a decoder costs one
-    if len(outcomes) == 1 and outcomes[0].result and not found.unreadable:
-        console.show_table(str(jobs[0][0]), ("", ""), outcomes[0].result.items())
+    if len(outcomes) == 1 and not found.unreadable:
+        (only,) = outcomes
+        if not only.result:
+            console.show_error(only.error or "")
+            raise typer.Exit(1)
+        console.show_table(str(only.job[0]), ("", ""), only.result.items())
         return
     shown = [(str(o.job[0]), _line(o.result) if o.result else "", o.error or "") for o in outcomes]
     show_outcomes("slides", [*shown, *((path, "", why) for path, why in found.unreadable.items())])

@@ -27,6 +27,7 @@ from inference.exports.content import Content
 from inference.heatmap import make_heatmap
 from tests.inference.conftest import MakeModel, MakePrediction
 from tiling.annotations.rasterize import read_polygons
+from tiling.core.artefact import folder_faults
 from training import load_model
 
 ALWAYS = {"predictions.parquet", "predictions.csv", "overlay.png", "heatmap.geojson"}
@@ -45,14 +46,16 @@ def folder(make_prediction: MakePrediction, tmp_path: Path) -> Path:
 
 
 def test_a_format_from_outside_is_one_row(
-    make_prediction: MakePrediction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    slide: Path, make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def write(content: Content, path: Path) -> None:
         path.write_text(f"{len(content.regions)} regions")
 
     monkeypatch.setitem(EXPORTS, "count", Export("regions.txt", "how many regions there are", write))
-    write_exports(Content(make_prediction(RING, P), OutputConfig(formats=("count",))), tmp_path)
-    assert (tmp_path / "regions.txt").read_text() == "1 regions"
+    model, outputs = load_model(make_model(mpp=1.0, tile_px=64)), OutputConfig(formats=("count",))
+    made = make_heatmap(slide, model, tmp_path / "out", slide_id="small", outputs=outputs)
+    assert (made.folder / "regions.txt").read_text().endswith(" regions")
+    assert folder_faults(made.folder) == []
     assert "count: how many regions there are" in formats_help()
 
 
