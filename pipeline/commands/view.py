@@ -22,18 +22,18 @@ def view(
     ] = None,
     manifest: ManifestOption = None,
     annotations: Annotated[
-        Path | None, typer.Option(help="Folder of what readers draw: DIR/READER/SLIDE.geojson; else none can draw.")
+        Path | None, typer.Option(help="Let readers draw, and save it as DIR/READER/SLIDE.geojson in this folder.")
     ] = None,
     export: Annotated[
         Path | None, typer.Option(help="Write static files into this folder, for any web server, and serve nothing.")
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of this machine; 0: any that is free.")] = 0,
     host: Annotated[
-        str, typer.Option(help="Address to be reached at; another than this machine's own is seen by others.")
+        str, typer.Option(help="Address to listen on; on any but this machine's own, others can connect.")
     ] = _LOCAL,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the browser.")] = True,
 ) -> None:
-    """Look at slides under their heatmaps in the browser: zoom to the cells, move the threshold, ask any tile.
+    """Slides under their heatmaps in the browser: zoom to the cells, move the threshold, see each tile's numbers.
 
     Slides are drawn from their files where these are among PATHS or in the manifest, else from stores. Only who has
     the printed address can look, and nothing is fetched from elsewhere. Ctrl-C ends it.
