@@ -25,6 +25,7 @@ from pipeline.commands.init import init
 from pipeline.commands.label import label
 from pipeline.commands.manifest import manifest
 from pipeline.commands.models import models
+from pipeline.commands.pictures import import_pictures
 from pipeline.commands.provenance import provenance
 from pipeline.commands.run import run
 from pipeline.commands.shortcut import shortcut
@@ -49,7 +50,7 @@ app = typer.Typer(
     help="Whole slides to tile stores, models and cancer heatmaps. For research use only.",
     **_GROUP,
 )
-imports = typer.Typer(help="What other tools have made, as tile stores and feature stores.", **_GROUP)
+imports = typer.Typer(help="What other tools have made: stores, features, pictures.", **_GROUP)
 exports = typer.Typer(help="What specslide has made, for other tools.", **_GROUP)
 studies = typer.Typer(help="Studies of what networks learn.", **_GROUP)
 
@@ -65,6 +66,7 @@ _LAST = {"allow_interspersed_args": False}  # what follows slurm's command is th
 app.command(cls=SuggestingCommand, context_settings=_LAST)(slurm)
 imports.command(cls=SuggestingCommand)(histoprep)
 imports.command("features", cls=SuggestingCommand)(import_features)
+imports.command("pictures", cls=SuggestingCommand)(import_pictures)
 exports.command("features", cls=SuggestingCommand)(export_features)
 studies.command(cls=SuggestingCommand)(shortcut)
 studies.command(cls=SuggestingCommand)(external)

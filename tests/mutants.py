@@ -234,6 +234,22 @@ def _make_images(folder: Path) -> None:
     (folder / "mutant.csv").write_text("\n".join(lines) + "\n")
 
 
+def _make_packed(ending: str) -> Callable[[Path], None]:
+    def make(folder: Path) -> None:
+        from tests.training.data.test_import_pictures import hub_parquet, picture, web_tar
+
+        folder.mkdir()
+        pictures = [picture(value) for value in range(6)]
+        if ending == "tar":
+            members = [(f"{i}.png", data) for i, data in enumerate(pictures)]
+            members += [(f"{i}.json", json.dumps({"label": "ab"[i % 2]}).encode()) for i in range(6)]
+            web_tar(folder / "mutant.tar", dict(sorted(members)))
+        else:
+            hub_parquet(folder / "mutant.parquet", {"image": pictures, "label": [0, 1] * 3}, ["a", "b"])
+
+    return make
+
+
 def _make_store(folder: Path, name: str = "mutant.zarr") -> None:
     import cv2
     import numpy as np
@@ -340,6 +356,12 @@ def _read_images(folder: Path) -> None:
     assert len(samples.classes) > 1
 
 
+def _read_packed(folder: Path) -> None:
+    from training.data.import_pictures import packed_pictures, picture_ending
+
+    assert all(picture_ending(one) and one.columns for one in packed_pictures(next(folder.glob("mutant.*"))))
+
+
 def _read_study(folder: Path) -> None:
     from pipeline.study.config import load_study
 
@@ -421,6 +443,8 @@ KINDS: dict[str, Kind] = {
     "manifest.csv": Kind(_text("manifest.csv", MANIFEST), change_file, _read_manifest),
     "manifest.parquet": Kind(_make_parquet, change_file, _read_manifest),
     "images.csv": Kind(_make_images, change_file, _read_images),
+    "pictures.tar": Kind(_make_packed("tar"), change_file, _read_packed),
+    "pictures.parquet": Kind(_make_packed("parquet"), change_file, _read_packed),
     "study.yaml": Kind(_text("study.yaml", STUDY), change_file, _read_study),
     "ledger.jsonl": Kind(_text("ledger.jsonl", LEDGER), change_file, _read_ledger),
     "model": _published(_make_model, _read_model),

@@ -231,10 +231,22 @@ def _fields(line: str, separator: str, where: str) -> list[str]:
 
 
 def _read_parquet(path: Path) -> tuple[list[str], dict[int, list[str]]]:
+    schema = pyarrow.parquet.read_schema(path)
+    if packed := [field.name for field in schema if holds_bytes(field.type)]:
+        what = f"holds pictures in its column {packed[0]!r}; its columns are {', '.join(schema.names)}"
+        raise InputError(path, what, "unpack them with specslide import pictures")
     table = pyarrow.parquet.read_table(path)
     columns = [["" if v is None else str(v) for v in column.to_pylist()] for column in table.columns]
     rows = enumerate(zip(*columns, strict=True), start=1)
     return [name.strip() for name in table.column_names], {number: list(values) for number, values in rows}
+
+
+def holds_bytes(kind: pyarrow.DataType) -> bool:
+    """Whether a column of that type holds files: bytes, or a struct with a field of that name."""
+    types = pyarrow.types
+    if types.is_struct(kind):
+        return any(field.name == "bytes" and holds_bytes(field.type) for field in kind)
+    return bool(types.is_binary(kind) or types.is_large_binary(kind))
 
 
 def _reason(error: ValidationError) -> str:

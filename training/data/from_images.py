@@ -49,6 +49,8 @@ def samples_from_images(
     """
     if config.where is not None:
         raise ConfigError("where", "chooses by the columns of tile stores, images have none", "leave it out")
+    if index.name.lower().endswith(ARCHIVES):
+        raise InputError(index, "is an archive", "unpack it with specslide import pictures")
     if index.is_dir():
         table, folder = folder_rows(index), index
     else:
@@ -108,6 +110,7 @@ NAMES = {
     "label": ("label", "class", "target", "category", "class_name", "label_name"),
 }
 """What the columns of an image table are called by others, ours first; case does not matter."""
+ARCHIVES = (".tar", ".tar.gz", ".tgz")
 _PICTURES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 
 
