@@ -39,6 +39,7 @@ _MEDIA = {
     ".json": "application/json", ".jpg": "image/jpeg", ".bin": "application/octet-stream",
 }  # fmt: skip
 _NUMBERS_KEPT = 8  # of heatmaps, in memory
+_MASK_PX = 1024  # of the longer side of a tissue mask, at most
 COLOUR_MAPS = ("viridis", "cividis", "inferno")
 """matplotlib's, perceptually uniform, and the first two made for colour-blind readers too."""
 
@@ -79,6 +80,8 @@ class Site:
         yield from ("data/slides.json", "data/colours.json")
         for number, shown in enumerate(self.cohort.slides):
             yield from (f"data/{number}/{name}" for name in ("slide.json", "check.json", "thumbnail.jpg"))
+            if shown.store is not None:
+                yield f"data/{number}/mask.bin"
             for model in range(len(shown.results)):
                 yield f"data/{number}/{model}/tiles.bin"
                 layers = self._numbers_of(number, model).layers
@@ -106,7 +109,7 @@ class Site:
         with self.pictures.opened(number) as picture:
             facts: dict[str, Any] = _listed(number, shown) | _pictured(picture)
         facts["models"] = [self._model(number, model, result) for model, result in enumerate(shown.results)]
-        return _json(facts | {"notice": RESEARCH_USE, "drawable": self.drawable})
+        return _json(facts | {"notice": RESEARCH_USE, "drawable": self.drawable, "mask": shown.store is not None})
 
     def _check(self, number: int) -> bytes | None:
         """Whether the slide at hand is the one that was predicted, byte for byte; null where nothing can tell."""
@@ -159,6 +162,18 @@ class Site:
         with self.pictures.opened(number) as picture:
             return thumbnail_jpeg(picture, numbers)
 
+    def _mask(self, number: int) -> bytes | None:
+        """A store's tissue mask: height and width, int32, level-0 pixels per pixel, float32; 0 or 1, uint8 (h, w)."""
+        store = self.cohort.slides[number].store if number < len(self.cohort.slides) else None
+        if store is None:
+            return None
+        mask = store.mask
+        step = math.ceil(max(mask.values.shape) / _MASK_PX)
+        values = np.ascontiguousarray(mask.values[step // 2 :: step, step // 2 :: step], np.uint8)
+        return b"".join(
+            (np.array(values.shape, "<i4").tobytes(), np.float32(mask.downsample * step).tobytes(), values.tobytes())
+        )
+
     def _tiles(self, number: int, model: int) -> bytes | None:
         return self._numbers_of(number, model).tiles_bytes if self._has(number, model) else None
 
@@ -201,6 +216,7 @@ _ADDRESSES: tuple[tuple[re.Pattern[str], Callable[..., bytes | None]], ...] = (
     (_address("data/N/slide.json"), Site._slide),
     (_address("data/N/check.json"), Site._check),
     (_address("data/N/thumbnail.jpg"), Site._thumbnail),
+    (_address("data/N/mask.bin"), Site._mask),
     (_address("data/N/N/tiles.bin"), Site._tiles),
     (_address("data/N/N/map-N.bin"), Site._map),
     (_address("data/N/N/N-N.jpg"), Site._tile),
@@ -227,6 +243,7 @@ def _listed(number: int, shown: Shown) -> dict[str, Any]:
         "number": number,
         "slide_id": printable(shown.slide_id),
         "label": None if shown.row is None or shown.row.label is None else printable(shown.row.label),
+        "case": None if shown.row is None else printable(shown.row.case_id),
         "pixels": "slide" if shown.slide is not None else "store" if shown.store is not None else "none",
     }
     if not shown.results:

@@ -18,6 +18,16 @@ export function make(tag, properties = {}, ...children) {
   return element;
 }
 
+// A control under its words.
+export const field = (text, ...inputs) => make("label", { className: "field" }, make("span", {}, text), ...inputs);
+
+export function checkbox(text, checked) {
+  const input = make("input", { type: "checkbox", checked });
+  return { input, label: make("label", { className: "check" }, input, ` ${text}`) };
+}
+
+export const modelName = (model) => `${model.name}, ${model.sha256.slice(0, 8)}`;
+
 // A number for people: three digits after the point of what is small, no powers of ten.
 export function number(value) {
   if (value === null || value === undefined || !Number.isFinite(value)) return "";

@@ -4,26 +4,48 @@ import { length, make, TEXTS } from "./common.js";
 
 export const TILE_PX = 256;
 
+// Where a place of a square lies when that is turned clockwise by quarters of a circle; `last` is its largest coordinate.
+const turned = (x, y, quarters, last) => [[x, y], [last - y, x], [last - x, last - y], [y, last - x]][quarters];
+
+// A slide on a map that can be turned: { map, slide, whole, quarters(), turn(by) }. Turning fires the map's events "beforeturn" and "turn".
 export function deepZoom(place, slide) {
   const [width, height] = slide.size0;
   const scale = 1 / 2 ** slide.zooms;
-  const crs = L.extend({}, L.CRS.Simple, { transformation: new L.Transformation(scale, 0, scale, 0) });
+  const side0 = TILE_PX / scale; // of the square that the tiles fill: turned, they are at the places of tiles again
+  let quarters = 0;
+  const projection = {
+    project: ({ lat, lng }) => L.point(turned(lng, lat, quarters, side0)),
+    unproject: ({ x, y }) => L.latLng(turned(x, y, (4 - quarters) % 4, side0).reverse()),
+  };
+  const crs = L.extend({}, L.CRS.Simple, { projection, transformation: new L.Transformation(scale, 0, scale, 0) });
   const map = L.map(place, {
     crs, minZoom: 0, maxZoom: slide.zooms + 2, zoomSnap: 0.25, wheelPxPerZoomLevel: 120, attributionControl: false,
     keyboardPanDelta: 120, maxBoundsViscosity: 0.5, zoomAnimationThreshold: 6,
   });
   const whole = L.latLngBounds([0, 0], [height, width]);
   map.setMaxBounds(whole.pad(0.5));
-  L.tileLayer("data/{slide}/{z}/{x}-{y}.jpg", {
-    slide: slide.number, tileSize: TILE_PX, minNativeZoom: 0, maxNativeZoom: slide.last_drawn, bounds: whole, noWrap: true,
-    maxZoom: slide.zooms + 2, keepBuffer: 1, updateWhenZooming: false,
-  }).addTo(map);
+  const tiles = L.tileLayer("", {
+    tileSize: TILE_PX, minNativeZoom: 0, maxNativeZoom: slide.last_drawn, bounds: whole, noWrap: true,
+    minZoom: -Infinity, maxZoom: Infinity, keepBuffer: 1, updateWhenZooming: false,
+  });
+  tiles.getTileUrl = ({ x, y, z }) => tileAddress(slide, z, ...turned(x, y, (4 - quarters) % 4, 2 ** z - 1));
+  tiles.on("tileloadstart", ({ tile }) => { tile.style.transform += ` rotate(${90 * quarters}deg)`; });
+  tiles.addTo(map);
   const far = 10 * Math.max(width, height);
   const beyond = [[[-far, -far], [-far, far], [far, far], [far, -far]], [[0, 0], [0, width], [height, width], [height, 0]]];
   L.polygon(beyond, { className: "beyond", interactive: false, stroke: false, noClip: true }).addTo(map);
   map.fitBounds(whole, { animate: false });
-  return { map, whole };
+  const turn = (by) => {
+    map.fire("beforeturn");
+    const [centre, zoom] = [map.getCenter(), map.getZoom()];
+    quarters = (quarters + by + 4) % 4;
+    map.setView(centre, zoom, { reset: true, animate: false });
+    map.fire("turn");
+  };
+  return { map, slide, whole, turn, quarters: () => quarters };
 }
+
+const tileAddress = (slide, zoom, column, row) => `data/${slide.number}/${zoom}/${column}-${row}.jpg`;
 
 // Level-0 pixels per pixel of the screen.
 export const pixel0 = (slide, zoom) => 2 ** (slide.zooms - zoom);
@@ -47,16 +69,19 @@ export function scaleBar(map, slide) {
   draw();
 }
 
-// A link to the place that is shown: #x,y,zoom, of the middle, level-0 pixels.
-export function linkPlace(map, whole) {
+// A link to the place that is shown: #x,y,zoom, of the middle, level-0 pixels, and by how many quarters it is turned.
+export function linkPlace({ map, whole, turn, quarters }) {
   const go = () => {
-    const [x, y, zoom] = location.hash.slice(1).split(",").map(Number);
-    if ([x, y, zoom].every(Number.isFinite) && location.hash) map.setView([y, x], zoom, { animate: false });
+    const [x, y, zoom, turns = 0] = location.hash.slice(1).split(",").map(Number);
+    if (![x, y, zoom, turns].every(Number.isFinite) || !location.hash) return;
+    map.setView([y, x], zoom, { animate: false });
+    if (turns !== quarters()) turn(Math.round(turns - quarters()) % 4);
   };
   go();
-  map.on("moveend", () => {
+  map.on("moveend turn", () => {
     const middle = map.getCenter();
-    history.replaceState(null, "", `#${Math.round(middle.lng)},${Math.round(middle.lat)},${+map.getZoom().toFixed(2)}`);
+    const turns = quarters() ? `,${quarters()}` : "";
+    history.replaceState(null, "", `#${Math.round(middle.lng)},${Math.round(middle.lat)},${+map.getZoom().toFixed(2)}${turns}`);
   });
   addEventListener("hashchange", go);
   return () => map.fitBounds(whole);
@@ -77,7 +102,7 @@ export async function drawSquare(canvas, slide, x0, y0, side0) {
     }
   }
   await Promise.all(wanted.map(async ([column, row]) => {
-    const picture = make("img", { src: `data/${slide.number}/${zoom}/${column}-${row}.jpg` });
+    const picture = make("img", { src: tileAddress(slide, zoom, column, row) });
     await picture.decode();
     context.drawImage(picture, (column * step - x0) * scale, (row * step - y0) * scale, step * scale, step * scale);
   }));

@@ -1,5 +1,6 @@
-// A heatmap's numbers in the browser: tiles, their values, maps, and how they are drawn. Knows nothing of the page.
-import { fetched } from "./common.js";
+// A heatmap's numbers in the browser: tiles, their values, maps, and how they are drawn on a map. Knows nothing of the page.
+/* global L */
+import { fetched, make } from "./common.js";
 
 // The tiles of one model on one slide: { count, x0, y0, values: [Float32Array per layer] }, level-0 pixels.
 export async function fetchTiles(slide, model) {
@@ -13,7 +14,7 @@ export async function fetchTiles(slide, model) {
 }
 
 // The map of a layer, row by row; NaN where no tile lies.
-export async function fetchMap(slide, model, layer) {
+async function fetchMap(slide, model, layer) {
   return new Float32Array(await fetched(`data/${slide}/${model.number}/map-${layer}.bin`, "arrayBuffer"));
 }
 
@@ -40,19 +41,68 @@ export function tileFinder(tiles, model) {
 
 const CLEAREST = 0.25; // opacity where the value is lowest: an even one would hide tissue just where nothing was found
 
-// Draw a map into a canvas of as many pixels: look = { colours, span, threshold, above, rising }.
-export function paint(canvas, values, look) {
+// Draw a map of a shape into a canvas, turned clockwise: look = { colours, span, threshold, above, rising }.
+function paint(canvas, values, [height, width], look, quarters) {
+  [canvas.width, canvas.height] = quarters % 2 ? [height, width] : [width, height];
   const context = canvas.getContext("2d");
   const image = context.createImageData(canvas.width, canvas.height);
   const pixels = new Uint32Array(image.data.buffer);
   const palette = paletteOf(look);
   const [low, high] = look.span;
+  const [first, across, down] = [ // of the pixels in the canvas, for each of the map's
+    [0, 1, width], [height - 1, height, -1], [width * height - 1, -1, -width], [(width - 1) * height, -height, 1],
+  ][quarters];
   for (let at = 0; at < values.length; at++) {
     const value = values[at];
     if (Number.isNaN(value) || (look.above && value < look.threshold)) continue;
-    pixels[at] = palette[Math.round(255 * Math.min(Math.max((value - low) / (high - low), 0), 1))];
+    const colour = palette[Math.round(255 * Math.min(Math.max((value - low) / (high - low), 0), 1))];
+    pixels[first + across * (at % width) + down * Math.floor(at / width)] = colour;
   }
   context.putImageData(image, 0, 0);
+}
+
+// A heatmap on a slide's map, in panes of its own: the picture, and the outline at the threshold.
+export function heatLayer({ map, slide, quarters }, name) {
+  const panes = [[`heat-${name}`, 350], [`lines-${name}`, 450]].map(([pane, height]) => {
+    map.createPane(pane).style.zIndex = height;
+    return pane;
+  });
+  const renderer = L.canvas({ pane: panes[1], padding: 0.3 });
+  const lines = L.layerGroup().addTo(map);
+  let [model, values, picture, look] = [null, null, null, null];
+
+  async function show(of, layer) {
+    [model, values] = [of, of === null ? null : await fetchMap(slide.number, of, layer)];
+    picture?.remove();
+    picture = null;
+    if (model === null) return;
+    const [height, width] = model.map.shape;
+    const reach = model.map.downsample;
+    const bounds = [[0, 0], [height * reach, width * reach]];
+    picture = L.svgOverlay(make("canvas"), bounds, { pane: panes[0], className: "heat" }).addTo(map);
+  }
+
+  // how: the look, with `opacity` and whether the `outlined` edge is drawn.
+  function redraw(how = look) {
+    look = how;
+    lines.clearLayers();
+    if (picture === null || look === null) return;
+    paint(picture.getElement(), values, model.map.shape, look, quarters());
+    picture.setOpacity(look.opacity);
+    if (!look.outlined) return;
+    addOutline(lines, renderer, outline(values, model.map.shape, look.threshold), model.map.downsample, ["#fff", "#000"]);
+  }
+
+  map.on("turn", () => redraw());
+  return { panes, show, redraw };
+}
+
+// Lines between pixels of a map, wide in the first colour and narrow in the second, which is seen on any ground.
+export function addOutline(group, renderer, edges, reach, colours) {
+  const places = edges.map((ends) => ends.map(([y, x]) => [y * reach, x * reach]));
+  for (const [color, weight] of [[colours[0], 4], [colours[1], 2]]) {
+    group.addLayer(L.polyline(places, { renderer, color, weight, interactive: false, smoothFactor: 0, lineCap: "square" }));
+  }
 }
 
 function paletteOf(look) {
@@ -88,6 +138,14 @@ export function outline(values, [height, width], threshold) {
     run(height, (row) => above(row, column - 1) !== above(row, column), (a, b) => [[a, column], [b, column]]);
   }
   return lines;
+}
+
+// The tissue mask of a slide: its edges as of `outline`, and level-0 pixels per pixel.
+export async function fetchMask(slide) {
+  const bytes = await fetched(`data/${slide.number}/mask.bin`, "arrayBuffer");
+  const [height, width] = new Int32Array(bytes, 0, 2);
+  const [downsample] = new Float32Array(bytes, 8, 1);
+  return { edges: outline(new Uint8Array(bytes, 12), [height, width], 1), downsample };
 }
 
 // Counts of values in equal bins of a span; what lies beyond is counted at its end.

@@ -1,6 +1,6 @@
 // What readers draw: polygons, rectangles and points with a class and a note, saved at once.
 /* global L */
-import { fetched, make, TEXTS } from "./common.js";
+import { fetched, field, make, TEXTS } from "./common.js";
 
 const T = TEXTS.marks;
 const OWN = "#d55e00";
@@ -128,7 +128,6 @@ export async function marksPanel(map, slide, renderer, pinnedTile) {
   });
   reader.addEventListener("change", ownMarks);
   ownMarks();
-  const field = (text, input) => make("label", { className: "field" }, make("span", {}, text), input);
   const element = make("details", { open: true }, make("summary", {}, T.title), field(T.reader, reader), field(T.name, name),
     make("datalist", { id: "classes" }, ...names.map((value) => make("option", { value }))), field(T.note, note),
     make("div", { className: "buttons" }, ...buttons, tile), said, list);

@@ -1,15 +1,18 @@
 // The page of one slide: the map, the heatmap over it, and the panel beside it.
 /* global L */
-import { fetched, make, number, order, percent, TEXTS } from "./common.js";
+import { sideBySide } from "./beside.js";
+import { checkbox, fetched, field, make, modelName, number, order, percent, TEXTS } from "./common.js";
 import { comparison } from "./compare.js";
 import { deepZoom, drawSquare, linkPlace, pixel0, scaleBar } from "./deep.js";
 import { marksPanel } from "./marks.js";
-import { fetchMap, fetchTiles, highest, histogram, outline, paint, shade, tileFinder } from "./heat.js";
+import { addOutline, fetchMask, fetchTiles, heatLayer, highest, histogram, shade, tileFinder } from "./heat.js";
+import { download, snapshot } from "./snapshot.js";
 
 const T = TEXTS.overlay;
 const found = (id) => document.getElementById(id);
 const LISTED = 20;
 const GRID_FROM_PX = 40; // side of a tile on the screen
+const ANNOTATED = 0.5; // share of a tile from which on the annotation is its truth
 
 const slide = await fetched(`data/${Number(new URLSearchParams(location.search).get("slide") ?? 0)}/slide.json`)
   .catch(() => null);
@@ -19,7 +22,7 @@ if (slide === null) {
 }
 const colours = await fetched("data/colours.json");
 
-for (const [id, text] of Object.entries({ back: TEXTS.back, previous: TEXTS.previous, next: TEXTS.next, full: TEXTS.full, "panel-button": TEXTS.panel })) {
+for (const [id, text] of Object.entries({ back: TEXTS.back, previous: TEXTS.previous, next: TEXTS.next, full: TEXTS.full, turn: TEXTS.turn, save: TEXTS.save.button, "panel-button": TEXTS.panel })) {
   found(id).textContent = text;
 }
 document.title = `${slide.slide_id}: specslide`;
@@ -27,21 +30,21 @@ found("title").textContent = slide.label === null ? slide.slide_id : `${slide.sl
 found("notice").textContent = slide.notice;
 found("map").setAttribute("aria-label", TEXTS.map);
 
-const { map, whole } = deepZoom(found("map"), slide);
-const showWhole = linkPlace(map, whole);
+const view = deepZoom(found("map"), slide);
+const { map } = view;
+const showWhole = linkPlace(view);
 scaleBar(map, slide);
-map.createPane("heat").style.zIndex = 350;
-map.createPane("lines").style.zIndex = 450;
 map.createPane("marks").style.zIndex = 460;
 
-// What is shown of the heatmap, and how. `tiles`, `values` and `find` belong to the model and layer that are chosen.
-const state = { model: null, layer: 0, tiles: null, values: null, find: null, picture: null, pinned: null, threshold: 0 };
-const lines = L.layerGroup().addTo(map);
+// What is shown of the heatmap, and how. `tiles` and `find` belong to the model and layer that are chosen.
+const state = { model: null, layer: 0, tiles: null, find: null, pinned: null, threshold: 0 };
+const heat = heatLayer(view, "first");
+const tissue = L.layerGroup().addTo(map);
 const grid = L.layerGroup().addTo(map);
 const mark = L.layerGroup().addTo(map);
-const edges = L.canvas({ pane: "lines", padding: 0.3 });
 const renderer = L.canvas({ pane: "marks", padding: 0.3 });
-const compared = slide.models.length > 1 ? comparison(map, slide, ["heat", "lines"]) : null;
+const compared = slide.models.length > 1 ? comparison(view, heat.panes) : null;
+const beside = sideBySide(view, found("beside"));
 
 // ------------------------------------------------------------------------------------------------ the panel's parts
 
@@ -51,6 +54,7 @@ const controls = {
   threshold: make("input", { type: "range", step: "any" }),
   at: make("input", { type: "number", step: "any" }),
   rising: checkbox(T.rising, true), above: checkbox(T.above, false), outline: checkbox(T.outline, true), grid: checkbox(T.grid, true),
+  tissue: checkbox(T.tissue, false),
 };
 const legend = make("canvas", { className: "legend", width: 256, height: 14 });
 const ends = make("div", { className: "ends" });
@@ -62,13 +66,6 @@ const tileTitle = make("p", { role: "status" }, TEXTS.tile.none);
 const release = make("button", { type: "button", hidden: true }, TEXTS.tile.release);
 const listPlace = make("div");
 
-function checkbox(text, checked) {
-  const input = make("input", { type: "checkbox", checked });
-  return { input, label: make("label", { className: "check" }, input, ` ${text}`) };
-}
-
-const field = (text, ...inputs) => make("label", { className: "field" }, make("span", {}, text), ...inputs);
-
 function section(title, open, ...children) {
   return make("details", { open }, make("summary", {}, title), ...children);
 }
@@ -76,19 +73,20 @@ function section(title, open, ...children) {
 function buildPanel() {
   const panel = found("panel");
   if (slide.pixels !== "slide") panel.append(make("p", { className: "note" }, TEXTS.pixels[slide.pixels]));
+  const layers = [...(slide.mask ? [controls.tissue.label] : []), ...beside.elements];
   if (!slide.models.length) {
-    panel.append(make("p", {}, T.none));
+    panel.append(make("p", {}, T.none), ...layers);
     return;
   }
   controls.at.setAttribute("aria-label", T.threshold);
-  controls.model.append(...slide.models.map((model) => make("option", { value: model.number }, `${model.name}, ${model.sha256.slice(0, 8)}`)));
+  controls.model.append(...slide.models.map((model) => make("option", { value: model.number }, modelName(model))));
   controls.colours.append(...Object.keys(colours).map((name) => make("option", { value: name }, name)));
   panel.append(
     section(T.title, true, controls.show.label,
       ...(compared === null ? [] : [field(T.model, controls.model), ...compared.elements]),
       field(T.layer, controls.layer), legend, ends, field(T.opacity, controls.opacity),
       field(T.threshold, controls.threshold, controls.at), share, bars,
-      controls.above.label, controls.rising.label, controls.outline.label, controls.grid.label, field(T.colours, controls.colours)),
+      controls.above.label, controls.rising.label, controls.outline.label, controls.grid.label, field(T.colours, controls.colours), ...layers),
     section(TEXTS.tile.title, true, tileTitle, release, tilePicture, tileText),
     section(TEXTS.lists.title, true, listPlace),
     section(TEXTS.scores.title, true, make("dl", { id: "scores" }), make("p", { className: "hint", id: "limits" })));
@@ -101,6 +99,8 @@ const layer = () => model().layers[state.layer];
 const look = () => ({
   colours: colours[controls.colours.value], span: layer().span, threshold: state.threshold,
   above: controls.above.input.checked, rising: controls.rising.input.checked,
+  opacity: controls.show.input.checked ? controls.opacity.value / 100 : 0,
+  outlined: controls.show.input.checked && controls.outline.input.checked,
 });
 
 async function chooseModel(index) {
@@ -114,12 +114,7 @@ async function chooseModel(index) {
 async function chooseLayer(index) {
   state.layer = index;
   if (!model().layers.length) return;
-  state.values = await fetchMap(slide.number, model(), index);
-  const [height, width] = model().map.shape;
-  const canvas = make("canvas", { width, height });
-  const reach = model().map.downsample;
-  state.picture?.remove();
-  state.picture = L.svgOverlay(canvas, [[0, 0], [height * reach, width * reach]], { pane: "heat", className: "heat" }).addTo(map);
+  await heat.show(model(), index);
   const [low, high] = layer().span;
   const at = layer().threshold ?? (low + high) / 2;
   Object.assign(controls.threshold, { min: low, max: high });
@@ -129,19 +124,11 @@ async function chooseLayer(index) {
 }
 
 function redraw() {
-  if (state.picture === null) return;
+  if (state.model === null || !model().layers.length) return;
   const how = look();
-  paint(state.picture.getElement(), state.values, how);
-  state.picture.setOpacity(controls.show.input.checked ? controls.opacity.value / 100 : 0);
-  lines.clearLayers();
-  if (controls.show.input.checked && controls.outline.input.checked) {
-    const reach = model().map.downsample;
-    const drawn = outline(state.values, model().map.shape, how.threshold).map((ends) => ends.map(([y, x]) => [y * reach, x * reach]));
-    for (const [color, weight] of [["#fff", 4], ["#000", 2]]) {
-      lines.addLayer(L.polyline(drawn, { renderer: edges, color, weight, interactive: false, smoothFactor: 0, lineCap: "square" }));
-    }
-  }
-  compared?.redraw({ ...how, opacity: controls.show.input.checked ? controls.opacity.value / 100 : 0, outline: controls.show.input.checked && controls.outline.input.checked });
+  heat.redraw(how);
+  compared?.redraw(how);
+  beside.redraw(how);
   drawLegend(how);
   drawHistogram(how);
   drawGrid();
@@ -176,9 +163,36 @@ function drawHistogram(how) {
   context.fillStyle = "#d55e00";
   context.fillRect(bars.width * (how.threshold - how.span[0]) / (how.span[1] - how.span[0]) - 1, 0, 2, bars.height);
   const known = values.filter((value) => !Number.isNaN(value));
-  share.textContent = T.share(known.filter((value) => value >= how.threshold).length, known.length);
+  share.textContent = T.share(known.filter((value) => value >= how.threshold).length, known.length) + rates(how.threshold);
   bars.setAttribute("role", "img");
   bars.setAttribute("aria-label", `${TEXTS.histogram}: ${share.textContent}`);
+}
+
+// How the tiles called at a threshold go with the annotation, where the positive class has one here.
+function rates(threshold) {
+  const truth = model().layers.findIndex((one) => one.name === `annotation/${model().positive}`);
+  if (truth < 0 || layer().name !== `prob_${model().positive}`) return "";
+  const [values, inside] = [state.tiles.values[state.layer], state.tiles.values[truth]];
+  const rows = [...values.keys()].filter((row) => !Number.isNaN(values[row]));
+  const part = (is, called) => {
+    const of = rows.filter((row) => is(inside[row]));
+    return of.length ? percent(of.filter((row) => (values[row] >= threshold) === called).length / of.length) : TEXTS.unknown;
+  };
+  return ` ${T.rates(part((share) => share >= ANNOTATED, true), part((share) => share === 0, false))}`;
+}
+
+async function drawTissue() {
+  tissue.clearLayers();
+  if (!controls.tissue.input.checked) return;
+  const { edges, downsample } = await fetchMask(slide);
+  addOutline(tissue, renderer, edges, downsample, ["#fff", "#0072b2"]);
+}
+
+// What is seen, with its scale bar and what it is, as a PNG.
+function save() {
+  const words = [slide.slide_id, ...(state.model === null ? [] : [modelName(model()), layer().words, TEXTS.save.threshold(controls.at.value)])];
+  const others = [...(compared?.words() ?? []), ...beside.words()];
+  return download(snapshot([view, ...beside.views()], [...words, ...others, slide.notice]), `${slide.slide_id}.png`);
 }
 
 // Outlines of the tiles that are seen, where they are large enough.
@@ -276,6 +290,7 @@ function step(by) {
 }
 
 function move(by) {
+  if (state.model === null) return;
   const [low, high] = layer().span;
   setThreshold(Math.min(high, Math.max(low, state.threshold + by * (high - low))));
 }
@@ -289,18 +304,18 @@ function setThreshold(value) {
 
 function toggle(control) {
   control.input.checked = !control.input.checked;
-  redraw();
+  control.input.dispatchEvent(new Event("input"));
 }
 
 function togglePanel() {
   const open = document.body.classList.toggle("closed");
   found("panel-button").setAttribute("aria-expanded", String(!open));
-  map.invalidateSize();
+  for (const one of [view, ...beside.views()]) one.map.invalidateSize();
 }
 
 const KEYS = {
   n: () => step(1), p: () => step(-1), 0: showWhole, f: () => found("full").click(),
-  o: () => toggle(controls.show), g: () => toggle(controls.grid), "[": () => move(-0.01), "]": () => move(0.01),
+  r: () => view.turn(1), s: save, t: () => { if (slide.mask) toggle(controls.tissue); }, o: () => toggle(controls.show), g: () => toggle(controls.grid), "[": () => move(-0.01), "]": () => move(0.01),
 };
 
 // The corners of the pinned tile; null where none is.
@@ -313,7 +328,10 @@ function pinnedTile() {
 const marks = await marksPanel(map, slide, renderer, pinnedTile);
 buildPanel();
 if (marks !== null) found("panel").append(marks.element);
-if (slide.models.length) found("panel").append(make("p", { className: "hint" }, TEXTS.keys));
+found("panel").append(make("p", { className: "hint" }, TEXTS.keys));
+found("turn").addEventListener("click", () => view.turn(1));
+found("save").addEventListener("click", save);
+controls.tissue.input.addEventListener("input", drawTissue);
 found("previous").addEventListener("click", () => step(-1));
 found("next").addEventListener("click", () => step(1));
 found("panel-button").addEventListener("click", togglePanel);

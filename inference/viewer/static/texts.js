@@ -4,6 +4,8 @@ export const TEXTS = {
   previous: "Previous",
   next: "Next",
   full: "Full screen",
+  turn: "Turn",
+  save: { button: "Save picture", threshold: (value) => `threshold ${value}` },
   panel: "Panel",
   map: "The slide. Arrow keys move it, plus and minus zoom.",
   noSlide: "There is no such slide.",
@@ -33,9 +35,11 @@ export const TEXTS = {
   overlay: {
     title: "Overlay", show: "Show the overlay", layer: "What is shown", model: "Model", colours: "Colours",
     opacity: "Opacity", threshold: "Threshold", rising: "Opacity rises with the value", above: "Only at or above the threshold",
-    outline: "Outline at the threshold", grid: "Tiles when zoomed in",
+    outline: "Outline at the threshold", grid: "Tiles when zoomed in", tissue: "Tissue mask",
     none: "Nothing was predicted of this slide.",
-    share: (count, total) => `${count.toLocaleString("en")} of ${total.toLocaleString("en")} tiles at or above it`,
+    share: (count, total) => `${count.toLocaleString("en")} of ${total.toLocaleString("en")} tiles at or above it.`,
+    rates: (sensitivity, specificity) => `Of the tiles at least half under the annotation ${sensitivity} (sensitivity), of those ` +
+      `outside it ${specificity} are below it (specificity).`,
     reset: "The model's own",
   },
   scores: { title: "Scores of the slide", bag: "probability of the slide as a whole, calibrated", threshold: "the model's threshold" },
@@ -45,6 +49,11 @@ export const TEXTS = {
     place: (x, y) => `x ${x}, y ${y}`, picture: "The pinned tile at full resolution with its surroundings",
   },
   compare: { with: "To the right of the line", none: "the same model", swipe: "Line between the models" },
+  beside: {
+    choose: "Beside it", none: "nothing", models: "this slide by another model", same: "slides of the same case", others: "other slides",
+    locked: "Move both together", map: "The second map. Arrow keys move it, plus and minus zoom.", turn: "Turn",
+    caption: (slide, model) => model ? `${slide}: ${model}` : slide,
+  },
   marks: {
     title: "Marks", reader: "Your name (letters, digits, -)", name: "Class", note: "Note", polygon: "Polygon",
     rectangle: "Rectangle", point: "Point", tile: "Pinned tile", remove: "Remove", of: (reader) => `by ${reader}`,
@@ -60,5 +69,6 @@ export const TEXTS = {
   histogram: "Tiles by value",
   unknown: "unknown",
   magnification: (value) => `${value}×`,
-  keys: "Keys: o overlay, [ and ] threshold, g tiles, n and p next and previous slide, 0 whole slide, f full screen.",
+  keys: "Keys: o overlay, [ and ] threshold, g tiles, t tissue mask, r turn, s save the picture, n and p next and previous slide, " +
+    "0 whole slide, f full screen.",
 };

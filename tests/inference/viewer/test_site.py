@@ -20,6 +20,7 @@ from tests.inference.viewer.conftest import BLACK, SIZE0, TILE0, Places, black_t
 from tests.pipeline.test_phi import LIME, MAGENTA, make_canary
 from tiling import Slide
 from tiling.manifest import ManifestRow
+from tiling.stores.store import TileStore
 
 
 def pixels_of(data: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.int16]]:
@@ -98,6 +99,15 @@ def test_a_map_is_the_values_in_their_places(site: Site, places: Places) -> None
     assert (about["downsample"], values.shape) == (TILE0, (8, 10))
     assert np.isnan(values[:, 9]).all()
     assert values[BLACK[1], BLACK[0]] == np.float32(0.98)
+
+
+def test_the_tissue_mask_is_the_stores(site: Site, places: Places) -> None:
+    expected = TileStore(places.stores / "one.zarr").mask
+    data = got(site, "data/0/mask.bin")
+    shape, (downsample,) = tuple(np.frombuffer(data, "<i4", 2)), np.frombuffer(data, "<f4", 1, 8)
+    assert (np.frombuffer(data, np.uint8, offset=12).reshape(shape) == expected.values).all()
+    assert downsample == pytest.approx(expected.downsample)
+    assert site.get("data/1/mask.bin") is None, "it has no store"
 
 
 def test_every_address_is_answered_and_no_other(site: Site) -> None:

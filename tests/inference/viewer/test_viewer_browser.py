@@ -32,6 +32,7 @@ from tests.inference.viewer.conftest import (
 )
 from tiling.annotations.rasterize import read_polygons
 from tiling.grid import Frame
+from tiling.manifest import ManifestRow
 
 READY = "body[data-ready]"
 
@@ -261,10 +262,16 @@ def two_models(places: Places, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """The address of a slide that two models have looked at: one calls its left half, the other its right half."""
     folder, half = tmp_path_factory.mktemp("two"), np.full((8, 10), 0.1, np.float32)
     half[:, :5] = 0.9
+    annotated = np.zeros((8, 10), np.float32)
+    annotated[:, :4] = 1
     for name, values in (("a", half), ("b", half[:, ::-1])):
         (folder / name).mkdir()
-        write_heatmap(folder / name / "one", places.slides / "one-file.tif", "one", np.ascontiguousarray(values))
-    site = Site(find_cohort([folder / "a", folder / "b"], places.rows[:1]))
+        columns = {"annotation/tumour": annotated.reshape(-1)}
+        slide = places.slides / "one-file.tif"
+        write_heatmap(folder / name / "one", slide, "one", np.ascontiguousarray(values), columns=columns)
+    write_pyramid(folder / "other.tif", np.ascontiguousarray(black_tile()[::2, ::2]), mpp=1.0, levels=2)
+    other = ManifestRow(slide_path=folder / "other.tif", slide_id="other", case_id="one")
+    site = Site(find_cohort([folder / "a", folder / "b"], [places.rows[0], other]))
     with serving(make_app(site, TOKEN)) as port:
         yield f"http://127.0.0.1:{port}"
 
@@ -288,6 +295,103 @@ def test_two_models_with_a_line_between_them(browser: Browser, two_models: str) 
         left, right = slice(60, middle - 4), slice(middle + 4, first.shape[1] - 4)  # without buttons and the line
         assert np.abs(both[:-60, left] - first[:-60, left]).max() == 0
         assert np.abs(both[:-60, right] - other[:-60, right]).max() == 0
+
+
+def at_once(page: Page) -> list[NDArray[np.int16]]:
+    """What the two maps show, without their controls."""
+    page.mouse.move(2, 2)  # no cross of the cursor
+    page.wait_for_timeout(500)
+    with Image.open(io.BytesIO(page.screenshot())) as image:
+        whole = np.asarray(image.convert("RGB")).astype(np.int16)
+    found = []
+    for name in ("#map", "#beside"):
+        place = page.locator(name).bounding_box()
+        assert place is not None
+        left, top, width, height = (round(place[key]) for key in ("x", "y", "width", "height"))
+        found.append(whole[top + 90 : top + height - 60, left : left + width])
+    width = min(picture.shape[1] for picture in found)
+    return [picture[:, :width] for picture in found]
+
+
+def test_two_models_and_two_slides_side_by_side_move_together(browser: Browser, two_models: str) -> None:
+    """The other slide is the same picture at half the resolution: at one scale and place both maps show the same."""
+    with browser.new_page(viewport={"width": 1300, "height": 700}, reduced_motion="reduce") as page:
+        page.goto(f"{two_models}/?token={TOKEN}")
+        page.goto(f"{two_models}/slide.html?slide=0#700,450,2.25")
+        drawn(page)
+        said = page.locator(".share").inner_text()
+        assert "under the annotation 100% (sensitivity)" in said
+        assert "outside it 83% are below" in said, "one column of six"
+        beside = page.get_by_label("Beside it")
+        beside.select_option("0,1")
+        drawn(page)
+        one, other = at_once(page)
+        assert (np.abs(one - other).max(-1) > 40).mean() > 0.3, "each has its own heatmap"
+        page.get_by_role("checkbox", name="Show the overlay").uncheck()
+        one, other = (np.array(box(picture.max(-1) < 60)) for picture in at_once(page))
+        assert np.abs(one - other).max() <= 1
+        beside.select_option(label="other")
+        for act in ("wheel", "drag", "turn"):
+            page.mouse.move(350, 350)
+            if act == "wheel":
+                page.mouse.wheel(0, -240)
+            elif act == "drag":
+                page.mouse.down()
+                page.mouse.move(250, 420, steps=4)
+                page.mouse.up()
+            else:
+                page.keyboard.press("r")
+                page.wait_for_timeout(500)
+                page.locator("#beside").get_by_role("button", name="Turn").click()
+            drawn(page)
+            one, other = (np.array(box(picture.max(-1) < 60)) for picture in at_once(page))
+            assert np.abs(one - other).max() <= 2, act
+        beside.select_option("")
+        assert page.locator("#beside").is_hidden()
+
+
+def test_a_turned_picture_is_saved_as_it_is_seen(browser: Browser, two_models: str) -> None:
+    """A quarter turn of the slide, its overlays and the line between two models; then as a PNG."""
+    with browser.new_page(viewport={"width": 1200, "height": 800}) as page:
+        page.goto(f"{two_models}/?token={TOKEN}")
+        page.goto(f"{two_models}/slide.html?slide=0#640,448,2")
+        drawn(page)
+        place = page.locator("#map").bounding_box()
+        assert place is not None
+        x, y = round(place["width"] / 2), round(place["height"] / 2)
+        square = np.s_[y - 200 : y + 200, x - 200 : x + 200]
+        page.get_by_role("checkbox", name="Tiles when zoomed in").uncheck()
+        before = pixels(page)[square]
+        page.keyboard.press("r")
+        drawn(page)
+        after = pixels(page)[square]
+        assert (np.abs(after - np.rot90(before, -1)).max(-1) > 30).mean() < 0.02, "edges lie within a pixel"
+        assert page.url.endswith(",1")
+        page.get_by_label("To the right of the line").select_option(index=2)
+        page.wait_for_timeout(300)
+        seen = pixels(page)
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Save picture").click()
+        assert download.value.suggested_filename == "one.png"
+        with Image.open(download.value.path()) as image:
+            saved = np.asarray(image.convert("RGB")).astype(np.int16)
+        assert saved.shape[1] == seen.shape[1]
+        assert seen.shape[0] + 30 < saved.shape[0] < seen.shape[0] + 120, "words below it"
+        apart = np.abs(saved[: len(seen)] - seen).max(-1) > 24
+        apart[:90, :50], apart[:, x - 3 : x + 3] = False, False  # buttons and the line
+        assert apart.mean() < 0.02, "edges lie within a pixel"
+
+
+def test_the_tissue_mask_is_outlined(slide: Page) -> None:
+    """All of this slide is tissue: the line is its edge."""
+    slide.get_by_role("checkbox", name="Show the overlay").uncheck()
+    before = pixels(slide)
+    slide.keyboard.press("t")
+    slide.wait_for_timeout(300)
+    after = pixels(slide)
+    pink = box(np.abs(before - np.array([235, 190, 215])).max(-1) < 12)
+    changed = box(np.abs(after - before).max(-1) > 60)
+    assert np.abs(np.subtract(pink, changed)).max() <= 4
 
 
 def test_a_polygon_is_drawn_saved_found_again_and_read_by_others(slide: Page, served: Served) -> None:
