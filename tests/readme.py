@@ -1,4 +1,4 @@
-"""The README as data: its blocks of code, what each is, and why those that no test runs are not run."""
+"""README and docs as data: their blocks of code, what each is, and why those that no test runs are not run."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ from pipeline import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
+TOUR = (
+    README,
+    *(ROOT / f"docs/{name}.md" for name in ("tour", "slide-labels", "cluster", "regularisers", "store", "notebook")),
+)
+"""Pages whose blocks are run, one after the other in one folder."""
 MARK = re.compile(r"<!-- not run: (.+\S) -->")
 
 Kind = Literal["commands", "python", "study", "other"]

@@ -11,18 +11,20 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [README, *(path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("docs/*.md")))]
 
 
 def promises() -> dict[str, list[str]]:
     """The table: id of a promise -> the tests that hold it."""
-    table = CONTRIBUTING.partition("## What the README promises")[2]
+    table = CONTRIBUTING.partition("## What README and docs promise")[2]
     rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| `")]
     return {name.strip("`"): re.findall(r"`([^`]+::[^`]+)`", tests) for name, _, tests in rows}
 
 
 def promised() -> list[str]:
-    """The ids that the README's comments name."""
-    return [name for names in re.findall(r"<!-- promises: ([\w, -]+) -->", README) for name in names.split(", ")]
+    """The ids that comments in README and docs name."""
+    found = [names for page in PAGES for names in re.findall(r"<!-- promises: ([\w, -]+) -->", page)]
+    return [name for names in found for name in names.split(", ")]
 
 
 def functions_of(file: Path) -> set[str]:
@@ -39,14 +41,14 @@ def test_a_promise_is_held_by_tests_that_are_there(promise: str) -> None:
         assert name in functions_of(ROOT / "tests" / file), test
 
 
-def test_readme_and_table_have_the_same_promises() -> None:
+def test_pages_and_table_have_the_same_promises() -> None:
     assert len(promised()) == len(set(promised()))
     assert set(promised()) == set(promises())
     assert len(promises()) > 40
 
 
 def test_every_file_that_is_named_is_there() -> None:
-    spans = re.findall(r"`([^`\s]+)`", CONTRIBUTING.partition("## What the README promises")[0])
+    spans = re.findall(r"`([^`\s]+)`", CONTRIBUTING.partition("## What README and docs promise")[0])
     named = {span for span in spans if re.fullmatch(r"\.?[\w/]+\.(py|toml|txt)|\.ci/run", span)}
     assert {"pyproject.toml", "tiling/slides/slide.py", ".ci/run"} <= named
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []

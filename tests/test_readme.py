@@ -1,4 +1,4 @@
-"""The README, followed: its commands and scripts run on small slides, and every option it names is there."""
+"""README and docs, followed: commands and scripts run on small slides, and every option that is named is there."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.demo.synthetic import make_cohort, make_slide
 from pipeline.study.config import StudyConfig
 from pipeline.study.run import run
 from tests.inference.conftest import write_model
-from tests.readme import MARK, README, ROOT, Block, blocks, code_spans, commands, examples, parse
+from tests.readme import MARK, ROOT, TOUR, Block, blocks, code_spans, commands, examples, parse
 from tiling import TilingConfig
 from training import TrainConfig
 
@@ -31,6 +31,7 @@ OTHERS = {
 """Options of other programs, or of every command; the last are what other tools call ours."""
 
 
+TOUR_BLOCKS = [block for page in TOUR for block in blocks(page) if not block.not_run]
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("docs/*.md"), *ROOT.glob("docs/models/*.md")))
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", *PAGES)
 
@@ -46,17 +47,17 @@ def calls() -> list[str]:
     return [*(line for name in DOCUMENTS for line in lines_of(ROOT / name)), *examples()]
 
 
-def test_every_block_is_run_or_says_why_not() -> None:
-    silent = [block.line for block in blocks() if block.kind == "other" and block.not_run is None]
+def test_the_tour_has_blocks_of_every_kind() -> None:
+    assert {block.kind for block in TOUR_BLOCKS} == {"commands", "python", "study"}
+
+
+@pytest.mark.parametrize("name", ["README.md", *PAGES])
+def test_every_block_is_run_or_says_why_not(name: str) -> None:
+    page = ROOT / name
+    silent = [b.line for b in blocks(page) if b.not_run is None and (page not in TOUR or b.kind == "other")]
     assert silent == [], "mark what is not run: <!-- not run: why --> in front of it"
-    marked = [block for block in blocks() if block.not_run]
-    assert len(marked) == len(MARK.findall(README.read_text())), "a mark is right in front of its block"
-    assert {block.kind for block in blocks() if not block.not_run} == {"commands", "python", "study"}
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_every_block_of_a_page_is_run_or_says_why_not(page: str) -> None:
-    assert [block.line for block in blocks(ROOT / page) if block.not_run is None] == []
+    marked = [block for block in blocks(page) if block.not_run]
+    assert len(marked) == len(MARK.findall(page.read_text())), "a mark is right in front of its block"
 
 
 @pytest.mark.parametrize("line", calls())
@@ -84,7 +85,7 @@ def test_every_option_that_is_named_is_there() -> None:
 
 
 def test_every_command_that_is_named_is_there() -> None:
-    spans = [span for name in ("README.md", "CHANGELOG.md") for span in code_spans(ROOT / name)]
+    spans = [span for name in ("README.md", "CHANGELOG.md", *PAGES) for span in code_spans(ROOT / name)]
     named = {span.removeprefix("specslide ") for span in spans if re.fullmatch(r"specslide [a-z -]+[a-z]", span)}
     assert len(named) > 3
     assert {name for name in named if name not in commands() and not name.startswith("import histoprep")} == set()
@@ -129,7 +130,7 @@ def test_the_quick_part_of_the_tour(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (cohort / "manifest.csv").write_text("slide_path\nslides/synthetic-00.tif\nslides/synthetic-08.tif\n")
     write_model(tmp_path / "demo-out/study/training/model", tile_px=128)
     monkeypatch.chdir(tmp_path)
-    quick = [block for block in blocks() if not block.not_run and is_quick(block)]
+    quick = [block for block in TOUR_BLOCKS if is_quick(block)]
     assert len(follow(tmp_path, quick)) >= 7
     assert (tmp_path / "tour/kept.png").exists()
     assert (tmp_path / "tour/api/heatmaps/synthetic-08/report.html").exists()
@@ -147,7 +148,6 @@ def test_the_whole_tour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         train=TrainConfig(backbone="resnet10t", weights="none", input_px=64, epochs=3, batch_size=32, threads=2),
     )  # fmt: skip
     run(study)
-    whole = [block for block in blocks() if not block.not_run]
-    calls_made = follow(tmp_path, whole)
-    assert calls_made == [line for block in whole if block.kind == "commands" for line in block.text.splitlines()]
+    calls_made = follow(tmp_path, TOUR_BLOCKS)
+    assert calls_made == [line for block in TOUR_BLOCKS if block.kind == "commands" for line in block.text.splitlines()]
     assert (tmp_path / "tour/study/index.html").exists()
