@@ -12,7 +12,7 @@ from tiling.core.artefact import Recipe, atomic_folder, content_hash, locked_fol
 from tiling.core.errors import OutputError
 from tiling.core.threads import usable_cores
 from tiling.core.versions import software_versions
-from tiling.slides.slide import Slide
+from tiling.slides.files import slide_sha256
 
 _MARK, _AT_ONCE = "slide.html", 256
 
@@ -61,8 +61,7 @@ def _pool() -> ThreadPoolExecutor:
 def _identity(shown: Shown) -> dict[str, object]:
     """What decides the files of a slide."""
     if shown.slide is not None:
-        with Slide(shown.slide) as slide:
-            sha256 = slide.sha256()
+        sha256 = slide_sha256(shown.slide)
     else:
         sha256 = shown.store.pixels_sha256 if shown.store is not None else ""
     label = None if shown.row is None else shown.row.label

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, Protocol
 
@@ -16,12 +16,11 @@ import cv2
 import numpy as np
 
 from inference.viewer.cohort import Shown
+from inference.viewer.slide_picture import SlidePicture, SlideSource, drawn_jpeg
 from inference.viewer.zooms import TILE_PX, Square
 from tiling.core.arrays import UInt8Array
-from tiling.core.errors import SlideError, SpecslideError
+from tiling.core.errors import SpecslideError
 from tiling.grid import Frame
-from tiling.slides.slide import Slide
-from tiling.stores.codec import decode_jpeg, encode_jpeg
 from tiling.stores.store import TileStore
 
 log = logging.getLogger(__name__)
@@ -29,8 +28,6 @@ log = logging.getLogger(__name__)
 CACHE_BYTES = 256 * 2**20
 """Of JPEG tiles that are kept."""
 OPEN_SLIDES = 16
-_QUALITY: Final = 85
-_SUBSAMPLING: Final = "4:2:2"
 _GLASS, _UNKNOWN, _DAMAGED = 255, 236, 200
 _AHEAD = 1.5
 """How many times finer than the thumbnail a store's picture must be for its tiles to be read."""
@@ -39,11 +36,21 @@ _AHEAD = 1.5
 class Picture(Protocol):
     """What can be drawn of a slide."""
 
-    frame: Frame
-    mpp: float | None
-    """Micrometres per level-0 pixel; None where nobody says."""
-    finest_px0: float
-    """Level-0 pixels per pixel of the finest picture there is: finer ones are enlarged."""
+    @property
+    def kind(self) -> str:
+        """What is drawn: "slide", "store" or "none"."""
+
+    @property
+    def frame(self) -> Frame:
+        """The slide's size, and where its coordinates begin."""
+
+    @property
+    def mpp(self) -> float | None:
+        """Micrometres per level-0 pixel; None where nobody says."""
+
+    @property
+    def finest_px0(self) -> float:
+        """Level-0 pixels per pixel of the finest picture there is: finer ones are enlarged."""
 
     def region(self, square: Square, side_px: int) -> UInt8Array:
         """A square of the slide at `side_px` pixels a side, RGB (side_px, side_px, 3). Raises SlideError, StoreError.
@@ -51,59 +58,21 @@ class Picture(Protocol):
         White beyond the slide.
         """
 
+    def jpeg(self, square: Square, side_px: int) -> bytes:
+        """The same as JPEG. Raises SlideError, StoreError."""
+
     def close(self) -> None:
         """Release its files. Not while a thread reads."""
 
 
-class SlidePicture:
-    """A slide, read at any scale. Raises SlideError if it cannot be opened, or is not of the size given."""
-
-    def __init__(self, shown: Shown) -> None:
-        assert shown.slide is not None
-        given = None if shown.row is None else shown.row.mpp
-        facts = shown.results[0].summary.slide if shown.results else None
-        self._slide = Slide(shown.slide, mpp=given if facts is None else facts.mpp)
-        self.frame = self._slide.frame
-        if facts is not None and self.frame.size0 != (facts.width, facts.height):
-            self._slide.close()
-            what = f"is not the heatmap's slide: that has {facts.width} x {facts.height} px"
-            raise SlideError(shown.slide_id, what, "pass the slide that the heatmap was made of")
-        try:
-            self.mpp: float | None = self._slide.mpp
-        except SlideError:  # it can be looked at all the same
-            self.mpp = None
-        self.finest_px0 = 1.0
-
-    def region(self, square: Square, side_px: int) -> UInt8Array:
-        """See `Picture`."""
-        return self._slide.read_scaled(square.x0, square.y0, (square.side0, square.side0), (side_px, side_px))
-
-    def stored(self, square: Square) -> bytes | None:
-        """The slide's own JPEG tile where that shows just the square, looked at whether it can be decoded; else None.
-
-        It carries no text: its application segments are left out.
-        """
-        width0, height0 = self.frame.size0
-        if square.x0 + square.side0 > width0 or square.y0 + square.side0 > height0:
-            return None  # what fills such a tile up beyond the slide is often black
-        column, row = square.x0 // square.side0, square.y0 // square.side0
-        for number, level in enumerate(self._slide.levels):
-            own = self._slide.native_tile_px(number) == (TILE_PX, TILE_PX)
-            if own and level.downsample * TILE_PX == square.side0:
-                try:
-                    stream = self._slide.native_stream(number, column, row)
-                    return stream if stream is not None and len(decode_jpeg(stream)) == TILE_PX else None
-                except (SlideError, ValueError, IndexError):  # a level may be a pixel short of the last column
-                    return None  # who reads the pixels says so
-        return None
-
-    def close(self) -> None:
-        """See `Picture`."""
-        self._slide.close()
+Opener = Callable[[SlideSource], Picture]
+"""What opens a slide: here, or in a process that may be lost. Raises SpecslideError."""
 
 
 class StorePicture:
     """A store: its tiles, on its thumbnail."""
+
+    kind: Final = "store"
 
     def __init__(self, store: TileStore) -> None:
         self._store, self.frame = store, store.slide.frame()
@@ -129,12 +98,18 @@ class StorePicture:
             _paste(out, np.asarray(drawn, np.uint8), xa, ya)
         return out
 
+    def jpeg(self, square: Square, side_px: int) -> bytes:
+        """See `Picture`."""
+        return drawn_jpeg(self.region(square, side_px))
+
     def close(self) -> None:
         """See `Picture`."""
 
 
 class NoPicture:
     """A slide of which neither file nor store is at hand: grey."""
+
+    kind: Final = "none"
 
     def __init__(self, shown: Shown) -> None:
         facts = shown.results[0].summary.slide
@@ -146,18 +121,25 @@ class NoPicture:
         """See `Picture`."""
         return np.full((side_px, side_px, 3), _UNKNOWN, np.uint8)
 
+    def jpeg(self, square: Square, side_px: int) -> bytes:
+        """See `Picture`."""
+        return drawn_jpeg(self.region(square, side_px))
+
     def close(self) -> None:
         """See `Picture`."""
 
 
-def open_picture(shown: Shown) -> Picture:
+def open_picture(shown: Shown, opener: Opener = SlidePicture) -> Picture:
     """The slide where it is at hand and can be opened, else a store of it, else nothing but grey.
 
     Raises SpecslideError for a slide that cannot be opened where there is nothing else.
     """
     if shown.slide is not None:
+        facts = shown.results[0].summary.slide if shown.results else None
+        mpp = facts.mpp if facts is not None else None if shown.row is None else shown.row.mpp
+        size0 = None if facts is None else (facts.width, facts.height)
         try:
-            return SlidePicture(shown)
+            return opener(SlideSource(shown.slide_id, shown.slide, mpp, size0))
         except SpecslideError as error:
             if shown.store is None and not shown.results:
                 raise
@@ -168,8 +150,10 @@ def open_picture(shown: Shown) -> Picture:
 class Pictures:
     """The pictures of a cohort as JPEG, by the slide's number."""
 
-    def __init__(self, slides: tuple[Shown, ...], cache_bytes: int = CACHE_BYTES) -> None:
-        self._slides, self._limit, self._bytes = slides, cache_bytes, 0
+    def __init__(
+        self, slides: tuple[Shown, ...], cache_bytes: int = CACHE_BYTES, opener: Opener = SlidePicture
+    ) -> None:
+        self._slides, self._limit, self._bytes, self._opener = slides, cache_bytes, 0, opener
         self._kept: OrderedDict[tuple[int, Square, int], bytes] = OrderedDict()
         self._open: OrderedDict[int, Picture] = OrderedDict()
         self._users: dict[int, int] = {}
@@ -183,7 +167,7 @@ class Pictures:
                 known = self._open.get(number)
                 self._users[number] = self._users.get(number, 0) + 1  # so that nobody closes it
             try:
-                picture = known or open_picture(self._slides[number])
+                picture = known or open_picture(self._slides[number], self._opener)
             except SpecslideError:
                 self._users[number] -= 1
                 raise
@@ -212,11 +196,10 @@ class Pictures:
                 return self._kept[key]
         with self.opened(number) as picture:
             try:
-                stored = picture.stored(square) if isinstance(picture, SlidePicture) and side_px == TILE_PX else None
-                data = stored or encode_jpeg(picture.region(square, side_px), _QUALITY, _SUBSAMPLING)
+                data = picture.jpeg(square, side_px)
             except SpecslideError as error:
                 log.warning("%s: %s", self._slides[number].slide_id, error.what)
-                data = encode_jpeg(_damaged(side_px), _QUALITY, _SUBSAMPLING)
+                data = drawn_jpeg(_damaged(side_px))
         with self._lock:
             if key not in self._kept:
                 self._kept[key] = data

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import html
 import ipaddress
 import logging
 import socket
+import tempfile
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import uvicorn
 
@@ -53,16 +57,30 @@ def serve(
         if not _is_local(host):
             say("Others on the network can reach it: who sees this address sees the slides, and so does who listens.")
         say("Ctrl-C ends it.")
-        if open_browser:
-            webbrowser.open(address)
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, server_header=False, proxy_headers=False, lifespan="off",
             ws="none", timeout_keep_alive=30, timeout_graceful_shutdown=_END_S, h11_max_incomplete_event_size=16_384,
         )  # fmt: skip
-        try:
-            uvicorn.Server(config).run(sockets=[listener])
-        except KeyboardInterrupt:
-            log.info("ended")
+        with leading_to(address) as page:
+            if open_browser:
+                webbrowser.open(page)
+            try:
+                uvicorn.Server(config).run(sockets=[listener])
+            except KeyboardInterrupt:
+                log.info("ended")
+
+
+@contextmanager
+def leading_to(address: str) -> Iterator[str]:
+    """The address of a file that leads a browser to another address, which only this user can read.
+
+    All users of a machine see with which arguments a browser is begun: the token must not be among them.
+    """
+    with tempfile.TemporaryDirectory(prefix="specslide-view-") as folder:
+        page = Path(folder) / "view.html"
+        page.touch(mode=0o600)
+        page.write_text(f'<!doctype html><meta http-equiv="refresh" content="0; url={html.escape(address)}">')
+        yield page.as_uri()
 
 
 def _listening(host: str, port: int) -> socket.socket:

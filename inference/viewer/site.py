@@ -30,7 +30,7 @@ from tiling.core.arrays import Float32Array
 from tiling.core.errors import ConfigError
 from tiling.core.text import threshold_text
 from tiling.core.versions import RESEARCH_USE
-from tiling.slides.slide import Slide
+from tiling.slides.files import slide_sha256
 
 _STATIC = Path(__file__).parent / "static"
 _LEAFLET, _LEAFLET_FILES = "js_lib_leaflet", ("leaflet.js", "leaflet.css")
@@ -120,8 +120,7 @@ class Site:
         if shown.slide is not None and shown.results:
             with self._checking:  # one at a time: it reads the whole file
                 if number not in self._same:
-                    with Slide(shown.slide) as slide:
-                        self._same[number] = slide.sha256() == shown.results[0].summary.slide.sha256
+                    self._same[number] = slide_sha256(shown.slide) == shown.results[0].summary.slide.sha256
             same = self._same[number]
         return _json({"same": same})
 
@@ -264,7 +263,7 @@ def _listed(number: int, shown: Shown) -> dict[str, Any]:
 def _pictured(picture: Picture) -> dict[str, Any]:
     """What the browser needs to draw a slide."""
     size0 = picture.frame.size0
-    drawn = {"zooms": Zooms(size0).last, "last_drawn": _last_zoom(picture)}
+    drawn = {"pixels": picture.kind, "zooms": Zooms(size0).last, "last_drawn": _last_zoom(picture)}
     return {"size0": size0, "qupath0": picture.frame.qupath0, "mpp": picture.mpp} | drawn
 
 

@@ -61,16 +61,20 @@ def view(
         console.note(f"{path}: {why}")
     try:
         from inference.viewer.marks import MarkFolder
+        from inference.viewer.pictures import Pictures
         from inference.viewer.run import serve
         from inference.viewer.site import Site
+        from inference.viewer.workers import Workers
     except ModuleNotFoundError as error:
         raise ConfigError("view", f"needs {error.name}, which is missing", "pip install 'specslide[view]'") from None
+    pictures = Pictures(cohort.slides, opener=Workers().open)
     if export is not None:
         from inference.viewer.export import export_site
 
         with progress_of("export", "files") as progress:
-            count = export_site(Site(cohort), export, progress)
+            count = export_site(Site(cohort, pictures), export, progress)
         console.say(f"{count:,} files in {export}: look at them by `python -m http.server -d {export}`")
         return
     marks = None if annotations is None else MarkFolder(annotations)
-    serve(Site(cohort, drawable=marks is not None), host, port, say=console.say, open_browser=browser, marks=marks)
+    site = Site(cohort, pictures, drawable=marks is not None)
+    serve(site, host, port, say=console.say, open_browser=browser, marks=marks)

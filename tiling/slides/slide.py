@@ -227,6 +227,11 @@ class Slide:
             raise SlideError(self.path, "has no JPEG tiles that can be copied", "use --codec jpeg:90 or lossless")
         return self._fast.stream(level, column, row)
 
+    @property
+    def direct(self) -> bool:
+        """Whether the tiles of every level are decoded directly, and none by the library that opened the slide."""
+        return all(self._fast_at(level) is not None for level in range(len(self.levels)))
+
     def _fast_at(self, level: int) -> TiledLevels | None:
         """What decodes the level's tiles directly; None if the general reader reads it."""
         return self._fast if self._fast is not None and self._fast.holds(level) else None

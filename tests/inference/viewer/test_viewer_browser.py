@@ -16,6 +16,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page
 
 from inference.viewer.cohort import find_cohort
+from inference.viewer.run import leading_to
 from inference.viewer.server import make_app
 from inference.viewer.site import Site
 from pipeline.demo.synthetic import write_pyramid
@@ -96,6 +97,18 @@ def ids(page: Page) -> list[str]:
 def test_the_address_loses_its_token(opened: Page) -> None:
     assert TOKEN not in opened.url
     assert opened.evaluate("document.cookie") == "", "scripts do not see it"
+
+
+def test_the_browser_is_led_to_the_address_by_a_file_of_the_users_own(browser: Browser, served: Served) -> None:
+    """With it, no one else sees the token among the arguments of the browser."""
+    with leading_to(f"{served.address}/?token={TOKEN}") as file, browser.new_page() as page:
+        path = Path(file.removeprefix("file://"))
+        assert TOKEN not in file
+        assert [one.stat().st_mode & 0o077 for one in (path, path.parent)] == [0, 0]
+        page.goto(file)
+        page.wait_for_selector(READY)
+        assert ids(page) == ["one", "two"]
+    assert not path.exists()
 
 
 def test_the_list_is_sorted_searched_and_filtered(opened: Page) -> None:

@@ -19,17 +19,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def crashing(dicom: Path, tmp_path: Path) -> Path:
-    """A slide that ends OpenSlide 4.0.1 with SIGSEGV: every other offset of its table of frames lies behind its end."""
-    (tmp_path / "bad").mkdir()
-    data = bytearray(max(dicom.iterdir(), key=lambda path: path.stat().st_size).read_bytes())
-    for high_byte in range(2743, 3252, 8):
-        data[high_byte] = 255
-    (tmp_path / "bad" / "slide.dcm").write_bytes(data)
-    return tmp_path / "bad"
-
-
 @pytest.mark.parametrize(
     "command",
     [
