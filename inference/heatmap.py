@@ -106,7 +106,7 @@ def publish_heatmap(
     folder: Path,
     recipe: Recipe,
     predict: Callable[[], Prediction],
-    device: torch.device,
+    device: torch.device | None,
     content: Callable[[Prediction], Content],
     *,
     evidence: Callable[[Prediction], Evidence],
@@ -118,7 +118,7 @@ def publish_heatmap(
         folder: The slide's.
         recipe: What it is made from.
         predict: Predicts the slide, if it has to be.
-        device: Where that is computed.
+        device: Where that is computed; None: nothing is, another program did.
         content: What is to be written of a prediction.
         evidence: The tiles that the report shows of it.
         overwrite: Replace a result made otherwise, or a damaged one.
@@ -162,7 +162,7 @@ def _reported(folder: Path, summary: HeatmapSummary, *, reused: bool) -> Heatmap
     return HeatmapReport(folder.name, folder, summary.tiles, summary.scores, reused, summary.warning, whole)
 
 
-def _summary(prediction: Prediction, device: torch.device) -> HeatmapSummary:
+def _summary(prediction: Prediction, device: torch.device | None) -> HeatmapSummary:
     values, threshold = prediction.positives, prediction.threshold
     areas = areas_mm2(values, threshold, prediction.tiles, prediction.slide.frame().scanned)
     known = outside(prediction.columns, prediction.ood_quantile)
@@ -177,8 +177,8 @@ def _summary(prediction: Prediction, device: torch.device) -> HeatmapSummary:
         bag=None if prediction.bag is None else _bag_score(prediction, prediction.bag),
         out_of_distribution=None if known is None else OutOfDistribution.model_validate(known),
         made_from=json.loads(json.dumps(prediction.provenance)),
-        device=device_name(device),
-        software=software_versions("torch", "timm", "numpy", "openslide-bin"),
+        device="" if device is None else device_name(device),
+        software=software_versions(*(() if device is None else ("torch", "timm")), "numpy", "openslide-bin"),
     )
 
 

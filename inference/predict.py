@@ -11,6 +11,7 @@ import numpy as np
 
 from inference.config import PredictConfig
 from inference.ensemble import Ensemble, entropy
+from inference.models.known import packaged_name
 from inference.ood import ood_columns
 from inference.prediction import Prediction
 from inference.predictor import Predictor
@@ -155,6 +156,7 @@ def _provenance(model: TileModel | Ensemble, predictor: Predictor, settings: dic
             "model_tile_px": m.info.tile_px,
         }
         | ({"limits": m.info.limits} if m.info.limits else {})
+        | ({"model": name} if (name := packaged_name(m.info.hashes["weights.safetensors"])) else {})
         for m in predictor.models
     ]
     made = facts[0]
@@ -162,5 +164,6 @@ def _provenance(model: TileModel | Ensemble, predictor: Predictor, settings: dic
         names = " + ".join(sorted({str(fact["backbone"]) for fact in facts}))
         made = made | {"model_sha256": model.sha256, "backbone": f"{len(facts)} models, {names}", "models": facts}
         del made["weights_sha256"]
+        made.pop("model", None)
     used = {"backend": "onnx"} if "onnx" in predictor.backends else {}
     return made | used | ({"precision": "bf16"} if predictor.bf16 else {}) | {"settings": settings}

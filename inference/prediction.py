@@ -81,6 +81,11 @@ class Prediction:
         return self.probabilities[:, self.positive]
 
     @property
+    def model_name(self) -> str:
+        """What the model is called: by its name, if it has one, or its network's."""
+        return str(self.provenance.get("model") or self.provenance["backbone"])
+
+    @property
     def heat(self) -> Float32Array:
         """What the map shows, (N,), from 0 to 1: probability of the positive class, or of a bag relative attention."""
         return self.positives if self.bag is None else self.bag.relative

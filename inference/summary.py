@@ -79,6 +79,11 @@ class HeatmapSummary(BaseModel):
         return made_from
 
     @property
+    def model_name(self) -> str:
+        """What the model is called: by its name, if it has one, or its network's."""
+        return str(self.made_from.get("model") or self.made_from.get("backbone", "model"))
+
+    @property
     def limits(self) -> list[str]:
         """What the models' makers say of their limits."""
         return limits_of(self.made_from)

@@ -27,6 +27,7 @@ from pipeline.commands.manifest import manifest
 from pipeline.commands.models import models
 from pipeline.commands.pictures import import_pictures
 from pipeline.commands.provenance import provenance
+from pipeline.commands.results import import_results
 from pipeline.commands.run import run
 from pipeline.commands.shortcut import shortcut
 from pipeline.commands.slurm import slurm
@@ -50,7 +51,7 @@ app = typer.Typer(
     help="Whole slides to tile stores, models and cancer heatmaps. For research use only.",
     **_GROUP,
 )
-imports = typer.Typer(help="What other tools have made: stores, features, pictures.", **_GROUP)
+imports = typer.Typer(help="What other tools have made: stores, features, heatmaps, pictures.", **_GROUP)
 exports = typer.Typer(help="What specslide has made, for other tools.", **_GROUP)
 studies = typer.Typer(help="Studies of what networks learn.", **_GROUP)
 
@@ -66,6 +67,7 @@ _LAST = {"allow_interspersed_args": False}  # what follows slurm's command is th
 app.command(cls=SuggestingCommand, context_settings=_LAST)(slurm)
 imports.command(cls=SuggestingCommand)(histoprep)
 imports.command("features", cls=SuggestingCommand)(import_features)
+imports.command("results", cls=SuggestingCommand)(import_results)
 imports.command("pictures", cls=SuggestingCommand)(import_pictures)
 exports.command("features", cls=SuggestingCommand)(export_features)
 studies.command(cls=SuggestingCommand)(shortcut)

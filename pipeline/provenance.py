@@ -286,7 +286,7 @@ class _Chain:
         store = next((h for h in hashes if h and self._index.find(h)), hashes[0])
         source = self._slide(slide) if store is None else self._found(store, kind, slide["slide_id"], slide)
         models = made.get("models") or [made]
-        links = [self._found(m["model_sha256"], "model", m["backbone"]) for m in models]
+        links = [self._found(m["model_sha256"], "model", m.get("model") or m["backbone"]) for m in models]
         facts = {"device": summary.get("device"), "settings": made["settings"], **_software(summary)}
         return Link("heatmap", folder.name, content_hash(folder), facts, made_from=(source, *links))
 

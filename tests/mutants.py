@@ -250,6 +250,20 @@ def _make_packed(ending: str) -> Callable[[Path], None]:
     return make
 
 
+def _make_results(write: str) -> Callable[[Path], None]:
+    def make(folder: Path) -> None:
+        import numpy as np
+
+        from tests.inference import test_import_results
+
+        folder.mkdir()
+        tiles = np.array([[32 * i, 64, 32, 1 - i / 10, i / 10] for i in range(8)], np.float64)
+        made = test_import_results.CASES[write][0](folder, tiles)
+        made.rename(folder / f"mutant{made.suffix}")
+
+    return make
+
+
 def _make_store(folder: Path, name: str = "mutant.zarr") -> None:
     import cv2
     import numpy as np
@@ -362,6 +376,17 @@ def _read_packed(folder: Path) -> None:
     assert all(picture_ending(one) and one.columns for one in packed_pictures(next(folder.glob("mutant.*"))))
 
 
+def _read_results(folder: Path) -> None:
+    import numpy as np
+
+    from inference.foreign_results import foreign_results
+
+    path = next(folder.glob("mutant.*"))
+    for found in foreign_results(path, ("benign", "tumour") if path.suffix == ".tsv" else ()):
+        assert np.isfinite(found.centres).all()
+        assert all(len(values) == len(found.centres) for values in found.probabilities.values())
+
+
 def _read_study(folder: Path) -> None:
     from pipeline.study.config import load_study
 
@@ -445,6 +470,10 @@ KINDS: dict[str, Kind] = {
     "images.csv": Kind(_make_images, change_file, _read_images),
     "pictures.tar": Kind(_make_packed("tar"), change_file, _read_packed),
     "pictures.parquet": Kind(_make_packed("parquet"), change_file, _read_packed),
+    **{
+        f"results, {write}": Kind(_make_results(write), change_file, _read_results)
+        for write in ("wsinfer", "tiatoolbox, mpp", "qupath, px", "qupath, list")
+    },
     "study.yaml": Kind(_text("study.yaml", STUDY), change_file, _read_study),
     "ledger.jsonl": Kind(_text("ledger.jsonl", LEDGER), change_file, _read_ledger),
     "model": _published(_make_model, _read_model),

@@ -191,12 +191,13 @@ def _made_from(found: Sequence[_Result], one_model: bool) -> dict[str, Any]:
 
 def _maker(result: _Result) -> dict[str, Any]:
     """Model and settings of a result, less what may be each slide's own: its store and region, the order of an
-    ensemble, and the backend, since they agree to 1e-4.
+    ensemble, the model's name, which its hash says too, and the backend, since they agree to 1e-4.
     """
-    made = {k: v for k, v in result.summary.made_from.items() if k != "backend"}
+    made = {k: v for k, v in result.summary.made_from.items() if k not in ("backend", "model")}
     made["settings"] = {k: v for k, v in made.get("settings", {}).items() if k not in _OF_A_SLIDE}
     if "models" in made:
-        made["models"] = sorted(made["models"], key=canonical_json)
+        models = [{k: v for k, v in model.items() if k != "model"} for model in made["models"]]
+        made["models"] = sorted(models, key=canonical_json)
     return made | {"positive_class": result.summary.positive_class}
 
 

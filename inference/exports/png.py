@@ -135,9 +135,10 @@ def draw_outlines(axes: Axes, rings: Sequence[NDArray[np.float64]], downsample: 
 
 
 def _title(prediction: Prediction) -> str:
-    grid, made = prediction.grid, prediction.provenance
+    grid, sha256 = prediction.grid, prediction.provenance["model_sha256"]
+    model = printable(prediction.model_name) + (f", model {sha256[:8]}" if sha256 else "")
     tiles = f"{len(prediction.tiles)} tiles of {grid.tile_px} px at {grid.mpp:.3g} µm/px"
-    return f"{printable(prediction.slide.slide_id)}\n{made['backbone']}, model {made['model_sha256'][:8]}, {tiles}"
+    return f"{printable(prediction.slide.slide_id)}\n{model}, {tiles}"
 
 
 def _scale_bar(axes: Axes, width: int, height: int, mpp: float) -> None:

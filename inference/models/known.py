@@ -6,13 +6,27 @@ Weights of the zoo are never part of specslide: they come from a folder of the u
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final
+
+from tiling.core.files import read_json
+from training.models.info import INFO
 
 _HERE = Path(__file__).parent / "packaged"
 
 PACKAGED: Final[dict[str, Path]] = {"breast-idc": _HERE / "breast-idc"}
 """Name -> model folder. Each says in its model.json what it is for, and under which licence."""
+
+
+def packaged_name(weights_sha256: str) -> str | None:
+    """The name of the model that comes with the package and has these weights; None of any other."""
+    return _packaged_weights().get(weights_sha256)
+
+
+@cache
+def _packaged_weights() -> dict[str, str]:
+    return {read_json(folder / INFO)["hashes"]["weights.safetensors"]: name for name, folder in PACKAGED.items()}
 
 
 @dataclass(frozen=True)

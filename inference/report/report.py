@@ -45,6 +45,7 @@ _LEFT_OUT = {
     "undecodable": "cannot be decoded: the file is damaged there",
     "filtered": "were left out by the filter of quality columns",
     "outside_roi": "lie outside the region of interest",
+    "other_size": "are of another size than the others in the file they were imported from",
 }
 _COLUMNS = {
     "entropy": "entropy of the classes' probabilities, nats: 0 is sure",

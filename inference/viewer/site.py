@@ -131,7 +131,7 @@ class Site:
         known = numbers.map_of(numbers.layers[0]) if numbers.layers else None
         return {
             "number": model,
-            "name": printable(str(summary.made_from.get("backbone", "model"))),
+            "name": printable(summary.model_name),
             "sha256": summary.made_from["model_sha256"],
             "classes": [printable(name) for name in summary.classes],
             "positive": printable(summary.positive_class),

@@ -423,6 +423,7 @@ REGION, ONNX, ENSEMBLE = (
     [
         (MODEL, REGION, ""),
         (MODEL, ONNX, ""),
+        (MODEL, MODEL | {"model": "its-name"}, ""),
         (ENSEMBLE[0], ENSEMBLE[1], ""),
         (ENSEMBLE[0], ENSEMBLE[2], "models"),
         (MODEL, MODEL | {"settings": {"min_tissue": 0.1, "tta": True}}, "min_tissue, tta"),

@@ -9,12 +9,13 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from inference import load_model
+from inference import load_model, predict_slide
 from inference.models.find import PLACES, find_model, models_at_hand
-from inference.models.known import PACKAGED
+from inference.models.known import PACKAGED, packaged_name
 from tests.inference.conftest import write_model
 from tests.inference.models.zoo import write_zoo_folder
 from tiling.core.errors import ModelError
+from training import TileModel
 
 
 def test_a_folder_comes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,3 +86,10 @@ def test_models_that_come_with_the_package_are_whole() -> None:
         assert answers.shape == (2, len(model.info.classes))
         assert ratios is not None
         assert (ratios > 1).all()  # black tiles are none it has seen
+
+
+def test_a_packaged_model_is_called_by_its_name_and_others_by_their_network(slide: Path, model: TileModel) -> None:
+    packaged = predict_slide(slide, load_model("breast-idc"))
+    assert packaged.model_name == packaged.provenance["model"] == "breast-idc"
+    assert predict_slide(slide, model).model_name == "test_resnet"
+    assert packaged_name("0" * 64) is None
