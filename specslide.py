@@ -22,13 +22,15 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from inference import embed_slide, load_encoder, load_model, make_heatmap, predict_slide
+    from inference import Heatmap, embed_slide, load_encoder, load_model, make_heatmap, predict_slide
     from pipeline import run
-    from tiling import Grid, Slide, TileStore, tile_slide
+    from tiling import FeatureStore, Grid, Slide, TileStore, tile_slide
     from training import SpectralDecouplingLoss, train
 
 __all__ = [
+    "FeatureStore",
     "Grid",
+    "Heatmap",
     "Slide",
     "SpectralDecouplingLoss",
     "TileStore",
@@ -84,9 +86,11 @@ from tiling.core.lazy import make_lazy  # noqa: E402 - found by what is set up a
 
 make_lazy(
     __name__,
-    dict.fromkeys(("Grid", "Slide", "TileStore", "tile_slide"), "tiling")
+    dict.fromkeys(("FeatureStore", "Grid", "Slide", "TileStore", "tile_slide"), "tiling")
     | dict.fromkeys(("SpectralDecouplingLoss", "train"), "training")
-    | dict.fromkeys(("embed_slide", "load_encoder", "load_model", "make_heatmap", "predict_slide"), "inference")
+    | dict.fromkeys(
+        ("Heatmap", "embed_slide", "load_encoder", "load_model", "make_heatmap", "predict_slide"), "inference"
+    )
     | {"run": "pipeline"},
 )
 

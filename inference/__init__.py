@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from inference.predict import predict_slide
     from inference.prediction import Prediction
     from inference.reports import EmbedReport, HeatmapReport
+    from inference.saved_heatmap import Heatmap
 
 __all__ = [
     "EmbedConfig",
     "EmbedReport",
     "EncoderConfig",
     "Ensemble",
+    "Heatmap",
     "HeatmapReport",
     "PredictConfig",
     "Prediction",
@@ -43,6 +45,7 @@ make_lazy(
         "EmbedReport": "inference.reports",
         "EncoderConfig": "inference.config",
         "Ensemble": "inference.ensemble",
+        "Heatmap": "inference.saved_heatmap",
         "HeatmapReport": "inference.reports",
         "PredictConfig": "inference.config",
         "Prediction": "inference.prediction",

@@ -99,29 +99,9 @@ def _anndata(store: FeatureStore, path: Path) -> None:
     """Holds all features in memory, as whoever reads the file will."""
     if find_spec("anndata") is None:
         raise ConfigError("to", "anndata is not installed", "pip install 'specslide[features]'")
-    import anndata
-    import pandas as pd
-
-    tiles, half = store.tiles, store.grid.tile_px0 / 2
-    columns = {"x": tiles.x0, "y": tiles.y0, **{name.replace("/", "_"): v for name, v in tiles.columns.items()}}
-    obs = pd.DataFrame(columns, index=[f"{store.slide_id}-{row}" for row in range(len(store))])
-    of = store.attributes
+    data = store.to_anndata()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what other versions of anndata will do otherwise
-        data = anndata.AnnData(
-            store.read(),
-            obs=obs,
-            obsm={"spatial": np.stack([tiles.x0 + half, tiles.y0 + half], 1)},
-            uns={
-                "encoder": {
-                    name: np.asarray(value) if isinstance(value, tuple) else value
-                    for name, value in of.encoder.model_dump(exclude_none=True).items()
-                },
-                "grid": of.grid.model_dump(),
-                "slide_id": store.slide_id,
-                "notice": of.notice,
-            },
-        )
         data.write_h5ad(path)
 
 

@@ -150,7 +150,7 @@ def _wsinfer(path: Path, content: Any, columns: Sequence[str]) -> list[ForeignRe
         raise InputError(path, f"holds tiles of {len(known)} slides", "write a table a slide")
     return [
         ForeignResult(
-            program="wsinfer" if "slide_id" not in content.names else "specslide",
+            program="WSInfer" if "slide_id" not in content.names else "specslide",
             centres=corners + sides / 2, sides=sides, probabilities=content.classes(columns), slide=known.pop(),
             model=model, said=said, tile_px=tile_px,
         )
@@ -205,7 +205,7 @@ def _tiatoolbox(path: Path, content: Any, columns: Sequence[str]) -> list[Foreig
     model = content.get("pretrained_model")
     return [
         ForeignResult(
-            program="tiatoolbox", centres=(corners[:, :2] + corners[:, 2:]) / 2, sides=corners[:, 2:] - corners[:, :2],
+            program="TIAToolbox", centres=(corners[:, :2] + corners[:, 2:]) / 2, sides=corners[:, 2:] - corners[:, :2],
             probabilities=dict(zip(names, values.T, strict=True)), slide=None, unit=unit, resolution=resolution,
             model=str(model) if model else None,
         )
@@ -230,7 +230,7 @@ def _qupath_table(path: Path, content: Any, columns: Sequence[str]) -> list[Fore
     classes = content.classes(columns)
     return [
         ForeignResult(
-            program="qupath", centres=centres[images == image], sides=None, qupath=True, unit=_QUPATH_UNITS[label],
+            program="QuPath", centres=centres[images == image], sides=None, qupath=True, unit=_QUPATH_UNITS[label],
             probabilities={name: values[images == image] for name, values in classes.items()},
             slide=image or None,
         )
@@ -271,7 +271,7 @@ def _qupath_geojson(path: Path, content: Any, columns: Sequence[str]) -> list[Fo
     chosen = _chosen(list(names), columns, path)
     return [
         ForeignResult(
-            program="qupath", centres=(corners[:, :2] + corners[:, 2:]) / 2, sides=corners[:, 2:] - corners[:, :2],
+            program="QuPath", centres=(corners[:, :2] + corners[:, 2:]) / 2, sides=corners[:, 2:] - corners[:, :2],
             probabilities={
                 name.removeprefix(PROBABILITY): _numbers([m.get(name) for m in measured], name, path, rows)
                 for name in chosen

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 _SUM_TOLERANCE = 0.01
 _LIMITS = (
     "It was made by {program} and imported: its file does not say whether its probabilities are calibrated, its "
-    "threshold of {threshold:g} was given at the import, and nothing tells tiles unlike those the model was trained on."
+    "threshold of {threshold:g} was given at import, and nothing tells which tiles are unlike those it learned from."
 )
 
 

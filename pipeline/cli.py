@@ -11,6 +11,7 @@ import typer
 
 from pipeline import console
 from pipeline.commands.demo import demo
+from pipeline.commands.dicom import export_dicom
 from pipeline.commands.doctor import doctor
 from pipeline.commands.embed import embed
 from pipeline.commands.evaluate import evaluate
@@ -27,6 +28,7 @@ from pipeline.commands.manifest import manifest
 from pipeline.commands.models import models
 from pipeline.commands.pictures import import_pictures
 from pipeline.commands.provenance import provenance
+from pipeline.commands.qupath import export_qupath
 from pipeline.commands.results import import_results
 from pipeline.commands.run import run
 from pipeline.commands.shortcut import shortcut
@@ -70,6 +72,8 @@ imports.command("features", cls=SuggestingCommand)(import_features)
 imports.command("results", cls=SuggestingCommand)(import_results)
 imports.command("pictures", cls=SuggestingCommand)(import_pictures)
 exports.command("features", cls=SuggestingCommand)(export_features)
+exports.command("dicom", cls=SuggestingCommand)(export_dicom)
+exports.command("qupath", cls=SuggestingCommand)(export_qupath)
 studies.command(cls=SuggestingCommand)(shortcut)
 studies.command(cls=SuggestingCommand)(external)
 studies.command(cls=SuggestingCommand)(bags)

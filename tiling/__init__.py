@@ -8,14 +8,16 @@ if TYPE_CHECKING:
     from tiling.config import TilingConfig, TissueConfig
     from tiling.grid import Grid
     from tiling.slides.slide import Slide
+    from tiling.stores.features import FeatureStore
     from tiling.stores.store import TileStore
     from tiling.tile import TileReport, tile_slide
 
-__all__ = ["Grid", "Slide", "TileReport", "TileStore", "TilingConfig", "TissueConfig", "tile_slide"]
+__all__ = ["FeatureStore", "Grid", "Slide", "TileReport", "TileStore", "TilingConfig", "TissueConfig", "tile_slide"]
 
 make_lazy(
     __name__,
     {
+        "FeatureStore": "tiling.stores.features",
         "Grid": "tiling.grid",
         "Slide": "tiling.slides.slide",
         "TileReport": "tiling.tile",

@@ -28,6 +28,7 @@ from tiling.stores.codec import decode_lossless
 from tiling.stores.group import ANNOTATION, FORGED, ROOT, CheckedGroup
 from tiling.stores.shards import CHECKSUM_BYTES
 from tiling.stores.store import SlideFacts, of_one_slide
+from tiling.stores.tabular import Tabular
 
 FORMAT: Final = "specslide-features"
 VERSION: Final = 1
@@ -105,7 +106,7 @@ class FeatureAttributes(BaseModel):
         return of_one_slide(self)
 
 
-class FeatureStore:
+class FeatureStore(Tabular):
     """A finished feature store, open for reading. Cheap to open, safe to share between threads, and it pickles.
 
     Whatever is read is checked first against the hashes of `commit.json`. Raises StoreError, naming the file, for a
@@ -202,6 +203,20 @@ class FeatureStore:
             number = int(wanted[places[0]]) // self._chunk_rows
             out[places] = self._chunk(number)[wanted[places] - number * self._chunk_rows]
         return out
+
+    def _about(self) -> list[str]:
+        return [f"{self.dim} features by {self.encoder.name}"]
+
+    def _facts(self) -> dict[str, Any]:
+        """The encoder; tuples as arrays, which anndata's files hold."""
+        of = self.encoder.model_dump(exclude_none=True).items()
+        return {"encoder": {name: np.asarray(value) if isinstance(value, tuple) else value for name, value in of}}
+
+    def _picture(self) -> Raster | None:
+        return self.thumbnail
+
+    def _matrix(self) -> tuple[Float32Array, list[str]]:
+        return self.read(), []
 
     def _chunk(self, number: int) -> NDArray[np.floating]:
         """The rows of a chunk, (R, D), its bytes checked against their hash."""

@@ -34,6 +34,7 @@ from tiling.stores.codec import JpegCodec, TileCodec
 from tiling.stores.group import ANNOTATION, FORGED, ROOT, CheckedGroup
 from tiling.stores.shards import ShardReader
 from tiling.stores.summary import TissueSummary
+from tiling.stores.tabular import Tabular
 
 FORMAT: Final = "specslide-tiles"
 VERSION: Final = 1
@@ -153,7 +154,7 @@ def annotated_inputs(config: Mapping[str, Any], sha256: str | None, rules: Class
     return others | ({"annotation": rules.model_dump(mode="json")} if ruled else {})
 
 
-class TileStore:
+class TileStore(Tabular):
     """A finished tile store, open for reading. Cheap to open, safe to share between threads, and it pickles.
 
     Whatever is read is checked first: metadata and columns against the hashes of `commit.json`, tiles against
@@ -276,6 +277,12 @@ class TileStore:
         targets = out if places is None else [out[place] for place in places.tolist()]
         self._shards.read_into(wanted.tolist(), targets, checksums)
         return out
+
+    def _about(self) -> list[str]:
+        return [f"codec {self.attributes.config['codec']}"]
+
+    def _picture(self) -> Raster:
+        return self.thumbnail
 
     @cached_property
     def _checksums(self) -> NDArray[np.uint32] | None:
