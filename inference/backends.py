@@ -7,17 +7,15 @@ Tiles go to the device as uint8 and are normalised there. A batch that does not 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache, partial
-from importlib.util import find_spec
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from inference.config import Backend, Precision
-from inference.onnx import onnx_graph
+from inference.onnx import onnx_graph, onnx_session
 from tiling.core.arrays import Float32Array, UInt8Array
 from tiling.core.errors import ConfigError, ModelError
 from training import TileModel
@@ -36,10 +34,9 @@ AGREEMENT = 1e-4
 """How far a probability of ONNX Runtime's may be from torch's."""
 NOVELTY_AGREEMENT = 1e-3
 """How far the novelty may be, absolutely up to 1 and relatively above."""
-_INSTALL = "pip install 'specslide[onnx]', or use --backend torch"
 # What torch's allocator on a CPU and ONNX Runtime say, which have no type of their own; and cuBLAS and cuDNN.
 _NO_MEMORY = ("allocate memory", "ALLOC_FAILED")
-_PROBE_TILES, _PROBE_ROUNDS = 8, 3
+_PROBE_TILES = 4
 # Maximum input pixels and tiles of a batch: about 1 GiB of activations of a small network on a CPU, where larger ones
 # gain nothing; on a GPU enough to keep it busy, and halved where it has less memory.
 _AUTO_PIXELS = {"cpu": (1 << 20, 64), "cuda": (1 << 24, 512)}
@@ -63,49 +60,45 @@ def auto_batch(device: torch.device, side_px: int) -> int:
 def choose_backend(model: TileModel, backend: Backend, precision: Precision) -> tuple[str, Predict]:
     """The backend that computes, "torch" or "onnx", and its prediction function.
 
-    "auto" takes ONNX Runtime where it is installed, the model is on a CPU, and a few made-up tiles show it to be faster
-    and equal to torch. Raises ConfigError for what this machine or installation cannot do, and ModelError for a model
-    that ONNX Runtime computes otherwise.
+    "auto" is ONNX Runtime for a model on a CPU, and torch for one on a GPU, of TorchScript, or that ONNX Runtime does
+    not compute as torch does. Nothing is timed, so that equal inputs give equal bytes. Raises ConfigError for what this
+    machine cannot do, and, with "onnx", ModelError for a model that ONNX Runtime does not compute.
     """
     plain = torch_predict(model, precision)
     if backend == "torch":
         return "torch", plain
-    if isinstance(model.network.backbone, torch.jit.ScriptModule):
-        if backend == "auto":
-            return "torch", plain
+    scripted, on_cpu = isinstance(model.network.backbone, torch.jit.ScriptModule), model.device.type == "cpu"
+    if backend == "auto" and (scripted or not on_cpu):
+        return "torch", plain
+    if scripted:
         raise ModelError("the model", "is TorchScript, which ONNX Runtime does not run", "use --backend torch")
-    missing = find_spec("onnxruntime") is None or find_spec("onnx") is None
-    if model.device.type != "cpu" or missing:
-        if backend == "auto":
-            return "torch", plain
-        if missing:
-            raise ConfigError("backend", "ONNX Runtime is not installed", _INSTALL)
+    if not on_cpu:
         raise ConfigError("backend", "ONNX Runtime computes on the CPU", "use --backend torch, or --device cpu")
-    chosen = chosen_onnx(model.network, model.info.temperature, model.novelty, model.info.tile_px, backend)
+    of = model.info
+    chosen = agreeing_onnx(model.network, of.temperature, model.novelty, of.tile_px, backend == "onnx")
     return ("torch", plain) if chosen is None else ("onnx", chosen)
 
 
 @lru_cache(maxsize=32)  # a cohort's slides share what took seconds to make; ensembles are smaller than that
-def chosen_onnx(
-    network: TileClassifier, temperature: float, novelty: Novelty | None, tile_px: int, backend: Backend
+def agreeing_onnx(
+    network: TileClassifier, temperature: float, novelty: Novelty | None, tile_px: int, required: bool
 ) -> Predict | None:
-    """ONNX Runtime's prediction if it is wanted, or with "auto" faster than torch's.
+    """ONNX Runtime's prediction, shown on a few made-up tiles to be torch's.
 
     Args:
         network: The network.
         temperature: Its calibration, > 0.
         novelty: Its out-of-distribution detection, or None.
         tile_px: Side of the tiles, pixels.
-        backend: "onnx" or "auto".
+        required: Whether there is no other way.
 
     Returns:
-        The prediction; None: torch is to be used.
+        The prediction; None: torch is to be used, and a warning has said why.
 
     Raises:
-        ModelError: With "onnx", if ONNX Runtime cannot compute the network, or not what torch computes.
+        ModelError: If it is required and ONNX Runtime cannot compute the network, or not what torch computes.
     """
     tiles = np.random.default_rng(0).integers(0, 256, (_PROBE_TILES, tile_px, tile_px, 3), np.uint8)
-
     outputs = _Outputs(network, novelty is not None)
 
     def plain(tiles: UInt8Array) -> Float32Array:
@@ -114,15 +107,13 @@ def chosen_onnx(
 
     try:
         other = onnx_predict(network, temperature, novelty)
-        require_agreement(other(tiles), plain(tiles), novelty is not None)
+        require_agreement(BatchSizer(other)(tiles), BatchSizer(plain)(tiles), novelty is not None)
     except ModelError as error:
-        if backend == "onnx":
+        if required:
             raise
-        log.warning("%s: torch is used", error)
+        log.warning("the model %s: torch is used, which is slower", error.what)
         return None
-    name = "onnx" if backend == "onnx" else fastest({"onnx": other, "torch": plain}, tiles)
-    log.info("backend: %s", name)
-    return other if name == "onnx" else None
+    return other
 
 
 def require_agreement(found: Float32Array, expected: Float32Array, novelty: bool) -> None:
@@ -133,19 +124,6 @@ def require_agreement(found: Float32Array, expected: Float32Array, novelty: bool
     worst = np.unravel_index(np.argmax(apart / allowed), apart.shape)  # the first NaN, if there is one
     if not apart[worst] <= allowed[worst]:
         raise ModelError("the model", f"ONNX Runtime is {apart[worst]:.2g} from torch", "use --backend torch")
-
-
-def fastest(
-    candidates: Mapping[str, Predict], tiles: UInt8Array, clock: Callable[[], float] = time.perf_counter
-) -> str:
-    """The name of the candidate with the shortest of a few rounds over the tiles; they take turns."""
-    seconds = dict.fromkeys(candidates, float("inf"))
-    for _ in range(_PROBE_ROUNDS):
-        for name, predict in candidates.items():
-            start = clock()
-            predict(tiles)
-            seconds[name] = min(seconds[name], clock() - start)
-    return min(seconds, key=lambda name: seconds[name])
 
 
 def uses_bf16(device: torch.device, precision: Precision) -> bool:
@@ -183,31 +161,18 @@ def onnx_predict(network: TileClassifier, temperature: float, novelty: Novelty |
     Only the backbone is ONNX's: tiles are resized, and stains normalised, by the code that training used. Raises
     ModelError for a network it cannot take.
     """
-    import onnxruntime  # an extra
-    from onnxruntime.capi import onnxruntime_pybind11_state as ort  # its errors share no base but Exception
-
-    refused = (ort.Fail, ort.InvalidArgument, ort.InvalidGraph, ort.NotImplemented, ort.RuntimeException)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # readers need the cores too
-    options.log_severity_level = 3
     outputs = ["logits"] if novelty is None else ["logits", "features"]
     example = torch.zeros(2, 3, network.input_px, network.input_px)
     graph = onnx_graph(_Outputs(network, novelty is not None), example, "pixels", outputs)
     try:
-        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    except refused as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError("the model", f"cannot be turned into ONNX ({reason})", "use --backend torch") from None
+        run = onnx_session(graph)
+    except RuntimeError as error:
+        raise ModelError("the model", f"is not computed by ONNX Runtime ({error})", "use --backend torch") from None
 
     def predict(tiles: UInt8Array) -> Float32Array:
         with torch.inference_mode():
             pixels = network.pixels(torch.from_numpy(np.ascontiguousarray(tiles)))
-            try:
-                found = session.run(outputs, {"pixels": np.ascontiguousarray(pixels.numpy())})
-            except ort.RuntimeException as error:  # such as a batch that does not fit in memory
-                raise RuntimeError(str(error)) from None
-            return _answers([torch.from_numpy(output) for output in found], temperature, novelty)
+            return _answers([torch.from_numpy(output) for output in run(pixels.numpy())], temperature, novelty)
 
     return predict
 

@@ -65,8 +65,9 @@ class PredictTilesConfig(ChooseConfig):
 
     tta: bool = False
     """Test-time augmentation: the mean over all eight orientations of each tile, at eight times the cost."""
-    backend: Backend = "torch"
-    """Backend: torch; onnx, ONNX Runtime on a CPU; or auto, the faster on a short probe. They agree to 1e-4."""
+    backend: Backend = "auto"
+    """What computes: torch; onnx, ONNX Runtime on a CPU; or auto: onnx for a model on a CPU where it can, else torch.
+    Their probabilities agree to 1e-4."""
 
 
 class PredictConfig(PredictTilesConfig, CutConfig):

@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +21,7 @@ from inference.backends import uses_bf16
 from inference.config import EncoderConfig, Precision
 from inference.export_model import load_script
 from inference.known_encoders import ENCODERS, IMAGENET_MEAN, IMAGENET_STD, Fit, KnownEncoder, Pooling
+from inference.onnx import onnx_session
 from tiling import TilingConfig
 from tiling.core.arrays import Float32Array, UInt8Array
 from tiling.core.errors import ConfigError, ModelError
@@ -224,29 +224,11 @@ class _OnnxModule(nn.Module):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        if find_spec("onnxruntime") is None:
-            raise ConfigError("encoder", "ONNX Runtime is not installed", "pip install 'specslide[onnx]'")
-        import onnxruntime
-        from onnxruntime.capi import onnxruntime_pybind11_state as ort  # its errors share no base but Exception
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # readers need the cores too
-        options.log_severity_level = 3
-        self._refused = (ort.Fail, ort.InvalidArgument, ort.InvalidGraph, ort.NotImplemented, ort.RuntimeException)
-        try:
-            self._session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
-        except (*self._refused, ort.InvalidProtobuf) as error:
-            raise RuntimeError(str(error).splitlines()[0]) from None
-        self._input, self._output = self._session.get_inputs()[0].name, self._session.get_outputs()[0].name
+        self._run = onnx_session(path.read_bytes())
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Normalised pictures float32 (B, 3, S, S) -> features (B, D)."""
-        try:
-            found = self._session.run([self._output], {self._input: np.ascontiguousarray(pixels.numpy())})
-        except self._refused as error:
-            raise RuntimeError(str(error).splitlines()[0]) from None
-        return torch.from_numpy(found[0])
+        return torch.from_numpy(self._run(pixels.numpy())[0])
 
 
 def _layer(value: Any) -> Any:

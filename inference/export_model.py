@@ -13,7 +13,6 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from inference.onnx import onnx_graph
+from inference.onnx import onnx_graph, onnx_session
 from tiling.core.artefact import Recipe, atomic_folder, locked_folder, require_own
 from tiling.core.errors import ModelError, OutputError
 from tiling.core.files import canonical_json
@@ -169,17 +168,12 @@ def wsinfer_config(info: ModelInfo) -> dict[str, Any]:
 
 
 def _as_onnx(model: TileModel) -> tuple[bytes, str, float]:
-    missing = [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
-    if missing:
-        raise ModelError("the ONNX export", f"needs {' and '.join(missing)}", "pip install 'specslide[onnx]'")
-    import onnxruntime
-
     network = CalibratedClassifier(_portable(model), model.info)
     data = onnx_graph(network, torch.from_numpy(_tiles(model.info.tile_px)), "tiles", ("logits", "probabilities"))
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    session = onnx_session(data)
 
     def run(tiles: NDArray[np.uint8]) -> Outputs:
-        logits, probabilities = session.run(["logits", "probabilities"], {"tiles": tiles})
+        logits, probabilities = session(tiles)
         return logits, probabilities
 
     return data, ONNX_FILE, _difference("the ONNX export", model, run)

@@ -1,21 +1,30 @@
-"""A torch module as an ONNX graph that tells nothing of the machine it was made on."""
+"""A torch module as an ONNX graph that tells nothing of the machine it was made on, and what computes it on a CPU."""
 
 from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tiling.core.arrays import AnyArray
 from tiling.core.errors import ModelError
 
 if TYPE_CHECKING:
     import onnx
 
 _OPSET = 18
+_NOT_EXPORTED = (
+    torch.onnx.OnnxExporterError, RuntimeError, ValueError, TypeError, AssertionError, AttributeError, LookupError,
+)  # fmt: skip
+"""What the exporter raises for networks that it does not know: its own errors, and those of Python's code in it."""
+
+Run = Callable[[AnyArray], list[AnyArray]]
+"""The input (B, ...) -> the outputs, each (B, ...)."""
 
 
 def onnx_graph(module: nn.Module, example: Tensor, inputs: str, outputs: Sequence[str]) -> bytes:
@@ -36,7 +45,7 @@ def onnx_graph(module: nn.Module, example: Tensor, inputs: str, outputs: Sequenc
     Raises:
         ModelError: For a module that the exporter does not know.
     """
-    import onnx  # an extra
+    import onnx
 
     out: Any = io.BytesIO()  # which the exporter takes, though it does not say so
     with warnings.catch_warnings(), torch.no_grad():
@@ -46,13 +55,49 @@ def onnx_graph(module: nn.Module, example: Tensor, inputs: str, outputs: Sequenc
                 module.eval(), (example,), out, input_names=[inputs], output_names=list(outputs), opset_version=_OPSET,
                 dynamic_axes={name: {0: "batch"} for name in (inputs, *outputs)}, dynamo=False,
             )  # fmt: skip
-        except (torch.onnx.OnnxExporterError, RuntimeError, ValueError, TypeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        except _NOT_EXPORTED as error:
             fix = "use another backbone, or do without ONNX: --backend torch, --to torchscript"
-            raise ModelError("the model", f"cannot be turned into ONNX ({reason})", fix) from error
+            raise ModelError("the model", f"cannot be turned into ONNX ({_first_line(error)})", fix) from error
     proto = onnx.load_from_string(out.getvalue())
     _anonymise(proto)
     return bytes(proto.SerializeToString())
+
+
+def onnx_session(data: bytes) -> Run:
+    """What computes an ONNX model from its first input, by ONNX Runtime with as many threads as torch has.
+
+    The numbers depend on neither the number of threads nor the tiles of a batch. Raises RuntimeError for a model that
+    ONNX Runtime does not take, as does what is returned, for a batch that does not fit in memory too.
+    """
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as ort  # its errors share no base but Exception
+
+    refused = (
+        ort.Fail, ort.InvalidArgument, ort.InvalidGraph, ort.InvalidProtobuf, ort.NotImplemented, ort.RuntimeException,
+    )  # fmt: skip
+    onnxruntime.set_default_logger_severity(3)  # it warns of GPUs that it does not find
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # readers need the cores too
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except refused as error:
+        raise RuntimeError(_first_line(error)) from None
+    name = session.get_inputs()[0].name
+
+    def run(values: AnyArray) -> list[AnyArray]:
+        try:
+            found: list[AnyArray] = session.run(None, {name: np.ascontiguousarray(values)})
+        except refused as error:
+            raise RuntimeError(_first_line(error)) from None
+        return found
+
+    return run
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _anonymise(proto: onnx.ModelProto) -> None:

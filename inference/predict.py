@@ -165,5 +165,5 @@ def _provenance(model: TileModel | Ensemble, predictor: Predictor, settings: dic
         made = made | {"model_sha256": model.sha256, "backbone": f"{len(facts)} models, {names}", "models": facts}
         del made["weights_sha256"]
         made.pop("model", None)
-    used = {"backend": "onnx"} if "onnx" in predictor.backends else {}
+    used = {"backend": ", ".join(sorted(set(predictor.backends)))}
     return made | used | ({"precision": "bf16"} if predictor.bf16 else {}) | {"settings": settings}

@@ -21,6 +21,9 @@ from tiling.slides.ome_zarr_reader import ome_zarr_mark
 from tiling.stores.features import Encoder, FeatureStore
 from tiling.stores.query import rows_where
 
+BACKENDS = (None, "onnx", "auto")
+"""What computed a heatmap that is there: any will do unless one is asked for, for they agree. None: torch."""
+
 
 def is_store(path: Path) -> bool:
     """Whether a path names a tile store rather than a slide."""
@@ -37,7 +40,9 @@ def prediction_settings(source: Path, config: ChooseConfig, roi: Path | None = N
     """
     of_slides = set() if is_store(source) else {"overlap", "mpp_tolerance", "max_bad_tiles"}
     settings = config.model_dump(include={"min_tissue", "where"} | of_slides, exclude_none=True)
-    settings |= config.model_dump(include={"tta", "backend", "precision"}, exclude_defaults=True)
+    settings |= config.model_dump(include={"tta", "precision"}, exclude_defaults=True)
+    if isinstance(config, PredictTilesConfig) and config.backend != "torch":  # which was the default of version 0.1
+        settings["backend"] = config.backend
     return settings | ({} if roi is None else {"roi_sha256": annotation_hash(roi)})
 
 
@@ -78,7 +83,8 @@ def heatmap_recipe(
     if truth is not None:
         inputs["truth"] = sha256_text(truth.wkt)
     shown = outputs.model_dump(mode="json") if outputs.formats else {}
-    return Recipe("heatmap", inputs, settings | {"version": VERSION, "bf16": bf16, "outputs": shown})
+    settings |= {"version": VERSION, "bf16": bf16, "outputs": shown}
+    return Recipe("heatmap", inputs, settings, {"backend": BACKENDS} if config.backend == "auto" else {})
 
 
 def bag_heatmap_recipe(

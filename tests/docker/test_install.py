@@ -86,7 +86,7 @@ def test_the_steps_of_the_image_install_what_runs(image: Path, svs: Path, tmp_pa
     assert "yes" in run(image, "info", svs)
     assert "made" in run(image, "tile", svs, "--out", "stores", "--mpp", "0.499", "--workers", "2")
     store = image / "data/stores/CMU-1-Small-Region.zarr"
-    assert "made" in run(image, "heatmap", store, "--model", model, "--out", "heatmaps", "--backend", "onnx")
+    assert "made" in run(image, "heatmap", store, "--model", model, "--out", "heatmaps")
     assert "2 intact" in run(image, "verify", store, "heatmaps/CMU-1-Small-Region")
     assert "distributed" in run_python(
         image, "import dask_jobqueue, distributed, torchstain; print(distributed.__name__)"

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from inference import backends
-from inference.backends import AGREEMENT, BatchSizer, auto_batch_size, choose_backend, fastest, onnx_predict, uses_bf16
+from inference.backends import AGREEMENT, BatchSizer, auto_batch_size, choose_backend, onnx_predict, uses_bf16
 from tests.inference.conftest import MakeModel
 from tiling.core.errors import ConfigError, ModelError
 from training import TileModel, load_model
@@ -158,38 +158,33 @@ def test_the_models_of_an_ensemble_are_turned_into_onnx_once(
     make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = [load_model(make_model(f"model-{seed}", seed=seed)) for seed in range(6)]
-    monkeypatch.setattr(backends, "find_spec", lambda name: object())
     monkeypatch.setattr(backends, "onnx_predict", lambda *asked: lambda tiles: np.zeros((len(tiles), 2), np.float32))
     monkeypatch.setattr(backends, "require_agreement", lambda *answers: None)
     first, second = ([choose_backend(model, "onnx", "32")[1] for model in models] for _ in range(2))
     assert all(a is b for a, b in zip(first, second, strict=True))
 
 
-@pytest.mark.parametrize("seconds", [{"onnx": 1.0, "torch": 2.0}, {"onnx": 3.0, "torch": 2.0}])
-def test_the_faster_one_is_chosen(seconds: dict[str, float]) -> None:
-    now = [0.0]
-
-    def taking(time: float) -> Any:
-        def predict(tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
-            now[0] += time
-            return np.zeros((len(tiles), 2), np.float32)
-
-        return predict
-
-    found = fastest({name: taking(time) for name, time in seconds.items()}, some_tiles(1), lambda: now[0])
-    assert found == min(seconds, key=lambda name: seconds[name])
-
-
-@pytest.mark.parametrize("faster", ["onnx", "torch"])
-def test_auto_takes_the_faster_one(monkeypatch: pytest.MonkeyPatch, make_model: MakeModel, faster: str) -> None:
-    model = load_model(make_model())
-    monkeypatch.setattr(backends, "fastest", lambda candidates, tiles: faster)
+def test_auto_is_onnx_on_a_cpu(model: TileModel) -> None:
     name, predict = choose_backend(model, "auto", "auto")
-    assert name == faster
-    np.testing.assert_allclose(predict(some_tiles(3)), model.predict(some_tiles(3)), atol=AGREEMENT, rtol=0)
+    assert name == "onnx"
+    np.testing.assert_array_equal(predict(some_tiles(3)), choose_backend(model, "onnx", "auto")[1](some_tiles(3)))
+    assert choose_backend(model, "auto", "auto")[1] is predict, "made once for all slides"
 
 
-def test_a_wrong_onnx_is_seen(
+def test_onnx_s_bytes_depend_on_neither_threads_nor_batches(make_model: MakeModel) -> None:
+    model, tiles, threads = load_model(make_model()), some_tiles(13), torch.get_num_threads()
+    found = set()
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            predict = onnx_predict(model.network, 1.0)
+            found |= {predict(tiles).tobytes(), np.concatenate([predict(tiles[:4]), predict(tiles[4:])]).tobytes()}
+    finally:
+        torch.set_num_threads(threads)
+    assert len(found) == 1
+
+
+def test_a_wrong_onnx_is_seen_and_said_once(
     monkeypatch: pytest.MonkeyPatch, make_model: MakeModel, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = load_model(make_model())
@@ -197,22 +192,30 @@ def test_a_wrong_onnx_is_seen(
     monkeypatch.setattr(backends, "onnx_predict", lambda *asked: lambda tiles: 1 - other.predict(tiles))
     with pytest.raises(ModelError, match=r"ONNX.*--backend torch"):
         choose_backend(model, "onnx", "auto")
-    assert choose_backend(model, "auto", "auto")[0] == "torch"
+    for _ in range(2):
+        name, predict = choose_backend(model, "auto", "auto")
+        assert name == "torch"
+        np.testing.assert_array_equal(predict(some_tiles(3)), model.predict(some_tiles(3)))
+    assert caplog.text.count("torch is used") == 1
+
+
+def test_a_network_that_has_no_onnx_is_computed_by_torch(
+    make_model: MakeModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The exporter knows no Bessel functions."""
+    model = load_model(make_model())
+    logits = model.network.logits
+    bessel = torch.special.bessel_j0
+    model.network.logits = lambda pixels: bessel(logits(pixels))  # type: ignore[method-assign]
+    with pytest.raises(ModelError, match=r"turned into ONNX.*--backend torch"):
+        choose_backend(model, "onnx", "auto")
+    name, predict = choose_backend(model, "auto", "auto")
+    assert name == "torch"
+    np.testing.assert_array_equal(predict(some_tiles(3)), model.predict(some_tiles(3)))
     assert "torch is used" in caplog.text
 
 
-@pytest.mark.parametrize("absent", ["onnx", "onnxruntime"])
-def test_without_the_extra_auto_is_torch_and_onnx_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch, model: TileModel, absent: str
-) -> None:
-    monkeypatch.setattr(backends, "find_spec", lambda name: None if name == absent else object())
-    assert choose_backend(model, "auto", "auto")[0] == "torch"
-    with pytest.raises(ConfigError, match=r"^backend: .*specslide\[onnx\]"):
-        choose_backend(model, "onnx", "auto")
-
-
-def test_onnx_is_for_the_cpu(monkeypatch: pytest.MonkeyPatch, model: TileModel) -> None:
-    monkeypatch.setattr(backends, "find_spec", lambda name: object())
+def test_onnx_is_for_the_cpu(model: TileModel) -> None:
     on_gpu = replace(model, device=GPU)
     assert choose_backend(on_gpu, "auto", "32")[0] == "torch"
     with pytest.raises(ConfigError, match=r"--backend torch.*--device cpu"):

@@ -155,14 +155,6 @@ def test_wsinfer_needs_a_scale(make_model: MakeModel, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_onnx_without_its_packages_says_what_to_install(
-    model: TileModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
-    with pytest.raises(ModelError, match=r"onnxruntime.*specslide\[onnx\]"):
-        export_model(model, "onnx", tmp_path / "out")
-
-
 def test_stain_normalisation_cannot_be_exported(make_model: MakeModel, tmp_path: Path) -> None:
     model = load_model(make_model(tile_px=32, input_px=32))
     model.network.stain = ReinhardTarget(mean=(50.0, 10.0, 10.0), std=(5.0, 5.0, 5.0))

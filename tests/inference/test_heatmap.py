@@ -16,14 +16,14 @@ import shapely
 from numpy.typing import NDArray
 from PIL import Image
 
-from inference.config import OutputConfig, PredictConfig
+from inference.config import Backend, OutputConfig, PredictConfig
 from inference.heatmap import make_heatmap
 from inference.recipes import heatmap_recipe
 from inference.reports import HeatmapReport
 from pipeline.demo.synthetic import write_pyramid
 from tests.inference.conftest import MakeModel, picture
 from tiling import Slide, TilingConfig, tile_slide
-from tiling.core.artefact import content_hash, folder_faults
+from tiling.core.artefact import content_hash, folder_faults, read_commit
 from tiling.core.errors import ConfigError, ModelError, OutputError, SlideError
 from tiling.core.files import sha256_file
 from tiling.stores.label import label_store
@@ -97,7 +97,14 @@ def test_the_summary_says_what_it_was_made_from(made: HeatmapReport, slide: Path
         "backbone": "test_resnet",
         "model_mpp": 0.5,
         "model_tile_px": 32,
-        "settings": {"overlap": 0.0, "min_tissue": 0.5, "mpp_tolerance": 0.02, "max_bad_tiles": 0.01},
+        "backend": "onnx",
+        "settings": {
+            "overlap": 0.0,
+            "min_tissue": 0.5,
+            "mpp_tolerance": 0.02,
+            "max_bad_tiles": 0.01,
+            "backend": "auto",
+        },
     }
     assert {"python", "specslide", "torch", "timm"} <= set(record["software"])
     assert "research use only" in record["notice"]
@@ -106,7 +113,7 @@ def test_the_summary_says_what_it_was_made_from(made: HeatmapReport, slide: Path
 def test_a_stores_result_names_the_store(slide: Path, model: TileModel, tmp_path: Path, out: Path) -> None:
     tiled = tile_slide(slide, tmp_path / "stores", TilingConfig(mpp=0.5, tile_px=32))
     record = summary(make_heatmap(tiled.store, model, out).folder)
-    assert record["made_from"]["settings"].keys() == {"min_tissue", "store_sha256", "store_pixels_sha256"}
+    assert record["made_from"]["settings"].keys() == {"min_tissue", "backend", "store_sha256", "store_pixels_sha256"}
     assert record["slide"]["sha256"] == sha256_file(slide)
 
 
@@ -203,6 +210,27 @@ def test_another_result_is_refused_unless_overwritten(
     assert make_heatmap(slide, model, out, **change).reused
 
 
+@pytest.mark.parametrize("there", ["torch", "onnx", "auto"])
+def test_a_heatmap_by_any_backend_will_do_unless_one_is_asked_for(
+    slide: Path, model: TileModel, out: Path, there: Backend
+) -> None:
+    """Version 0.1 wrote nothing of torch, its default, into recipes; nor is it written today."""
+    made = make_heatmap(slide, model, out, PredictConfig(backend=there))
+    known = read_commit(made.folder).recipe
+    assert known is not None
+    assert known.settings.get("backend", "torch") == there
+    before = stamps(made.folder)
+    both: tuple[Backend, ...] = ("torch", "onnx")
+    for asked in set(both) - {there}:
+        with pytest.raises(OutputError, match=r"backend.*--overwrite"):
+            make_heatmap(slide, model, out, PredictConfig(backend=asked))
+    for asked in (there, "auto"):
+        assert make_heatmap(slide, model, out, PredictConfig(backend=asked)).reused
+    assert stamps(made.folder) == before
+    computed = "torch" if there == "torch" else "onnx"
+    assert summary(made.folder)["made_from"]["backend"] == computed
+
+
 def test_a_result_of_another_version_or_precision_is_refused(
     made: HeatmapReport, slide: Path, model: TileModel, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,7 +261,8 @@ def test_a_tile_at_the_threshold_is_so_in_every_figure(slide: Path, model: TileM
     """The float32 nearest to 0.7 is below the float64: count, area, regions and objects must round alike."""
     info = model.info.model_copy(update={"threshold": 0.7})
     asked = Constant(model.network, info, model.sha256, model.device)
-    report = make_heatmap(slide, asked, out, outputs=OutputConfig(formats=("geojson",), region_smoothing_um=0))
+    outputs = OutputConfig(formats=("geojson",), region_smoothing_um=0)
+    report = make_heatmap(slide, asked, out, PredictConfig(backend="torch"), outputs=outputs)
     assert report.scores.fraction_above_threshold == 1
     mm2 = report.tiles * (32 * 0.5 / 1000) ** 2
     assert report.scores.area_above_mm2 == pytest.approx(mm2, rel=1e-9)

@@ -184,13 +184,14 @@ def test_a_file_that_may_not_grow(slide: Path, model_folder: Path, tmp_path: Pat
 _SERVER = """
 import os, signal, sys
 import inference.exports.png, inference.heatmap
-from inference.config import OutputConfig
+from inference.config import OutputConfig, PredictConfig
 from inference.exports import formats
 from tiling.core.versions import code_commit
 from training import load_model
 code_commit()
 model = load_model(sys.argv[2])
 inference.exports.png.overlay_png = inference.exports.png.heatmap_png = lambda *args: b"drawn" * 1000
+PLAIN = PredictConfig(backend="torch")  # the soonest
 CALLS = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree", "fcntl.flock", "open"}
 
 def work(folder, last):
@@ -202,7 +203,8 @@ def work(folder, last):
             if count == last:
                 os.kill(os.getpid(), signal.SIGKILL)
     sys.addaudithook(hook)
-    inference.heatmap.make_heatmap(sys.argv[1], model, folder, outputs=OutputConfig(formats=formats()), overwrite=True)
+    outputs = OutputConfig(formats=formats())
+    inference.heatmap.make_heatmap(sys.argv[1], model, folder, PLAIN, outputs=outputs, overwrite=True)
     return count
 
 for line in sys.stdin:
@@ -307,7 +309,9 @@ def test_one_tile_without_a_number_fails_its_slide_and_no_other(
     given(SickOf(model.network, model.info, model.sha256, model.device, tile=tile))
     config = TilingConfig(mpp=0.5, tile_px=32, codec="lossless")
     stores = [tile_slide(path, tmp_path / "stores", config).store for path in (slide, glass)]  # read in this process
-    done = heatmap(*stores, "--model", model_folder, "--out", tmp_path / "out", "--batch-size", 64)
+    done = heatmap(
+        *stores, "--model", model_folder, "--out", tmp_path / "out", "--batch-size", 64, "--backend", "torch"
+    )
     assert done.exit_code == 1
     assert "1 of 2 slides failed" in shown(done)
     said = html.unescape((tmp_path / "out" / "index.html").read_text())  # the table folds it
@@ -324,11 +328,12 @@ def test_memory_that_runs_out_is_no_fault(
     given(narrow)
     config = TilingConfig(mpp=0.5, tile_px=32, codec="lossless")
     store = tile_slide(slide, tmp_path / "stores", config).store  # read in this process
-    done = heatmap(store, "--model", model_folder, "--out", tmp_path / "narrow", "--batch-size", 64)
+    asked = ("--model", model_folder, "--backend", "torch", "--batch-size")
+    done = heatmap(store, *asked, 64, "--out", tmp_path / "narrow")
     assert done.exit_code == 0, done.output
     assert narrow.asked[:5] == [64, 32, 16, 8, 4]
     given(model)
-    assert heatmap(store, "--model", model_folder, "--out", tmp_path / "plain", "--batch-size", 4).exit_code == 0
+    assert heatmap(store, *asked, 4, "--out", tmp_path / "plain").exit_code == 0
     assert listing(tmp_path / "narrow" / "disc") == listing(tmp_path / "plain" / "disc")
 
 

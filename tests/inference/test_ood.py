@@ -120,7 +120,7 @@ class Narrow(TileModel):
 
 
 def test_ratios_are_those_of_the_tiles_features(slide: Path, knowing: TileModel) -> None:
-    found = predict_slide(slide, knowing)
+    found = predict_slide(slide, knowing, PredictConfig(backend="torch"))
     with Slide(slide) as opened:
         tiles = np.stack([opened.read_region(x, y, 0, 32, 32) for x, y in found.tiles.places()])
     assert knowing.novelty is not None
@@ -136,9 +136,10 @@ def test_ratios_are_those_of_the_tiles_features(slide: Path, knowing: TileModel)
 
 
 def test_slide_store_and_small_memory_give_the_same(slide: Path, store: Path, knowing: TileModel) -> None:
-    direct, stored = predict_slide(slide, knowing), predict_slide(store, knowing)
+    config = PredictConfig(backend="torch")
+    direct, stored = predict_slide(slide, knowing, config), predict_slide(store, knowing, config)
     narrow = Narrow(knowing.network, knowing.info, knowing.sha256, knowing.device, knowing.novelty)
-    halved = predict_slide(slide, narrow)
+    halved = predict_slide(slide, narrow, config)
     assert_array_equal(direct.tiles.x0, stored.tiles.x0)
     for name, values in direct.columns.items():
         assert_array_equal(values, stored.columns[name])
@@ -158,10 +159,10 @@ def test_an_onnx_with_other_features_is_seen(knowing: TileModel, monkeypatch: py
 
     plain = choose_backend(knowing, "torch", "auto")[1]
     monkeypatch.setattr(backends, "onnx_predict", lambda *asked: lambda tiles: plain(tiles) * [1, 1, 1.01])
-    backends.chosen_onnx.cache_clear()
+    backends.agreeing_onnx.cache_clear()
     with pytest.raises(ModelError, match="ONNX"):
         choose_backend(knowing, "onnx", "auto")
-    backends.chosen_onnx.cache_clear()
+    backends.agreeing_onnx.cache_clear()
 
 
 def test_orientations_and_models_are_averaged(slide: Path, knowing: TileModel, other: TileModel) -> None:
@@ -169,7 +170,7 @@ def test_orientations_and_models_are_averaged(slide: Path, knowing: TileModel, o
     mean = (one["ood_ratio"].astype(np.float64) + two["ood_ratio"]) / 2
     assert_allclose(both["ood_ratio"], mean, rtol=1e-5)
     assert_array_equal(both["ood"], both["ood_ratio"] > 1)
-    turned = predict_slide(slide, knowing, PredictConfig(tta=True))
+    turned = predict_slide(slide, knowing, PredictConfig(tta=True, backend="torch"))
     with Slide(slide) as opened:
         tiles = np.stack([opened.read_region(x, y, 0, 32, 32) for x, y in turned.tiles.places()])
     views = [np.rot90(t, k, (1, 2)) for t in (tiles, tiles[:, :, ::-1]) for k in range(4)]

@@ -236,7 +236,7 @@ def read_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_a_slide_is_read_tile_by_tile_and_batch_by_batch(slide: Path, model: TileModel, read_sizes: list[int]) -> None:
     watched = Watched(model.network, model.info, model.sha256, model.device, reads=read_sizes)
-    found = predict_slide(slide, watched, PredictConfig(batch_size=10))
+    found = predict_slide(slide, watched, PredictConfig(batch_size=10, backend="torch"))
     assert max(read_sizes) <= 96
     count = len(found.tiles.x0)
     overview = len(read_sizes) - count

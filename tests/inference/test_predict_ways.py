@@ -93,12 +93,12 @@ def test_readers_change_nothing(slide: Path, store: Path, model: TileModel, read
 
 def test_memory_that_runs_out_changes_nothing(slide: Path, model: TileModel) -> None:
     narrow = Narrow(*parts(model))
-    found = predict_slide(slide, narrow, PredictConfig(batch_size=64))
+    found = predict_slide(slide, narrow, PredictConfig(batch_size=64, backend="torch"))
     assert_allclose(found.probabilities, predict_slide(slide, model).probabilities, atol=1e-6)
     assert narrow.asked[:5] == [64, 32, 16, 8, 4]
     assert max(narrow.asked[5:]) == 4
     narrow.asked.clear()
-    predict_slide(slide, narrow, PredictConfig(batch_size=64))
+    predict_slide(slide, narrow, PredictConfig(batch_size=64, backend="torch"))
     assert set(narrow.asked[:-1]) == {4}, "the next slide does not learn it again"
 
 
@@ -113,7 +113,9 @@ def test_the_batch_size_may_be_left_to_the_machine(slide: Path, model: TileModel
 
 def test_speed_is_no_part_of_a_results_identity(slide: Path) -> None:
     plain = prediction_settings(slide, PredictConfig())
-    assert plain == {"overlap": 0.0, "min_tissue": 0.5, "mpp_tolerance": 0.02, "max_bad_tiles": 0.01}
+    assert plain == {
+        "overlap": 0.0, "min_tissue": 0.5, "mpp_tolerance": 0.02, "max_bad_tiles": 0.01, "backend": "auto",
+    }  # fmt: skip
     assert prediction_settings(slide, PredictConfig(batch_size=3, readers=4)) == plain
     assert prediction_settings(slide, PredictConfig(tta=True, backend="onnx", precision="32")) == plain | {
         "tta": True,
@@ -125,8 +127,8 @@ def test_speed_is_no_part_of_a_results_identity(slide: Path) -> None:
 def test_onnx_gives_what_torch_gives(slide: Path, model: TileModel) -> None:
     found, plain = (predict_slide(slide, model, PredictConfig(backend=b)) for b in ("onnx", "torch"))
     assert_allclose(found.probabilities, plain.probabilities, atol=1e-4, rtol=0)
-    assert found.provenance["backend"] == "onnx"
-    assert "backend" not in plain.provenance
+    assert [made.provenance["backend"] for made in (found, plain)] == ["onnx", "torch"]
+    assert [made.provenance["settings"].get("backend") for made in (found, plain)] == ["onnx", None]
 
 
 # --------------------------------------------------------------------------------- several models, orientations
@@ -221,10 +223,10 @@ def test_a_tile_without_a_finite_probability_is_named(store: Path, model: TileMo
     row = int(np.flatnonzero(opened.tiles.columns["tissue"] >= 0.5)[41])
     sick = Sick(*parts(model), of=(opened.read([row])[0].tobytes(),))
     place = f"disc, tile at x {opened.tiles.x0[row]}, y {opened.tiles.y0[row]}: "
-    with pytest.raises(ModelError, match=place):
-        predict_slide(store, sick, PredictConfig(batch_size=16))
-    with pytest.raises(ModelError, match=place):
-        predict_slide(store, make_ensemble([model, Sick(sick.network, sick.info, "other", sick.device, of=sick.of)]))
+    ensemble = make_ensemble([model, Sick(sick.network, sick.info, "other", sick.device, of=sick.of)])
+    for asked in (sick, ensemble):
+        with pytest.raises(ModelError, match=place):
+            predict_slide(store, asked, PredictConfig(batch_size=16, backend="torch"))
 
 
 def damaged(folder: Path) -> Path:

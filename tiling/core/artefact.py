@@ -50,6 +50,9 @@ class Recipe:
     inputs: Mapping[str, Any]
     """Hashes, by what they are of; no paths."""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    alike: Mapping[str, Collection[Any]] = field(default_factory=dict)
+    """Values of a setting, by its name, with any of which an artefact that is there will do; None: without it. No part
+    of what is written."""
 
     def plain(self) -> dict[str, Any]:
         """The recipe as JSON holds it."""
@@ -307,6 +310,10 @@ def difference(before: Recipe, now: Recipe) -> str:
     inputs = old["inputs"] | new["inputs"]
     if changed := sorted(name for name in inputs if old["inputs"].get(name) != new["inputs"].get(name)):
         return f"not made from the same {', '.join(changed)}"
+    for name, values in now.alike.items():
+        if old["settings"].get(name) in values:
+            old["settings"].pop(name, None)
+            new["settings"].pop(name, None)
     if old["settings"] != new["settings"]:
         elsewhere = ", ".join(sorted(old["settings"].keys() ^ new["settings"].keys()))
         return setting_differences(old["settings"], new["settings"]) or f"made with other settings: {elsewhere}"
