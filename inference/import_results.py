@@ -7,7 +7,7 @@ which tiles are unlike those that its model has seen.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ def import_results(
         recipe = Recipe("heatmap", inputs, settings | {"outputs": outputs.model_dump(mode="json")})
 
         def predict() -> Prediction:
-            return _prediction(found, path, opened, slide_id, inputs["slide"], given)
+            return imported_prediction(found, path, opened, slide_id, inputs["slide"], given)
 
         return publish_heatmap(
             Path(out_dir) / slide_id, recipe, predict, None, Content.of(outputs),
@@ -131,10 +131,25 @@ def _of_slide(results: Sequence[ForeignResult], slide: Path, path: Path) -> Fore
     return of_slide[0]
 
 
-def _prediction(
-    found: ForeignResult, path: Path, slide: Slide, slide_id: str, sha256: str, given: dict[str, Any]
+def imported_prediction(
+    found: ForeignResult, path: Path, slide: Slide, slide_id: str, sha256: str, given: Mapping[str, Any]
 ) -> Prediction:
-    """The prediction, its tiles in reading order."""
+    """What a file says of a slide as a prediction, its tiles in reading order.
+
+    Args:
+        found: The result.
+        path: Its file, to be named in errors.
+        slide: The slide.
+        slide_id: What it is called.
+        sha256: Its hash.
+        given: `positive_class`, `threshold` and `tile_px0`, as `import_results` takes them.
+
+    Returns:
+        The prediction.
+
+    Raises:
+        InputError: For what the file lacks, or cannot be.
+    """
     classes, positive, values = _classes(found, path, given["positive_class"])
     grid, tiles, kept = _tiles(found, path, slide, given["tile_px0"])
     overview = TilingConfig(mpp=slide.mpp, tile_px=grid.tile_px, tissue=TissueConfig(method="all"))

@@ -22,11 +22,14 @@ from inference import make_heatmap
 from inference.config import EvaluateSlidesConfig, OutputConfig
 from inference.evaluation.evaluate_slides import evaluate_slides
 from inference.exports import TABLE
-from inference.import_results import import_results
+from inference.foreign_results import foreign_results
+from inference.import_results import import_results, imported_prediction, is_of_slide
+from inference.prediction import Prediction
 from inference.summary import read_summary
 from inference.viewer.cohort import find_cohort
 from pipeline.cli import app
 from pipeline.demo.synthetic import write_pyramid
+from tiling import Slide
 from tiling.core.errors import InputError, OutputError, SpecslideError
 from training import TileModel
 
@@ -130,24 +133,31 @@ CASES: dict[str, tuple[Callable[[Path, Table], Path], dict[str, Any]]] = {
 def test_places_and_probabilities_are_kept(case: str, made: Path, slide: Path, tmp_path: Path) -> None:
     write, given = CASES[case]
     expected = tiles_of(made)
-    report = import_results(write(tmp_path, expected), slide, tmp_path / "out", **given)
-    assert report.tiles == len(expected) > 10
-    np.testing.assert_allclose(tiles_of(report.folder), expected, atol=1e-6)
-    found, known = read_summary(report.folder), read_summary(made)
-    assert found.slide == known.slide
+    found = prediction_of(write(tmp_path, expected), slide, **given)
+    assert len(found.tiles) == len(expected) > 10
+    np.testing.assert_allclose(columns_of(found), expected, atol=1e-6)
     assert (found.classes, found.positive_class) == (("benign", "tumour"), "tumour")
-    assert found.scores.mean == pytest.approx(known.scores.mean, abs=1e-6)
-    assert found.grid == known.grid
-    assert found.out_of_distribution is None
-    assert found.device == ""
-    assert "torch" not in found.software
+    assert found.grid == read_summary(made).grid
 
 
 def test_our_own_geojson_and_table_come_back(made: Path, slide: Path, tmp_path: Path) -> None:
     for name in ("heatmap.geojson", "predictions.csv"):
         (path := tmp_path / f"disc{Path(name).suffix}").write_bytes((made / name).read_bytes())
-        report = import_results(path, slide, tmp_path / name)
-        np.testing.assert_allclose(tiles_of(report.folder), tiles_of(made), atol=1e-6)
+        np.testing.assert_allclose(columns_of(prediction_of(path, slide)), tiles_of(made), atol=1e-6)
+
+
+def prediction_of(path: Path, slide: Path, **given: Any) -> Prediction:
+    """What the file says, without the pictures and pages that are made of it."""
+    results = [one for one in foreign_results(path, given.get("probabilities", ())) if is_of_slide(one, slide)]
+    settings = {"positive_class": None, "threshold": 0.5, "tile_px0": None} | given
+    with Slide(slide) as opened:
+        return imported_prediction(results[0], path, opened, "disc", "0" * 64, settings)
+
+
+def columns_of(found: Prediction) -> Table:
+    """As `tiles_of` a heatmap."""
+    side = np.full(len(found.tiles), found.grid.tile_px0)
+    return np.column_stack([found.tiles.x0, found.tiles.y0, side, found.probabilities])
 
 
 def test_the_report_says_what_is_unknown_and_nothing_private(made: Path, slide: Path, tmp_path: Path) -> None:
@@ -157,6 +167,12 @@ def test_the_report_says_what_is_unknown_and_nothing_private(made: Path, slide: 
     assert "o/m" in page
     found = read_summary(folder)
     assert found.threshold == 0.25
+    known = read_summary(made)
+    assert (found.slide, found.grid) == (known.slide, known.grid)
+    assert found.scores.mean == pytest.approx(known.scores.mean, abs=1e-6)
+    np.testing.assert_allclose(tiles_of(folder), tiles_of(made), atol=1e-6)
+    assert (found.out_of_distribution, found.device) == (None, "")
+    assert "torch" not in found.software
     assert found.made_from["settings"]["wsinfer"] == "0.6.1"
     assert not any("secret" in path.read_text(errors="replace") for path in folder.iterdir() if path.is_file())
 
@@ -177,9 +193,9 @@ def test_classes_that_do_not_exclude_each_other(slide: Path, tmp_path: Path) -> 
     path = write_rows(tmp_path / "disc.csv", names, [(0, 0, 32, 32, 0.9, 0.8), (32, 0, 32, 32, 0.1, 0.3)])
     with pytest.raises(InputError, match="--positive-class"):
         import_results(path, slide, tmp_path / "out")
-    folder = import_results(path, slide, tmp_path / "out", positive_class="til").folder
-    assert read_summary(folder).classes == ("not til", "til")
-    np.testing.assert_allclose(tiles_of(folder)[:, 3:], [[0.1, 0.9], [0.9, 0.1]], atol=1e-6)
+    found = prediction_of(path, slide, positive_class="til")
+    assert (found.classes, found.positive_class) == (("not til", "til"), "til")
+    np.testing.assert_allclose(found.probabilities, [[0.1, 0.9], [0.9, 0.1]], atol=1e-6)
 
 
 def test_tiles_of_another_size_are_left_out_and_said(
