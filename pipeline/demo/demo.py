@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from inference.config import PredictConfig
 from inference.exports import OVERLAY
@@ -62,10 +63,17 @@ def run_demo(out: Path, *, slide: Path | None, seed: int, say: Callable[[str], N
     tiled = tile_slide(real_slide, out / "real" / "stores", tiling, overwrite=True)
     real = make_heatmap(tiled.store, load_model(study.model), out / "real", PredictConfig(), overwrite=True)
     page = out / "index.html"
-    write_page(page, "specslide demo", [_real_section(tiled.store.with_suffix(".png"), real), *study.sections])
+    write_page(page, "specslide demo", [_real_section(tiled.store.with_suffix(".png"), real), VIEWER, *study.sections])
     made = {"study": content_hash(study.out), "heatmap": content_hash(real.folder)}
     seal(out, Recipe("demo", made, {"seed": seed}), (page.name,))
     return DemoReport(page, study, real)
+
+
+VIEWER: Final = Section(
+    "The slides in the browser",
+    "Down to the cells, under their heatmaps, with a threshold that is moved. In a terminal, in this folder: "
+    "specslide view . --manifest cohort/manifest.csv",
+)
 
 
 def _real_section(preview: Path, real: HeatmapReport) -> Section:
