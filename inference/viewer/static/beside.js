@@ -39,8 +39,10 @@ export function sideBySide(view, place) {
     if (chosen !== choice.value) return; // another one was chosen meanwhile
     if (other !== null) close();
     if (chosen === "") return;
+    const all = map.getBounds().contains(view.whole);
     place.hidden = false;
     map.invalidateSize();
+    if (all) map.fitBounds(view.whole, { animate: false });
     const opened = deepZoom(place, shown);
     scaleBar(opened.map, shown);
     const of = shown.models[model];
