@@ -41,7 +41,7 @@ def describe(
     calibration: Calibration,
     metrics: Mapping[str, Mapping[str, Interval]],
     best_epoch: int,
-    key: str,
+    hashes: Mapping[str, str],
     *,
     ece_before: Mapping[str, Interval],
     groups: Sequence[GroupSummary],
@@ -57,13 +57,13 @@ def describe(
         calibration: Temperature, threshold and positive class.
         metrics: By split and metric.
         best_epoch: From 1.
-        key: The hash of the recipe.
+        hashes: Of what it was made from, beside that of the data.
         ece_before: By split, the expected calibration error before the temperature.
         groups: The metrics by site and by scanner.
         novelty: How out-of-distribution detection was fitted; None: it was not.
 
     Returns:
-        The record, without the hashes of files.
+        The record, without the hashes of the model folder's files.
 
     Raises:
         ConfigError: For a hub's backbone whose configuration cannot be fetched.
@@ -82,7 +82,7 @@ def describe(
         "metrics": {name: dict(of_split) for name, of_split in metrics.items()},
         "ece_before": dict(ece_before),
         "groups": tuple(groups),
-        "hashes": {"data": samples.identity(), "training": key},
+        "hashes": {"data": samples.identity(), **hashes},
         "software": software_versions(*_SOFTWARE),
     }
     if isinstance(config, BagConfig):

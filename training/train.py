@@ -50,7 +50,7 @@ from training.models.backbones import load_weights
 from training.models.card import model_card
 from training.models.classifier import Features, TileClassifier, make_classifier
 from training.models.folder import round_matrices, save_model
-from training.models.info import NoveltySummary
+from training.models.info import GroupSummary, NoveltySummary
 from training.models.ood import MAX_TILES, QUANTILE, Novelty, fit_novelty
 from training.models.stain import stain_target
 from training.models.stain_targets import StainTarget
@@ -144,62 +144,80 @@ def train(samples: Samples, out: Path, config: AnyConfig | None = None, *, overw
             progress = training.fit(logs, log_folder(out) / "metrics.csv")
             if config.half_weights:
                 round_matrices(network)
-            tested = {name: split for name, split in splits.items() if name != "train" and len(split)}
-            logits = {name: training.logits(eval_loader(split, config, fabric), training.network, len(split))
-                      for name, split in tested.items()}  # fmt: skip
+            tested = _test(training, splits, config)
             training.stop_if_asked()
-            calibration = _calibrate(logits["val"], splits["val"], config)
-            predicted = {
-                name: predictions_of(
-                    tested[name], softmax(z, calibration.temperature), calibration.threshold, calibration.positive
-                )
-                for name, z in logits.items()
-            }
             novelty, known = _fit_ood(training, splits, config)
             training.stop_if_asked()
-            resamples, seed = config.bootstrap_resamples, config.seed
-            metrics = {name: measure(p, resamples=resamples, seed=seed).metrics for name, p in predicted.items()}
-            info = describe(
-                network, origin, splits, config, calibration, metrics, progress.best_epoch, recipe.sha256,
-                ece_before={name: _ece_before(z, tested[name], config) for name, z in logits.items()},
-                groups=[group for name, p in predicted.items()
-                        for group in group_summaries(tested[name], p, resamples=resamples, seed=seed)],
-                novelty=known,
-            )  # fmt: skip
             if fabric.is_global_zero:
                 provenance = canonical_json(provenance_record(samples, machine_of(fabric, config)))
-                info = info.model_copy(update={"hashes": info.hashes | {PROVENANCE: sha256_text(provenance)}})
+                info = describe(
+                    network, origin, splits, config, tested.calibration, tested.metrics, progress.best_epoch,
+                    {"training": recipe.sha256, PROVENANCE: sha256_text(provenance)},
+                    ece_before=tested.ece_before, groups=_groups(tested, config), novelty=known,
+                )  # fmt: skip
                 result = result_folder(out)
                 write_file(result / PROVENANCE, provenance)
                 write_file(result / "learning_curve.png", learning_curve(progress.history, progress.best_epoch))
-                _write_figures(result, tested, predicted, metrics, config)
+                _write_figures(result, tested, config)
                 write_file(result / "split.csv", split_table(samples))
                 write_file(result / "metrics.json", canonical_json(metric_record(info)))
                 save_model(result / MODEL, network, info, model_card(info), novelty, recipe)
                 publish(out)
                 checkpoints.remove()
             fabric.barrier()
-    return TrainResult(
-        out / MODEL, metrics, progress.best_epoch, calibration.temperature, calibration.threshold,
-        rank=fabric.global_rank,
-    )  # fmt: skip
+    chosen = progress.best_epoch, tested.calibration.temperature, tested.calibration.threshold
+    return TrainResult(out / MODEL, tested.metrics, *chosen, rank=fabric.global_rank)
 
 
-def _write_figures(
-    folder: Path,
-    tested: Mapping[str, Split],
-    predicted: Mapping[str, Predictions],
-    metrics: Mapping[str, Mapping[str, Interval]],
-    config: AnyConfig,
-) -> None:
+@dataclass(frozen=True)
+class _Tested:
+    """What validation and test tell of a trained network, by split."""
+
+    splits: dict[str, Split]
+    calibration: Calibration
+    predicted: dict[str, Predictions]
+    metrics: dict[str, dict[str, Interval]]
+    ece_before: dict[str, Interval]
+    """ECE without the temperature."""
+
+
+def _test(training: Training, splits: Mapping[str, Split], config: AnyConfig) -> _Tested:
+    """Calibrate on validation, and measure on it and on test."""
+    tested = {name: split for name, split in splits.items() if name != "train" and len(split)}
+    logits = {
+        name: training.logits(eval_loader(split, config, training.fabric), training.network, len(split))
+        for name, split in tested.items()
+    }
+    calibration = _calibrate(logits["val"], splits["val"], config)
+    temperature, threshold, positive = calibration.temperature, calibration.threshold, calibration.positive
+    predicted = {
+        name: predictions_of(tested[name], softmax(z, temperature), threshold, positive) for name, z in logits.items()
+    }
+    resamples, seed = config.bootstrap_resamples, config.seed
+    metrics = {name: measure(of, resamples=resamples, seed=seed).metrics for name, of in predicted.items()}
+    ece_before = {name: _ece_before(z, tested[name], config) for name, z in logits.items()}
+    return _Tested(tested, calibration, predicted, metrics, ece_before)
+
+
+def _groups(tested: _Tested, config: AnyConfig) -> list[GroupSummary]:
+    """What is measured in every site, scanner and the like."""
+    resamples, seed = config.bootstrap_resamples, config.seed
+    return [
+        group
+        for name, predictions in tested.predicted.items()
+        for group in group_summaries(tested.splits[name], predictions, resamples=resamples, seed=seed)
+    ]
+
+
+def _write_figures(folder: Path, tested: _Tested, config: AnyConfig) -> None:
     """The pictures of validation and test, and the table of their predictions."""
-    for name, of in predicted.items():
+    for name, of in tested.predicted.items():
         write_pictures(
-            folder / "pictures", name, tested[name], of, metrics[name], resamples=config.bootstrap_resamples,
-            seed=config.seed,
+            folder / "pictures", name, tested.splits[name], of, tested.metrics[name],
+            resamples=config.bootstrap_resamples, seed=config.seed,
         )  # fmt: skip
-    table = prediction_table([tested[name] for name in predicted], [{"model": of} for of in predicted.values()])
-    write_file(folder / "predictions.csv", table)
+    models = [{"model": of} for of in tested.predicted.values()]
+    write_file(folder / "predictions.csv", prediction_table([*tested.splits.values()], models))
 
 
 def _require_classes(split: Split, config: AnyConfig) -> None:
