@@ -6,6 +6,8 @@ READY  := $(VENV)/.ready
 DEMO   ?= demo-out
 # Parallel tests share the cores: threads spinning inside each process would only fight. Three, for some of them wait.
 test: export OMP_NUM_THREADS ?= 1
+# Hundreds of processes of the tests would each compile all modules again.
+test: export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: demo test nightly check dist docs clean
 .DELETE_ON_ERROR:

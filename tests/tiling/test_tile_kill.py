@@ -106,8 +106,8 @@ def half_written(out: Path) -> bool:
 @pytest.mark.parametrize(
     ("mode", "kills"),
     [
-        ("fresh", 12),
-        ("overwrite", 8),
+        ("fresh", 4),
+        ("overwrite", 4),
         pytest.param("fresh", 60, marks=pytest.mark.nightly),
         pytest.param("overwrite", 40, marks=pytest.mark.nightly),
     ],
@@ -129,12 +129,15 @@ def test_killed_at_any_time(small_slide: Path, tmp_path: Path, file_hashes: File
 
 
 def spread(count: int, number: int) -> list[int]:
-    """About that many of the calls 1 to count, evenly, and the last eight."""
-    return sorted({1 + i * (count - 1) // number for i in range(number)} | set(range(count - 7, count + 1)))
+    """About that many of the calls 1 to count, evenly, and as many of the last."""
+    return sorted({1 + i * (count - 1) // number for i in range(number)} | set(range(count - number + 1, count + 1)))
 
 
+@pytest.mark.parametrize("number", [4, pytest.param(40, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("mode", ["fresh", "overwrite"])
-def test_killed_at_file_system_calls(small_slide: Path, tmp_path: Path, file_hashes: FileHashes, mode: str) -> None:
+def test_killed_at_file_system_calls(
+    small_slide: Path, tmp_path: Path, file_hashes: FileHashes, mode: str, number: int
+) -> None:
     """No luck needed: killed just before chosen calls, those of the final renames among them."""
     with subprocess.Popen(
         [sys.executable, "-c", _AT_CALL, small_slide], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -152,7 +155,7 @@ def test_killed_at_file_system_calls(small_slide: Path, tmp_path: Path, file_has
         calls = int(run(tmp_path / "undisturbed", 0))
         expected = file_hashes(tmp_path / "undisturbed")
         mid_write = 0
-        for last in spread(calls, 6):
+        for last in spread(calls, number):
             out = tmp_path / f"out-{last}"
             prepare(small_slide, out, mode)
             assert run(out, last) == "killed by 9"
@@ -160,5 +163,5 @@ def test_killed_at_file_system_calls(small_slide: Path, tmp_path: Path, file_has
             assert run(out, 0).isdigit()
             assert file_hashes(out) == expected, f"killed at call {last} of {calls}"
             shutil.rmtree(out)
-        assert mid_write >= 4
+        assert mid_write >= number / 2
         stdin.close()
