@@ -174,6 +174,7 @@ Made with {versions}.
 def study_figure(grid: Grid, config: AnyExternalConfig) -> bytes:
     """PNG: external balanced accuracy as chosen by each rule, and of every setting against a rule's value."""
     colours = {method: COLOURS[number % len(COLOURS)] for number, method in enumerate(grid)}
+    marks = {method: "os^"[number // len(COLOURS) % 3] for number, method in enumerate(grid)}
     shown = len(config.rules)
     figure = Figure(figsize=(2.2 * shown + 4.6, 4.4), layout="constrained")
     every = figure.subplots(1, shown + 1, sharey=True, squeeze=False, width_ratios=[2.2] * shown + [4.0])[0]
@@ -181,7 +182,9 @@ def study_figure(grid: Grid, config: AnyExternalConfig) -> bytes:
         for place, line in enumerate(chosen_lines(grid, rule).values()):
             found = line.estimate(EXTERNAL)
             span = np.nan_to_num([[found.mean - found.low], [found.high - found.mean]])
-            axes.errorbar([place], [found.mean], yerr=span, fmt="o", color=colours[line.method], capsize=2)
+            axes.errorbar(
+                [place], [found.mean], yerr=span, fmt=marks[line.method], color=colours[line.method], capsize=2
+            )
             values = line.values(EXTERNAL)
             beside = np.full(len(values), place + 0.2)
             axes.plot(beside, values, ".", color=colours[line.method], alpha=0.4, markersize=3)
@@ -192,7 +195,9 @@ def study_figure(grid: Grid, config: AnyExternalConfig) -> bytes:
     rule, words = _LOOKED_AT[config.of_pixels]
     for line in fixed_lines(grid):
         seen = np.mean([RULES[rule].value(record.validation) for record in line.records])
-        last.plot([seen], [line.estimate(EXTERNAL).mean], "o", color=colours[line.method], label=line.method)
+        last.plot(
+            [seen], [line.estimate(EXTERNAL).mean], marks[line.method], color=colours[line.method], label=line.method
+        )
     last.set(xlabel=words, title="every setting")
     unique = dict(zip(*last.get_legend_handles_labels()[::-1], strict=True))
     last.legend(unique.values(), unique.keys(), fontsize=7, frameon=False)
