@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from inference.saved_heatmap import Heatmap
-from inference.text import printable
 from tiling import Slide
 from tiling.core.arrays import Float32Array
 from tiling.core.artefact import content_hash
 from tiling.core.errors import ConfigError, InputError, OutputError
 from tiling.core.files import atomic_file
+from tiling.core.text import printable
 from tiling.core.versions import RESEARCH_USE, software_versions
 from tiling.grid import Raster
 from tiling.slides.dicom import dicom_folder

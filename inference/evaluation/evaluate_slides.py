@@ -1,6 +1,6 @@
 """The verb: heatmaps and what is known of their slides -> how well slides and lesions are found.
 
-out/slides.json     all figures       out/slides.md     the same, to be read
+out/slides.json     all figures       out/slides.md, slides.html     the same, to be read
 out/slides.png      ROC of the slides, FROC of the lesions
 """
 
@@ -40,6 +40,7 @@ from tiling.core.artefact import (
 )
 from tiling.core.errors import ConfigError, InputError
 from tiling.core.files import canonical_json
+from tiling.core.pages import markdown_page
 from tiling.core.versions import software_versions
 from tiling.grid import Tiles
 from tiling.manifest import ManifestRow, read_manifest
@@ -48,7 +49,7 @@ from training.evaluation.results import grouped
 log = logging.getLogger(__name__)
 
 RECORD = "slides.json"
-OUTPUTS = (RECORD, "slides.md", "slides.png")
+OUTPUTS = (RECORD, "slides.md", "slides.html", "slides.png")
 COLUMNS = ("site", "scanner")
 _OF_A_SLIDE = {
     "store_pixels_sha256", "store_sha256", "features_sha256", "features_identity", "roi_sha256", "backend",
@@ -148,6 +149,7 @@ def evaluate_slides(
         with atomic_folder(out, recipe, made_with=software_versions("numpy", "matplotlib")) as partial:
             (partial / "slides.png").write_bytes(picture)
             (partial / "slides.md").write_text(evaluation.page(), encoding="utf-8")
+            (partial / "slides.html").write_text(markdown_page(evaluation.page(), ["slides.png"]), encoding="utf-8")
             (partial / RECORD).write_text(canonical_json(evaluation.record()), encoding="utf-8")
     return evaluation
 

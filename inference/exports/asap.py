@@ -12,7 +12,7 @@ from xml.sax.saxutils import quoteattr
 from inference.colours import class_colour
 from inference.maps.regions import Region, without_holes
 from inference.prediction import Prediction
-from inference.text import printable
+from tiling.core.text import printable
 
 
 def write_asap(prediction: Prediction, regions: Iterable[Region], path: Path) -> None:

@@ -26,10 +26,9 @@ from inference.maps.regions import rings_of
 from inference.maps.slide_map import probability_map, threshold_rings
 from inference.maps.stitch import assemble
 from inference.prediction import Prediction
-from inference.text import printable
 from tiling.core.files import canonical_json
 from tiling.core.images import length_text, nice_length
-from tiling.core.text import threshold_text
+from tiling.core.text import printable, threshold_text
 from tiling.core.versions import RESEARCH_USE
 
 _HEIGHT_IN = 7.0

@@ -14,8 +14,8 @@ import shapely
 from inference.maps.regions import find_regions, rings_of
 from inference.maps.stitch import slide_map
 from inference.prediction import Prediction
-from inference.text import printable
 from tiling.core.arrays import Float32Array, Float64Array
+from tiling.core.text import printable
 from tiling.grid import Raster
 
 _MIN_SIDE = 256  # a level of the pyramid that fits into one chunk is the last

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inference.exports import OVERLAY
-from inference.report.pages import Link, Picture, Section, write_page
 from tiling.core.errors import InputError
 from tiling.core.files import canonical_json, locked, output_error, read_json, write_changed
+from tiling.core.pages import Link, Picture, Section, write_page
 from tiling.core.text import threshold_text
 
 if TYPE_CHECKING:

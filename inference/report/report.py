@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,6 @@ from inference.maps.slide_map import threshold_rings
 from inference.ood import outside
 from inference.prediction import FLAG, RATIO, Prediction
 from inference.report.evidence import Evidence
-from inference.report.pages import render
 from inference.report.pictures import (
     LONGEST_PX,
     assembled,
@@ -34,10 +34,12 @@ from inference.report.pictures import (
 from inference.summary import limits_of
 from tiling.core.arrays import Float32Array, UInt8Array
 from tiling.core.images import length_text, nice_length
+from tiling.core.pages import render
 from tiling.core.text import threshold_text
 from tiling.grid import Raster
 from tiling.quality import METRICS
 
+TEMPLATES = Path(__file__).parent / "templates"
 _TILE_PX, _BINS = 160, 20
 
 _LEFT_OUT = {
@@ -76,6 +78,7 @@ def report_html(prediction: Prediction, scores: SlideScores, evidence: Evidence,
     picture = overview(prediction)
     return render(
         "report.html",
+        folder=TEMPLATES,
         title=f"{prediction.slide.slide_id}: heatmap of {name}",
         style=_map_style(prediction, picture),
         name=name,

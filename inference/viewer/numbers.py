@@ -17,10 +17,10 @@ import pyarrow.parquet
 from inference.exports import TABLE
 from inference.maps.stitch import slide_map
 from inference.prediction import ATTENTION_THRESHOLD, FLAG, RATIO
-from inference.text import printable
 from inference.viewer.cohort import Result
 from tiling.core.arrays import Float32Array
 from tiling.core.errors import InputError
+from tiling.core.text import printable
 from tiling.grid import Raster, Tiles
 from tiling.stores.store import TileStore
 

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 
 from inference.maps.scores import MEANINGS
-from inference.text import printable
 from inference.viewer.cohort import Cohort, Result, Shown
 from inference.viewer.numbers import Numbers, words_for
 from inference.viewer.pictures import Picture, Pictures
@@ -28,7 +27,7 @@ from inference.viewer.thumbnail import thumbnail_jpeg
 from inference.viewer.zooms import Zooms
 from tiling.core.arrays import Float32Array
 from tiling.core.errors import ConfigError
-from tiling.core.text import threshold_text
+from tiling.core.text import printable, threshold_text
 from tiling.core.versions import RESEARCH_USE
 from tiling.slides.files import slide_sha256
 

@@ -26,7 +26,8 @@ def evaluate(
     """Test a model on labelled tiles or bags, or compare two: metrics with intervals over cases, by group; pictures.
 
     The split is the data's own, or the one that training made of the same data. The folder gets
-    evaluation.json, evaluation.md, predictions.csv, the pictures, and commit.json, which says what they were made from.
+    evaluation.json, evaluation.html and .md, predictions.csv, the pictures, and commit.json, which says what they were
+    made from.
 
     Examples:
 

@@ -22,7 +22,7 @@ def evaluate_slides(
 ) -> None:
     """How well heatmaps find positive slides and their lesions: AUROC, operating points, FROC as in CAMELYON16.
 
-    A slide is positive if its label is the class that the heatmaps show. DIR gets slides.json, slides.md and
+    A slide is positive if its label is the class that the heatmaps show. DIR gets slides.json, slides.html and .md, and
     slides.png; intervals are over cases, figures also by site and scanner where the manifest names them.
 
     Examples:

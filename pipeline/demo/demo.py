@@ -10,7 +10,6 @@ from typing import Final
 from inference.config import PredictConfig
 from inference.exports import OVERLAY
 from inference.heatmap import make_heatmap
-from inference.report.pages import Picture, Section, write_page
 from inference.reports import HeatmapReport
 from pipeline.demo.real_slide import find_real_slide
 from pipeline.demo.synthetic import make_cohort
@@ -18,6 +17,7 @@ from pipeline.study.config import HeatmapConfig, StudyConfig
 from pipeline.study.run import StudyReport, run
 from tiling import TilingConfig, tile_slide
 from tiling.core.artefact import Recipe, content_hash, seal
+from tiling.core.pages import Picture, Section, write_page
 from training import TrainConfig, load_model
 
 # A small network from scratch at half scale: minutes on two cores, and the synthetic tumours are easy to tell.

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from inference import HeatmapReport
-    from inference.report.pages import Section
+    from tiling.core.pages import Section
 
 log = logging.getLogger(__name__)
 

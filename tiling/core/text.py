@@ -1,4 +1,4 @@
-"""Numbers as text for people."""
+"""Numbers and names as text for people."""
 
 from __future__ import annotations
 
@@ -15,3 +15,8 @@ def threshold_text(value: float) -> str:
     from_end = min(value, 1 - value)
     digits = 3 if from_end <= 0 else max(3, 2 - math.floor(math.log10(from_end)))
     return np.format_float_positional(value, precision=digits, unique=False, fractional=True, trim="-")
+
+
+def printable(text: str) -> str:
+    """Text made fit for one line of a picture, and for XML: what cannot be printed is replaced."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)

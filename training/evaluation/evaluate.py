@@ -1,6 +1,6 @@
 """The verb: models and labelled tiles they were not trained on -> metrics by group, a comparison, and pictures.
 
-out/evaluation.json      all figures, published last      out/evaluation.md          the same, to be read
+out/evaluation.json      all figures, published last      out/evaluation.md, .html   the same, to be read
 out/<model>_performance.png                                curves, confusion matrix, reliability
 out/<model>_gallery.png                                    the tiles most confidently right and wrong
 out/<model>_<column>.png                                   metrics by site, scanner or case
@@ -19,6 +19,7 @@ import numpy as np
 from tiling.core.artefact import atomic_folder, locked_folder, require_own
 from tiling.core.errors import ConfigError, InputError, ModelError
 from tiling.core.files import canonical_json, write_file
+from tiling.core.pages import markdown_page
 from tiling.core.settings import checked
 from tiling.core.versions import software_versions
 from tiling.grid import same_scale
@@ -233,6 +234,8 @@ def _write(folder: Path, evaluation: Evaluation, split: Split, predicted: Mappin
         write_file(folder / "comparison.png", comparison(evaluation.differences, "B minus A on the same tiles"))
     write_file(folder / "predictions.csv", prediction_table([split], [predicted]))
     write_file(folder / "evaluation.md", evaluation.page())
+    pictures = sorted(path.name for path in folder.glob("*.png"))
+    write_file(folder / "evaluation.html", markdown_page(evaluation.page(), pictures))
     write_file(folder / "evaluation.json", canonical_json(evaluation.record()))
 
 

@@ -25,7 +25,7 @@ from tiling.core.errors import SpecslideError
 
 if TYPE_CHECKING:
     from inference import HeatmapReport
-    from inference.report.pages import Section
+    from tiling.core.pages import Section
     from tiling.manifest import ManifestRow
 
 
@@ -102,7 +102,7 @@ def _make(study: Study, artefacts: Sequence[Artefact]) -> None:
 
 
 def _sections(study: Study) -> list[Section]:
-    from inference.report.pages import Section
+    from tiling.core.pages import Section
 
     reports: list[HeatmapReport] = study.results.get(BAG_HEATMAPS, [])
     text = (

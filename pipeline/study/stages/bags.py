@@ -11,7 +11,7 @@ from tiling.core.artefact import TO_DO, State
 from tiling.core.errors import SpecslideError
 
 if TYPE_CHECKING:
-    from inference.report.pages import Section
+    from tiling.core.pages import Section
 
 
 def _artefacts(study: Study) -> list[Artefact]:
@@ -45,7 +45,7 @@ def _train(study: Study) -> None:
 
 
 def _sections(study: Study) -> list[Section]:
-    from inference.report.pages import Link, Picture, Section
+    from tiling.core.pages import Link, Picture, Section
     from training.evaluation.metrics import METRIC_NAMES
     from training.models.info import read_bag_info
 

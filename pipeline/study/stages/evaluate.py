@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.meter import progress_of
-from pipeline.study.stages.stage import TILES, Artefact, Stage, Study, Trained, within
+from pipeline.study.stages.stage import TILES, Artefact, Stage, Study, Trained, page_in, within
 from tiling.core.artefact import state
 
 if TYPE_CHECKING:
-    from inference.report.pages import Section
+    from tiling.core.pages import Section
 
 NO_TEST = "there is no test split"
 
@@ -43,14 +43,14 @@ def _artefact(one: Trained, study: Study) -> Artefact:
 
 
 def _sections(study: Study) -> list[Section]:
-    from inference.report.pages import Link, Picture, Section
+    from tiling.core.pages import Link, Picture, Section
 
     folders = [study.out / a.name for a in _artefacts(study) if not a.skip]
     if not folders:
         return []
     named = {folder: f"{folder.name}: " if len(folders) > 1 else "" for folder in folders}
     pictures = tuple(Picture(p, f"{named[f]}{_shown_in(p)}") for f in folders for p in sorted(f.glob("*.png")))
-    links = tuple(Link(f / "evaluation.md", f"all figures{' of ' + f.name if named[f] else ''}") for f in folders)
+    links = tuple(Link(page_in(f, "evaluation"), f"all figures{' of ' + f.name if named[f] else ''}") for f in folders)
     return [Section("Test tiles", "What the models say of tiles they have not seen.", (), (), pictures, links)]
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import shapely
 
     from inference import Ensemble, HeatmapReport, PredictConfig
-    from inference.report.pages import Picture, Section
+    from tiling.core.pages import Picture, Section
     from tiling.manifest import ManifestRow
     from training import TileModel
     from training.models.info import ModelRecord
@@ -206,7 +206,7 @@ def _scored_tiles(report: HeatmapReport, row: ManifestRow, positive: str, study:
 
 
 def _sections(study: Study) -> list[Section]:
-    from inference.report.pages import Section
+    from tiling.core.pages import Section
 
     auroc = tile_auroc(study)
     known = "" if auroc is None else f"AUROC of all their tiles against the truth: {auroc:.4f}."
@@ -218,7 +218,7 @@ def pictures_of(reports: Sequence[HeatmapReport]) -> tuple[Picture, ...]:
     """The overlays of heatmaps, each of which opens its report."""
     from inference.exports import OVERLAY
     from inference.heatmap import REPORT
-    from inference.report.pages import Picture
+    from tiling.core.pages import Picture
 
     pages = {r.slide_id: r.folder / REPORT for r in reports}  # results of earlier versions have none
     return tuple(

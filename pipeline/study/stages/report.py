@@ -15,7 +15,7 @@ from tiling.core.files import canonical_json, write_changed
 from tiling.core.versions import RESEARCH_USE, software_versions
 
 if TYPE_CHECKING:
-    from inference.report.pages import Section
+    from tiling.core.pages import Section
 
 STUDY, PAGE = "study.json", "index.html"
 
@@ -45,7 +45,7 @@ def deciding_settings(study: Study) -> dict[str, Any]:
 
 def _make(study: Study, artefacts: Sequence[Artefact]) -> None:
     """Write both, unless they say just that already."""
-    from inference.report.pages import write_page
+    from tiling.core.pages import write_page
 
     trained = {one.folder.parent.name: one.info for one in study.trained}
     heatmaps, of_bags = study.results.get("heatmap", []), study.results.get(BAG_HEATMAPS, [])
@@ -74,8 +74,8 @@ def _make(study: Study, artefacts: Sequence[Artefact]) -> None:
 
 def page_sections(study: Study) -> list[Section]:
     """The sections of the study's page: heatmaps, what failed or was left out, then the other stages, last first."""
-    from inference.report.pages import Section
     from pipeline.study.stages import STAGES
+    from tiling.core.pages import Section
 
     notes = {"Not analysed": (("slide", "reason"), study.failed), "Left out": (("part", "reason"), study.skipped)}
     heatmaps, others = [[s for s in reversed(STAGES) if (s.name == "heatmap") == first] for first in (True, False)]

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from inference.config import EvaluateSlidesConfig, SlideTestConfig
 from pipeline.study.stages.heatmap import name_of, split_of
-from pipeline.study.stages.stage import SLIDES, Artefact, Stage, Study, state_of
+from pipeline.study.stages.stage import SLIDES, Artefact, Stage, Study, page_in, state_of
 from tiling.core.artefact import Recipe, state
 from tiling.core.errors import OutputError, SpecslideError
 
 if TYPE_CHECKING:
-    from inference.report.pages import Section
+    from tiling.core.pages import Section
     from tiling.manifest import ManifestRow
 
 
@@ -87,7 +87,7 @@ def _make(study: Study, artefacts: Sequence[Artefact]) -> None:
 
 
 def _sections(study: Study) -> list[Section]:
-    from inference.report.pages import Link, Picture, Section
+    from tiling.core.pages import Link, Picture, Section
     from training.evaluation.bootstrap import Interval
 
     folder = study.out / SLIDES
@@ -98,7 +98,7 @@ def _sections(study: Study) -> list[Section]:
     count, split = len(found["slides"]), found["split"]
     text = f"How well a score of their heatmaps tells {count} slides of the split {split} apart."
     pictures = (Picture(folder / "slides.png", "slides, and lesions where they are known"),)
-    links = (Link(folder / "slides.md", "all figures"),)
+    links = (Link(page_in(folder, "slides"), "all figures"),)
     return [Section("Test slides", text, ("score", "AUROC (95% interval over cases)"), rows, pictures, links)]
 
 

@@ -20,8 +20,8 @@ from tiling.core.errors import SpecslideError
 if TYPE_CHECKING:  # torch takes seconds, and a plan whose stores are still to be made needs none of it
     import torch
 
-    from inference.report.pages import Section
     from pipeline.study.config import StudyConfig
+    from tiling.core.pages import Section
     from tiling.manifest import ManifestRow
     from training import ModelInfo, Samples, TrainConfig
     from training.data.samples import Split
@@ -238,3 +238,9 @@ def state_of(look: Callable[[], State]) -> State:
 def is_published(folder: Path) -> bool:
     """Whether an artefact is there, whatever it was made from."""
     return (folder / COMMIT).exists()
+
+
+def page_in(folder: Path, name: str) -> Path:
+    """The page of an evaluation; an earlier version wrote it in Markdown alone."""
+    page = folder / f"{name}.html"
+    return page if page.exists() else page.with_suffix(".md")

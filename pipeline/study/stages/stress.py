@@ -12,7 +12,7 @@ from tiling.core.artefact import state
 from training.config import ShiftsConfig
 
 if TYPE_CHECKING:
-    from inference.report.pages import Section
+    from tiling.core.pages import Section
 
 
 def _groups(study: Study) -> dict[str, tuple[str, ...]]:
@@ -55,7 +55,7 @@ def _artefact(name: str, models: Sequence[Trained], study: Study) -> Artefact:
 
 
 def _sections(study: Study) -> list[Section]:
-    from inference.report.pages import Link, Picture, Section
+    from tiling.core.pages import Link, Picture, Section
 
     folders = [study.out / a.name for a in _artefacts(study) if not a.skip]
     if not folders:

@@ -12,7 +12,7 @@ from tiling.core.artefact import COMMIT, DONE, TO_DO, Recipe, State
 from tiling.core.errors import SpecslideError
 
 if TYPE_CHECKING:
-    from inference.report.pages import Section
+    from tiling.core.pages import Section
     from tiling.manifest import ManifestRow
     from tiling.stores.store import SlideFacts
 
@@ -113,7 +113,7 @@ def _pixels(recipe: Recipe) -> dict[str, Any]:
 
 
 def _sections(study: Study) -> list[Section]:
-    from inference.report.pages import Picture, Section
+    from tiling.core.pages import Picture, Section
 
     previews = [study.out / STORES / f"{slide_id}.png" for slide_id in sorted(row.slide_id for row in study.usable)]
     text = "Mask outlined in blue, kept tiles in orange."

@@ -12,7 +12,7 @@ from tiling.core.artefact import TO_DO, State
 from tiling.core.errors import SpecslideError
 
 if TYPE_CHECKING:
-    from inference.report.pages import Section
+    from tiling.core.pages import Section
     from training import ModelInfo
     from training.evaluation.bootstrap import Interval
 
@@ -70,7 +70,7 @@ def _sections(study: Study) -> list[Section]:
 
 
 def _models_section(study: Study, infos: Mapping[str, ModelInfo]) -> Section:
-    from inference.report.pages import Link, Picture, Section
+    from tiling.core.pages import Link, Picture, Section
     from training.evaluation.metrics import METRIC_NAMES
 
     first = next(iter(infos.values()))
@@ -130,7 +130,7 @@ def metric_text(metric: Interval | None) -> str:
 
 def _data_section(infos: Mapping[str, ModelInfo]) -> Section:
     """What was learned from: once, where all trainings share it."""
-    from inference.report.pages import Section
+    from tiling.core.pages import Section
 
     shared = len({info.hashes.get("data") for info in infos.values()}) == 1
     rows = [

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from inference.maps.slide_map import probability_map, pyramid
-from inference.text import printable
 from tests.inference.conftest import MakePrediction
+from tiling.core.text import printable
 
 
 def test_the_map_of_a_prediction(make_prediction: MakePrediction) -> None:

@@ -11,9 +11,9 @@ from urllib.parse import unquote
 import pytest
 
 from inference.report.cohort import write_cohort_index
-from inference.report.pages import Picture, Section, write_page
 from inference.summary import read_summary
 from tiling.core.errors import InputError
+from tiling.core.pages import Picture, Section, write_page
 
 
 class Parsed(HTMLParser):

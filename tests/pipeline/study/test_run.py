@@ -23,7 +23,6 @@ import yaml
 from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
-from inference.report.pages import Section
 from pipeline import cli, run
 from pipeline.demo import demo
 from pipeline.demo.demo import run_demo
@@ -42,6 +41,7 @@ from tiling import TileStore, TilingConfig
 from tiling.annotations.classes import ClassRules
 from tiling.core.artefact import Recipe, atomic_folder, content_hash, folder_faults, locked_folder, state
 from tiling.core.errors import ConfigError, InputError, OutputError, StoppedError
+from tiling.core.pages import Section
 from training import TrainConfig, evaluate_models
 from training.models.info import read_info
 from training.selection.candidates import TuneConfig
@@ -145,8 +145,8 @@ def test_a_study_leaves_everything_it_promises(finished: tuple[StudyConfig, Stud
     assert {p.name for p in (config.out / "evaluation").iterdir()} == {"tiles", "slides"}
     assert (config.out / "evaluation/slides/slides.json").exists()
     assert {p.name for p in (config.out / "evaluation/tiles").iterdir()} == {
-        "evaluation.json", "evaluation.md", "predictions.csv", "commit.json", "model_performance.png",
-        "model_gallery.png", "model_site.png", "model_scanner.png",
+        "evaluation.json", "evaluation.md", "evaluation.html", "predictions.csv", "commit.json",
+        "model_performance.png", "model_gallery.png", "model_site.png", "model_scanner.png",
     }  # fmt: skip
     assert {p.name for p in (config.out / "stores").iterdir()} == {f"{n}{e}" for n in names for e in (".zarr", ".png")}
     assert {r.slide_id for r in report.heatmaps} == {"synthetic-04", "synthetic-05"}, "the test split of the manifest"
@@ -573,7 +573,7 @@ def test_a_bug_is_told_in_the_ledger(copied: StudyConfig, monkeypatch: pytest.Mo
     def broken(*_: object) -> None:
         raise ZeroDivisionError("of Miller's slide")
 
-    monkeypatch.setattr("inference.report.pages.write_page", broken)
+    monkeypatch.setattr("tiling.core.pages.write_page", broken)
     with pytest.raises(ZeroDivisionError):
         run(copied)
     last = read_ledger(copied.out)[-1]

@@ -138,7 +138,7 @@ def test_figures_equal_scikit_learn_in_all_and_in_each_group(table: ImageTable, 
                 tolerance = 1e-6 if name in ("log_loss", "brier") else EXACT
                 assert group.metrics[name].value == pytest.approx(value, abs=tolerance), name
 
-    names = {"commit.json", "evaluation.json", "evaluation.md", "predictions.csv", "comparison.png"}
+    names = {"commit.json", "evaluation.json", "evaluation.md", "evaluation.html", "predictions.csv", "comparison.png"}
     pictures = {f"{m}_{what}.png" for m in "AB" for what in ("performance", "gallery", "site", "scanner", "case")}
     assert {p.name for p in (tmp_path / "out").iterdir()} == names | pictures
     record = json.loads((tmp_path / "out" / "evaluation.json").read_text())
@@ -155,7 +155,10 @@ def test_figures_equal_scikit_learn_in_all_and_in_each_group(table: ImageTable, 
         str(found.models[0].overall.metrics["auroc"]),
     ):
         assert text in page
-    assert str(tmp_path) not in page + json.dumps(record), "no path of a machine"
+    shown = (tmp_path / "out" / "evaluation.html").read_text()
+    assert all(f'src="{picture}"' in shown for picture in pictures)
+    assert "<h2>A by site</h2>" in shown
+    assert str(tmp_path) not in shown + page + json.dumps(record), "no path of a machine"
     with (tmp_path / "out" / "predictions.csv").open() as f:
         written = list(csv.DictReader(f))
     assert [float(row["A_prob_dark"]) for row in written] == pytest.approx(

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import jinja2
+from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from inference.text import printable
 from tiling.core.files import write_changed
+from tiling.core.text import printable
 from tiling.core.versions import RESEARCH_USE
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -63,6 +64,18 @@ def write_page(path: Path, title: str, sections: Iterable[Section]) -> None:
     write_changed(path, render("sections.html", title=title, sections=tuple(sections), href=href))
 
 
+def markdown_page(markdown: str, pictures: Sequence[str] = ()) -> str:
+    """A page of a text in Markdown, whose first line is its title, and of pictures beside it, by their files' names.
+
+    HTML, links and pictures within the text stay text: names of classes and cases come from users. The notice of
+    research use, which every page has, is not said twice.
+    """
+    first, _, rest = markdown.partition("\n")
+    reader = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["link", "image", "autolink"])
+    body = Markup(reader.render(rest.replace(f"**{RESEARCH_USE}**", "", 1)))
+    return render("markdown.html", title=first.removeprefix("# "), body=body, pictures=pictures)
+
+
 def render(template: str, *, title: str, folder: Path = TEMPLATES, style: str = "", **context: object) -> str:
     """A page, UTF-8; equal input gives equal text.
 
@@ -70,7 +83,7 @@ def render(template: str, *, title: str, folder: Path = TEMPLATES, style: str = 
         template: Its name in `folder`; it extends `base.html`. A file of the same name ending in `.css` or `.js` is
             inlined as the page's own style or script.
         title: Of the page, and its first heading.
-        folder: Where the template lies, if it is not one of this room's.
+        folder: Where the template lies, if it is not beside `base.html`.
         style: CSS that depends on the page's content: policies allow no style attributes.
         context: What the template shows. Values are escaped, and characters that cannot be printed are replaced.
     """
