@@ -221,7 +221,7 @@ for line in sys.stdin:
 """
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(60, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("kills", [5, pytest.param(60, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("found", ["nothing", "another result"])
 def test_killed_while_it_is_written(
     slide: Path, model_folder: Path, model: TileModel, ram: Path, found: str, kills: int

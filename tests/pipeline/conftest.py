@@ -65,6 +65,7 @@ def run_cli(tmp_path_factory: pytest.TempPathFactory) -> RunCli:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (terminal | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}).items():
             patch.setenv(name, value)
+        vars(forkserver._forkserver)["_forkserver_pid"] = None  # a viewer's test may have begun one, of another kind
         forkserver.ensure_running()
     folder = tmp_path_factory.mktemp("said")
 

@@ -33,9 +33,7 @@ class Tags(HTMLParser):
 
 def test_headings_tables_and_pictures_are_there() -> None:
     page = markdown_page(TEXT, ["a b.png"])
-    assert re.search(
-        r"<h1>Evaluation</h1>.*<strong>Two</strong>.*<td>1,200</td>.*<h2>By site</h2>", page, re.DOTALL
-    )
+    assert re.search(r"<h1>Evaluation</h1>.*<strong>Two</strong>.*<td>1,200</td>.*<h2>By site</h2>", page, re.DOTALL)
     tags = Tags(page).found
     assert [of["src"] for tag, of in tags if tag == "img"] == ["a%20b.png"]
     assert sum(tag == "table" for tag, _ in tags) == 1
