@@ -8,8 +8,7 @@ import pytest
 
 from tests.mutants import KINDS, tally
 
-COUNTS = {"heatmap": 1000, "model": 2000}
-"""Of others 3,000."""
+COUNT = 3000
 NEVER_REFUSED = {"ledger.jsonl"}
 """Lines of a ledger that cannot be read are passed over."""
 
@@ -17,8 +16,7 @@ NEVER_REFUSED = {"ledger.jsonl"}
 @pytest.mark.nightly
 @pytest.mark.parametrize("kind", KINDS)
 def test_mutants_are_read_or_refused(kind: str, tmp_path: Path) -> None:
-    count = COUNTS.get(kind, 3000)
-    found = tally(kind, tmp_path, range(count))
+    found = tally(kind, tmp_path, range(COUNT))
     assert found.faults == {}
-    assert found.read > count // 100
-    assert found.refused > count // 100 or kind in NEVER_REFUSED
+    assert found.read > COUNT // 100
+    assert found.refused > COUNT // 100 or kind in NEVER_REFUSED
