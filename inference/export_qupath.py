@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from inference.exports import EXPORTS
-from inference.summary import read_summary
+from inference.summary import heatmap_folders, read_summary
 from tiling.core.artefact import folder_faults
 from tiling.core.errors import InputError, OutputError
 from tiling.core.files import write_file
@@ -21,7 +21,7 @@ def export_qupath(heatmaps: Sequence[Path], out: Path, *, overwrite: bool = Fals
     """Copy the tiles of heatmaps, and their regions where there are such, into one folder with `SCRIPT`.
 
     Args:
-        heatmaps: Folders of heatmaps.
+        heatmaps: Folders of heatmaps, or folders that hold such.
         out: The folder. The script names it, so that it is made anew where the folder is moved.
         overwrite: Replace files that are there.
 
@@ -33,7 +33,7 @@ def export_qupath(heatmaps: Sequence[Path], out: Path, *, overwrite: bool = Fals
         OutputError: If a file is there, unless `overwrite`, or cannot be written.
     """
     contents: dict[Path, bytes] = {}
-    for folder in heatmaps:
+    for folder in heatmap_folders(heatmaps):
         slide_id = read_summary(folder).slide.slide_id
         there = [name for name in _FILES if (folder / name).is_file()]
         if faults := folder_faults(folder, only=frozenset(there)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -113,6 +113,15 @@ def limits_of(made_from: Mapping[str, Any]) -> list[str]:
     """What the makers of the models that a prediction was made by say of their limits, each once."""
     models = [made_from, *(one for one in made_from.get("models", ()) if isinstance(one, Mapping))]
     return list(dict.fromkeys(str(one["limits"]) for one in models if one.get("limits")))
+
+
+def heatmap_folders(paths: Iterable[Path]) -> list[Path]:
+    """Those of heatmaps among paths: a folder that is none stands for those in it, by name, if there are any."""
+    found: list[Path] = []
+    for path in paths:
+        within = [] if (path / SUMMARY).exists() else sorted(summary.parent for summary in path.glob(f"*/{SUMMARY}"))
+        found += within or [path]
+    return found
 
 
 def read_summary(folder: Path) -> HeatmapSummary:

@@ -13,7 +13,7 @@ from tiling.core.errors import InputError, SpecslideError
 
 
 def export_dicom(
-    heatmaps: Annotated[list[Path], typer.Argument(help="Folders of heatmaps, one per slide.")],
+    heatmaps: Annotated[list[Path], typer.Argument(help="Folders of heatmaps, or what heatmap wrote them into.")],
     slides: Annotated[
         list[Path], typer.Option("--slides", "-s", help="The DICOM slides, or folders of them; may be repeated.")
     ],
@@ -25,17 +25,18 @@ def export_dicom(
     As DICOM demands, the files carry the patient and the study of the slide: keep them as you keep the slide. Needs
     `pip install 'specslide[dicom]'`.
 
-    Example: `specslide export dicom heatmaps/slide-1 --slides slides --out dicom`
+    Example: `specslide export dicom heatmaps --slides slides --out dicom`
     """
     from inference.export_dicom import export_dicom as verb
     from inference.saved_heatmap import Heatmap
+    from inference.summary import heatmap_folders
     from tiling.slides.files import slide_name
 
     require_there(*heatmaps)
     named = found_slides(slides).slides
     require_there(*named)
     rows = []
-    for folder in heatmaps:
+    for folder in heatmap_folders(heatmaps):
         try:
             name = Heatmap(folder).slide.slide_id
             of_name = [slide for slide in named if slide_name(slide) == name] or (named if len(named) == 1 else [])

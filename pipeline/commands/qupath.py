@@ -12,13 +12,13 @@ from pipeline.commands.options import Overwrite
 
 
 def export_qupath(
-    heatmaps: Annotated[list[Path], typer.Argument(help="Folders of heatmaps, one per slide.")],
+    heatmaps: Annotated[list[Path], typer.Argument(help="Folders of heatmaps, or what heatmap wrote them into.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the files.")],
     overwrite: Overwrite = False,
 ) -> None:
     """The objects of many heatmaps in one folder, and a script that loads them all into the project open in QuPath.
 
-    Example: `specslide export qupath heatmaps/slide-1 heatmaps/slide-2 --out qupath`
+    Example: `specslide export qupath heatmaps --out qupath`
     """
     from inference.export_qupath import export_qupath as verb
 
