@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from tiling.core.artefact import COMMIT, Recipe, locked_folder, seal
 from tiling.core.errors import InputError
-from tiling.core.files import output_error, write_file
+from tiling.core.files import output_error
 from tiling.core.versions import software_versions
 from training.data.samples import Samples
 from training.evaluation.metrics import auroc, balanced_threshold, decide, ece, fit_temperature, softmax
@@ -40,7 +40,7 @@ from training.trials.records import (
     records_of,
     run_key,
 )
-from training.trials.study import STUDY_FILE, SetFacts, gathered, read_study, write_study
+from training.trials.study import PAGES, STUDY_FILE, SetFacts, gathered, read_study, write_pages, write_study
 from training.trials.tiles import Content, TileSet, read_bags, read_tiles, split_of
 from training.trials.trainer import copies_of, require_trainable, settled, trained
 
@@ -54,7 +54,7 @@ KINDS: dict[str, type[AnyExternalConfig]] = {
     "external study of bags": ExternalBagConfig,
 }
 EXTERNAL, INSIDE = "external", "inside"
-FILES = (STUDY_FILE, "study.csv", "study.md", "study.png")
+FILES = (STUDY_FILE, *PAGES)
 STUDY_ONLY = {
     "methods", "seeds", "rules", "sd_lambdas", "weight_decays", "l2s", "consistencies", "rate_shares", "epoch_shares",
     "sd_start", "sd_gamma", "stain_norm", "augment", "positive_class", "resamples",
@@ -130,9 +130,7 @@ def report_external(out: Path) -> tuple[Grid, AnyExternalConfig]:
     """
     study = read_study(out, *KINDS)
     grid, config = gathered(out, study, KINDS[study.kind])
-    write_file(out / "study.csv", study_table(grid, study, config))
-    write_file(out / "study.md", study_markdown(grid, study, config))
-    write_file(out / "study.png", study_figure(grid, config))
+    write_pages(out, study_table(grid, study, config), study_markdown(grid, study, config), study_figure(grid, config))
     return grid, config
 
 

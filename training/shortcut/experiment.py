@@ -35,7 +35,7 @@ from training.shortcut.report import examples_picture, study_figure, study_markd
 from training.trials.choice import Grid
 from training.trials.config import Run, Setting, planned
 from training.trials.records import SOFTWARE, VALIDATION, Progress, RunRecord, packed, record_path, records_of, run_key
-from training.trials.study import STUDY_FILE, gathered, read_study, write_study
+from training.trials.study import PAGES, STUDY_FILE, gathered, read_study, write_pages, write_study
 from training.trials.tiles import TileSet, read_tiles, split_of
 from training.trials.trainer import copies_of, require_trainable, settled, trained
 
@@ -47,7 +47,7 @@ EXAMPLES = 8
 FOLDS = 5
 """Of the networks that tell which tiles are clear."""
 KIND = "shortcut study"
-FILES = (STUDY_FILE, "study.csv", "study.md", "study.png", "examples.png")
+FILES = (STUDY_FILE, *PAGES, "examples.png")
 STUDY_ONLY = {
     "methods", "seeds", "rules", "sd_lambdas", "weight_decays", "l2s", "consistencies", "rate_shares", "epoch_shares",
     "sd_start", "sd_gamma", "stain_norm", "augment", "keep_clear", "positive_class",
@@ -111,9 +111,7 @@ def report_shortcut(out: Path) -> tuple[Grid, ShortcutConfig]:
     """
     study = read_study(out, KIND)
     grid, config = gathered(out, study, ShortcutConfig)
-    write_file(out / "study.csv", study_table(grid, config))
-    write_file(out / "study.md", study_markdown(grid, config, study))
-    write_file(out / "study.png", study_figure(grid, config))
+    write_pages(out, study_table(grid, config), study_markdown(grid, config, study), study_figure(grid, config))
     return grid, config
 
 

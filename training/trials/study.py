@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from tiling.core.artefact import COMMIT, folder_faults, read_commit, seal
 from tiling.core.errors import InputError
-from tiling.core.files import canonical_json, write_changed
+from tiling.core.files import canonical_json, write_changed, write_file
 from tiling.core.settings import checked
 from tiling.core.versions import software_versions
 from training.trials.choice import Grid, as_grid
@@ -24,6 +25,7 @@ from training.trials.tiles import TileSet
 Config = TypeVar("Config", bound=GridConfig)
 
 STUDY_FILE = "study.json"
+PAGES = ("study.csv", "study.md", "study.png")
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -92,6 +94,20 @@ def read_study(out: Path, *kinds: str) -> Study:
     if study.kind not in kinds:
         raise InputError(path, f"is of {study.kind}, not {' or '.join(kinds)}", "use the command for that")
     return study
+
+
+def write_pages(out: Path, table: str, page: str, figure: bytes) -> None:
+    """Write `PAGES`. Where commit.json vouches for the folder, and all else is as it says, it vouches for them too.
+
+    Raises OutputError if a file cannot be written.
+    """
+    commit = read_commit(out) if (out / COMMIT).exists() else None
+    intact = commit is not None and not folder_faults(out, only=commit.files.keys() - set(PAGES))
+    contents: tuple[str | bytes, ...] = (table, page, figure)
+    for name, content in zip(PAGES, contents, strict=True):
+        write_file(out / name, content)
+    if commit is not None and commit.recipe is not None and intact:
+        seal(out, commit.recipe, commit.files.keys(), made_with=commit.made_with)
 
 
 def gathered(out: Path, study: Study, model: type[Config]) -> tuple[Grid, Config]:

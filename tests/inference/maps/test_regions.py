@@ -148,3 +148,21 @@ def test_smoothing_in_blocks_is_smoothing_of_the_whole(smoothing_um: float) -> N
     regions = shapely.union_all(parts)
     assert regions.symmetric_difference(whole).area < 2e-3 * whole.area
     assert regions.hausdorff_distance(whole) < 0.05 * radius0 + 0.25
+
+
+def test_what_is_smoothed_at_once_does_not_grow_with_the_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Buffers take time that grows faster than what they are given: all of a noisy map at once would never end."""
+    sizes: list[int] = []
+
+    def one_pixel(marked: NDArray[np.bool_], downsample: float) -> shapely.Polygon:
+        sizes.append(marked.size)
+        return shapely.box(0, 0, downsample, downsample)
+
+    monkeypatch.setattr("inference.maps.regions._pixels", one_pixel)
+    handled = []
+    for shape in ((160, 160), (320, 320)):
+        sizes.clear()
+        found(np.random.default_rng(0).random(shape).astype(np.float32), smoothing_um=2.0)
+        handled.append((max(sizes), sum(sizes)))
+    assert handled[0][0] == handled[1][0] < 160 * 160 / 4
+    assert handled[1][1] < 1.2 * 4 * handled[0][1]

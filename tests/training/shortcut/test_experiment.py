@@ -106,6 +106,16 @@ def test_a_study_is_complete_and_does_not_depend_on_its_workers(samples: Samples
     assert report_shortcut(tmp_path / "one")[1] == SMALL
     assert (tmp_path / "one" / "study.md").read_bytes() == page
     assert folder_faults(tmp_path / "one") == [], "made again from the records, they are the same"
+    (tmp_path / "one" / "study.md").write_text("as an earlier version wrote it")
+    assert report_shortcut(tmp_path / "one")[1] == SMALL
+    assert (tmp_path / "one" / "study.md").read_bytes() == page
+    assert folder_faults(tmp_path / "one") == []
+    (tmp_path / "one" / "examples.png").write_bytes(b"")
+    (tmp_path / "one" / "study.md").write_text("as an earlier version wrote it")
+    report_shortcut(tmp_path / "one")
+    assert any("examples.png" in fault for fault in folder_faults(tmp_path / "one")), "no damage is vouched for"
+    study_shortcut(samples, tmp_path / "one", SMALL)
+    assert folder_faults(tmp_path / "one") == []
     for damaged in ("study.csv", next((tmp_path / "one" / "runs").iterdir()).relative_to(tmp_path / "one")):
         path = tmp_path / "one" / damaged
         intact = path.read_bytes()
