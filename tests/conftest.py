@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.demo.synthetic import make_slide
+
+
+def pytest_configure() -> None:
+    """No power fails in a test, so that nothing waits for the disk."""
+    os.fsync = lambda fd: None
 
 
 @pytest.fixture(scope="session")
@@ -71,12 +77,22 @@ def small_slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands compute in this process: the one that may be lost, see test_crash.py, would load torch once more."""
+@contextmanager
+def in_this_process() -> Iterator[None]:
+    """Slides are worked on here: the processes that may be lost, see test_crash.py, would load torch once more."""
     from pipeline.execution.pool import run_slides
 
     def here(*arguments: Any, **options: Any) -> Any:
         return run_slides(*arguments, **options | {"workers": 0})
 
-    monkeypatch.setattr("pipeline.execution.jobs.run_slides", here)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("jobs", "tile_jobs", "tuning"):
+            patch.setattr(f"pipeline.execution.{module}.run_slides", here)
+        yield
+
+
+@pytest.fixture
+def one_process() -> Iterator[None]:
+    """Commands compute in this process."""
+    with in_this_process():
+        yield

@@ -12,7 +12,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,7 +29,7 @@ from pipeline.console import LogFormat, log_settings, note, start_logging
 from pipeline.execution.dask_config import ClusterConfig
 from pipeline.meter import Meter, meter
 from tiling.core.errors import SlideError, SpecslideError, StoppedError
-from tiling.core.signals import STOPPING, Stop, listening
+from tiling.core.signals import STOPPING, Stop, end_with_parent, listening
 from tiling.core.threads import usable_cores
 from tiling.slides.files import slide_files
 
@@ -341,20 +340,12 @@ def _start_worker(
     _counters = counters
     start_logging(*logged)
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # see specslide.main
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()  # or it would hold its slide's lock against the run that comes next
     for number in (signal.SIGINT, signal.SIGUSR1):  # a terminal and srun send them to all; the parent decides
         signal.signal(number, signal.SIG_IGN)
     if free_devices is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = free_devices.get()
     use_one_thread()
-
-
-def _end_with_parent() -> None:
-    """End this process when its parent has died: it would hold its slide's lock against the run that comes next."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _work(task: Task[Job, Result], job: Job, number: int) -> Result:

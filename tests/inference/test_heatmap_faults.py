@@ -221,7 +221,7 @@ for line in sys.stdin:
 """
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(60, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("kills", [4, pytest.param(60, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("found", ["nothing", "another result"])
 def test_killed_while_it_is_written(
     slide: Path, model_folder: Path, model: TileModel, ram: Path, found: str, kills: int
@@ -337,6 +337,7 @@ def test_memory_that_runs_out_is_no_fault(
     assert listing(tmp_path / "narrow" / "disc") == listing(tmp_path / "plain" / "disc")
 
 
+@pytest.mark.usefixtures("one_process")
 def test_a_slide_without_tissue(glass: Path, model_folder: Path, tmp_path: Path) -> None:
     """It is no failure; the result says that nothing was analysed, in words, and every file is there."""
     done = heatmap(glass, "--model", model_folder, "--out", tmp_path / "out")
@@ -350,6 +351,7 @@ def test_a_slide_without_tissue(glass: Path, model_folder: Path, tmp_path: Path)
     assert pyarrow.parquet.read_table(made / "predictions.parquet").num_rows == 0
 
 
+@pytest.mark.usefixtures("one_process")
 def test_models_of_other_classes(slide: Path, model_folder: Path, tmp_path: Path) -> None:
     other = write_model(tmp_path / "other", seed=2, classes=("benign", "ink"), positive_class="ink")
     done = heatmap(slide, "--model", model_folder, "--model", other, "--out", tmp_path / "out")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import hashlib
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -90,14 +92,25 @@ def _command(words: list[str], cwd: Path, folder: Path) -> None:
             os.dup2(file.fileno(), stream.fileno())
     os.chdir(cwd)
     obey_permissions()
+    spawning = multiprocessing.get_context
+    # Its workers are forked, too: only test_crash.py, test_disturbed.py and the like need them as users have them.
+    vars(multiprocessing)["get_context"] = lambda method: spawning("fork" if method == "spawn" else method)
     sys.argv = words
     cli.main()
 
 
-@pytest.fixture(scope="session")
-def study(tmp_path_factory: pytest.TempPathFactory) -> StudyReport:
-    """A finished study of two seeds in `.../here/results`, beside its cohort and study.yaml; read only."""
-    folder = tmp_path_factory.mktemp("study") / "here"
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that the first of the tests' processes makes, and all may read."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            make(folder)
+    return folder
+
+
+def make_study(folder: Path) -> None:
     make_cohort(folder / "cohort", n_slides=6, seed=5, size_px=(1024, 1024))
     (folder / "study.yaml").write_text("""
 manifest: cohort/manifest.csv
@@ -110,7 +123,15 @@ evaluate: {resamples: 5}
 stress: {shifts: [hue], strengths: 1, resamples: 5}
 workers: 1
 """)
-    return run(folder / "study.yaml")
+    run(folder / "study.yaml")
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> StudyReport:
+    """A finished study of two seeds in `.../here/results`, beside its cohort and study.yaml; read only."""
+    made = once(tmp_path_factory, "study-of-all", make_study)
+    folder = Path(shutil.copytree(made, tmp_path_factory.mktemp("study") / "here"))
+    return run(folder / "study.yaml")  # which keeps all there is
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,8 @@ from tests.pipeline.conftest import RunCli
 from tests.tiling.dicom_files import REPORT, write_instance, write_object
 from tiling.core.errors import SpecslideError
 
+pytestmark = pytest.mark.usefixtures("one_process")  # whose log is heard, too
+
 Pixels = NDArray[np.uint8]
 
 MAGENTA, LIME = (255, 0, 255), (0, 255, 0)  # of label and macro; no tissue and no colour map has them

@@ -1,7 +1,12 @@
-"""The wish to stop: signals are remembered, and the work asks when it can. Knows nothing of the work."""
+"""The wish to stop: signals are remembered, the work asks when it can, workers end with who began them.
+
+Knows nothing of the work.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator
@@ -47,3 +52,15 @@ def listening(signals: Iterable[signal.Signals] = STOPPING) -> Iterator[Stop]:
             signal.signal(number, handler)
     if stop.signal is not None and signal.getsignal(stop.signal) not in _NOBODY:
         signal.raise_signal(stop.signal)
+
+
+def end_with_parent() -> None:
+    """End this process of multiprocessing as soon as its parent has died, however that came."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -41,5 +41,5 @@ def open_tiled_levels(
         try:
             return TiledLevels(slide or path, *find_tiles(path, levels), cache_bytes)
         except NotUnderstoodError as reason:
-            _log.debug("%s: not read as tiles of %s: %s", path, name, reason)
+            _log.debug("%s: not read as tiles of %s: %s", slide or path, name, reason)
     return None

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tiling.core.files import canonical_json, sha256_json, write_file
+from tiling.core.signals import end_with_parent
 from tiling.core.versions import software_versions
 from training.selection.rules import Quantities
 from training.trials.config import Run, Setting
@@ -153,15 +152,7 @@ _shared: list[Train] = []
 
 def _start_worker(train: Train) -> None:
     _shared[:] = [train]
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """Workers of a killed study would wait for its next run for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    end_with_parent()  # workers of a killed study would wait for its next run for ever
 
 
 def _work(run: Run, key: str) -> RunRecord:

@@ -12,6 +12,8 @@ from pipeline import cli
 from tests.inference.conftest import write_model
 from tiling.core.errors import ConfigError, ModelError, OutputError
 
+pytestmark = pytest.mark.usefixtures("one_process")
+
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -13,6 +13,7 @@ from pipeline.demo.slide_labels import run_slide_labels
 from training.models.info import read_bag_info
 
 
+@pytest.mark.usefixtures("one_process")
 def test_the_demo_of_slide_labels_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_network(*_: object) -> None:
         raise AssertionError("the network was asked")
