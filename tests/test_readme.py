@@ -116,6 +116,7 @@ def is_quick(block: Block) -> bool:
     return block.kind == "python" or (block.kind == "commands" and called <= QUICK)
 
 
+@pytest.mark.usefixtures("one_process")
 def test_the_quick_part_of_the_tour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With two slides of the demo's cohort only, and a model of random weights."""
     cohort = tmp_path / "demo-out/cohort"

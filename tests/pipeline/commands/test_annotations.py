@@ -17,6 +17,8 @@ from tests.tiling.annotations.test_rasterize import asap
 from tiling import TileStore
 from tiling.stores.store import verify_store
 
+pytestmark = pytest.mark.usefixtures("one_process")
+
 BIG = [[60, 60], [340, 60], [340, 260], [60, 260]]  # within the disc's box; in pixels of the slide
 SMALL = [[150, 110], [250, 110], [250, 210], [150, 210]]
 OFF = [[9000, 9000], [9600, 9000], [9600, 9600], [9000, 9600]]

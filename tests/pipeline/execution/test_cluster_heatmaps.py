@@ -15,6 +15,7 @@ from tests.pipeline.conftest import listing
 from tiling.core.errors import ConfigError
 
 
+@pytest.mark.usefixtures("one_process")
 def test_heatmaps_are_those_of_this_process(
     scheduler: ClusterConfig, small_slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
