@@ -88,6 +88,7 @@ def require_encoder(model: BagModel, encoder: Encoder, where: object) -> None:
 
 def predict_bag(store: FeatureStore, model: BagModel, slide_id: str | None = None) -> Prediction:
     """What a model of bags says of a slide, and of each of its tiles, in the memory of a chunk of their features."""
+    model.info.warn_of_colours(store.icc, store.path)
     count, classes = len(store), len(model.info.classes)
     if count:
         found = model.explain(_Chunks(store))
@@ -113,7 +114,8 @@ def predict_bag(store: FeatureStore, model: BagModel, slide_id: str | None = Non
             "encoder_sha256": encoder.sha256,
             "map": "attention relative to the largest",
             "settings": {"features_sha256": store.sha256, "features_identity": store.identity},
-        },
+        }
+        | ({} if store.icc == "none" else {"icc": store.icc}),
         columns={
             "attention": bag.attention,
             "relative_attention": bag.relative,

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, f
 
 from inference.exports import formats, formats_help
 from tiling.annotations.classes import ClassRules
-from tiling.core.arrays import FeatureType
+from tiling.core.arrays import FeatureType, Icc
 from tiling.stores.query import parse_where
 
 Backend = Literal["torch", "onnx", "auto"]
@@ -56,6 +56,9 @@ class CutConfig(ChooseConfig):
     """Fraction of a tile that its neighbour shares, in [0, 1); a store brings its own."""
     mpp_tolerance: float = Field(0.02, ge=0, lt=0.5)
     """How far a slide's scale may be from the model's without being resampled, a fraction."""
+    icc: Icc | None = None
+    """Colours of a slide's pixels: none, as they are in its file, or srgb, by the ICC profile in it; a store brings its
+    own. None: those of the tiles that the model was trained on."""
     max_bad_tiles: float = Field(0.01, ge=0, le=1)
     """Fraction of a slide's tiles that may be passed over because they cannot be decoded."""
 

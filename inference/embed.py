@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -93,18 +94,20 @@ def embed_slide(
     store = TileStore(path) if is_store(path) else None
     slide_id = require_slide_id(slide_id or (slide_name(path) if store is None else store.slide.slide_id), path)
     final = feature_path(Path(out_dir), slide_id)
+    icc = (config.icc or encoder.icc) if store is None else store.icc
     with locked_folder(final), ExitStack() as stack:
         if final.exists() and (kept := _kept(final, recipe, overwrite)):
             return kept
         demand = _demand(encoder, config)
         if store is None:
-            slide, sha256 = stack.enter_context(Slide(path, mpp=slide_mpp)), recipe.inputs["slide"]
+            slide, sha256 = stack.enter_context(Slide(path, mpp=slide_mpp, icc=icc)), recipe.inputs["slide"]
             found = slide_source(slide, slide_id, sha256, demand, config, roi, measure=config.quality)
         else:
             min_tissue_of(store, config)  # warns of what a store cannot follow
             found = store_source(store, slide_id, demand, config, roi)
         with atomic_folder(final, recipe, made_with=_made_with(encoder)) as folder:
-            _write(folder, found, encoder, config, recipe, progress or (lambda done, total: None))
+            settings = {**recipe.settings} | ({} if icc == "none" else {"icc": icc})
+            _write(folder, found, encoder, config, settings, progress or (lambda done, total: None))
     return _reported(final, FeatureStore(final), reused=False)
 
 
@@ -133,7 +136,12 @@ def _demand(encoder: TileEncoder, config: EmbedConfig) -> Demand:
 
 
 def _write(
-    folder: Path, source: Source, encoder: TileEncoder, config: EmbedConfig, recipe: Recipe, progress: Progress
+    folder: Path,
+    source: Source,
+    encoder: TileEncoder,
+    config: EmbedConfig,
+    settings: dict[str, Any],
+    progress: Progress,
 ) -> None:
     """Fill the folder of a feature store."""
     done = np.zeros(len(source.tiles), np.bool_)
@@ -155,7 +163,7 @@ def _write(
         columns=tuple(tiles.columns),
         thumbnail_px0=source.thumbnail.downsample,
         left_out=left_out,
-        settings=dict(recipe.settings),
+        settings=settings,
         software=software_versions(*_MAKERS),
     )
     write_feature_columns(folder, tiles, attributes, source.thumbnail)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -23,7 +23,7 @@ from inference.export_model import load_script
 from inference.known_encoders import ENCODERS, IMAGENET_MEAN, IMAGENET_STD, Fit, KnownEncoder, Pooling
 from inference.onnx import onnx_session
 from tiling import TilingConfig
-from tiling.core.arrays import Float32Array, UInt8Array
+from tiling.core.arrays import Float32Array, Icc, UInt8Array
 from tiling.core.errors import ConfigError, ModelError
 from tiling.core.files import sha256_file
 from tiling.stores.features import Encoder
@@ -53,6 +53,8 @@ class TileEncoder:
     """What makes the features, as their stores say it."""
     device: torch.device
     encode: Encode
+    icc: Icc = "none"
+    """The colours of a slide's pixels that it is to see, unless others are asked for."""
 
     def at(self, precision: Precision) -> Encode:
         """The function that computes, in bf16 where that is meant. Raises ConfigError as `uses_bf16`."""
@@ -128,11 +130,12 @@ def _of_model_folder(config: EncoderConfig, folder: Path, place: torch.device) -
     if model.info.mpp is None:
         what = "does not say at what scale it was trained, so it cannot be laid over slides"
         raise ModelError(folder, what, "train it again and pass --mpp with the scale of its images")
-    return _finished(
+    encoder = _finished(
         model.network, place, "pre-logits", "resize",
         {"name": model.info.backbone, "kind": "model", "sha256": model.sha256, "tile_px": model.info.tile_px,
          "mpp": model.info.mpp},
     )  # fmt: skip
+    return replace(encoder, icc=model.info.icc)
 
 
 def _of_file(config: EncoderConfig, path: Path, place: torch.device) -> TileEncoder:

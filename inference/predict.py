@@ -87,10 +87,13 @@ def predict_slide(
             store = TileStore(path)
             found = store_source(store, slide_id or store.slide.slide_id, predictor.demand, config, roi)
             settings |= {"store_sha256": store.sha256, "store_pixels_sha256": store.pixels_sha256}
-            settings["min_tissue"] = min_tissue_of(store, config)
+            settings["min_tissue"], icc = min_tissue_of(store, config), store.icc
         else:
-            slide, name = stack.enter_context(Slide(path, mpp=slide_mpp)), slide_id or slide_name(path)
+            icc = config.icc or predictor.models[0].info.icc
+            slide, name = stack.enter_context(Slide(path, mpp=slide_mpp, icc=icc)), slide_id or slide_name(path)
             found = slide_source(slide, name, slide_sha256, predictor.demand, config, roi)
+        for one in predictor.models:
+            one.info.warn_of_colours(icc, path)
         predicted, probabilities, columns = _predict(found, predictor, progress or (lambda done, total: None))
     first, filtered = predictor.models[0].info, int(found.filtered.sum())
     undecodable = len(found.tiles) - len(predicted) - filtered
@@ -102,7 +105,7 @@ def predict_slide(
         positive=first.positive,
         threshold=predictor.threshold,
         thumbnail=found.thumbnail,
-        provenance=_provenance(model, predictor, settings),
+        provenance=_provenance(model, predictor, settings) | ({} if icc == "none" else {"icc": icc}),
         columns=columns,
         left_out={
             **found.left_out,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tiling.core.arrays import Float32Array
+from tiling.core.arrays import Float32Array, Icc
 from tiling.grid import Grid, Raster, Tiles
 from tiling.stores.store import SlideFacts
 
@@ -84,6 +84,11 @@ class Prediction:
     def model_name(self) -> str:
         """What the model is called: by its name, if it has one, or its network's."""
         return str(self.provenance.get("model") or self.provenance["backbone"])
+
+    @property
+    def icc(self) -> Icc:
+        """The colours of the pixels that were shown to the model: see `tiling.TilingConfig.icc`."""
+        return "srgb" if self.provenance.get("icc") == "srgb" else "none"
 
     @property
     def heat(self) -> Float32Array:

@@ -38,7 +38,7 @@ def prediction_settings(source: Path, config: ChooseConfig, roi: Path | None = N
 
     Raises InputError if the file `roi` cannot be read.
     """
-    of_slides = set() if is_store(source) else {"overlap", "mpp_tolerance", "max_bad_tiles"}
+    of_slides = set() if is_store(source) else {"overlap", "mpp_tolerance", "max_bad_tiles", "icc"}
     settings = config.model_dump(include={"min_tissue", "where"} | of_slides, exclude_none=True)
     settings |= config.model_dump(include={"tta", "precision"}, exclude_defaults=True)
     if isinstance(config, PredictTilesConfig) and config.backend != "torch":  # which was the default of version 0.1

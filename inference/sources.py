@@ -27,7 +27,7 @@ from tiling.grid import Frame, Raster, Tiles, same_scale
 from tiling.plan import plan_tiles
 from tiling.quality import METRICS, Measure, measurer, no_quality
 from tiling.stores.query import parse_where, rows_where, tile_columns
-from tiling.stores.store import SlideFacts
+from tiling.stores.store import NO_PROFILE, SlideFacts
 from tiling.tile import read_tiles, slide_facts
 
 log = logging.getLogger(__name__)
@@ -105,6 +105,8 @@ def slide_source(
         InputError: If `roi` cannot be read.
         ConfigError: For settings that do not fit the slide.
     """
+    if slide.lacks_profile:
+        log.warning("%s: %s", slide.path, NO_PROFILE)
     mpp = demand.mpp
     region = None if roi is None else read_region_of_interest(roi, slide.frame)
     if slide.mpp > mpp * (1 + config.mpp_tolerance):
@@ -181,6 +183,9 @@ def min_tissue_of(store: TileStore, config: CutConfig) -> float:
     if config.overlap and abs(config.overlap - overlap) * store.grid.tile_px0 > 1:
         fix = f"pass the slide itself, or tile it with --overlap {config.overlap:g}"
         log.warning("%s: its tiles overlap by %.3g, not by %g: %s", store.path, overlap, config.overlap, fix)
+    if config.icc not in (None, store.icc):
+        fix = f"pass the slide itself, or tile it with --icc {config.icc}"
+        log.warning("%s: its pixels were stored with --icc %s, not %s: %s", store.path, store.icc, config.icc, fix)
     tiled = float(store.attributes.config.get("min_tissue") or 0)
     if tiled > config.min_tissue:
         fix = f"pass the slide itself, or tile it with --min-tissue {config.min_tissue:g}"

@@ -13,9 +13,12 @@ from pydantic import (
     ValidationError,
     ValidatorFunctionWrapHandler,
     field_validator,
+    model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from tiling.annotations.classes import ClassRules
+from tiling.core.arrays import Icc
 from tiling.grid import TilePx
 
 MetricSet = Literal["specslide", "histoprep"]
@@ -68,6 +71,8 @@ class TilingConfig(BaseModel):
     """A pyramid level whose scale is that close is taken as it is, and the true mpp recorded."""
     codec: str = "jpeg:90"
     """`jpeg:Q` with quality Q from 1 to 100, `jpeg:Q:420`, `lossless`, or `source`, the slide's own streams copied."""
+    icc: Icc = "none"
+    """Colours of the tiles: as they are in the slide's file, or in sRGB, by the ICC profile in that file."""
     max_bad_tiles: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Fraction of the tiles that may be left out because they cannot be decoded; above it the slide fails."""
     tissue: TissueConfig = TissueConfig()
@@ -104,3 +109,9 @@ class TilingConfig(BaseModel):
 
         TileCodec.parse(name)
         return name
+
+    @model_validator(mode="after")
+    def _colours_of_copies(self) -> Self:
+        if self.codec == "source" and self.icc != "none":
+            raise PydanticCustomError("icc", "the codec source copies the slide's own tiles as they are")
+        return self

@@ -87,7 +87,7 @@ def plan_tiles(slide: Slide, config: TilingConfig, tissue_file: Path | None = No
     chosen = (tissue > 0) & (tissue >= config.min_tissue) & slide.frame.touches(every)
     columns = {"tissue": tissue, "pen": np.minimum(box_mean(Raster(ink, mask_px0), every), 1)}
     kept = replace(every, columns=columns).only(chosen)
-    thumbnail = Raster(look.thumbnail, mask_px0 * width / look.thumbnail.shape[1])
+    thumbnail = Raster(slide.coloured(look.thumbnail), mask_px0 * width / look.thumbnail.shape[1])
     return Plan(kept, where, Raster(cut, mask_px0), thumbnail, _summary(found, where, kept, mpp))
 
 

@@ -133,7 +133,11 @@ def tile_slide(
         raise OutputError(preview_path, "is read for the store, whose preview would replace it", "choose another --out")
     workers = threads or usable_cores()
     # The slide is hashed while it is tiled, unless a store is there already, which may be the very one.
-    with Slide(slide_path, mpp=slide_mpp) as slide, locked_folder(store_path), beside(slide.sha256) as hashed:
+    with (
+        Slide(slide_path, mpp=slide_mpp, icc=config.icc) as slide,
+        locked_folder(store_path),
+        beside(slide.sha256) as hashed,
+    ):
         config = config.for_slide(slide.mpp)
         inputs = tiling_inputs(config, slide_mpp, annotation, tissue_file)
 
@@ -192,6 +196,8 @@ def tiling_inputs(
     inputs = config.model_dump(mode="json")
     if not config.coarser_ok:
         del inputs["coarser_ok"]
+    if config.icc == "none":
+        del inputs["icc"]
     if not config.tissue.drop_ink:
         del inputs["tissue"]["drop_ink"]
     inputs |= {
@@ -348,6 +354,7 @@ def _write(
         bad_tiles=tuple(bad.places()),
         annotation=tuple(fractions),
         tissue_summary=plan.summary,
+        lacks_profile=slide.lacks_profile,
         config=inputs,
         config_sha256=sha256_json(inputs),
         software=software_versions(*_MAKERS),

@@ -74,6 +74,7 @@ def describe(
         "positive_class": samples.classes[calibration.positive],
         "mpp": samples.mpp,
         "tile_px": splits["train"].tile_px,
+        "icc": samples.icc,
         "temperature": calibration.temperature,
         "threshold": calibration.threshold,
         "training": config.model_dump(mode="json", exclude=set(MACHINE_SETTINGS)),

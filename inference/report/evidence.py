@@ -42,7 +42,7 @@ def gather_evidence(source: Path, prediction: Prediction, slide_mpp: float | Non
         pixels = dict(zip(rows.tolist(), store.read(stored[rows]), strict=True))
         quality = {name: values[stored] for name, values in store.quality.items()}
     else:
-        with Slide(source, mpp=slide_mpp) as slide:
+        with Slide(source, mpp=slide_mpp, icc=prediction.icc) as slide:
             found = read_tiles(slide, prediction.tiles.only(rows), 1.0)
             pixels = {int(rows[index]): tile for index, tile in found}
         quality = {}

@@ -1,4 +1,4 @@
-"""What the viewer shows: heatmaps, stores and slides found behind some paths, brought together by the slides' ids.
+"""What the viewer shows: heatmaps, stores, features and slides found behind some paths, together by the slides' ids.
 
 Nothing is decoded here. Folders of results are known by what specslide wrote into them, slides by their names.
 """
@@ -18,9 +18,11 @@ from tiling.core.errors import InputError, SpecslideError
 from tiling.manifest import ManifestRow
 from tiling.slides.files import slide_name, slides_in
 from tiling.slides.ome_zarr_reader import ome_zarr_mark
+from tiling.stores.features import MARK as FEATURES_MARK
+from tiling.stores.features import FeatureStore
 from tiling.stores.store import MARK, TileStore
 
-Kind = Literal["heatmap", "store", "slide"]
+Kind = Literal["heatmap", "store", "features", "slide"]
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,20 @@ class Shown:
     """Heatmaps: one a model, in the order in which they were named."""
     slide: Path | None = None
     store: TileStore | None = None
-    """Of the same slide as the heatmaps."""
+    """Of the same slide as the heatmaps, as are `features`."""
+    features: FeatureStore | None = None
     row: ManifestRow | None = None
     """What the manifest says of it."""
+
+    @property
+    def columns(self) -> TileStore | FeatureStore | None:
+        """What knows more of the tiles than was predicted, if anything does."""
+        return self.store or self.features
+
+    @property
+    def maps(self) -> int:
+        """How many maps there are: one a heatmap; where nothing was predicted, that of the tiles' columns."""
+        return len(self.results) or int(self.columns is not None)
 
     @property
     def suspicion(self) -> float | None:
@@ -66,14 +79,15 @@ class _Found:
 
     results: list[Result] = field(default_factory=list)
     stores: list[TileStore] = field(default_factory=list)
+    features: list[FeatureStore] = field(default_factory=list)
     slides: list[Path] = field(default_factory=list)
 
 
 def find_cohort(paths: Sequence[Path], rows: Sequence[ManifestRow] = ()) -> Cohort:
     """The slides behind some paths.
 
-    A path is a heatmap, a tile store, a slide, or a folder that holds such at any depth, as a study does. A heatmap is
-    shown over the slide of its id; where that is not at hand, over a store of the same slide.
+    A path is a heatmap, a store of tiles or features, a slide, or a folder that holds such at any depth, as a study
+    does. A heatmap is shown over the slide of its id; where that is not at hand, over a store of the same slide.
 
     Args:
         paths: What the user names.
@@ -114,6 +128,9 @@ def _add(kind: Kind, path: Path, slide_id: str | None, found: dict[str, _Found])
     elif kind == "store":
         store = TileStore(path)
         found.setdefault(slide_id or store.slide.slide_id, _Found()).stores.append(store)
+    elif kind == "features":
+        features = FeatureStore(path)
+        found.setdefault(slide_id or features.slide_id, _Found()).features.append(features)
     else:
         found.setdefault(slide_id or slide_name(path), _Found()).slides.append(path)
 
@@ -123,7 +140,8 @@ def _shown(name: str, of: _Found, row: ManifestRow | None) -> Shown:
     sha256 = of.results[0].summary.slide.sha256 if of.results else None
     results = tuple(result for result in of.results if result.summary.slide.sha256 == sha256)
     store = next((store for store in of.stores if sha256 in (None, store.slide.sha256)), None)
-    return Shown(name, results, of.slides[0] if of.slides else None, store, row)
+    features = next((store for store in of.features if sha256 in (None, store.slide.sha256)), None)
+    return Shown(name, results, of.slides[0] if of.slides else None, store, features, row)
 
 
 def _things(path: Path) -> Iterator[tuple[Kind, Path]]:
@@ -164,4 +182,6 @@ def _kind(path: Path) -> Kind | None:
         return "slide"
     if (path / SUMMARY).is_file():
         return "heatmap"
-    return "store" if (path / MARK).is_file() and (path / COMMIT).is_file() else None
+    if not (path / COMMIT).is_file():
+        return None
+    return "store" if (path / MARK).is_file() else "features" if (path / FEATURES_MARK).is_file() else None

@@ -32,7 +32,8 @@ def export_site(site: Site, folder: Path, progress: Callable[[int, int], None]) 
         OutputError: If they cannot be written, or the folder holds something else.
         SpecslideError: If a slide, store or heatmap cannot be read.
     """
-    recipe = Recipe("view", {"slides": [_identity(shown) for shown in site.cohort.slides]})
+    colours = {} if site.pictures.icc == "none" else {"icc": site.pictures.icc}
+    recipe = Recipe("view", {"slides": [_identity(shown) for shown in site.cohort.slides]}, colours)
     addresses = list(site.addresses())
     with locked_folder(folder):
         if folder.exists() and state(folder, recipe).state == "done":
@@ -66,4 +67,5 @@ def _identity(shown: Shown) -> dict[str, object]:
         sha256 = shown.store.pixels_sha256 if shown.store is not None else ""
     label = None if shown.row is None else shown.row.label
     heatmaps = [content_hash(result.folder) for result in shown.results]
-    return {"slide": sha256, "id": shown.slide_id, "label": label, "heatmaps": heatmaps}
+    found: dict[str, object] = {"slide": sha256, "id": shown.slide_id, "label": label, "heatmaps": heatmaps}
+    return found if shown.features is None else found | {"features": shown.features.sha256}

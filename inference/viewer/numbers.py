@@ -1,6 +1,6 @@
-"""What was predicted of a slide's tiles, as the arrays that the browser draws. Reads a heatmap's table, writes nothing.
+"""What is known of a slide's tiles, as the arrays that the browser draws. Reads tables and stores, writes nothing.
 
-Probabilities, what else the table holds of a tile, and what a store of the same tiles knows of them: each is a layer.
+Probabilities, what else a heatmap's table holds of a tile, and what a store knows of the tiles: each is a layer.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 import pyarrow
@@ -22,6 +23,7 @@ from tiling.core.arrays import Float32Array
 from tiling.core.errors import InputError
 from tiling.core.text import printable
 from tiling.grid import Raster, Tiles
+from tiling.stores.features import FeatureStore
 from tiling.stores.store import TileStore
 
 _PLACES = ("slide_id", "minx", "miny", "width", "height")
@@ -48,30 +50,40 @@ class Layer:
         return (low, high) if high > low else (low, low + 1)
 
 
+@dataclass(frozen=True)
 class Numbers:
-    """The layers of one heatmap, of the tiles in its table's order. Raises InputError for a damaged table."""
+    """The layers of a slide's tiles, in the order of the tiles."""
 
-    def __init__(self, result: Result, store: TileStore | None = None) -> None:
-        self._path = result.folder / TABLE
-        summary = result.summary
+    tiles: Tiles
+    layers: tuple[Layer, ...]
+
+    @classmethod
+    def of_store(cls, store: TileStore | FeatureStore) -> Self:
+        """The columns of a store: tissue, quality, annotations."""
+        columns = store.tiles.columns.items()
+        return cls(store.tiles, tuple(Layer(name, values) for name, values in columns if np.isfinite(values).any()))
+
+    @classmethod
+    def of_heatmap(cls, result: Result, store: TileStore | FeatureStore | None = None) -> Self:
+        """A heatmap's, with what a store knows of its tiles. Raises InputError for a damaged table."""
+        path, summary = result.folder / TABLE, result.summary
         try:
-            table = pyarrow.parquet.read_table(self._path)
+            table = pyarrow.parquet.read_table(path)
             x0, y0 = (np.asarray(table.column(name).to_numpy(), np.int32) for name in ("minx", "miny"))
             names = [name for name in table.column_names if name not in _PLACES]
             columns = {name: np.asarray(table.column(name).to_numpy(), np.float32) for name in names}
         except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
-            raise InputError(self._path, "cannot be read", "make the heatmap again with --overwrite") from error
-        self.tiles = Tiles(summary.grid, x0, y0)
+            raise InputError(path, "cannot be read", "make the heatmap again with --overwrite") from error
+        tiles = Tiles(summary.grid, x0, y0)
         shown = f"{_PROBABILITY}{summary.positive_class}" if summary.bag is None else "relative_attention"
         if shown not in columns:
-            raise InputError(self._path, f"has no column {shown}", "make the heatmap again with --overwrite")
-        of_store = {} if store is None else _columns_of(store, self.tiles)
+            raise InputError(path, f"has no column {shown}", "make the heatmap again with --overwrite")
+        of_store = {} if store is None else _columns_of(store, tiles)
         thresholds = {f"{_PROBABILITY}{summary.positive_class}": summary.threshold, RATIO: 1.0}
         thresholds |= {"relative_attention": ATTENTION_THRESHOLD}
         ordered = {shown: columns[shown]} | columns | {name: of_store[name] for name in of_store if name not in columns}
-        self.layers = tuple(
-            Layer(name, values, thresholds.get(name)) for name, values in ordered.items() if np.isfinite(values).any()
-        )
+        known = {name: values for name, values in ordered.items() if np.isfinite(values).any()}
+        return cls(tiles, tuple(Layer(name, values, thresholds.get(name)) for name, values in known.items()))
 
     @cached_property
     def tiles_bytes(self) -> bytes:
@@ -105,15 +117,13 @@ _WORDS: Mapping[str, str] = {
 }
 
 
-def _columns_of(store: TileStore, tiles: Tiles) -> Mapping[str, Float32Array]:
+def _columns_of(store: TileStore | FeatureStore, tiles: Tiles) -> Mapping[str, Float32Array]:
     """The columns of a store for the tiles at the same places, NaN for others; none where its grid is another."""
     if store.grid != tiles.grid:
         return {}
     row_at = {place: row for row, place in enumerate(store.tiles.places())}
     rows = np.array([row_at.get(place, -1) for place in tiles.places()], np.intp)
-    names = ("tissue", *store.quality, *(f"annotation/{name}" for name in store.annotations))
     columns = {}
-    for name in names:
-        values = store.tiles.columns[name]
+    for name, values in store.tiles.columns.items():
         columns[name] = np.where(rows >= 0, values[rows], np.nan).astype(np.float32) if len(values) else values[:0]
     return columns

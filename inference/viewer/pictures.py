@@ -1,4 +1,4 @@
-"""The pixels of slides for the viewer: from the slide, or from a store, where only tissue is. Thread-safe.
+"""The pixels of slides for the viewer: from the slide, or from a store, where only tissue is, or small. Thread-safe.
 
 What was shown lately is kept as JPEG within stated bytes, and so many slides stay open.
 """
@@ -18,10 +18,10 @@ import numpy as np
 from inference.viewer.cohort import Shown
 from inference.viewer.slide_picture import SlidePicture, SlideSource, drawn_jpeg
 from inference.viewer.zooms import TILE_PX, Square
-from tiling.core.arrays import UInt8Array
+from tiling.core.arrays import Icc, UInt8Array
 from tiling.core.errors import SpecslideError
-from tiling.grid import Frame
-from tiling.stores.store import TileStore
+from tiling.grid import Frame, Raster
+from tiling.stores.store import SlideFacts, TileStore
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Picture(Protocol):
 
     @property
     def kind(self) -> str:
-        """What is drawn: "slide", "store" or "none"."""
+        """What is drawn: "slide", "store", "thumbnail" or "none"."""
 
     @property
     def frame(self) -> Frame:
@@ -106,13 +106,34 @@ class StorePicture:
         """See `Picture`."""
 
 
+class ThumbnailPicture:
+    """The slide in small, which is all that a feature store has of it."""
+
+    kind: Final = "thumbnail"
+
+    def __init__(self, facts: SlideFacts, thumbnail: Raster) -> None:
+        self.frame, self._thumbnail = facts.frame(), thumbnail
+        self.mpp: float | None = facts.mpp
+        self.finest_px0 = max(1.0, thumbnail.downsample)
+
+    def region(self, square: Square, side_px: int) -> UInt8Array:
+        """See `Picture`."""
+        return _placed(self._thumbnail.values, self._thumbnail.downsample, square, side_px)
+
+    def jpeg(self, square: Square, side_px: int) -> bytes:
+        """See `Picture`."""
+        return drawn_jpeg(self.region(square, side_px))
+
+    def close(self) -> None:
+        """See `Picture`."""
+
+
 class NoPicture:
     """A slide of which neither file nor store is at hand: grey."""
 
     kind: Final = "none"
 
-    def __init__(self, shown: Shown) -> None:
-        facts = shown.results[0].summary.slide
+    def __init__(self, facts: SlideFacts) -> None:
         self.frame = facts.frame()
         self.mpp: float | None = facts.mpp
         self.finest_px0 = max(1.0, max(self.frame.size0) / TILE_PX)
@@ -129,8 +150,8 @@ class NoPicture:
         """See `Picture`."""
 
 
-def open_picture(shown: Shown, opener: Opener = SlidePicture) -> Picture:
-    """The slide where it is at hand and can be opened, else a store of it, else nothing but grey.
+def open_picture(shown: Shown, opener: Opener = SlidePicture, icc: Icc = "none") -> Picture:
+    """The slide where it is at hand and can be opened, else a store of it or its thumbnail, else nothing but grey.
 
     Raises SpecslideError for a slide that cannot be opened where there is nothing else.
     """
@@ -139,20 +160,29 @@ def open_picture(shown: Shown, opener: Opener = SlidePicture) -> Picture:
         mpp = facts.mpp if facts is not None else None if shown.row is None else shown.row.mpp
         size0 = None if facts is None else (facts.width, facts.height)
         try:
-            return opener(SlideSource(shown.slide_id, shown.slide, mpp, size0))
+            return opener(SlideSource(shown.slide_id, shown.slide, mpp, size0, icc))
         except SpecslideError as error:
-            if shown.store is None and not shown.results:
+            if not shown.maps:
                 raise
             log.warning("%s: %s; it is shown without", shown.slide_id, error.what)
-    return NoPicture(shown) if shown.store is None else StorePicture(shown.store)
+    if shown.store is not None:
+        return StorePicture(shown.store)
+    if shown.features is not None and shown.features.thumbnail is not None:
+        return ThumbnailPicture(shown.features.slide, shown.features.thumbnail)
+    return NoPicture(shown.features.slide if shown.features is not None else shown.results[0].summary.slide)
 
 
 class Pictures:
-    """The pictures of a cohort as JPEG, by the slide's number."""
+    """The pictures of a cohort as JPEG, by the slide's number; those of slides' files in the colours `icc`."""
 
     def __init__(
-        self, slides: tuple[Shown, ...], cache_bytes: int = CACHE_BYTES, opener: Opener = SlidePicture
+        self,
+        slides: tuple[Shown, ...],
+        cache_bytes: int = CACHE_BYTES,
+        opener: Opener = SlidePicture,
+        icc: Icc = "none",
     ) -> None:
+        self.icc: Icc = icc
         self._slides, self._limit, self._bytes, self._opener = slides, cache_bytes, 0, opener
         self._kept: OrderedDict[tuple[int, Square, int], bytes] = OrderedDict()
         self._open: OrderedDict[int, Picture] = OrderedDict()
@@ -167,7 +197,7 @@ class Pictures:
                 known = self._open.get(number)
                 self._users[number] = self._users.get(number, 0) + 1  # so that nobody closes it
             try:
-                picture = known or open_picture(self._slides[number], self._opener)
+                picture = known or open_picture(self._slides[number], self._opener, self.icc)
             except SpecslideError:
                 self._users[number] -= 1
                 raise

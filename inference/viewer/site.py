@@ -81,7 +81,7 @@ class Site:
             yield from (f"data/{number}/{name}" for name in ("slide.json", "check.json", "thumbnail.jpg"))
             if shown.store is not None:
                 yield f"data/{number}/mask.bin"
-            for model in range(len(shown.results)):
+            for model in range(shown.maps):
                 yield f"data/{number}/{model}/tiles.bin"
                 layers = self._numbers_of(number, model).layers
                 yield from (f"data/{number}/{model}/map-{layer}.bin" for layer in range(len(layers)))
@@ -108,6 +108,8 @@ class Site:
         with self.pictures.opened(number) as picture:
             facts: dict[str, Any] = _listed(number, shown) | _pictured(picture)
         facts["models"] = [self._model(number, model, result) for model, result in enumerate(shown.results)]
+        if not shown.results and shown.maps:
+            facts["models"] = [_NO_MODEL | self._layers(number, 0)]
         return _json(facts | {"notice": RESEARCH_USE, "drawable": self.drawable, "mask": shown.store is not None})
 
     def _check(self, number: int) -> bytes | None:
@@ -125,11 +127,9 @@ class Site:
 
     def _model(self, number: int, model: int, result: Result) -> dict[str, Any]:
         """What the browser needs to draw a heatmap, and what is known of it."""
-        numbers, summary = self._numbers_of(number, model), result.summary
+        summary = result.summary
         scores = [(name, getattr(summary.scores, name), words) for name, words in MEANINGS.items()]
-        known = numbers.map_of(numbers.layers[0]) if numbers.layers else None
         return {
-            "number": model,
             "name": printable(summary.model_name),
             "sha256": summary.made_from["model_sha256"],
             "classes": [printable(name) for name in summary.classes],
@@ -141,9 +141,17 @@ class Site:
             "attention": summary.bag is not None,
             "warning": summary.warning,
             "scores": [row for row in scores if row[1] is not None],
+        } | self._layers(number, model)
+
+    def _layers(self, number: int, model: int) -> dict[str, Any]:
+        """What the browser needs to draw the tiles' numbers."""
+        numbers = self._numbers_of(number, model)
+        known, grid = numbers.map_of(numbers.layers[0]) if numbers.layers else None, numbers.tiles.grid
+        return {
+            "number": model,
             "tiles": len(numbers.tiles),
-            "tile_px0": summary.grid.tile_px0,
-            "stride_px0": summary.grid.stride_px0,
+            "tile_px0": grid.tile_px0,
+            "stride_px0": grid.stride_px0,
             "map": None if known is None else {"shape": known.values.shape, "downsample": known.downsample},
             "layers": [
                 {"name": printable(layer.name), "words": words_for(layer.name), "span": layer.span,
@@ -189,18 +197,33 @@ class Site:
         return None if square is None else self.pictures.jpeg(number, square)
 
     def _has(self, number: int, model: int) -> bool:
-        return number < len(self.cohort.slides) and model < len(self.cohort.slides[number].results)
+        return number < len(self.cohort.slides) and model < self.cohort.slides[number].maps
 
     def _numbers_of(self, number: int, model: int) -> Numbers:
         with self._lock:
             known = self._numbers.get((number, model))
             if known is None:
                 shown = self.cohort.slides[number]
-                known = self._numbers[number, model] = Numbers(shown.results[model], shown.store)
+                known = self._numbers[number, model] = _numbers(shown, model)
             self._numbers.move_to_end((number, model))
             while len(self._numbers) > _NUMBERS_KEPT:
                 self._numbers.popitem(last=False)
         return known
+
+
+def _numbers(shown: Shown, model: int) -> Numbers:
+    """The numbers of one of a slide's maps."""
+    if shown.results:
+        return Numbers.of_heatmap(shown.results[model], shown.columns)
+    assert shown.columns is not None
+    return Numbers.of_store(shown.columns)
+
+
+_NO_MODEL: dict[str, Any] = {
+    "name": "", "sha256": None, "classes": [], "positive": None, "limits": [], "threshold": None, "threshold_text": "",
+    "bag": None, "attention": False, "warning": None, "scores": [],
+}  # fmt: skip
+"""What is said of the model where nothing was predicted."""
 
 
 def _address(pattern: str) -> re.Pattern[str]:
@@ -242,7 +265,7 @@ def _listed(number: int, shown: Shown) -> dict[str, Any]:
         "slide_id": printable(shown.slide_id),
         "label": None if shown.row is None or shown.row.label is None else printable(shown.row.label),
         "case": None if shown.row is None else printable(shown.row.case_id),
-        "pixels": "slide" if shown.slide is not None else "store" if shown.store is not None else "none",
+        "pixels": _at_hand(shown),
     }
     if not shown.results:
         return known | {"positive": None, "score": None, "scores": {}, "tiles": None, "warning": None, "unlike": None}
@@ -257,6 +280,13 @@ def _listed(number: int, shown: Shown) -> dict[str, Any]:
         "warning": summary.warning,
         "unlike": None if unlike is None else unlike.share,
     }
+
+
+def _at_hand(shown: Shown) -> str:
+    """What can be drawn of a slide, as `Picture.kind`; a file that cannot be opened is noticed when it is drawn."""
+    small = shown.features is not None and shown.features.attributes.thumbnail_px0 is not None
+    kinds = {"slide": shown.slide is not None, "store": shown.store is not None, "thumbnail": small, "none": True}
+    return next(kind for kind, there in kinds.items() if there)
 
 
 def _pictured(picture: Picture) -> dict[str, Any]:

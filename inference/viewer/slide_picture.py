@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from inference.viewer.zooms import TILE_PX, Square
-from tiling.core.arrays import UInt8Array
+from tiling.core.arrays import Icc, UInt8Array
 from tiling.core.errors import SlideError
 from tiling.slides.slide import Slide
 from tiling.stores.codec import decode_jpeg, encode_jpeg
@@ -26,6 +26,8 @@ class SlideSource:
     """Micrometres per level-0 pixel, where the file does not say."""
     size0: tuple[int, int] | None
     """What its heatmap says, level-0 pixels; None where there is none."""
+    icc: Icc = "none"
+    """The colours it is shown in."""
 
 
 class SlidePicture:
@@ -35,7 +37,7 @@ class SlidePicture:
     finest_px0: Final = 1.0
 
     def __init__(self, source: SlideSource) -> None:
-        self._slide = Slide(source.path, mpp=source.mpp)
+        self._slide = Slide(source.path, mpp=source.mpp, icc=source.icc)
         self.frame = self._slide.frame
         if source.size0 not in (None, self.frame.size0):
             self._slide.close()

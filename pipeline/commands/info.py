@@ -63,6 +63,10 @@ def facts(job: Job, progress: object = None) -> dict[str, str]:
             opened.try_levels()
         except SpecslideError as error:
             tileable = f"no: {error.what}; {error.fix}"
+        try:
+            profile = "yes, for --icc srgb" if opened.has_profile else "none"
+        except SpecslideError as error:
+            profile = f"{error.what}; {error.fix}"
         levels = "\n".join(
             f"{number}: {level.width} x {level.height}, 1/{level.downsample:.6g}"
             for number, level in enumerate(opened.levels)
@@ -77,6 +81,7 @@ def facts(job: Job, progress: object = None) -> dict[str, str]:
             "objective power": f"{opened.objective_power:g}" if opened.objective_power else "unknown",
             "vendor": opened.vendor,
             "compression": opened.compression(),
+            "ICC profile": profile,
             "levels": levels,
             **({"plane": opened.plane} if opened.plane else {}),
             "read with": opened.reader,

@@ -10,6 +10,7 @@ import typer
 from pipeline import console
 from pipeline.commands.options import ManifestOption
 from pipeline.meter import progress_of
+from tiling.core.arrays import Icc
 from tiling.core.errors import ConfigError
 
 _LOCAL = "127.0.0.1"
@@ -18,7 +19,9 @@ _LOCAL = "127.0.0.1"
 def view(
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(help="Heatmaps, stores, slides, or folders that hold such: a study.", readable=False),
+        typer.Argument(
+            help="Heatmaps, stores of tiles or features, slides, or folders that hold such: a study.", readable=False
+        ),
     ] = None,
     manifest: ManifestOption = None,
     annotations: Annotated[
@@ -27,6 +30,10 @@ def view(
     export: Annotated[
         Path | None, typer.Option(help="Write static files into this folder, for any web server, and serve nothing.")
     ] = None,
+    icc: Annotated[
+        Icc,
+        typer.Option(help="Colours of slides: as they are in their files, or in sRGB by the ICC profiles in these."),
+    ] = "none",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of this machine; 0: any that is free.")] = 0,
     host: Annotated[
         str, typer.Option(help="Address to listen on; on any but this machine's own, others can connect.")
@@ -35,14 +42,17 @@ def view(
 ) -> None:
     """Slides under their heatmaps in the browser: zoom to the cells, move the threshold, see each tile's numbers.
 
-    Slides are drawn from their files where these are among PATHS or in the manifest, else from stores. Only who has
-    the printed address can look, and nothing is fetched from elsewhere. Ctrl-C ends it.
+    Slides are drawn from their files where these are among PATHS or in the manifest, else from stores. Where nothing
+    was predicted, a store's columns are shown: tissue, quality, annotations. Only who has the printed address can look,
+    and nothing is fetched from elsewhere. Ctrl-C ends it.
 
     Examples:
 
     `specslide view heatmaps slides`
 
     `specslide view heatmaps --manifest slides.csv`, where slides are called by `slide_id`
+
+    `specslide view features slides`, the tiles of feature stores, and what is known of them
 
     `specslide view heatmaps slides --annotations marks`, where readers draw what label reads
 
@@ -67,7 +77,7 @@ def view(
         from inference.viewer.workers import Workers
     except ModuleNotFoundError as error:
         raise ConfigError("view", f"needs {error.name}, which is missing", "pip install 'specslide[view]'") from None
-    pictures = Pictures(cohort.slides, opener=Workers().open)
+    pictures = Pictures(cohort.slides, opener=Workers().open, icc=icc)
     if export is not None:
         from inference.viewer.export import export_site
 

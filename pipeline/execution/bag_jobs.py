@@ -178,7 +178,9 @@ def bag_heatmap_all(
     found, failed = with_regions(rows, roi, part)
     loading = None
     if not all(is_feature_store(row.slide_path) for row in rows):
-        loading = encoder_like(read_bag_info(model).encoder, encoder, weights).anywhere()
+        info = read_bag_info(model)
+        loading = encoder_like(info.encoder, encoder, weights).anywhere()
+        config = config.model_copy(update={"icc": config.icc or info.icc})
     jobs = [
         BagJob(
             row.slide_path, row.slide_id, out, config, loading,

@@ -13,7 +13,7 @@ import json
 import logging
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -34,6 +34,7 @@ from pipeline import cli
 from tests.inference.conftest import picture, write_model
 from tests.pipeline.conftest import RunCli
 from tests.tiling.dicom_files import REPORT, write_instance, write_object
+from tests.tiling.icc_files import rgb_profile
 from tiling.core.errors import SpecslideError
 
 pytestmark = pytest.mark.usefixtures("one_process")  # whose log is heard, too
@@ -58,7 +59,8 @@ class Canary:
         return f"s{int(self.words['name'][-2:]):02}"
 
 
-def make_canary(folder: Path, number: int) -> Canary:
+def make_canary(folder: Path, number: int, profile: Callable[[str], bytes] | None = None) -> Canary:
+    """Its ICC profile is what `profile` makes of a word; None: no profile, but the word."""
     words = {kind: f"Zq{kind.capitalize()}Canary{number:02}" for kind in KINDS}
     path = folder / words["folder"] / f"{words['name']}.svs"
     path.parent.mkdir(parents=True)
@@ -76,7 +78,7 @@ def make_canary(folder: Path, number: int) -> Canary:
             extratags=[(code, kind, 0, value, True) for code, kind, value in (
                 (315, 2, words["user"]), (316, 2, words["scanner"]), (33432, 2, words["user"]),  # artist, host, rights
                 (700, 7, f"<x:xmpmeta><dc:creator>{words['user']}</dc:creator></x:xmpmeta>".encode()),
-                (34675, 7, words["user"].encode() * 20),  # an ICC profile
+                (34675, 7, words["user"].encode() * 20 if profile is None else profile(words["user"])),  # ICC
             )],
         )  # fmt: skip
         tiff.write(slide[::4, ::4], description=f"{begin}256x256 -> 64x64 - |{facts}", **options)
@@ -316,6 +318,20 @@ def test_a_slide_that_fails_is_named_and_nothing_of_it_is_told(
     command(ran, caplog, "heatmap", canary.path, "--model", model, "--out", out / "by name", code=1)
     assert words_in(ran.said, [canary]) == {"name", "folder"}, "or nobody could find the file"
     assert words_in(ran.log, [canary], but=("name", "folder")) == set()
+
+
+def test_a_profile_is_applied_or_refused_and_tells_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    canaries = [make_canary(tmp_path / "slides", number, (rgb_profile, None)[number]) for number in range(2)]
+    model, out, ran = write_model(tmp_path / "model", mpp=1.0), tmp_path / "out", Ran()
+    by_id = ["--manifest", manifest_of(canaries, tmp_path / "slides.csv"), "--icc", "srgb"]
+    tile = ["tile", *by_id, "--out", out / "stores", "--mpp", 1, "--tile-px", 32, "--workers", 1]
+    command(ran, caplog, *tile, code=1)
+    command(ran, caplog, "heatmap", *by_id, "--model", model, "--out", out / "heatmaps", code=1)
+    assert [path.name for path in (out / "stores").glob("*.zarr")] == ["s00.zarr"]
+    assert (out / "heatmaps" / "s00" / "report.html").exists()
+    assert "ICC" in ran.said
+    assert words_in(ran.said + ran.log, canaries) == set()
+    assert_silent(out, canaries)
 
 
 @pytest.mark.nightly

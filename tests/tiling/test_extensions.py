@@ -32,6 +32,8 @@ class NumpyReader:
         out[: found.shape[0], : found.shape[1]] = found
         return out
 
+    def icc_profile(self) -> None: ...
+
     def close(self) -> None: ...
 
 

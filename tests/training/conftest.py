@@ -71,6 +71,7 @@ def make_store(tmp_path: Path) -> StoreMaker:
         annotation: Mapping[str, Sequence[float]] | None = None,
         mpp: float = 0.5,
         sha256: str | None = None,
+        icc: str = "none",
     ) -> Path:
         count, side = tiles.shape[:2]
         fractions = {name: np.array(values, dtype=np.float32) for name, values in (annotation or {}).items()}
@@ -81,7 +82,7 @@ def make_store(tmp_path: Path) -> StoreMaker:
         grid = Grid(width0=4 * side, height0=4 * side, slide_mpp=mpp, tile_px=side, tile_px0=side, stride_px0=side)
         attributes = StoreAttributes(
             slide=slide, mpp=mpp, mask_px0=1, thumbnail_px0=1, quality=(), annotation=tuple(fractions),
-            config={"codec": "lossless"}, config_sha256="", software={},
+            config={"codec": "lossless", "icc": icc}, config_sha256="", software={},
             grid=grid,
         )  # fmt: skip
         columns = {f"annotation/{name}": values for name, values in fractions.items()}

@@ -172,14 +172,14 @@ def test_training_on_stores(
     for s in range(8):
         dark = np.arange(8) < 4
         tiles = (random.integers(0, 120, (8, 24, 24, 3)) + 120 * ~dark[:, None, None, None]).astype(np.uint8)
-        make_store(f"s{s}", tiles, {"tumour": dark.astype(float)})
+        make_store(f"s{s}", tiles, {"tumour": dark.astype(float)}, icc="srgb")
         rows.append((f"s{s}.svs", f"s{s}", f"case{s // 2 if s < 4 else s}"))
     manifest = write_table(rows)
     config = tiny.model_copy(update={"epochs": 6})
     result = train(samples_from_stores(tmp_path / "stores", manifest, config), tmp_path / "run", config)
     assert result.metrics["test"]["auroc"].value == 1.0
     info = load_model(result.model).info
-    assert (info.mpp, info.tile_px, info.input_px) == (0.5, 24, 32)
+    assert (info.mpp, info.tile_px, info.input_px, info.icc) == (0.5, 24, 32, "srgb")
     with (tmp_path / "run" / "predictions.csv").open() as f:
         row = next(csv.DictReader(f))
     assert (row["minx"], row["miny"], row["width"], row["height"]) == ("0", "0", "24", "24")

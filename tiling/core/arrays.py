@@ -16,3 +16,5 @@ Float32Array = NDArray[np.float32]
 Float64Array = NDArray[np.float64]
 FeatureType = Literal["float16", "float32"]
 """As what features are stored."""
+Icc = Literal["none", "srgb"]
+"""The colours of a slide's pixels: as they are in its file, or in sRGB by the file's ICC profile."""

@@ -122,6 +122,9 @@ class OmeZarrReader:
         with self._cache.reading(_CACHE_BYTES):
             return read_segments((shape.width, shape.height), segment, corner, (width, height), part)
 
+    def icc_profile(self) -> None:
+        """As `SlideReader.icc_profile`: the format has none."""
+
     def close(self) -> None:
         """Nothing is kept open."""
         self._cache.clear()

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import openslide
 import tifffile
+from PIL.ImageCms import ImageCmsProfile
 from tifffile import PHOTOMETRIC
 
 from tiling.core.arrays import UInt8Array
@@ -17,6 +18,7 @@ from tiling.core.errors import SlideError, UnsupportedSlideError
 from tiling.core.tiff import TIFF_DAMAGE, open_tiff
 from tiling.grid import Bounds
 from tiling.slides.aperio_jpeg2000 import AperioStreams, aperio_streams
+from tiling.slides.colour import profile_of
 from tiling.slides.dicom_jpeg2000 import DicomStreams
 from tiling.slides.reader import Level, damaged, number_of
 from tiling.slides.tiff_picture import compression_name, not_rgb
@@ -97,6 +99,17 @@ def _bounds(known: Mapping[str, str]) -> Bounds | None:
     return Bounds(x0=x0, y0=y0, width0=width0, height0=height0) if min(width0, height0) > 0 else None
 
 
+def _profile_tag(entry: Path, level: Level) -> bytes | None:
+    """The ICC profile of the page of that size; None for what is no TIFF, or has none. Raises OSError, DAMAGE."""
+    try:
+        with entry.open("rb") as f, open_tiff(f) as tiff:
+            fits = (page for page in _pages(tiff) if (page.imagewidth, page.imagelength) == (level.width, level.height))
+            page = next(fits, None)
+            return None if page is None else page.tags.valueof("InterColorProfile")
+    except tifffile.TiffFileError:
+        return None
+
+
 class OpenSlideReader:
     """Reads whatever OpenSlide recognises."""
 
@@ -109,7 +122,8 @@ class OpenSlideReader:
         plane: str | None = None,
         streams: AperioStreams | DicomStreams | None = None,
     ) -> None:
-        self._path, self.compression, self.plane, self._streams = path, compression, plane, streams
+        self._path, self._entry, self._streams = path, entry, streams
+        self.compression, self.plane = compression, plane
         try:
             if streams is not None:
                 streams.require_first()
@@ -150,6 +164,10 @@ class OpenSlideReader:
         alpha = rgba[..., 3:].astype(np.uint16)  # absent pixels: laid over the slide's own background colour
         over = rgb * alpha + np.array(self._background, np.uint16) * (255 - alpha)
         return ((over + 127) // 255).astype(np.uint8)
+
+    def icc_profile(self) -> ImageCmsProfile | None:
+        """As `SlideReader.icc_profile`: OpenSlide's, which reads none of NDPI, or that of level 0's page in a TIFF."""
+        return self._slide.color_profile or profile_of(_profile_tag(self._entry, self.levels[0]))
 
     def close(self) -> None:
         """Release the file."""

@@ -16,10 +16,12 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 import PIL.Image
+from PIL.ImageCms import ImageCmsProfile
 
 from tiling.core.arrays import UInt8Array
 from tiling.core.errors import SlideError, UnsupportedSlideError
 from tiling.grid import Bounds
+from tiling.slides.colour import profile_of
 from tiling.slides.reader import Level, damaged, read_segments, unreadable
 
 _BEGINS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG"}
@@ -67,6 +69,12 @@ class PictureReader:
         """As `SlideReader.read`."""
         pixels, size = self._whole(), (self.levels[0].width, self.levels[0].height)
         return read_segments(size, size, (x0, y0), (width, height), lambda column, row, inside: pixels[inside])
+
+    def icc_profile(self) -> ImageCmsProfile | None:
+        """As `SlideReader.icc_profile`."""
+        with self._opened() as picture:
+            data = picture.info.get("icc_profile")
+        return profile_of(data)
 
     def close(self) -> None:
         """Let the pixels go."""

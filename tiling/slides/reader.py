@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from PIL.ImageCms import ImageCmsProfile
 
 from tiling.core.arrays import UInt8Array
 from tiling.core.errors import SlideError
@@ -56,6 +57,12 @@ class SlideReader(Protocol):
 
         Raises:
             SlideError: If they cannot be decoded.
+        """
+
+    def icc_profile(self) -> ImageCmsProfile | None:
+        """The colour profile of the pixels, which `read` does not apply; None: the file has none.
+
+        Raises ImageCms.PyCMSError, OSError, for a damaged one.
         """
 
     def close(self) -> None:

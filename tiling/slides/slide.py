@@ -20,11 +20,12 @@ import cv2
 import numpy as np
 import tifffile
 
-from tiling.core.arrays import UInt8Array
+from tiling.core.arrays import Icc, UInt8Array
 from tiling.core.errors import SlideError
 from tiling.core.threads import read_ahead
 from tiling.core.tiff import DAMAGE
 from tiling.grid import MAX_SIDE0, Bounds, Frame
+from tiling.slides.colour import to_srgb
 from tiling.slides.direct import open_tiled_levels
 from tiling.slides.files import entry_file, slide_sha256
 from tiling.slides.jpeg_stream import ScaleDenom
@@ -49,11 +50,12 @@ log = logging.getLogger(__name__)
 class Slide:
     """An open slide. `with Slide(path) as slide: slide.read_region(x0, y0, level, width, height)`.
 
-    `mpp` (micrometres per pixel at level 0) given here overrides the file's own. Raises SlideError if the file cannot
-    be read as a slide. May be read by several threads at once.
+    `mpp` (micrometres per pixel at level 0) given here overrides the file's own. With `icc` "srgb" its pixels are given
+    in sRGB, by the ICC profile in the file; without a profile they are taken for sRGB. Raises SlideError if the file
+    cannot be read as a slide, or its profile is asked for and damaged. May be read by several threads at once.
     """
 
-    def __init__(self, path: Path | str, *, mpp: float | None = None) -> None:
+    def __init__(self, path: Path | str, *, mpp: float | None = None, icc: Icc = "none") -> None:
         self.path = Path(path)
         if mpp is not None and not PLAUSIBLE_MPP[0] <= mpp <= PLAUSIBLE_MPP[1]:
             fix = f"pass micrometres a pixel, from {PLAUSIBLE_MPP[0]:g} to {PLAUSIBLE_MPP[1]:g}"
@@ -73,6 +75,13 @@ class Slide:
             what = f"claims {self.width} x {self.height} px, more than any slide has"
             raise SlideError(self.path, what, "copy or scan the slide again")
         self._given_mpp = mpp
+        try:
+            self._to_srgb = to_srgb(self.path, self._reader) if icc == "srgb" else None
+        except SlideError:
+            self._reader.close()
+            raise
+        self.lacks_profile = icc == "srgb" and self._to_srgb is None
+        """Whether its pixels are taken for sRGB because the file has no ICC profile."""
         self._readers = _Readers(self.path, self._reader, alone=self._reader_name in _HOLD_THE_SLIDE)
         self._fast = _open_fast(self.path, self._reader)
         if self.plane:
@@ -115,6 +124,11 @@ class Slide:
         """The name of the slide's reader in READERS, and of what decodes its tiles where that is faster and agrees."""
         return self._reader_name + ("" if self._fast is None else ", tiles decoded directly")
 
+    @property
+    def has_profile(self) -> bool:
+        """Whether the file has an ICC profile. Raises SlideError for one that cannot be used."""
+        return to_srgb(self.path, self._reader) is not None
+
     def try_levels(self) -> None:
         """Decode a part of every level. Raises SlideError, naming the level, if of one no part that is tried can be."""
         scanned = self.frame.scanned
@@ -152,8 +166,8 @@ class Slide:
         x, y = round(x0 / across), round(y0 / down)
         fast = self._fast_at(level)
         if fast is not None and (x * across, y * down) == (x0, y0):  # between pixels OpenSlide interpolates
-            return fast.read(level, x, y, width, height)
-        return self._read(x0, y0, level, width, height)
+            return self.coloured(fast.read(level, x, y, width, height))
+        return self.coloured(self._read(x0, y0, level, width, height))
 
     def read_scaled(self, x0: int, y0: int, size0: tuple[int, int], size: tuple[int, int]) -> UInt8Array:
         """A level-0 rectangle resampled by area to a given size, uint8 (h, w, 3), RGB.
@@ -176,11 +190,15 @@ class Slide:
         level = self._level_for(size0, size)
         parts = list(self._parts(level, size0, size))
         if len(parts) == 1:
-            return self._read_part(level, x0, y0, size0, size)
+            return self.coloured(self._read_part(level, x0, y0, size0, size))
         picture = np.empty((size[1], size[0], 3), np.uint8)
         for part in parts:
             picture[part.rows, part.columns] = self._read_part(level, x0 + part.x0, y0 + part.y0, part.size0, part.size)
-        return picture
+        return self.coloured(picture)
+
+    def coloured(self, pixels: UInt8Array) -> UInt8Array:
+        """Pixels of the file, (h, w, 3), in the colours that the slide was opened for."""
+        return pixels if self._to_srgb is None else self._to_srgb(pixels)
 
     def overview(
         self, size0: tuple[int, int], size: tuple[int, int], *, unit: int = 1, threads: int = 1
@@ -189,7 +207,8 @@ class Slide:
 
         Gives a part's rows and columns in the result, which begin and end at multiples of `unit`, as `size` does, and
         its pixels uint8 (h, w, 3), or None where a damaged part of the slide lies there. Parts outside what was scanned
-        are left out. Read by `threads`. Raises SlideError if more of the slide is damaged than is worth looking for.
+        are left out; colours are the file's, whatever `icc`, see `coloured`. Read by `threads`. Raises SlideError if
+        more of the slide is damaged than is worth looking for.
         """
         level, failures = self._level_for(size0, size), 0
         waiting = list(self._parts(level, size0, size, unit))
@@ -218,8 +237,8 @@ class Slide:
             return error
 
     def native_tile_px(self, level: int) -> tuple[int, int] | None:
-        """Width and height of the level's own JPEG tiles, its pixels; None if it has none that can be copied."""
-        return None if self._fast is None else self._fast.jpeg_tile_px(level)
+        """Width and height of the level's own JPEG tiles, its pixels; None if it has none that can be copied as is."""
+        return None if self._fast is None or self._to_srgb is not None else self._fast.jpeg_tile_px(level)
 
     def native_stream(self, level: int, column: int, row: int) -> bytes | None:
         """One of the level's own tiles as a JPEG file, not decoded; None if it is left out. Raises SlideError."""

@@ -11,12 +11,14 @@ from typing import Any, BinaryIO
 import numpy as np
 import openslide
 import tifffile
+from PIL.ImageCms import ImageCmsProfile
 from tifffile import COMPRESSION, EXTRASAMPLE, FILLORDER
 
 from tiling.core.arrays import AnyArray, UInt8Array
 from tiling.core.errors import SlideError
 from tiling.core.tiff import DAMAGE, open_tiff
 from tiling.grid import Bounds
+from tiling.slides.colour import profile_of
 from tiling.slides.reader import Level, damaged, read_segments, unreadable
 from tiling.slides.tiff_picture import TiffLevel, compression_name, tiff_picture
 from tiling.slides.tiff_segments import decoded_segment, samples_of
@@ -71,6 +73,10 @@ class TifffileReader:
         sizes = (shape.width, shape.height), (shape.segment_w, shape.segment_h)
         with self._cache.reading(_CACHE_BYTES):
             return read_segments(*sizes, corner, (width, height), partial(self._part, level))
+
+    def icc_profile(self) -> ImageCmsProfile | None:
+        """As `SlideReader.icc_profile`."""
+        return profile_of(self._levels[0].page.tags.valueof("InterColorProfile"))
 
     def close(self) -> None:
         """Release the file."""

@@ -18,7 +18,7 @@ import zarr.codecs
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tiling.core.arrays import FeatureType, Float32Array
+from tiling.core.arrays import FeatureType, Float32Array, Icc
 from tiling.core.artefact import Recipe, content_hash, folder_faults, read_commit, setting_differences
 from tiling.core.errors import StoreError
 from tiling.core.files import FEATURES, sha256_json
@@ -152,6 +152,11 @@ class FeatureStore(Tabular):
     def dim(self) -> int:
         """Length D of a feature vector."""
         return self.encoder.dim
+
+    @property
+    def icc(self) -> Icc:
+        """The colours of the pixels that they were made of: see `TilingConfig.icc`."""
+        return "srgb" if self.attributes.settings.get("icc") == "srgb" else "none"
 
     @property
     def recipe(self) -> Recipe | None:

@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from tiling.annotations.classes import ClassRules
-from tiling.core.arrays import Float32Array, UInt8Array
+from tiling.core.arrays import Float32Array, Icc, UInt8Array
 from tiling.core.artefact import Recipe, content_hash, folder_faults
 from tiling.core.errors import StoreError
 from tiling.core.files import sha256_json
@@ -40,6 +40,7 @@ FORMAT: Final = "specslide-tiles"
 VERSION: Final = 1
 MARK: Final = "tiles/zarr.json"
 """A file that every store has, and hardly another folder of the name `*.zarr`."""
+NO_PROFILE: Final = "no ICC profile: its pixels are taken for sRGB"
 DECLARE_BOUNDS: Final = ("leica", "mirax", "ventana")
 """Vendors whose slides declare what part was scanned; of one that does not, it is noted that all was."""
 
@@ -118,6 +119,8 @@ class StoreAttributes(BaseModel):
     """Corners (x0, y0), level-0 pixels, of tiles left out because the slide cannot be decoded there."""
     tissue_summary: TissueSummary | None = None
     """None in stores of before version 0.2, and imported ones; as is `cut`."""
+    lacks_profile: bool = False
+    """Whether pixels that are to be sRGB are the slide's own, which has no ICC profile."""
     config: dict[str, Any]
     """The whole tiling configuration, with the slide's given mpp and the hash of its annotation file."""
     config_sha256: str
@@ -129,9 +132,10 @@ class StoreAttributes(BaseModel):
         return of_one_slide(self)
 
     def doubts(self) -> list[str]:
-        """Warnings about the store: see `TissueSummary.doubts`; none where the mask was given."""
+        """Warnings about the store: see `TissueSummary.doubts`, which has none where the mask was given."""
         given = self.config.get("tissue", {}).get("method") in ("all", "mask")
-        return [] if self.tissue_summary is None or given else self.tissue_summary.doubts()
+        of_tissue = [] if self.tissue_summary is None or given else self.tissue_summary.doubts()
+        return [NO_PROFILE] * self.lacks_profile + of_tissue
 
 
 def store_recipe(slide_sha256: str, config: Mapping[str, Any]) -> Recipe:
@@ -190,6 +194,11 @@ class TileStore(Tabular):
     def grid(self) -> Grid:
         """Where its tiles lie."""
         return self.attributes.grid
+
+    @property
+    def icc(self) -> Icc:
+        """The colours of its pixels: see `TilingConfig.icc`."""
+        return "srgb" if self.attributes.config.get("icc") == "srgb" else "none"
 
     @property
     def recipe(self) -> Recipe:

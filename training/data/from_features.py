@@ -15,7 +15,7 @@ from tiling.core.files import sha256_json
 from tiling.manifest import read_manifest
 from tiling.stores.features import FeatureStore, feature_path, require_one_encoder
 from training.config import BagConfig
-from training.data.from_stores import StoredSlide, chosen_rows, open_slides, slide_label
+from training.data.from_stores import StoredSlide, chosen_rows, open_slides, require_one_icc, slide_label
 from training.data.preparation import capped, class_index, class_names, prepared
 from training.data.samples import TEXTS, BagPart, Ints, Samples
 
@@ -56,6 +56,7 @@ def samples_from_features(
     rows = [row for row in read_manifest(manifest) if row.slide_id not in leave_out]
     slides = open_slides(rows, lambda slide_id: feature_path(features, slide_id), FeatureStore, features, manifest)
     require_one_encoder([slide.store for slide in slides])
+    require_one_icc(slides)
     classes = class_names(config, {slide_label(slide.row, manifest, config) for slide in slides}, manifest)
     bags: dict[str, list[tuple[StoredSlide[FeatureStore], BagPart]]] = {}
     for slide in slides:
@@ -83,6 +84,7 @@ def samples_from_features(
         y0=nothing,
         tile_px0=nothing,
         clear=np.ones(count, np.bool_),
+        icc=slides[0].store.icc,
         bags=tuple(tuple(part for _, part in bag) for bag in bags.values()),
         **texts,
     )

@@ -55,6 +55,7 @@ def samples_from_stores(
     rows = [row for row in read_manifest(manifest) if row.slide_id not in leave_out]
     slides = open_slides(rows, lambda slide_id: stores / f"{slide_id}.zarr", TileStore, stores, manifest)
     _refuse_unlike(slides)
+    require_one_icc(slides)
     annotated = sorted({name for slide in slides for name in slide.store.annotations})
     by_annotation = config.label_from == "annotation" or (config.label_from == "auto" and bool(annotated))
     if by_annotation:
@@ -178,6 +179,14 @@ def _refuse_unlike(slides: Sequence[StoredSlide[TileStore]]) -> None:
         )
 
 
+def require_one_icc(slides: Sequence[StoredSlide[Any]]) -> None:
+    """Raise InputError for stores of several colours, naming one of each: a model would learn which is which."""
+    by_icc = {slide.store.icc: slide for slide in slides}
+    if len(by_icc) > 1:
+        what = f"has pixels in sRGB by ICC profile, {by_icc['none'].path.name} as they are in its slide's file"
+        raise InputError(by_icc["srgb"].path, what, "make all stores alike, with --icc or without")
+
+
 def _label_slide(
     slide: StoredSlide[TileStore], classes: tuple[str, ...], by_annotation: bool, config: TrainConfig, manifest: Path
 ) -> _LabelledSlide:
@@ -224,6 +233,7 @@ def _join_slides(tables: Sequence[_LabelledSlide], classes: tuple[str, ...], con
         classes=classes,
         sources=tuple(slide.path for slide in slides),
         hashes=tuple(store.pixels_sha256 for store in stores),
+        icc=stores[0].icc,
         whole=tuple(store.sha256 for store in stores),
         tile_px=stores[0].grid.tile_px,
         mpp=float(np.median([store.grid.mpp for store in stores])),

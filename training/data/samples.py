@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tiling.core.arrays import Icc
 from tiling.core.files import sha256_json
 
 Ints = NDArray[np.int64]
@@ -80,6 +81,8 @@ class Samples:
     """Whether `mpp` is only taken to be the model's, since nobody said the pictures' own."""
     fit: Literal["stretch", "pad", "crop"] = "stretch"
     """How pictures that are no squares are made such."""
+    icc: Icc = "none"
+    """The colours of their pixels: see `tiling.TilingConfig.icc`; of images as they are in the files."""
     whole: tuple[str, ...] = ()
     """SHA-256 of everything in each store, by which models of version 0.1 know them."""
     slides: tuple[str, ...] = ()

@@ -103,6 +103,8 @@ def labelled_tiles(
         raise ConfigError("evaluate options", "name no data", fix)
     if samples.kind == "stores" or mpp is not None:
         _require_scale(samples, info, stores or where_from)
+    if samples.kind != "images":  # nobody knows how those came to be
+        info.warn_of_colours(samples.icc, stores or bags or where_from)
     samples = _as_classes(samples, info.classes, where_from)
     assumed = images is not None and mpp is None and info.mpp is not None
     return _as_trained(samples, info, config) or replace(samples, mpp_assumed=assumed)

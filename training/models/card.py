@@ -15,6 +15,7 @@ from training.models.info import BagInfo, ModelInfo, ModelRecord
 def model_card(info: ModelInfo | BagInfo) -> str:
     """The card of a model, Markdown."""
     scale = "at an unknown scale" if info.mpp is None else f"at {info.mpp:.4g} µm/px"
+    scale += ", in sRGB by the slides' ICC profiles" if info.icc == "srgb" else ""
     settings = "\n".join(f"- {name}: {value}" for name, value in info.training.items() if name not in _SAID)
     by_site, two = info.training.get("group") == "site", len(info.classes) == 2
     decision = f"{info.positive_class} from a probability of {threshold_text(info.threshold)} on"

@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from tiling.core.arrays import Icc
 from tiling.core.errors import ModelError
 from tiling.core.files import read_json
 from tiling.core.settings import first_fault
@@ -19,7 +21,10 @@ from training.evaluation.bootstrap import Interval
 from training.models.backbone_args import MAX_INPUT_PX, refused_args
 from training.models.stain_targets import StainTarget
 
+log = logging.getLogger(__name__)
+
 INFO = "model.json"
+_IN_COLOURS: dict[Icc, str] = {"none": "as in the slide's file", "srgb": "in sRGB by ICC profile"}
 
 Level = Annotated[float, Field(ge=0, le=1)]
 Spread = Annotated[float, Field(gt=0, le=100)]
@@ -102,6 +107,8 @@ class ModelRecord(BaseModel):
     """Micrometres per pixel of the tiles it was trained on; None if unknown."""
     tile_px: TilePx
     """Side of the tiles it was trained on, pixels."""
+    icc: Icc = "none"
+    """The colours of the tiles it was trained on: see `tiling.TilingConfig.icc`."""
     temperature: float = Field(ge=1e-3, le=1e3)
     """What logits are divided by before the softmax."""
     threshold: float = Field(ge=0, le=1)
@@ -147,6 +154,12 @@ class ModelRecord(BaseModel):
     def limits(self) -> str:
         """What each report by it says of its limits, beside what holds for any model; "" if nothing."""
         return self.said("limits")
+
+    def warn_of_colours(self, icc: Icc, where: object) -> None:
+        """Log a warning if the pixels there are in other colours than those that it was trained on."""
+        if icc != self.icc:
+            what = "%s: its pixels are %s, and the model was trained on pixels %s: its probabilities may be off"
+            log.warning(what, where, _IN_COLOURS[icc], _IN_COLOURS[self.icc])
 
     def said(self, name: str) -> str:
         """What its maker said of it under `tissue`, `licence` or `limits`; "" if nothing."""

@@ -26,7 +26,8 @@ export function checkbox(text, checked) {
   return { input, label: make("label", { className: "check" }, input, ` ${text}`) };
 }
 
-export const modelName = (model) => `${model.name}, ${model.sha256.slice(0, 8)}`;
+// "" where nothing was predicted.
+export const modelName = (model) => model.sha256 === null ? "" : `${model.name}, ${model.sha256.slice(0, 8)}`;
 
 // A number for people: three digits after the point of what is small, no powers of ten.
 export function number(value) {

@@ -38,6 +38,7 @@ map.createPane("marks").style.zIndex = 460;
 
 // What is shown of the heatmap, and how. `tiles` and `find` belong to the model and layer that are chosen.
 const state = { model: null, layer: 0, tiles: null, find: null, pinned: null, threshold: 0 };
+const predicted = slide.models.some((model) => model.sha256 !== null); // else what is laid over it are the tiles' columns
 const heat = heatLayer(view, "first");
 const tissue = L.layerGroup().addTo(map);
 const grid = L.layerGroup().addTo(map);
@@ -49,7 +50,7 @@ const beside = sideBySide(view, found("beside"));
 // ------------------------------------------------------------------------------------------------ the panel's parts
 
 const controls = {
-  show: checkbox(T.show, true), model: make("select"), layer: make("select"), colours: make("select"),
+  show: checkbox(T.show, predicted), model: make("select"), layer: make("select"), colours: make("select"),
   opacity: make("input", { type: "range", min: 0, max: 100, value: 55 }),
   threshold: make("input", { type: "range", step: "any" }),
   at: make("input", { type: "number", step: "any" }),
@@ -74,8 +75,9 @@ function buildPanel() {
   const panel = found("panel");
   if (slide.pixels !== "slide") panel.append(make("p", { className: "note" }, TEXTS.pixels[slide.pixels]));
   const layers = [...(slide.mask ? [controls.tissue.label] : []), ...beside.elements];
+  if (!predicted) panel.append(make("p", {}, T.none));
   if (!slide.models.length) {
-    panel.append(make("p", {}, T.none), ...layers);
+    panel.append(...layers);
     return;
   }
   controls.at.setAttribute("aria-label", T.threshold);
@@ -89,7 +91,7 @@ function buildPanel() {
       controls.above.label, controls.rising.label, controls.outline.label, controls.grid.label, field(T.colours, controls.colours), ...layers),
     section(TEXTS.tile.title, true, tileTitle, release, tilePicture, tileText),
     section(TEXTS.lists.title, true, listPlace),
-    section(TEXTS.scores.title, true, make("dl", { id: "scores" }), make("p", { className: "hint", id: "limits" })));
+    ...(predicted ? [section(TEXTS.scores.title, true, make("dl", { id: "scores" }), make("p", { className: "hint", id: "limits" }))] : []));
 }
 
 // ------------------------------------------------------------------------------------------------- the heatmap itself
@@ -107,7 +109,7 @@ async function chooseModel(index) {
   const tiles = await fetchTiles(slide.number, slide.models[index]);
   Object.assign(state, { model: index, tiles, find: tileFinder(tiles, slide.models[index]) });
   controls.layer.replaceChildren(...model().layers.map((one, at) => make("option", { value: at }, one.words)));
-  showScores();
+  if (predicted) showScores();
   await chooseLayer(0);
 }
 
@@ -190,7 +192,8 @@ async function drawTissue() {
 
 // What is seen, with its scale bar and what it is, as a PNG.
 function save() {
-  const words = [slide.slide_id, ...(state.model === null ? [] : [modelName(model()), layer().words, TEXTS.save.threshold(controls.at.value)])];
+  const shown = state.model === null || !model().layers.length ? [] : [modelName(model()), layer().words, TEXTS.save.threshold(controls.at.value)];
+  const words = [slide.slide_id, ...shown.filter((text) => text !== "")];
   const others = [...(compared?.words() ?? []), ...beside.words()];
   return download(snapshot([view, ...beside.views()], [...words, ...others, slide.notice]), `${slide.slide_id}.png`);
 }
@@ -260,7 +263,7 @@ function showLists() {
   const by = (name) => model().layers.findIndex((one) => one.name === name);
   const values = state.tiles.values;
   const unsure = by("entropy") >= 0 ? values[by("entropy")] : values[0].map((value) => -Math.abs(value - model().threshold));
-  const lists = { highest: values[state.layer], uncertain: unsure, ...(by("ood_ratio") >= 0 ? { unlike: values[by("ood_ratio")] } : {}) };
+  const lists = { highest: values[state.layer], ...(predicted ? { uncertain: unsure } : {}), ...(by("ood_ratio") >= 0 ? { unlike: values[by("ood_ratio")] } : {}) };
   listPlace.replaceChildren(...Object.entries(lists).map(([name, ranked]) => make("details", { open: name === "highest" },
     make("summary", {}, TEXTS.lists[name]),
     make("div", { className: "ranked" }, ...highest(ranked, LISTED).map((row, place) => {

@@ -12,6 +12,7 @@ export const TEXTS = {
   otherSlide: "This is not the slide that the heatmap was made of: the file has changed since, or is another one.",
   pixels: {
     store: "The slide is not at hand: its tiles are shown on a thumbnail, tissue only.",
+    thumbnail: "The slide is not at hand: only a small picture of it is shown, which came with its features.",
     none: "Neither the slide nor its store is at hand: only what was predicted is shown.",
   },
   list: {

@@ -21,6 +21,8 @@ from training.data.from_stores import annotation_labels
 from training.data.preparation import positive_class
 from training.data.samples import Split
 from training.data.splits import SPLITS
+from training.evaluation.evaluate import labelled_tiles
+from training.models.info import ModelInfo
 from training.record import class_rows
 
 WriteTable = Callable[[Sequence[Sequence[object]]], Path]
@@ -301,6 +303,41 @@ def test_stores_that_do_not_fit_together_are_refused(
         make_store(name, random_tiles(8, int(name[1])), {"tumour": [0.0] * 8}, mpp=mpp)
     with pytest.raises(InputError, match=r"s5\.zarr: .* at 0\.52 µm/px, s4\.zarr .* at 0\.48"):
         samples_from_stores(stores, manifest, tiny, leave_out={"s3"})
+
+
+def test_stores_of_several_colours_are_refused_and_those_of_one_are_known(
+    cohort: Cohort,
+    random_tiles: RandomTiles,
+    make_store: MakeStore,
+    tiny: TrainConfig,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """And a model that was trained on others says so where it is tested."""
+    stores, manifest = cohort(cases=2)
+    assert samples_from_stores(stores, manifest, tiny, to_train=False).icc == "none"
+    for number, refused in enumerate((True, False)):
+        make_store(f"s{number}", random_tiles(8, number), {"tumour": [1.0, 0.0] * 4}, icc="srgb")
+        if refused:
+            with pytest.raises(InputError, match=r"s0\.zarr: .*ICC.* s1\.zarr .*--icc"):
+                samples_from_stores(stores, manifest, tiny, to_train=False)
+    samples = samples_from_stores(stores, manifest, tiny, to_train=False)
+    assert samples.icc == "srgb"
+    for icc, warnings in (("srgb", 0), ("none", 1)):
+        found = labelled_tiles(model_info(samples, icc), stores=stores, manifest=manifest)
+        assert found.icc == "srgb"
+        assert sum("ICC" in record.message for record in caplog.records) == warnings
+
+
+def model_info(samples: Samples, icc: str) -> ModelInfo:
+    """Of a model of those tiles' side, scale and classes, trained in those colours."""
+    return ModelInfo.model_validate(
+        {
+            "backbone": "test_resnet", "classes": samples.classes, "positive_class": "tumour", "input_px": 32,
+            "mean": (0.5,) * 3, "std": (0.5,) * 3, "mpp": samples.mpp, "tile_px": samples.tile_px, "temperature": 1.0,
+            "threshold": 0.5, "best_epoch": 1, "training": {}, "data": {}, "metrics": {}, "hashes": {}, "software": {},
+            "icc": icc,
+        }
+    )  # fmt: skip
 
 
 def test_other_store_faults_are_refused(cohort: Cohort, write_table: WriteTable, tiny: TrainConfig) -> None:
