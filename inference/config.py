@@ -92,7 +92,7 @@ class EncoderConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     encoder: str = "tf_efficientnet_lite0"
-    """A known encoder (uni, uni2-h, virchow, virchow2, h-optimus-0, prov-gigapath), one of timm's names,
+    """A known encoder (uni, uni2-h, virchow, virchow2, h-optimus-0, prov-gigapath, phikon-v2), one of timm's names,
     hf-hub:OWNER/NAME, a model folder of specslide's, or a TorchScript (.pt, .ts) or ONNX file."""
     weights: str = "auto"
     """Weights of a known or timm's encoder: a .safetensors or .pth file, packaged, or hf-hub:OWNER/NAME."""
@@ -146,8 +146,9 @@ class SlideTestConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    score: str = "top5_mean"
-    """Score of a slide that groups and threshold are about."""
+    score: str | None = None
+    """Score of a slide that groups and threshold are about. None: bag_probability of heatmaps by a model of bags, of
+    others top5_mean."""
     sensitivity: float | None = Field(None, gt=0, le=1)
     """Choose a threshold of `score` with this sensitivity on the slides of the split val, which need heatmaps too (in a
     study: `heatmap.slides: all`)."""

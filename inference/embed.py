@@ -98,7 +98,7 @@ def embed_slide(
     with locked_folder(final), ExitStack() as stack:
         if final.exists() and (kept := _kept(final, recipe, overwrite)):
             return kept
-        demand = _demand(encoder, config)
+        demand = demand_of(encoder, config)
         if store is None:
             slide, sha256 = stack.enter_context(Slide(path, mpp=slide_mpp, icc=icc)), recipe.inputs["slide"]
             found = slide_source(slide, slide_id, sha256, demand, config, roi, measure=config.quality)
@@ -124,7 +124,8 @@ def _kept(final: Path, recipe: Recipe, overwrite: bool) -> EmbedReport | None:
     return None
 
 
-def _demand(encoder: TileEncoder, config: EmbedConfig) -> Demand:
+def demand_of(encoder: TileEncoder, config: EmbedConfig = EmbedConfig()) -> Demand:  # noqa: B008 - frozen
+    """The tiles that an encoder asks for, and how they are read for it."""
     of = encoder.record
     side = max(of.input_px or of.tile_px, of.tile_px)
     return Demand(
@@ -133,6 +134,11 @@ def _demand(encoder: TileEncoder, config: EmbedConfig) -> Demand:
         batch_size=config.batch_size or auto_batch(encoder.device, side),
         readers=config.readers or auto_readers(encoder.device.type != "cpu"),
     )
+
+
+def sized(encoder: TileEncoder, config: EmbedConfig = EmbedConfig()) -> BatchSizer:  # noqa: B008 - frozen
+    """What encodes batches, halved where they do not fit in memory."""
+    return BatchSizer(encoder.at(config.precision), (encoder.record.sha256, str(encoder.device), "features"))
 
 
 def _write(
@@ -173,7 +179,7 @@ def _features(
     source: Source, encoder: TileEncoder, config: EmbedConfig, done: BoolArray, progress: Progress
 ) -> Iterator[Float32Array]:
     """The features of the tiles, batch by batch, in their order; `done` (N,) says which tiles they are of."""
-    encode = BatchSizer(encoder.at(config.precision), (encoder.record.sha256, str(encoder.device), "features"))
+    encode = sized(encoder, config)
     total = len(source.tiles)
     for rows, pixels in source.batches:
         features = encode(pixels)

@@ -117,6 +117,15 @@ ENCODERS: Final[dict[str, KnownEncoder]] = {
         tile_px=256,
         fit="crop",
     ),
+    # https://huggingface.co/owkin/phikon-v2 and arXiv 2409.09173: 224 px at 0.5, weights by transformers' names
+    "phikon-v2": KnownEncoder(
+        "vit_large_patch16_224",
+        {"img_size": 224, "patch_size": 16, "init_values": 1.0},
+        "hf-hub:owkin/phikon-v2",
+        dim=1024,
+        licence="Owkin non-commercial",
+        pooling="token",
+    ),
 }  # fmt: skip
 """Known encoders by name; `specslide embed --encoder NAME --weights FILE`."""
 

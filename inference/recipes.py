@@ -177,4 +177,5 @@ def slides_recipe(results: Path, rows: Sequence[ManifestRow], config: EvaluateSl
     heatmaps = {row.slide_id: content_hash(results / row.slide_id) for row in rows}
     unchanged = {"annotation"} if config.annotation == ClassRules() else set()  # version 0.1 had none
     settings = config.model_dump(mode="json", exclude=unchanged)
+    settings["score"] = config.score or "top5_mean"  # the default of version 0.1; what is tested says its own
     return Recipe("slides", {"heatmaps": heatmaps, "slides": sha256_json(truth)}, settings)

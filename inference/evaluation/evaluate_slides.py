@@ -24,14 +24,17 @@ from inference.evaluation.results import (
     AtThreshold,
     SlideEvaluation,
     Slides,
+    Within,
     at_threshold,
     measure,
+    measure_attention,
     measure_froc,
+    within,
 )
 from inference.exports import TABLE
 from inference.recipes import slides_recipe
 from inference.summary import SUMMARY, HeatmapSummary, read_summary
-from tiling.annotations.rasterize import class_masks
+from tiling.annotations.rasterize import annotation_fractions, class_masks
 from tiling.core.artefact import (
     atomic_folder,
     folder_faults,
@@ -44,6 +47,7 @@ from tiling.core.pages import markdown_page
 from tiling.core.versions import software_versions
 from tiling.grid import Tiles
 from tiling.manifest import ManifestRow, read_manifest
+from training.evaluation.metrics import Floats
 from training.evaluation.results import grouped
 
 log = logging.getLogger(__name__)
@@ -101,17 +105,16 @@ def evaluate_slides(
     """
     rows = read_manifest(manifest) if rows is None else rows
     split = config.split or ("test" if any(row.split == "test" for row in rows) else "all")
-    config = config.model_copy(update={"split": split})
     require_own(out, RECORD, "an evaluation of slides")
     found = [_result(results, row, manifest) for row in _of_split(rows, split, manifest)]
+    score = config.score or ("top5_mean" if found[0].summary.bag is None else "bag_probability")
+    config = config.model_copy(update={"split": split, "score": score})
     val = [] if config.sensitivity is None else _of_split(rows, "val", manifest)
     chosen_on = [_result(results, row, manifest) for row in val]
     made_from = _made_from([*found, *chosen_on], one_model)
     slides = _slides_of(found, manifest)
-    if config.score not in slides.scores:
-        raise ConfigError(
-            "--score", f"{config.score!r} is no score of these results", f"use {', '.join(slides.scores)}"
-        )
+    if score not in slides.scores:
+        raise ConfigError("--score", f"{score!r} is no score of these results", f"use {', '.join(slides.scores)}")
     _require_both(slides, f"{manifest}, split {split}" if split != "all" else manifest, found[0])
     drawing = {"resamples": config.resamples, "seed": config.seed}
     hits, notes = _hits(found, config)
@@ -121,21 +124,21 @@ def evaluate_slides(
     cases = np.array([result.row.case_id for result in found])
     cases_of_hits = cases[[place for place, _ in hits]] if hits else cases[:0]
     froc = measure_froc([hit for _, hit in hits], cases_of_hits, config.separation_um, **drawing)
+    inside = {place: within for place, result in enumerate(found) if (within := _inside(result, config))}
     evaluation = SlideEvaluation(
         positive_class=found[0].summary.positive_class,
         split=split,
-        score=config.score,
+        score=score,
         resamples=config.resamples,
         scores={name: measure(slides, name, **drawing) for name in slides.scores},
         groups={
-            column: {
-                name: measure(slides.chosen(which), config.score, **drawing) for name, which in grouped(names).items()
-            }
+            column: {name: measure(slides.chosen(which), score, **drawing) for name, which in grouped(names).items()}
             for column in COLUMNS
             if ((names := np.array([getattr(r.row, column) or "" for r in found])) != "").any()
         },
-        at_threshold=_at_threshold(slides, _slides_of(chosen_on, manifest), config, manifest),
+        at_threshold=_at_threshold(slides, _slides_of(chosen_on, manifest), score, config, manifest),
         froc=froc,
+        attention=measure_attention(list(inside.values()), cases[list(inside)], **drawing),
         notes=tuple(notes),
         slides=_listed(slides),
         made_from=made_from,
@@ -236,8 +239,10 @@ def _require_both(slides: Slides, where: object, example: _Result) -> None:
         )
 
 
-def _at_threshold(slides: Slides, val: Slides, config: EvaluateSlidesConfig, manifest: Path) -> AtThreshold | None:
-    score, sensitivity = config.score, config.sensitivity
+def _at_threshold(
+    slides: Slides, val: Slides, score: str, config: EvaluateSlidesConfig, manifest: Path
+) -> AtThreshold | None:
+    sensitivity = config.sensitivity
     if sensitivity is None:
         return None
     if set(val.slide_id.tolist()) & set(slides.slide_id.tolist()):
@@ -296,14 +301,34 @@ def _lesions(result: _Result, annotation: Path, config: EvaluateSlidesConfig) ->
 
 
 def _slide_hits(result: _Result, lesions: Lesions | None, separation_um: float) -> Hits:
-    column = f"prob_{result.summary.positive_class}"
+    (p,), tiles = _tiles_of(result, f"prob_{result.summary.positive_class}")
+    return hits_of(detect(p, tiles, separation_um=separation_um), lesions)
+
+
+def _inside(result: _Result, config: EvaluateSlidesConfig) -> Within | None:
+    """How well a positive slide's attention, and its tiles' probabilities, tell the tiles of its lesions from others.
+
+    Tiles at a lesion's edge, of which less than a half is lesion, are neither. None without attention or annotation,
+    and where all tiles are alike.
+    """
+    summary, annotation = result.summary, result.row.annotation
+    if summary.bag is None or annotation is None or result.row.label != summary.positive_class:
+        return None
+    (attention, probability), tiles = _tiles_of(result, "attention", f"prob_{summary.positive_class}")
+    drawn = annotation_fractions(annotation, tiles, summary.slide.frame(), config.annotation)
+    wanted = config.lesion_classes or (summary.positive_class,)
+    lesion = np.zeros(len(tiles)) + sum(drawn[name] for name in wanted if name in drawn)
+    return within(attention, probability, lesion)
+
+
+def _tiles_of(result: _Result, *names: str) -> tuple[list[Floats], Tiles]:
+    """Columns of a heatmap's table, (N,) each, and the N tiles. Raises InputError for a table that cannot be read."""
     try:
-        read = pyarrow.parquet.read_table(result.folder / TABLE, columns=[column, "minx", "miny"])
-        p, x0, y0 = (read[name].to_numpy() for name in (column, "minx", "miny"))
+        read = pyarrow.parquet.read_table(result.folder / TABLE, columns=[*names, "minx", "miny"])
+        *values, x0, y0 = (read[name].to_numpy() for name in (*names, "minx", "miny"))
     except (OSError, KeyError, pyarrow.ArrowException) as error:
         raise InputError(result.folder / TABLE, "cannot be read", "make the heatmap again with --overwrite") from error
-    tiles = Tiles(result.summary.grid, x0, y0)
-    return hits_of(detect(p, tiles, separation_um=separation_um), lesions)
+    return values, Tiles(result.summary.grid, x0, y0)
 
 
 def _listed(slides: Slides) -> tuple[dict[str, Any], ...]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,6 +87,26 @@ class FrocResult:
     separation_um: float
 
 
+class Within(NamedTuple):
+    """Within one positive slide, how well tiles of lesions are told from others: AUROC, in [0, 1]."""
+
+    attention: float
+    probability: float
+    """Of the probabilities that each tile alone has."""
+
+
+@dataclass(frozen=True)
+class AttentionResult:
+    """Attention of a model of bags against annotations: means over slides."""
+
+    slides: int
+    """Positive slides with lesions that are drawn."""
+    auroc: Interval
+    """Of attention."""
+    probability_auroc: Interval
+    """Of the probabilities that each tile alone has."""
+
+
 @dataclass(frozen=True)
 class SlideEvaluation:
     """The results of `evaluate_slides`."""
@@ -108,6 +128,8 @@ class SlideEvaluation:
     """Each slide: id, case, whether positive, scores."""
     made_from: dict[str, Any]
     """Model and settings of the heatmaps."""
+    attention: AttentionResult | None = None
+    """None of heatmaps that show no attention, and without annotations."""
 
     def record(self) -> dict[str, Any]:
         """The results ready for JSON."""
@@ -133,7 +155,7 @@ class SlideEvaluation:
         ]
         for column, groups in self.groups.items():
             parts += [f"## {self.score} by {column}", _group_table(column, groups)]
-        return "\n\n".join([*parts, *self._froc_part()]) + "\n"
+        return "\n\n".join([*parts, *self._attention_part(), *self._froc_part()]) + "\n"
 
     def _threshold_part(self) -> list[str]:
         found = self.at_threshold
@@ -147,15 +169,28 @@ class SlideEvaluation:
         )
         return ["## Chosen threshold", text]
 
+    def _attention_part(self) -> list[str]:
+        found = self.attention
+        if found is None:
+            return []
+        rows = [["attention", str(found.auroc)], ["probability of each tile alone", str(found.probability_auroc)]]
+        text = (
+            "How well tiles of lesions are told from others within a slide, the mean over "
+            f"{found.slides:,} slides that are {self.positive_class}. Tiles of which less than a half is lesion are "
+            "left out."
+        )
+        return ["## Attention against annotations", markdown_table(["of tiles", "AUROC"], rows), text]
+
     def _froc_part(self) -> list[str]:
         found = self.froc
         if found is None:
             return []
         rows = [["score, their mean", str(found.score)]]
+        map_shown = "tiles' own probabilities" if "bag_probability" in self.scores else "heatmap"
         text = (
             f"{found.lesions:,} lesions on {found.slides:,} slides, by the definition of CAMELYON16: annotations are "
             "widened by 37.5 µm, what touches is one lesion, and lesions shorter than 275 µm then, isolated tumour "
-            "cells, do not count. A detection is a local maximum of the heatmap, at least "
+            f"cells, do not count. A detection is a local maximum of the {map_shown}, at least "
             f"{found.separation_um:g} µm from the next. Read as the challenge's script reads a curve, the score is "
             f"{found.challenge_score:.3f}."
         )
@@ -243,6 +278,41 @@ def measure_froc(
         challenge_score=challenge_score(curve),
         separation_um=separation_um,
     )
+
+
+def within(attention: Floats, probability: Floats, lesion: Floats) -> Within | None:
+    """How well a slide's lesions are told from its other tiles; None if there are none of either.
+
+    Args:
+        attention: Of N tiles.
+        probability: Of the positive class, that each of them alone has.
+        lesion: The fraction of each that is lesion; tiles of less than a half are left out, but for those of none.
+
+    Returns:
+        The AUROC of both.
+    """
+    clear = (lesion >= 0.5) | (lesion == 0)
+    truth = (lesion[clear] >= 0.5).astype(np.int64)
+    if not 0 < truth.sum() < len(truth):
+        return None
+    return Within(*(float(auroc(np.stack([-v, v], 1)[clear], truth)) for v in (attention, probability)))
+
+
+def measure_attention(
+    slides: Sequence[Within], case_ids: NDArray[np.str_], *, resamples: int, seed: int
+) -> AttentionResult | None:
+    """The means over S slides, with intervals over their cases (S,); None of no slide."""
+    if not slides:
+        return None
+    values = np.array(slides)  # (S, 2)
+    metrics: dict[str, Metric] = {name: partial(_mean, values[:, column]) for column, name in enumerate(Within._fields)}
+    found = _intervals(metrics, case_ids, resamples, seed)
+    return AttentionResult(len(slides), found["attention"], found["probability"])
+
+
+def _mean(values: Floats, weights: Floats) -> Floats:
+    """Means (R,) of values (S,) under weights (R, S)."""
+    return np.asarray(weights @ values / weights.sum(axis=1))
 
 
 def _intervals(

@@ -23,7 +23,8 @@ def evaluate_slides(
     """How well heatmaps find positive slides and their lesions: AUROC, operating points, FROC as in CAMELYON16.
 
     A slide is positive if its label is the class that the heatmaps show. DIR gets slides.json, slides.html and .md, and
-    slides.png; intervals are over cases, figures also by site and scanner where the manifest names them.
+    slides.png; intervals are over cases, figures also by site and scanner where the manifest names them. Of heatmaps by
+    a model of bags the score is the bag's probability, and attention is compared with annotations.
 
     Examples:
 
@@ -41,5 +42,7 @@ def evaluate_slides(
     count = len(found.slides)
     columns = ("score", "AUROC", *(f"sensitivity at specificity {value}" for value in at))
     console.show_table(f"{count} slides of the split {found.split}, in {out}", columns, rows)
+    if found.attention is not None:
+        console.say(f"Attention against annotations: AUROC {found.attention.auroc} on {found.attention.slides} slides")
     if found.froc is not None:
         console.say(f"FROC score: {found.froc.score}, {found.froc.lesions} lesions on {found.froc.slides} slides")

@@ -23,6 +23,7 @@ from inference.summary import read_summary
 from pipeline import cli
 from pipeline.provenance import lines_of, trace
 from tests.inference.conftest import write_model
+from tests.inference.evaluation.test_evaluate_slides import write_annotation
 from tests.tiling.stores.test_features import made
 from tests.training.mil.conftest import bag_of
 from tiling.core.errors import ModelError
@@ -175,17 +176,36 @@ def test_chunks_change_nothing(place: Path, monkeypatch: pytest.MonkeyPatch) -> 
     np.testing.assert_allclose(chunked.probabilities, whole.probabilities, atol=1e-6)
 
 
-def test_slides_are_tested_by_what_the_bag_says(place: Path, tmp_path: Path) -> None:
-    """AUROC of the bags' probabilities, against scikit-learn."""
-    model, lines, scores = load_bag_model(place / "bags"), ["slide_path,slide_id,case_id,label"], []
-    encoder = model.info.encoder
+def test_slides_are_tested_by_what_the_bag_says_and_attention_by_annotations(place: Path, tmp_path: Path) -> None:
+    """AUROC of the bags' probabilities, and within positive slides of attention, against scikit-learn."""
+    model, scores, inside = load_bag_model(place / "bags"), [], []
+    encoder, lines = model.info.encoder, ["slide_path,slide_id,case_id,label,annotation"]
     for number in range(6):
         features = np.random.default_rng(number).normal(size=(9, encoder.dim)).astype(np.float32)
         store = made(tmp_path / f"{number}.features.zarr", features, encoder=encoder)
-        scores.append(make_bag_heatmap(store, model, tmp_path / "heatmaps", slide_id=f"s{number}").bag)
-        lines.append(f"s{number}.svs,s{number},c{number},{'tumour' if number % 2 else 'benign'}")
+        report = make_bag_heatmap(store, model, tmp_path / "heatmaps", slide_id=f"s{number}")
+        scores.append(report.bag)
+        label, note = "benign", ""
+        if number % 2:
+            table = pyarrow.parquet.read_table(report.folder / "predictions.parquet").to_pandas()
+            label, note, side = "tumour", f"{number}.geojson", int(table["width"][0])
+            corners = table[["minx", "miny"]].to_numpy()[[number, number + 2, 0]].tolist()
+            # the third tile is lesion to a quarter: neither
+            boxes = [(x, y, x + side // part, y + side) for (x, y), part in zip(corners, (1, 1, 4), strict=True)]
+            write_annotation(tmp_path / note, *boxes)
+            rows = np.arange(1, 9)
+            columns = table[["attention", "prob_tumour"]].to_numpy()[rows]
+            inside.append([roc_auc_score((rows == number) | (rows == number + 2), values) for values in columns.T])
+        lines.append(f"s{number}.svs,s{number},c{number},{label},{note}")
     (tmp_path / "labels.csv").write_text("\n".join(lines))
-    config = EvaluateSlidesConfig(score="bag_probability", resamples=20)
+    config = EvaluateSlidesConfig(resamples=20)
     found = evaluate_slides(tmp_path / "heatmaps", tmp_path / "labels.csv", tmp_path / "out", config)
     expected = roc_auc_score([number % 2 for number in range(6)], scores)
+    assert found.score == "bag_probability"
     assert found.scores["bag_probability"].auroc.value == pytest.approx(expected)
+    assert found.attention is not None
+    assert found.attention.slides == 3
+    of_both = [found.attention.auroc.value, found.attention.probability_auroc.value]
+    assert of_both == pytest.approx(np.mean(inside, axis=0))
+    page = (tmp_path / "out" / "slides.md").read_text()
+    assert f"| attention | {found.attention.auroc} |" in page

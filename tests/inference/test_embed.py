@@ -7,6 +7,7 @@ import shutil
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
+from math import erf
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,10 @@ def test_class_token_beside_the_mean_of_patches(monkeypatch: pytest.MonkeyPatch,
     assert encoder.record.fit == "crop"
 
 
-PARAMETERS = {"uni": 303, "uni2-h": 681, "virchow": 631, "virchow2": 631, "h-optimus-0": 1134, "prov-gigapath": 1134}
+PARAMETERS = {
+    "uni": 303, "uni2-h": 681, "virchow": 631, "virchow2": 631, "h-optimus-0": 1134, "prov-gigapath": 1134,
+    "phikon-v2": 303,
+}  # fmt: skip
 """Millions, as the encoders' pages and papers give them."""
 
 
@@ -159,6 +163,75 @@ def test_known_encoders_are_of_the_published_size(name: str) -> None:
         network: Any = timm.create_model(known.architecture, num_classes=0, **args)
     assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(PARAMETERS[name], abs=1.5)
     assert known.dim == network.num_features * (2 if known.pooling == "token+mean" else 1)
+
+
+SIDE, PATCH, DIM, LAYERS, HEADS = 32, 16, 64, 2, 2
+
+
+def dinov2_weights(random: np.random.Generator) -> dict[str, NDArray[np.float32]]:
+    """Random weights of a small DINOv2 network by transformers' names."""
+    shapes: dict[str, tuple[int, ...]] = {
+        "embeddings.cls_token": (1, 1, DIM), "embeddings.mask_token": (1, DIM),
+        "embeddings.position_embeddings": (1, 1 + (SIDE // PATCH) ** 2, DIM),
+        "embeddings.patch_embeddings.projection.weight": (DIM, 3, PATCH, PATCH),
+        "embeddings.patch_embeddings.projection.bias": (DIM,), "layernorm.weight": (DIM,), "layernorm.bias": (DIM,),
+    }  # fmt: skip
+    wide = {"attention.output.dense": (DIM, DIM), "mlp.fc1": (3 * DIM, DIM), "mlp.fc2": (DIM, 3 * DIM)}
+    wide |= {f"attention.attention.{part}": (DIM, DIM) for part in ("query", "key", "value")}
+    for layer in range(LAYERS):
+        within = f"encoder.layer.{layer}"
+        shapes |= {f"{within}.{name}.weight": shape for name, shape in wide.items()}
+        shapes |= {f"{within}.{name}.bias": shape[:1] for name, shape in wide.items()}
+        shapes |= {f"{within}.norm{n}.{kind}": (DIM,) for n in (1, 2) for kind in ("weight", "bias")}
+        shapes |= {f"{within}.layer_scale{n}.lambda1": (DIM,) for n in (1, 2)}
+    return {name: random.normal(0, 0.2, shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def dinov2_token(w: dict[str, NDArray[np.float32]], pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The class token of normalised pictures (B, 3, S, S), by the formulas of the network."""
+
+    def linear(x: Any, name: str) -> Any:
+        return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+
+    def norm(x: Any, name: str) -> Any:
+        centred = x - x.mean(-1, keepdims=True)
+        return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6) * w[f"{name}.weight"] + w[f"{name}.bias"]
+
+    def heads(x: Any) -> Any:
+        return x.reshape(*x.shape[:2], HEADS, -1).swapaxes(1, 2)
+
+    n, of_patch = SIDE // PATCH, "embeddings.patch_embeddings.projection"
+    patches = pixels.reshape(-1, 3, n, PATCH, n, PATCH).transpose(0, 2, 4, 1, 3, 5).reshape(len(pixels), n * n, -1)
+    x = patches @ w[f"{of_patch}.weight"].reshape(DIM, -1).T + w[f"{of_patch}.bias"]
+    x = np.concatenate([np.tile(w["embeddings.cls_token"], (len(x), 1, 1)), x], 1) + w["embeddings.position_embeddings"]
+    for layer in range(LAYERS):
+        at = f"encoder.layer.{layer}"
+        y = norm(x, f"{at}.norm1")
+        q, k, v = (heads(linear(y, f"{at}.attention.attention.{part}")) for part in ("query", "key", "value"))
+        weights = np.exp(q @ k.swapaxes(-1, -2) / np.sqrt(DIM / HEADS))
+        y = (weights / weights.sum(-1, keepdims=True) @ v).swapaxes(1, 2).reshape(x.shape)
+        x = x + linear(y, f"{at}.attention.output.dense") * w[f"{at}.layer_scale1.lambda1"]
+        y = linear(norm(x, f"{at}.norm2"), f"{at}.mlp.fc1")
+        y = y * (1 + np.vectorize(erf)(y / np.sqrt(2))) / 2
+        x = x + linear(y, f"{at}.mlp.fc2") * w[f"{at}.layer_scale2.lambda1"]
+    return np.asarray(norm(x, "layernorm")[:, 0])
+
+
+def test_a_dinov2_network_by_transformers_names_is_its_formula(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Phikon-v2 is published, on a small network."""
+    known = replace(ENCODERS["phikon-v2"], architecture="test_vit", tile_px=SIDE, input_px=SIDE)
+    monkeypatch.setitem(ENCODERS, "small", replace(known, args={"img_size": SIDE, "init_values": 1.0, "depth": LAYERS}))
+    weights = dinov2_weights(np.random.default_rng(0))
+    path = tmp_path / "model.safetensors"
+    save_file({name: torch.from_numpy(value) for name, value in weights.items()}, path)
+    tiles = some_tiles(3, SIDE)
+    pixels = ((tiles / 255 - known.mean) / known.std).astype(np.float32).transpose(0, 3, 1, 2)
+    encoder = load_encoder(EncoderConfig(encoder="small", weights=str(path)))
+    np.testing.assert_allclose(encoder.encode(tiles), dinov2_token(weights, pixels), atol=1e-4)
+    del weights["encoder.layer.1.mlp.fc2.bias"]
+    save_file({name: torch.from_numpy(value) for name, value in weights.items()}, path)
+    with pytest.raises(ModelError, match=r"model\.safetensors.*layer\.1\.mlp\.fc2\.bias"):
+        load_encoder(EncoderConfig(encoder="small", weights=str(path)))
 
 
 class _Picture(nn.Module):

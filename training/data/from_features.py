@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tiling.stores.features import FeatureStore, feature_path, require_one_encod
 from training.config import BagConfig
 from training.data.from_stores import StoredSlide, chosen_rows, open_slides, require_one_icc, slide_label
 from training.data.preparation import capped, class_index, class_names, prepared
-from training.data.samples import TEXTS, BagPart, Ints, Samples
+from training.data.samples import TEXTS, BagPart, Ints, Samples, Split
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +90,16 @@ def samples_from_features(
         **texts,
     )
     return prepared(samples, config, manifest, to_train=to_train)
+
+
+def with_fewer_tiles(split: Split, tiles: int, seed: int = 0) -> Split:
+    """The same bags of at most so many tiles of each slide; the draw depends on the seed and the slide alone."""
+    config, samples = BagConfig(max_tiles_per_slide=tiles, seed=seed), split.samples
+    bags = tuple(
+        tuple(part._replace(rows=capped(part.rows, part.slide_id, config)) for part in bag) for bag in samples.bags
+    )
+    hashes = tuple(map(_identity, bags))
+    return replace(split, samples=replace(samples, bags=bags, hashes=hashes, whole=samples.hashes))
 
 
 def _part(slide: StoredSlide[FeatureStore], config: BagConfig) -> BagPart:

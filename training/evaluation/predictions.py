@@ -124,7 +124,7 @@ def predict_views(
         pixels = tiles.__getitems__(positions).tiles.numpy()
         for view, probabilities in zip(views, found, strict=True):
             probabilities[positions] = model.predict(view(pixels))[:, order]
-            _require_finite(probabilities[positions], split.slide_id[positions])
+            require_finite(probabilities[positions], split.slide_id[positions])
             report(len(positions))
     positive = split.classes.index(info.positive_class)
     return [predictions_of(split, probabilities, info.threshold, positive) for probabilities in found]
@@ -151,7 +151,8 @@ def prediction_table(splits: Sequence[Split], predicted: Sequence[Mapping[str, P
     return csv_text([*head, *columns], rows)
 
 
-def _require_finite(probabilities: Floats, slide_ids: NDArray[np.str_]) -> None:
+def require_finite(probabilities: Floats, slide_ids: NDArray[np.str_]) -> None:
+    """Raise ModelError, naming the slide, unless all probabilities (n, C) of samples of those slides are finite."""
     broken = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
     if len(broken):
         what = "the model gives no finite probability for a tile of it"

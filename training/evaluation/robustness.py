@@ -1,4 +1,4 @@
-"""The verb: models and labelled tiles -> how well they stand what another scanner or laboratory changes.
+"""The verb: models and labelled tiles, or bags -> how well they stand what another scanner or laboratory changes.
 
 out/stress.json      all figures, published last       out/stress.csv      a row a model, shift and strength
 out/stress.png       the metric against the strength, a plot a shift
@@ -6,7 +6,7 @@ out/stress.png       the metric against the strength, a plot a shift
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise
@@ -26,14 +26,17 @@ from training.evaluation.evaluate import Progress, counter, made_with, require_c
 from training.evaluation.figures import ShiftPanel, shift_curves
 from training.evaluation.metrics import METRIC_NAMES, Floats
 from training.evaluation.perturbations import SHIFTS
-from training.evaluation.predictions import predict_views
+from training.evaluation.predictions import Model, Predictions, View, predict_views
 from training.evaluation.tables import csv_text
-from training.models.classifier import TileModel
 from training.recipes import stress_recipe
 
 Place = tuple[str, float]
 """A shift and its strength; ("", 0) for unshifted tiles."""
 UNSHIFTED: Place = ("", 0.0)
+PredictViews = Callable[
+    [Mapping[str, Model], Split, Sequence[View], Callable[[int], None]], Mapping[str, Sequence[Predictions]]
+]
+"""Models by name, a split, views of its tiles and what is told of each prediction -> by model, predictions a view."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ class StressTest:
     curves: dict[str, dict[str, Curve]]
     """By shift and model."""
     notes: tuple[str, ...]
+    noun: str = "tile"
+    """What was tested: tiles or bags."""
 
     def record(self) -> dict[str, Any]:
         """The content of stress.json."""
@@ -89,7 +94,7 @@ class StressTest:
 
 
 def stress(
-    models: Mapping[str, TileModel],
+    models: Mapping[str, Model],
     split: Split,
     out: Path,
     config: ShiftsConfig | None = None,
@@ -97,6 +102,7 @@ def stress(
     resamples: int = 1000,
     seed: int = 0,
     batch_size: int = 256,
+    predict: PredictViews | None = None,
     progress: Progress | None = None,
 ) -> StressTest:
     """Measure models on the same tiles under each shift, and publish the files listed above as the folder `out`.
@@ -111,6 +117,7 @@ def stress(
         resamples: Bootstrap resamples of the cases, the same for every model, shift and strength.
         seed: Decides the resamples.
         batch_size: Tiles the model sees at once.
+        predict: What predicts shifted samples: of bags `inference.stress_bags`; None: of tiles as they are read.
         progress: Called with (predictions done, predictions in all).
 
     Returns:
@@ -143,10 +150,14 @@ def stress(
     report = counter(progress, len(models) * len(places) * len(split))
     with locked_folder(out):
         require_own(out, "stress.json", "a stress test")
+        views = [partial(SHIFTS[shift], strength=s) if s else lambda tiles: tiles for shift, s in places]
+        each: Mapping[str, Sequence[Predictions]]
+        if predict is None:
+            each = {n: predict_views(m, split, views, batch_size=batch_size, report=report) for n, m in models.items()}
+        else:
+            each = predict(models, split, views, report)
         found: dict[str, dict[Place, Resampled]] = {}
-        for name, model in models.items():
-            views = [partial(SHIFTS[shift], strength=s) if s else lambda tiles: tiles for shift, s in places]
-            predicted = predict_views(model, split, views, batch_size=batch_size, report=report)
+        for name, predicted in each.items():
             metrics = {str(place): of.metrics()[config.metric] for place, of in zip(places, predicted, strict=True)}
             drawn = resampled(metrics, split.case_id, resamples=resamples, seed=seed)
             found[name] = {place: drawn[str(place)] for place in places}
@@ -160,6 +171,7 @@ def stress(
             unshifted={name: interval(*at[UNSHIFTED]) for name, at in found.items()},
             curves={shift: {name: _curve(shift, steps, at) for name, at in found.items()} for shift in shifts},
             notes=notes,
+            noun=split.samples.noun,
         )
         with atomic_folder(out, recipe, made_with=made_with(next(iter(models.values())))) as folder:
             write_file(folder / "stress.png", picture(result, len(split.classes)))
@@ -179,7 +191,7 @@ def picture(result: StressTest, classes: int) -> bytes:
         for shift, of_shift in result.curves.items()
     ]
     chance = 1 / classes if result.metric == "balanced_accuracy" else 0.5
-    title = f"{METRIC_NAMES[result.metric]} on {result.tiles:,} tiles of {result.cases} cases, shifted"
+    title = f"{METRIC_NAMES[result.metric]} on {result.tiles:,} {result.noun}s of {result.cases} cases, shifted"
     return shift_curves(panels, result.metric, chance, title)
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from tiling.core.errors import ConfigError, ModelError
 from training.models.backbone_args import refused_args
+from training.models.dinov2_names import timm_state
 from training.models.tensor_file import UNREADABLE, load_tensors
 
 if TYPE_CHECKING:
@@ -142,7 +143,8 @@ def load_weights(classifier: TileClassifier, backbone: str, weights: str) -> str
 
     `weights` is one of these, a file's path, or "auto": those of an hf-hub: backbone, else packaged ones if there are
     any. The head is left random if it is for another number of classes. Files are .safetensors, or .pth read without
-    unpickling anything but tensors; names are timm's. Raises ConfigError, or ModelError for weights that do not fit.
+    unpickling anything but tensors; names are timm's, or transformers' of a DINOv2 network. Raises ConfigError, or
+    ModelError for weights that do not fit.
     """
     if weights == "auto" and backbone.startswith(HUB):
         weights = backbone
@@ -191,7 +193,7 @@ def _read_weights(path: Path) -> State:
 def _fill(network: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
     """Copy the state into the network; only the head may lack, or be of another size."""
     heads = head_names(network)
-    own = network.state_dict()
+    own, state = network.state_dict(), timm_state(state, where)
     fitting = {
         name: tensor
         for name, tensor in state.items()
