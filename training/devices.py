@@ -24,9 +24,17 @@ if TYPE_CHECKING:
 
 def device_of(config: LearningConfig) -> torch.device:
     """The device of a training. Raises ConfigError for a GPU that is not there."""
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device", "there is no GPU that torch can use", "use --device cpu or auto")
-    return torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(config.device, True):
+        raise ConfigError("device", f"there is no GPU ({config.device}) that torch can use", "use --device cpu or auto")
+    if config.device == "auto":
+        return torch.device("cuda" if there["cuda"] else "cpu")
+    return torch.device(config.device)
+
+
+def exact(device: torch.device) -> torch.dtype:
+    """The numbers in which a device adds up: float64, or float32 where it has none."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def precision_of(config: LearningConfig) -> Any:

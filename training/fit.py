@@ -38,7 +38,7 @@ from training.data.dataset import Batch
 from training.data.loaders import TrainBatches, eval_loader, train_loader
 from training.data.preparation import positive_class
 from training.data.samples import Split
-from training.devices import from_first, gathered, total
+from training.devices import exact, from_first, gathered, total
 from training.evaluation.metrics import auroc, fit_temperature, log_loss, softmax
 from training.logs import write_history
 from training.losses import SpectralDecouplingLoss, balanced_weights, l2_penalty
@@ -107,7 +107,7 @@ class Training:
         self.steps = len(batches) * config.epochs
         self.warmup = round(config.warmup * self.steps)
         self.progress = Progress()
-        self.sums = torch.zeros(len(TERMS), dtype=torch.float64, device=fabric.device)
+        self.sums = torch.zeros(len(TERMS), dtype=exact(fabric.device), device=fabric.device)
         self.saved_at = time.monotonic()
         if (state := checkpoints.load()) is not None:
             self._restore(state)
@@ -165,7 +165,7 @@ class Training:
             self._save_if_due()
 
     def _step(self, batch: Batch) -> Tensor:
-        """One step on this process's share of a batch; returns its sums of the logged terms, float64.
+        """One step on this process's share of a batch; returns its sums of the logged terms, `exact`.
 
         Raises ModelError before the update if a logit or a gradient is not finite.
         """
@@ -186,7 +186,7 @@ class Training:
                 self.fabric.backward(terms.total * share if share != 1 else terms.total)
             squares = logits.detach().float().square().sum(dim=1)
             overlarge.append(~squares.isfinite())
-            sums += torch.stack([*(term.detach() for term in terms), squares.mean()]).double() * len(part.labels)
+            sums += torch.stack([*(term.detach() for term in terms), squares.mean()]).to(sums.dtype) * len(part.labels)
         norm = clip_gradients(self.parameters, self.config.clip_norm)
         self._refuse_non_finite(sums[0], norm, batch, torch.cat(overlarge))
         rate = self.config.learning_rate * rate_at(self.progress.step, self.steps, self.warmup)
@@ -208,7 +208,7 @@ class Training:
 
     def _refuse_non_finite(self, loss: Tensor, norm: Tensor, batch: Batch, overlarge: Tensor) -> None:
         """Raise ModelError, on all processes, if the loss or the gradient of any is not finite; nothing was updated."""
-        broken = total(self.fabric, torch.stack([~loss.isfinite(), ~norm.isfinite()]).double())
+        broken = total(self.fabric, torch.stack([~loss.isfinite(), ~norm.isfinite()]).float())
         if not broken.any():
             return
         wrong_loss = bool(broken[0])

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import sys
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.process import BaseProcess
 from queue import LifoQueue
 from typing import Any, Final
 
@@ -31,7 +32,7 @@ _OPEN_SLIDES: Final = 16
 
 @dataclass(frozen=True)
 class _Worker:
-    process: ForkServerProcess
+    process: BaseProcess
     connection: Connection
 
 
@@ -39,8 +40,9 @@ class Workers:
     """As many processes as cores, which draw slides; begun when one is opened. Thread-safe."""
 
     def __init__(self, count: int | None = None) -> None:
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["__main__", SlidePicture.__module__])
+        self._context: Any = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
+        if sys.platform != "win32":
+            self._context.set_forkserver_preload(["__main__", SlidePicture.__module__])
         self._idle: LifoQueue[_Worker | None] = LifoQueue()
         for _ in range(count or usable_cores()):
             self._idle.put(None)

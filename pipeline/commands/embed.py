@@ -47,7 +47,7 @@ def embed(
         typer.Option(help="Embed only within its polygons: GeoJSON or ASAP XML; or a folder of <slide_id>.geojson."),
     ] = None,
     batch_size: Annotated[str, typer.Option(help="Tiles the model sees at once; halved if they do not fit.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     cluster: ClusterOption = None,
     cluster_config: ClusterConfigFile = None,
     worker_memory: WorkerMemory = None,

@@ -62,7 +62,7 @@ def heatmap(
         str | None, typer.Option(help="Of a model of bags: the weights of its encoder, if none are packaged.")
     ] = None,
     batch_size: Annotated[str, typer.Option(help="Tiles the model sees at once; halved if they do not fit.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     cluster: ClusterOption = None,
     cluster_config: ClusterConfigFile = None,
     worker_memory: WorkerMemory = None,

@@ -122,7 +122,7 @@ def explain_all(
         model: The folder of the model of bags.
         encoder: What embeds slides and tile stores; refused unless it is the model's.
         out: A folder to be made when model and encoder are known to fit.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda or mps.
         cluster: Where it is done; None: on this machine.
 
     Returns:
@@ -164,7 +164,7 @@ def bag_heatmap_all(
         outputs: Which further files are written.
         part: The share of the slides that is done here, where several jobs share them.
         overwrite: Replace results made otherwise, or damaged ones.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda or mps.
         cluster: Where it is done; None: on this machine.
 
     Returns:

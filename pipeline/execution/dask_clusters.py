@@ -23,6 +23,7 @@ from typing import Any
 from pipeline.execution.dask_config import ClusterConfig
 from pipeline.execution.pool import default_workers
 from tiling.core.errors import ClusterError, ConfigError
+from tiling.core.signals import SENT_TO_ALL
 
 try:
     from distributed import Client, Nanny, Scheduler, SpecCluster
@@ -256,7 +257,7 @@ def _last_words(text: str) -> str:
 
 def dask_setup(worker: object) -> None:
     """Called by Dask as a worker of this machine starts: a Ctrl-C at the terminal is for the first process alone."""
-    for number in (signal.SIGINT, signal.SIGUSR1):
+    for number in SENT_TO_ALL:
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -99,7 +99,7 @@ def embed_all(
         roi: The region of interest of a single slide, or a folder of those of each.
         part: The share of the slides that is done here, where several jobs share them.
         overwrite: Replace features made otherwise, or damaged ones.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda or mps.
         cluster: Where it is done; None: on this machine.
 
     Returns:

@@ -72,7 +72,7 @@ def heatmap_job_elsewhere(
         job: The slide or store.
         progress: Called with (tiles done, tiles in all).
         models: The folders of one model or several.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda or mps.
 
     Returns:
         What became of the slide.
@@ -100,7 +100,7 @@ def try_models(models: tuple[Path, ...], device: str, config: PredictConfig | No
 def load_models(folders: Sequence[Path], device: str = "auto") -> TileModel | Ensemble:
     """A model, or several as an ensemble, from their folders; loaded once in each process.
 
-    Raises ModelError, and ConfigError for a device (auto, cpu or cuda) that is not there.
+    Raises ModelError, and ConfigError for a device (auto, cpu, cuda or mps) that is not there.
     """
     places = tuple(Path(folder).absolute() for folder in folders)
     return _loaded(places, tuple(map(commit_of, places)), device)
@@ -156,7 +156,7 @@ def predict_all(
         jobs: The slides or stores.
         models: A loaded model, for this process alone; or the folders of models, which each process loads for itself.
         out: A folder to be made when the models are known to fit.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda or mps.
         cluster: Where it is done; None: on this machine.
 
     Returns:
@@ -216,7 +216,7 @@ def run_on_devices(
         task: What is done for a job; each process loads the network for itself.
         jobs: The slides or stores.
         title: What the progress is called.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda or mps.
         cluster: Where it is done; None: on this machine.
         first: Loads the network, and raises what is refused before any slide.
 
@@ -262,7 +262,7 @@ def heatmap_all(
         outputs: Which further files are written.
         part: The share of the slides that is done here, where several jobs share them.
         overwrite: Replace results made otherwise, or damaged ones.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda or mps.
         cluster: Where it is done; None: on this machine.
 
     Returns:

@@ -12,6 +12,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,7 +30,7 @@ from pipeline.console import LogFormat, log_settings, note, start_logging
 from pipeline.execution.dask_config import ClusterConfig
 from pipeline.meter import Meter, meter
 from tiling.core.errors import SlideError, SpecslideError, StoppedError
-from tiling.core.signals import STOPPING, Stop, end_with_parent, listening
+from tiling.core.signals import SENT_TO_ALL, STOPPING, Stop, end_with_parent, listening
 from tiling.core.threads import usable_cores
 from tiling.slides.files import slide_files
 
@@ -326,6 +327,8 @@ def _start_tracker() -> None:
     """Start the tracker of multiprocessing's semaphores deaf to SIGUSR1: srun sends it to every process, the tracker
     would die of it, and its successor would print a traceback for each semaphore.
     """
+    if sys.platform == "win32":
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])  # inherited by what is started now
     try:
         resource_tracker.ensure_running()
@@ -341,7 +344,7 @@ def _start_worker(
     start_logging(*logged)
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # see specslide.main
     end_with_parent()  # or it would hold its slide's lock against the run that comes next
-    for number in (signal.SIGINT, signal.SIGUSR1):  # a terminal and srun send them to all; the parent decides
+    for number in SENT_TO_ALL:
         signal.signal(number, signal.SIG_IGN)
     if free_devices is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = free_devices.get()

@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tiling.core.files import output_error
+from tiling.core.platforms import pread
 
 LEDGER = "ledger.jsonl"
 
@@ -101,7 +102,7 @@ def append(
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             size = os.fstat(fd).st_size
-            torn = size > 0 and os.pread(fd, 1, size - 1) != b"\n"  # by a kill: what follows begins a line of its own
+            torn = size > 0 and pread(fd, 1, size - 1) != b"\n"  # by a kill: what follows begins a line of its own
             os.write(fd, b"\n" + line if torn else line)
         finally:
             os.close(fd)

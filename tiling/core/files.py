@@ -7,12 +7,12 @@ operating system with the process that holds it. Folders: tiling.core.artefact.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import stat
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from tiling.core.errors import OutputError
+from tiling.core.platforms import NO_LINKS, lock_file
 
 log = logging.getLogger(__name__)
 
 FEATURES = ".features.zarr"
 """What names of feature stores end in."""
 _BLOCK_BYTES = 1 << 20
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_LINKS
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}  # some Lustre, NFS and FUSE mounts
 
 
@@ -132,7 +133,7 @@ def locked(final: Path, *, wait: bool = False) -> Iterator[None]:
     A second job is refused with OutputError, or with `wait` has its turn when the first is done.
     """
     lock = _lock_of(final)
-    fd = _lock(lock, final, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fd = _lock(lock, final, wait=wait)
     try:
         yield
     finally:
@@ -144,11 +145,11 @@ def locked(final: Path, *, wait: bool = False) -> Iterator[None]:
 def is_locked(final: Path) -> bool:
     """Whether a living process holds the lock of `final`; false where that cannot be known."""
     try:
-        fd = os.open(_lock_of(final), os.O_RDONLY | os.O_NOFOLLOW)
+        fd = os.open(_lock_of(final), os.O_RDONLY | NO_LINKS)
     except OSError:
         return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that ask do not see each other
+        lock_file(fd, shared=True)  # so that two that ask do not see each other
     except OSError as error:
         return isinstance(error, BlockingIOError)
     finally:
@@ -171,7 +172,12 @@ def output_error(path: Path, error: OSError) -> OutputError:
 
 def sync(path: Path) -> None:
     """Let what was written to a file or folder reach the disk. Raises OSError."""
-    fd = os.open(path, os.O_RDONLY)
+    if sys.platform == "win32":
+        if path.is_dir():  # which Windows sees to itself
+            return
+        fd = os.open(path, os.O_RDWR)
+    else:
+        fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
     finally:
@@ -182,16 +188,16 @@ def _lock_of(final: Path) -> Path:
     return final.with_name(f".{final.name}.lock")
 
 
-def _lock(lock: Path, final: Path, how: int) -> int:
+def _lock(lock: Path, final: Path, *, wait: bool) -> int:
     """Open and lock the lock file; returns its descriptor."""
     while True:
         try:
             lock.parent.mkdir(parents=True, exist_ok=True)
-            fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+            fd = os.open(lock, os.O_RDWR | os.O_CREAT | NO_LINKS, 0o644)
         except OSError as error:
             raise output_error(final, error) from error
         try:
-            fcntl.flock(fd, how)
+            lock_file(fd, wait=wait)
             if os.fstat(fd).st_ino == lock.stat().st_ino:
                 return fd
         except FileNotFoundError:  # its last holder unlinked it after we opened it: try again

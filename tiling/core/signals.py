@@ -13,8 +13,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-STOPPING = (signal.SIGTERM, signal.SIGUSR1)
+from tiling.core.platforms import OF_SLURM
+
+STOPPING = (signal.SIGTERM, *OF_SLURM)
 """What Slurm sends before it ends a job (`--signal=USR1@60`), and what everybody else sends."""
+SENT_TO_ALL = (signal.SIGINT, *OF_SLURM)
+"""What a terminal and srun send to every process, where the first one alone decides."""
 
 _NOBODY = (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler, None)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,6 +15,7 @@ from tifffile import COMPRESSION, EXTRASAMPLE, FILLORDER
 
 from tiling.core.arrays import AnyArray, UInt8Array
 from tiling.core.errors import SlideError
+from tiling.core.platforms import pread
 from tiling.core.tiff import DAMAGE, open_tiff
 from tiling.grid import Bounds
 from tiling.slides.colour import profile_of
@@ -131,7 +131,7 @@ class TifffileReader:
 
 def _stored(file: BinaryIO, offset: int, size: int) -> bytes:
     """Bytes of a file, wherever else it is read. Raises OSError, ValueError if they are not all there."""
-    data = os.pread(file.fileno(), size, offset)
+    data = pread(file.fileno(), size, offset)
     if len(data) < size:
         raise ValueError("the file ends too early")
     return data

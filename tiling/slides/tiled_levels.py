@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from tiling.core.arrays import UInt8Array
 from tiling.core.errors import SlideError
+from tiling.core.platforms import pread
 from tiling.slides.jpeg_stream import NotUnderstoodError, ScaleDenom
 from tiling.slides.tile_cache import TileCache
 from tiling.slides.tile_coding import Coding
@@ -129,7 +130,7 @@ class TiledLevels:
         self._fds: list[int] = []
         try:
             for file in files:
-                self._fds.append(os.open(file, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)))
+                self._fds.append(os.open(file, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)))
             self._bytes = [os.fstat(fd).st_size for fd in self._fds]
         except OSError:
             self.close()
@@ -230,7 +231,7 @@ class TiledLevels:
             if count and (offset < 0 or not 0 < count <= longest or offset + count > self._bytes[file]):
                 raise BadTileError(self._path, level, column, row, "it lies beyond the end of the file or is too long")
             try:
-                pieces += [os.pread(self._fds[file], count, offset)] if count else []
+                pieces += [pread(self._fds[file], count, offset)] if count else []
             except OSError as error:
                 fix = "check the disk or the network"
                 raise SlideError(self._path, f"cannot be read ({error.strerror})", fix) from error

@@ -6,15 +6,12 @@ chunk as little-endian uint64, and a crc32c of the index (zarr v3 `sharding_inde
 
 from __future__ import annotations
 
-import ctypes
-import mmap
-import os
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import google_crc32c
 import numpy as np
@@ -22,6 +19,7 @@ from numpy.typing import NDArray
 
 from tiling.core.arrays import UInt8Array
 from tiling.core.errors import StoreError
+from tiling.core.platforms import MappedFile
 
 Decode = Callable[[UInt8Array, UInt8Array], object]
 """Decodes a chunk's bytes (n,) into a tile uint8 (...). Raises ValueError if they do not fit."""
@@ -114,7 +112,7 @@ class ShardReader:
 
     def _map(self, number: int) -> _Shard:
         try:
-            data = np.asarray(_MappedFile(shard_path(self._folder, number)))
+            data = np.asarray(MappedFile(shard_path(self._folder, number)))
         except OSError as error:
             raise self._damaged(number, error.strerror or "it cannot be read") from error
         tail = data[-(16 * self._per_shard + CHECKSUM_BYTES) :]
@@ -144,27 +142,3 @@ def _forget_oldest(reader: ShardReader, number: int) -> None:
         owner, oldest = _recent.popleft()
         if (old := owner()) is not None:
             old._mapped.pop(oldest, None)  # unmapped when its last view is gone
-
-
-# mmap.mmap keeps a file descriptor for every mapping (until Python 3.13's `trackfd`); the system call needs none.
-_libc: Any = ctypes.CDLL(None, use_errno=True)
-_libc.mmap.restype = ctypes.c_void_p
-_libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64)
-_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
-_MAP_FAILED = ctypes.c_void_p(-1).value
-
-
-class _MappedFile:
-    """A file's bytes in memory, read-only; `numpy.asarray` gives the view that keeps them there. Raises OSError."""
-
-    def __init__(self, path: Path) -> None:
-        fd = os.open(path, os.O_RDONLY)
-        try:
-            size = os.fstat(fd).st_size
-            address = _libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
-            if address == _MAP_FAILED:  # an empty file is EINVAL, a folder ENODEV
-                raise OSError(ctypes.get_errno(), "it is empty" if size == 0 else os.strerror(ctypes.get_errno()))
-        finally:
-            os.close(fd)
-        weakref.finalize(self, _libc.munmap, address, size).atexit = False
-        self.__array_interface__ = {"version": 3, "shape": (size,), "typestr": "|u1", "data": (address, True)}

@@ -133,7 +133,7 @@ class Study:
 
     @property
     def device(self) -> str:
-        """The device that computes heatmaps: auto, cpu or cuda; ONNX Runtime computes on the CPU."""
+        """The device that computes heatmaps: auto, cpu, cuda or mps; ONNX Runtime computes on the CPU."""
         return "cpu" if self.config.heatmap.backend == "onnx" else self.config.train.device
 
     def place(self) -> torch.device:
