@@ -234,6 +234,14 @@ def _make_images(folder: Path) -> None:
     (folder / "mutant.csv").write_text("\n".join(lines) + "\n")
 
 
+def _make_radiograph(folder: Path) -> None:
+    from tests.training.data.test_radiographs import CURVE, grey, table, write
+
+    folder.mkdir()
+    more: dict[str, Any] = {"RescaleSlope": 1, "RescaleIntercept": -24, "VOILUTSequence": table(-24, CURVE, 12)}
+    write(folder / "mutant.dcm", grey(12, shape=(8, 8)), 12, PixelSpacing=[0.1, 0.1], PixelPaddingValue=9, **more)
+
+
 def _make_packed(ending: str) -> Callable[[Path], None]:
     def make(folder: Path) -> None:
         from tests.training.data.test_import_pictures import hub_parquet, picture, web_tar
@@ -370,6 +378,13 @@ def _read_images(folder: Path) -> None:
     assert len(samples.classes) > 1
 
 
+def _read_radiograph(folder: Path) -> None:
+    from training.data.radiographs import dicom_size, is_dicom, read_dicom
+
+    path = folder / "mutant.dcm"
+    assert not is_dicom(path) or read_dicom(path).shape == dicom_size(path)[::-1]
+
+
 def _read_packed(folder: Path) -> None:
     from training.data.import_pictures import packed_pictures, picture_ending
 
@@ -468,6 +483,7 @@ KINDS: dict[str, Kind] = {
     "manifest.csv": Kind(_text("manifest.csv", MANIFEST), change_file, _read_manifest),
     "manifest.parquet": Kind(_make_parquet, change_file, _read_manifest),
     "images.csv": Kind(_make_images, change_file, _read_images),
+    "radiograph.dcm": Kind(_make_radiograph, change_file, _read_radiograph),
     "pictures.tar": Kind(_make_packed("tar"), change_file, _read_packed),
     "pictures.parquet": Kind(_make_packed("parquet"), change_file, _read_packed),
     **{

@@ -19,6 +19,7 @@ from tiling import TileStore
 from tiling.core.errors import InputError
 from tiling.core.threads import usable_cores
 from training.data.bags import BagDraw, BagReader
+from training.data.radiographs import is_dicom, read_dicom, used_bits
 from training.data.samples import Samples, Split
 
 Ints = NDArray[np.int64]
@@ -88,14 +89,18 @@ def loader_workers(workers: int | None, device: str, processes: int = 1) -> int:
 def read_image(path: Path, side: int, fit: Literal["stretch", "pad", "crop"] = "stretch") -> Pixels:
     """A picture file as RGB uint8 (side, side, 3); grey ones get three equal channels.
 
-    Of 16-bit ones the upper eight of the bits in use count: 10, 12, 14 or 16, whichever hold the brightest value.
-    Made a square by `fit`, see `TrainConfig`; shrunk by area, enlarged linearly. Raises InputError.
+    Of 16-bit ones the upper eight of the bits in use count: 10, 12, 14 or 16, whichever hold the brightest value. For
+    DICOM see training.data.radiographs. Made a square by `fit`, see `TrainConfig`; shrunk by area, enlarged linearly.
+    Raises InputError; ConfigError for DICOM without pydicom.
     """
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH)
+    if is_dicom(path):
+        picture: Any = np.repeat(read_dicom(path)[..., None], 3, axis=2)
+    else:
+        picture = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH)
     if picture is None:
-        raise InputError(path, "cannot be read as a picture", "pass PNG or JPEG files")
+        raise InputError(path, "cannot be read as a picture", "pass PNG, JPEG, TIFF or DICOM files")
     if picture.dtype == np.uint16:
-        bits = next(bits for bits in (10, 12, 14, 16) if picture.max() < 2**bits)
+        bits = used_bits(int(picture.max()))
         picture = np.right_shift(picture.astype(np.uint16), bits - 8).astype(np.uint8)
     if picture.dtype != np.uint8:
         raise InputError(path, f"has pixels of {picture.dtype}", "pass pictures of 8 or 16 bits a channel")

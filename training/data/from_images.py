@@ -18,6 +18,7 @@ from tiling.core.files import sha256_file
 from tiling.manifest import read_table
 from training.config import TrainConfig
 from training.data.preparation import NO_LABEL, capped, class_index, class_names, is_missing, prepared
+from training.data.radiographs import ENDINGS, dicom_size, is_dicom
 from training.data.samples import TEXTS, Samples
 from training.data.splits import SPLIT_NAMES
 
@@ -111,7 +112,7 @@ NAMES = {
 }
 """What the columns of an image table are called by others, ours first; case does not matter."""
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
-_PICTURES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
+_PICTURES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", *ENDINGS})
 
 
 def folder_rows(folder: Path) -> dict[int, dict[str, str]]:
@@ -171,6 +172,8 @@ def _image_row(number: int, raw: Mapping[str, str], index: Path, folder: Path, c
 
 def _image_size(path: Path, where: str) -> tuple[int, int]:
     """Width and height of a picture, pixels, from its header alone."""
+    if is_dicom(path):
+        return dicom_size(path)
     try:
         with PIL.Image.open(path) as picture:
             return picture.size
