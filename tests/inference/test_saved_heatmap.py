@@ -80,6 +80,11 @@ def test_the_picture_shows_each_tile_in_its_place(things: dict[str, Tabular]) ->
     assert np.isfinite(shown).sum() == len(thing)
     heatmap = things["heatmap"]
     assert heatmap.plot().images[-1].get_clim() == (0, 1)
+    below, above = heatmap.plot(over=thing).images
+    assert below.get_extent() == slide.get_extent()
+    assert above.get_extent() == heat.get_extent()
+    with pytest.raises(ConfigError, match="another slide"):
+        heatmap.plot(over=things["features"])
     with pytest.raises(ConfigError, match="prob_tumour"):
         heatmap.plot("p")
 

@@ -103,26 +103,32 @@ class Tabular(ABC):
             images=images, shapes={"tiles": sd.models.ShapesModel.parse(shapes)}, tables={"table": table}
         )
 
-    def plot(self, column: str | None = None, *, ax: Any = None, alpha: float = 0.6) -> Any:
+    def plot(
+        self, column: str | None = None, *, ax: Any = None, alpha: float = 0.6, over: Tabular | None = None
+    ) -> Any:
         """Draw a column of the tiles over the slide in small.
 
         Args:
             column: Its name; None: probability of the shown class, or tissue.
             ax: matplotlib's axes; None: new ones.
             alpha: Opacity of the tiles, from 0 to 1.
+            over: Whose slide in small it is drawn over, as a store's under a heatmap; None: its own, if it has one.
 
         Returns:
             The axes, in level-0 pixels.
 
         Raises:
-            ConfigError: For a column that there is not.
+            ConfigError: For a column that there is not, and for the picture of another slide.
         """
         name = column or self._shown()
         if name not in self.tiles.columns:
             raise ConfigError("column", f"there is no {name!r}", f"use one of {', '.join(self.tiles.columns)}")
+        under = self if over is None else over
+        if under.slide.sha256 != self.slide.sha256:
+            raise ConfigError("over", f"is of another slide, {under.slide.slide_id}", "pass a store of this one")
         if ax is None:
             _, ax = importlib.import_module("matplotlib.pyplot").subplots()
-        if (picture := self._picture()) is not None:
+        if (picture := under._picture()) is not None:
             ax.imshow(picture.values, extent=_extent(picture))
         drawn = _cells(self.tiles, self.tiles.columns[name])
         top = {"vmin": 0, "vmax": 1} if name == "tissue" or name.startswith(("prob_", "annotation/")) else {}
