@@ -137,7 +137,7 @@ def _parametric_map(hd: Any, heatmap: Heatmap, values: Float32Array, common: dic
         voi_lut_transformations=[hd.VOILUTTransformation(window_center=0.5, window_width=1.0)],
         content_label="PROBABILITY", **common,
     )  # fmt: skip
-    made.FloatPixelPaddingValue = float("nan")
+    made.FloatPixelPaddingValue = made.FloatPixelPaddingRangeLimit = float("nan")
     return made
 
 

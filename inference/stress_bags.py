@@ -18,7 +18,7 @@ from inference.embed import demand_of, sized
 from inference.encoders import TileEncoder
 from inference.readahead import Batch
 from tiling import Slide, TileStore
-from tiling.core.arrays import Float32Array
+from tiling.core.arrays import Float32Array, Icc
 from tiling.core.errors import StoreError
 from tiling.core.threads import read_ahead
 from tiling.grid import Tiles
@@ -98,7 +98,7 @@ class ShiftedBags:
             np.arange(start, min(start + demand.batch_size, len(tiles)))
             for start in range(0, len(tiles), demand.batch_size)
         ]
-        with self._pixels(part.slide_id, tiles) as read:
+        with self._pixels(part.slide_id, tiles, store.icc) as read:
             tasks = (partial(read, rows) for rows in wanted)
             with closing(read_ahead(tasks, demand.readers, demand.readers + _READ_AHEAD)) as batches:
                 for rows, pixels in batches:
@@ -110,15 +110,15 @@ class ShiftedBags:
         return [np.concatenate(of_view) for of_view in made]
 
     @contextmanager
-    def _pixels(self, slide_id: str, tiles: Tiles) -> Iterator[Callable[[Rows], Batch]]:
-        """What reads the pixels of some of a slide's tiles, by their indices."""
+    def _pixels(self, slide_id: str, tiles: Tiles, icc: Icc) -> Iterator[Callable[[Rows], Batch]]:
+        """What reads the pixels of some of a slide's tiles, by their indices, in the colours that were embedded."""
         if self.stores is not None:
             store = TileStore(self.stores / f"{slide_id}.zarr")
             rows_of = _rows_of(store, tiles)
             yield lambda rows: (rows, store.read(rows_of[rows]))
             return
         row = self.slides[slide_id]
-        with Slide(row.slide_path, mpp=row.mpp) as slide:
+        with Slide(row.slide_path, mpp=row.mpp, icc=icc) as slide:
             yield lambda rows: (rows, np.stack([tile for _, tile in read_tiles(slide, tiles.only(rows), max_bad=0.0)]))
 
 

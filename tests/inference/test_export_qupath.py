@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -89,8 +90,9 @@ println groovy.json.JsonOutput.toJson(project.imageList.collectEntries { entry -
 @pytest.mark.nightly
 def test_the_script_loads_each_image_s_objects_once(slide: Path, model: TileModel, tmp_path: Path) -> None:
     """With Groovy and stand-ins for QuPath's classes; QuPath itself is not at hand."""
-    if shutil.which("groovy") is None:
-        pytest.skip("lacks groovy, as Debian's package of that name has it")
+    java = shutil.which("java")
+    if java is None or shutil.which("groovy") is None:
+        pytest.skip("lacks groovy or java, as Debian's packages of those names have them")
     outputs = OutputConfig(formats=("geojson",))
     made = [make_heatmap(slide, model, tmp_path, slide_id=name, outputs=outputs).folder for name in ("a", "ab")]
     script = export_qupath(made, tmp_path / 'qu"pa$th')[-1]
@@ -99,7 +101,8 @@ def test_the_script_loads_each_image_s_objects_once(slide: Path, model: TileMode
     (tmp_path / "project.groovy").write_text(PROJECT)
     images = ["a.svs", "ab", "a - 2.svs", "other.svs"]
     words = ["groovy", "-cp", str(tmp_path / "stubs"), str(tmp_path / "project.groovy"), str(script), *images]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    home = os.environ | {"JAVA_HOME": str(Path(java).resolve().parents[1])}
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env=home)
     loaded = json.loads(done.stdout.splitlines()[-1])
     ids = {
         folder.name: [
