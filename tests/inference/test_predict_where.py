@@ -29,7 +29,7 @@ class Redness:
 
     info = SimpleNamespace(
         classes=("no", "yes"), positive=1, threshold=0.5, mpp=0.5, tile_px=32, input_px=32, backbone="none",
-        hashes={"weights.safetensors": "0"}, limits="",
+        hashes={"weights.safetensors": "0"}, limits="", icc="none", warn_of_colours=lambda icc, path: None,
     )  # fmt: skip
     sha256 = "0"
     device = torch.device("cpu")

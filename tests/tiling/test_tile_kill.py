@@ -123,7 +123,7 @@ def test_killed_at_any_time(small_slide: Path, tmp_path: Path, file_hashes: File
         store = out / "small.zarr"
         assert not store.exists() or verify_store(store) == [], "under its final name a store is complete"
     assert hits >= kills / 2
-    assert mid_write >= kills / 4
+    assert mid_write >= kills // 10, "of many; the calls of a few are chosen in the test below"
     finish(small_slide, out, mode)
     assert file_hashes(out) == expected
 
