@@ -114,6 +114,9 @@ class ShiftedBags:
         """What reads the pixels of some of a slide's tiles, by their indices, in the colours that were embedded."""
         if self.stores is not None:
             store = TileStore(self.stores / f"{slide_id}.zarr")
+            if store.icc != icc:
+                what = f"holds pixels made with --icc {store.icc}, its features were made with --icc {icc}"
+                raise StoreError(store.path, what, "pass the stores that were embedded, or leave them out")
             rows_of = _rows_of(store, tiles)
             yield lambda rows: (rows, store.read(rows_of[rows]))
             return

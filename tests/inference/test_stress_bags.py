@@ -98,9 +98,10 @@ def test_pixels_of_others_are_refused(place: Path, tmp_path: Path) -> None:
     rows = slides_of(place)
     with pytest.raises(StoreError, match=r"s0\.features\.zarr"):
         ShiftedBags(encoder, rows | {"s0": rows["s1"]})(model, split, VIEWS, print)
-    tile_slide(place / "s0.tif", tmp_path, TilingConfig(mpp=1, tile_px=32))
-    with pytest.raises(StoreError, match=r"s0\.zarr"):
-        ShiftedBags(encoder, {}, tmp_path)(model, split, VIEWS, print)
+    for name, other in (("scale", {"mpp": 1.0}), ("colours", {"mpp": 0.5, "codec": "lossless", "icc": "srgb"})):
+        tile_slide(place / "s0.tif", tmp_path / name, TilingConfig.model_validate({"tile_px": 32, **other}))
+        with pytest.raises(StoreError, match=r"s0\.zarr.*--icc" if name == "colours" else r"s0\.zarr"):
+            ShiftedBags(encoder, {}, tmp_path / name)(model, split, VIEWS, print)
 
 
 def test_fewer_tiles_are_a_draw_by_the_seed(place: Path) -> None:

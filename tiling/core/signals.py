@@ -1,4 +1,4 @@
-"""The wish to stop: signals are remembered, the work asks when it can, workers end with who began them.
+"""The wish to stop: signals are remembered, the work asks when it can, and workers end when their parent does.
 
 Knows nothing of the work.
 """
@@ -59,7 +59,7 @@ def listening(signals: Iterable[signal.Signals] = STOPPING) -> Iterator[Stop]:
 
 
 def end_with_parent() -> None:
-    """End this process of multiprocessing as soon as its parent has died, however that came."""
+    """End this worker process as soon as its parent process has died, for whatever reason; returns at once."""
     parent = multiprocessing.parent_process()
 
     def wait() -> None:
