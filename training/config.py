@@ -121,7 +121,7 @@ class LearningConfig(BaseModel):
     loggers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
     """Where the log goes beside log/metrics.csv; each is an extra to install, and works offline."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """"auto": a GPU of CUDA if there is one, else the CPU; "mps": the GPU of an Apple computer, which nobody tried."""
+    """"auto": a GPU of CUDA if there is one, else the CPU; "mps": the GPU of an Apple computer, untested."""
     precision: Literal["auto", "32", "bf16"] = "auto"
     """Mixed precision: "bf16", "32" for none, or "auto": bf16 on a GPU that supports it, else 32 bits."""
     bootstrap_resamples: int = Field(1000, ge=0, le=100_000)

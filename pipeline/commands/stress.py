@@ -24,24 +24,24 @@ if TYPE_CHECKING:
 
 
 class BagPixels(BaseModel):
-    """Where the pixels of bags' tiles are, to be shifted, and what embeds them again."""
+    """Where to read the pixels of tiles that have features, and the encoder of the tiles once they are shifted."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     pixels: Path | None = None
-    """Of models of bags: folder of the tile stores that were embedded. None: the manifest's slides are read."""
+    """For models of bags: folder of tile stores to read pixels from. None: they are read from the slides."""
     bag_tiles: int | None = Field(None, ge=1)
-    """Of models of bags: at most so many tiles of a slide, drawn by the seed. None: all."""
+    """For models of bags: maximum number of tiles per slide, drawn at random by the seed. None: all."""
     encoder: str | None = None
-    """Of models of bags: their encoder's folder or file, if a name does not give it."""
+    """For models of bags: their encoder's model folder or file. None: the encoder is loaded by its name."""
     weights: str | None = None
-    """Of models of bags: the weights of their encoder, if none are packaged."""
+    """For models of bags: file of their encoder's weights. None: the packaged weights."""
 
     def require_bags(self) -> None:
         """Raise ConfigError if something was given, which is for bags alone."""
         for name, value in self:
             if value is not None:
-                raise ConfigError(name, "is for models of bags", "pass it with --bags, or leave it out")
+                raise ConfigError(name, "is an option for models of bags", "pass it with --bags, or leave it out")
 
     def fewer(self, split: Split, seed: int) -> Split:
         """The bags, of as many tiles as are asked for."""
@@ -76,8 +76,8 @@ def stress(
 ) -> None:
     """How well models withstand what another scanner or laboratory changes: a metric against each shift's strength.
 
-    DIR gets stress.json, stress.csv and stress.png: curves with intervals over cases, and the area under each. Of
-    models of bags the tiles that have features are read again, shifted, and embedded.
+    DIR gets stress.json, stress.csv and stress.png: curves with intervals over cases, and the area under each. For
+    models of bags (multiple instance learning) the pixels are read again, shifted, and embedded by the model's encoder.
 
     Examples:
 
