@@ -92,7 +92,7 @@ def tune(
     Example:
         >>> from training import TrainConfig, TuneConfig, samples_from_stores, tune
         >>> base = TrainConfig(backbone="test_resnet", weights="none", epochs=1, bootstrap_resamples=10)
-        >>> config = TuneConfig(penalties=("none", "sd"), sd_lambdas=(1.0,), seeds=1)
+        >>> config = TuneConfig(penalties=("none", "sd"), sd_lambdas=(1.0,), augments=(), seeds=1)
         >>> samples = samples_from_stores(Path("results/stores"), Path("cohort/manifest.csv"), base)
         >>> sorted(tune(samples, Path("tuned"), config, base).tuning.takes)
         ['agreement', 'errors', 'log_loss', 'regret', 'stress', 'tolerance']

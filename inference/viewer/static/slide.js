@@ -332,6 +332,9 @@ const marks = await marksPanel(map, slide, renderer, pinnedTile);
 buildPanel();
 if (marks !== null) found("panel").append(marks.element);
 found("panel").append(make("p", { className: "hint" }, TEXTS.keys));
+const untouched = !location.hash;
+map.invalidateSize({ pan: false }); // the panel has taken its place
+if (untouched) showWhole();
 found("turn").addEventListener("click", () => view.turn(1));
 found("save").addEventListener("click", save);
 controls.tissue.input.addEventListener("input", drawTissue);

@@ -254,6 +254,57 @@ def test_a_telephone_and_the_dark(browser: Browser, served: Served) -> None:
         assert not page.locator("#panel").is_visible()
 
 
+@pytest.mark.parametrize(("width", "height", "least"), [(360, 640, 200), (667, 375, 300), (568, 320, 250)])
+def test_a_small_telephone_upright_and_on_its_side(
+    browser: Browser, served: Served, width: int, height: int, least: int
+) -> None:
+    """Nothing covers the slide, all of which is seen at first, at a height that can be used."""
+    with browser.new_page(viewport={"width": width, "height": height}, reduced_motion="reduce") as page:
+        page.goto(f"{served.address}/?token={TOKEN}")
+        page.goto(f"{served.address}/slide.html?slide=0")
+        drawn(page)
+        boxes = [page.locator(name).bounding_box() for name in ("#map", "header", "#panel", "footer")]
+        assert all(boxes)
+        (left, top, right, lower), *others = [
+            (b["x"], b["y"], b["x"] + b["width"], b["y"] + b["height"]) for b in boxes if b
+        ]
+        assert lower - top >= least
+        for a, b, c, d in others:
+            assert c <= left + 1 or a >= right - 1 or d <= top + 1 or b >= lower - 1
+            assert (a >= 0, b >= 0, c <= width, d <= height + 1) == (True,) * 4
+        buttons = [button.bounding_box() for button in page.locator("header button").all()]
+        assert all(box and box["x"] + box["width"] <= width for box in buttons)
+        whole = page.locator(".heat").bounding_box()
+        assert whole is not None
+        assert left <= whole["x"] + 1
+        assert whole["x"] + whole["width"] <= right + 1
+        assert top <= whole["y"] + 1
+        assert whole["y"] + whole["height"] <= lower + 1
+
+
+@pytest.mark.parametrize("zoom", [2.75, 3.85])
+def test_no_lines_between_tiles_between_zooms(browser: Browser, tmp_path: Path, zoom: float) -> None:
+    """A slide of one colour is of one colour, on two maps beside each other."""
+    for name in "ab":
+        write_pyramid(tmp_path / f"{name}.tif", np.full((2600, 3400, 3), (120, 60, 140), np.uint8), mpp=0.5, levels=3)
+    size = {"width": 1300, "height": 700}
+    with (
+        serving(make_app(Site(find_cohort([tmp_path])), TOKEN)) as port,
+        browser.new_page(viewport=size, reduced_motion="reduce") as page,
+    ):
+        page.goto(f"http://127.0.0.1:{port}/?token={TOKEN}")
+        page.goto(f"http://127.0.0.1:{port}/slide.html?slide=0#1700,1300,{zoom}")
+        drawn(page).get_by_label("Beside it").select_option(label="b")
+        drawn(page)
+        shot = np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB")).astype(int)
+        for name in ("#map", "#beside"):
+            box = page.locator(name).bounding_box()
+            assert box is not None
+            x, y, w, h = (int(box[side]) for side in ("x", "y", "width", "height"))
+            seen = shot[y + 40 : y + h - 40, x + 60 : x + w - 100]
+            assert np.abs(seen - (120, 60, 140)).max() < 8
+
+
 def test_a_slide_that_is_not_there_says_so(browser: Browser, served: Served) -> None:
     with browser.new_page() as page:
         page.goto(f"{served.address}/?token={TOKEN}")
@@ -344,13 +395,14 @@ def test_two_models_and_two_slides_side_by_side_move_together(browser: Browser, 
         one, other = (np.array(box(picture.max(-1) < 60)) for picture in at_once(page))
         assert np.abs(one - other).max() <= 1
         beside.select_option(label="other")
+        drawn(page)
         for act in ("wheel", "drag", "turn"):
             page.mouse.move(350, 350)
             if act == "wheel":
                 page.mouse.wheel(0, -240)
             elif act == "drag":
                 page.mouse.down()
-                page.mouse.move(250, 420, steps=4)
+                page.mouse.move(450, 420, steps=4)
                 page.mouse.up()
             else:
                 page.keyboard.press("r")

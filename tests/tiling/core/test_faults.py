@@ -144,7 +144,7 @@ def chosen(kinds: list[str], mode: str) -> list[int]:
     """Some operations: of an overwrite, which begins in the same way, fewer at first; those about publishing all."""
     publishing = kinds.index("rename") + 1
     first = range(1, publishing, 4 if mode == "fresh" else 12)
-    return sorted({*first, *range(publishing, publishing + 6), *range(publishing, len(kinds) + 1, 4)})
+    return sorted({*first, *range(publishing, publishing + 6), *range(publishing, len(kinds) + 1, 7)})
 
 
 def check_faults(slide: Path, ram: Path, file_hashes: FileHashes, mode: str, code: int, every: bool) -> None:

@@ -278,6 +278,7 @@ class Tracked(np.ndarray[Any, np.dtype[np.float32]]):
     """An array that can be watched."""
 
 
+@pytest.mark.nightly  # of tiles it is in every run: test_train_processes.py
 def test_two_processes_are_one_on_the_same_global_batch(
     feature_cohort: Cohort, quick: BagConfig, tmp_path: Path
 ) -> None:
