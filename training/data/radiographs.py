@@ -95,6 +95,7 @@ def _opened(path: Path) -> Iterator[Callable[..., Any]]:
     """pydicom's reader of the file; what it raises inside is an InputError that quotes nothing of the file."""
     try:
         import pydicom
+        from pydicom.errors import BytesLengthException, InvalidDicomError
     except ModuleNotFoundError:
         fix = "pip install 'specslide[dicom]'"
         raise ConfigError(str(path), "is DICOM, and pydicom is not installed", fix) from None
@@ -107,7 +108,7 @@ def _opened(path: Path) -> Iterator[Callable[..., Any]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of values that are written otherwise than the standard wants
             yield lambda **options: pydicom.dcmread(path, **options)
-    except _DAMAGE as error:
+    except (*_DAMAGE, BytesLengthException, InvalidDicomError) as error:
         what = f"is no DICOM picture that can be read ({type(error).__name__})"
         raise InputError(path, what, "replace it") from None
 

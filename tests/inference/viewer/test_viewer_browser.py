@@ -287,10 +287,9 @@ def test_no_lines_between_tiles_between_zooms(browser: Browser, tmp_path: Path, 
     """A slide of one colour is of one colour, on two maps beside each other."""
     for name in "ab":
         write_pyramid(tmp_path / f"{name}.tif", np.full((2600, 3400, 3), (120, 60, 140), np.uint8), mpp=0.5, levels=3)
-    size = {"width": 1300, "height": 700}
     with (
         serving(make_app(Site(find_cohort([tmp_path])), TOKEN)) as port,
-        browser.new_page(viewport=size, reduced_motion="reduce") as page,
+        browser.new_page(viewport={"width": 1300, "height": 700}, reduced_motion="reduce") as page,
     ):
         page.goto(f"http://127.0.0.1:{port}/?token={TOKEN}")
         page.goto(f"http://127.0.0.1:{port}/slide.html?slide=0#1700,1300,{zoom}")

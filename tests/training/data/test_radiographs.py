@@ -186,6 +186,15 @@ def test_what_cannot_be_shown_is_refused(tmp_path: Path, more: dict[str, Any], s
     assert "Doe" not in str(error.value)
 
 
+def test_a_value_of_an_odd_length_is_damage(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.dcm", grey(12), 12)
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"\x28\0\x03\x01US\2\0\0\0", b"\x28\0\x03\x01US\3\0\0\0\0"))
+    assert len(path.read_bytes()) == len(whole) + 1
+    with pytest.raises(InputError, match=r"x\.dcm"):
+        read_dicom(path)
+
+
 def test_without_pydicom_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "x.dcm", grey(12), 12)
     monkeypatch.setitem(sys.modules, "pydicom", None)
