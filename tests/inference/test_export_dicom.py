@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import highdicom as hd
@@ -72,6 +75,19 @@ def test_it_is_tied_to_the_slide(name: str, written: dict[str, Path], heatmap: H
     assert referenced.ReferencedInstanceSequence[0].ReferencedSOPInstanceUID == source.SOPInstanceUID
     assert made.Manufacturer == "specslide"
     assert "research" in made.ContentDescription.lower()
+
+
+@pytest.mark.nightly
+def test_a_validator_finds_no_error(written: dict[str, Path], tmp_path: Path) -> None:
+    """dciodvfy of David Clunie's dicom3tools, which knows both objects' modules."""
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(tmp_path / "own"), "dicom3tools"]
+    subprocess.run(install, check=True, timeout=600)
+    for name, said in ((PROBABILITIES, "ParametricMap"), (CALLED, "Segmentation")):
+        words = [str(tmp_path / "own/bin/dciodvfy"), "-new", str(written[name])]
+        beside = {**os.environ, "PYTHONPATH": str(tmp_path / "own")}
+        done = subprocess.run(words, env=beside, capture_output=True, text=True, check=False)
+        assert said in done.stderr.splitlines()
+        assert "Error" not in done.stderr
 
 
 def test_nothing_is_replaced_unasked_and_ids_stay(
