@@ -16,6 +16,7 @@ from inference.saved_heatmap import Heatmap
 from tiling import Slide
 from tiling.core.arrays import Float32Array
 from tiling.core.artefact import content_hash
+from tiling.core.dicom_files import reading_dicom
 from tiling.core.errors import ConfigError, InputError, OutputError
 from tiling.core.files import atomic_file
 from tiling.core.text import printable
@@ -58,8 +59,9 @@ def export_dicom(heatmap: Path | str, slide: Path | str, out_dir: Path | str, *,
             raise OutputError(path, "is there already", "choose another --out, or pass --overwrite")
     shown, identity = found.map(), content_hash(found.folder)
     for number, (path, make) in enumerate(zip(paths, (_parametric_map, _segmentation), strict=True)):
-        common = _common(hd, found, source, shown, f"{identity}/{path.name}", number)
-        made = make(hd, found, shown.values, common)
+        with reading_dicom(slide):  # values of the header are parsed only here
+            common = _common(hd, found, source, shown, f"{identity}/{path.name}", number)
+            made = make(hd, found, shown.values, common)
         with atomic_file(path) as partial:
             made.save_as(partial)
     return paths
@@ -74,15 +76,15 @@ def source_header(heatmap: Heatmap, slide: Path) -> Any:
             raise InputError(slide, f"is not the slide that {heatmap.folder} was made of", "pass that slide")
     folder = slide if slide.is_dir() else slide.parent
     files = [file for one in dicom_folder(folder).slides if slide.is_dir() or slide in one.files for file in one.files]
-    headers = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
     size0 = (heatmap.slide.height, heatmap.slide.width)
-    finest = [h for h in headers if (h.get("TotalPixelMatrixRows"), h.get("TotalPixelMatrixColumns")) == size0]
-    if not finest:
-        raise InputError(
-            slide, "is no DICOM slide", "DICOM ties results to one; for others use the heatmap's --formats"
-        )
-    if not finest[0].get("TotalPixelMatrixOriginSequence") or not finest[0].get("ImageOrientationSlide"):
-        raise InputError(slide, "does not say where it lies on the glass", "use the heatmap's --formats")
+    with reading_dicom(slide):
+        headers = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
+        finest = [h for h in headers if (h.get("TotalPixelMatrixRows"), h.get("TotalPixelMatrixColumns")) == size0]
+        if not finest:
+            fix = "DICOM ties results to one; for others use the heatmap's --formats"
+            raise InputError(slide, "is no DICOM slide", fix)
+        if not finest[0].get("TotalPixelMatrixOriginSequence") or not finest[0].get("ImageOrientationSlide"):
+            raise InputError(slide, "does not say where it lies on the glass", "use the heatmap's --formats")
     return finest[0]
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
@@ -97,13 +98,31 @@ def shows_bars() -> bool:
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table."""
+    """Print a table; the first column, which names the rows, is broken last."""
+    cells = [[plain(str(cell)) for cell in row] for row in (columns, *rows)]
     table = Table(title=plain(title), title_justify="left", title_style="bold")
-    for column in columns:
-        table.add_column(plain(column), overflow="fold")
-    for row in rows:
-        table.add_row(*(plain(str(cell)) for cell in row))
+    for column, width in zip(cells[0], _widths(cells, results.width), strict=True):
+        table.add_column(column, overflow="fold", width=width)
+    for row in cells[1:]:
+        table.add_row(*row)
     results.print(table)
+
+
+_SHORT = 12  # where words do not fit, longer ones are broken
+
+
+def _widths(cells: Sequence[Sequence[str]], width: int) -> Sequence[int | None]:
+    """Width of each column of a table `width` wide that breaks no name and no word, if it can; None where it cannot."""
+    whole = [max(cell_len(line) for cell in column for line in cell.split("\n")) for column in zip(*cells, strict=True)]
+    words = [max(cell_len(w) for cell in column for w in (cell.split() or [""])) for column in zip(*cells, strict=True)]
+    room = width - 3 * len(whole) - 1
+    others, broken = words[1:], [min(word, _SHORT) for word in words[1:]]
+    for least in ([whole[0], *others], words, [whole[0], *broken], [words[0], *broken]):
+        if sum(least) <= room:
+            caps = range(max(whole), -1, -1)
+            grown = ([max(few, min(all_, cap)) for few, all_ in zip(least, whole, strict=True)] for cap in caps)
+            return next(widths for widths in grown if sum(widths) <= room)
+    return [None] * len(whole)
 
 
 def say(message: str) -> None:

@@ -30,6 +30,8 @@ def label(
     from tiling.annotations.find import find_annotations
     from tiling.stores.label import label_store
 
+    if not annotations.exists():
+        raise InputError(annotations, "does not exist", "correct the path")
     if len(stores) > 1 and not annotations.is_dir():
         raise InputError(annotations, f"is one annotation for {len(stores)} stores", "pass a folder of them")
     rules = settings_of(ClassRules, settings, "label options")

@@ -83,6 +83,8 @@ def _show(draft: Draft) -> None:
     if draft.own_case:
         console.say(f"{draft.own_case} slides have no known case: each counts as a case of its own")
     labels = draft.labels()
+    if draft.taken and not any(labels):
+        console.say("no slide has a label: --label COLUMN names the tables' column of labels")
     if any(labels):
         console.say("labels: " + ", ".join(f"{name or 'none'} {count}" for name, count in sorted(labels.items())))
 

@@ -26,32 +26,34 @@ def models() -> None:
     from inference.models.known import ZOO
 
     here = dict(models_at_hand())
-    rows = [(name, *_facts(folder)) for name, folder in here.items()]
+    rows = [(name, _facts(folder)) for name, folder in here.items()]
     rows += [
-        (WSINFER + name, model.task, "", "", "see its page", f"to be fetched: {model.hub}")
+        (WSINFER + name, f"{model.task}; licence: see its page; to be fetched from the hub")
         for name, model in ZOO.items()
         if WSINFER + name not in here
     ]
-    columns = ("name", "for", "classes", "scale", "licence", "where")
-    console.show_table("models that --model takes by name, for research use only", columns, rows)
+    console.show_table("models that --model takes by name, for research use only", ("name", "what it is"), rows)
 
 
-def _facts(folder: Path) -> tuple[str, str, str, str, str]:
-    """What a model is for, its classes, scale and licence, and where it lies; why it cannot be used in their place."""
+def _facts(folder: Path) -> str:
+    """What a model is for, its classes, scale and licence, and where it lies; or why it cannot be used."""
     from inference.models.known import PACKAGED, ZOO
     from inference.models.wsinfer_config import is_zoo_folder, read_zoo_config
     from tiling.core.errors import ModelError
     from training.models.info import read_record
 
-    where = "comes with specslide" if folder in PACKAGED.values() else str(folder)
+    where = "comes with specslide" if folder in PACKAGED.values() else f"in {folder}"
     try:
-        if is_zoo_folder(folder):
+        if not is_zoo_folder(folder):
+            info = read_record(folder)
+            task, licence = info.said("tissue"), info.said("licence")
+            classes, tile_px, mpp = info.classes, info.tile_px, info.mpp
+        else:
             config = read_zoo_config(folder)
-            task = ZOO[folder.name].task if folder.name in ZOO else ""
-            scale = f"{config.patch_size_pixels} px, {config.spacing_um_px:g} µm/px"
-            return task, ", ".join(config.class_names), scale, "see its page", where
-        info = read_record(folder)
+            task, licence = ZOO[folder.name].task if folder.name in ZOO else "", "see its page"
+            classes, tile_px, mpp = config.class_names, config.patch_size_pixels, config.spacing_um_px
     except ModelError as error:
-        return f"cannot be used: {error.what}", "", "", "", where
-    scale = "" if info.mpp is None else f"{info.tile_px} px, {info.mpp:g} µm/px"
-    return info.said("tissue"), ", ".join(info.classes), scale, info.said("licence"), where
+        return f"cannot be used: {error.what}\n{where}"
+    scale = "" if mpp is None else f"{tile_px} px, {mpp:g} µm/px"
+    facts = (task, f"classes: {', '.join(classes)}", scale, licence and f"licence: {licence}", where)
+    return "\n".join(fact for fact in facts if fact)

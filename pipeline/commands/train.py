@@ -72,7 +72,8 @@ def train(
     result = verb(samples, out, wanted, overwrite=overwrite)
     if not is_first():
         return
-    rows = [(split, name, interval) for split, metrics in result.metrics.items() for name, interval in metrics.items()]
+    splits = sorted(result.metrics.items(), reverse=True)  # validation first, also of a model that was complete
+    rows = [(split, name, interval) for split, metrics in splits for name, interval in sorted(metrics.items())]
     console.show_table(
         f"model in {result.model}{', complete already' if result.reused else ''}",
         ("split", "metric", "value (95% interval over cases)"),

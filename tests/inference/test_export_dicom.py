@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import highdicom as hd
 import numpy as np
@@ -115,4 +116,20 @@ def test_another_slide_or_one_without_a_place_is_refused(heatmap: Heatmap, slide
     placeless = make_heatmap(nowhere.parent, model, tmp_path / "placeless").folder
     with pytest.raises(InputError, match="on the glass"):
         export_dicom(placeless, nowhere.parent, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("damage", ["orientation", "origin", "no patient"])
+def test_a_damaged_header_is_one_sentence(damage: str, tmp_path: Path) -> None:
+    origin = pydicom.Dataset()
+    origin.XOffsetInSlideCoordinateSystem = origin.YOffsetInSlideCoordinateSystem = 20
+    place: dict[str, Any] = {"TotalPixelMatrixOriginSequence": [origin], "ImageOrientationSlide": [0, -1, 0, -1, 0, 0]}
+    if damage == "origin":
+        del origin.YOffsetInSlideCoordinateSystem
+    if damage == "orientation":
+        place["ImageOrientationSlide"] = [0, -1, 0]
+    file = write_instance(tmp_path / "dicom" / "a.dcm", np.full((256, 256, 3), (180, 90, 150), np.uint8), **place)
+    made = make_heatmap(file.parent, load_model(write_model(tmp_path / "model")), tmp_path / "heatmap").folder
+    with pytest.raises(InputError, match="dicom"):
+        export_dicom(made, file.parent, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from rich.cells import cell_len
 
 from pipeline import console
 
@@ -49,3 +50,31 @@ def test_what_a_terminal_would_obey_is_written_out(capfd: pytest.CaptureFixture[
     for written in capfd.readouterr():
         assert ascii(text)[1:-1] in written
         assert all(c.isprintable() for c in written if c != "\n")
+
+
+_LONG = "wsinfer:colorectal-tiatoolbox-resnet50.kather100k"
+
+
+@pytest.mark.parametrize(
+    ("rows", "whole"),
+    [
+        ([(_LONG, "colon and rectum, H&E: nine tissue classes", "see its page")], [_LONG, "rectum,"]),
+        ([("slide 1 of 2", "0.942 (0.914 to 0.963) " * 4, "x " * 60)], ["slide 1 of 2", "0.942"]),
+        ([("a", "/a/path/of/no/spaces/" * 8, "adenocarcinoma of the lung and more, and more")], ["a", "more,"]),
+        ([("癌" * 20, "a word " * 20, "x")], ["癌" * 20]),
+        ([("n" * 90, "a word", "x")], ["word"]),
+        ([("n", "w" * 30, "v" * 12)], ["n", "w" * 30, "v" * 12]),
+    ],
+)
+def test_in_80_columns_no_name_is_broken(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, rows: list[tuple[str, ...]], whole: list[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    console.show_table("t", ("name", "what it is", "more"), rows)
+    lines = capsys.readouterr().out.splitlines()
+    assert all(cell_len(line) <= 80 for line in lines)
+    shown = [[cell.strip() for cell in line.strip("│ ").split("│")] for line in lines]
+    for text in whole:
+        assert any(text in cell for row in shown for cell in row), lines
+    joined = "".join("".join(cell for row in shown[4:] for cell in row[i : i + 1]) for i in range(3))
+    assert all(joined.count(c) >= sum(cell.count(c) for cell in rows[0]) for c in "nwv/"), "nothing is cut off"

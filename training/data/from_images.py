@@ -129,9 +129,9 @@ def folder_rows(folder: Path) -> dict[int, dict[str, str]]:
             known = {"label": of_class.name} | ({"split": top.name} if split_up else {})
             rows += [{"path": path.relative_to(folder).as_posix()} | known for path in pictures]
     if not rows:
-        there = ", ".join(top.name for top in tops[:9]) or "none"
-        what = f"holds no pictures in a folder a class; its folders are {there}"
-        raise InputError(folder, what, "put each class's pictures into a folder of its name, or pass a table")
+        there = f"its folders are {', '.join(top.name for top in tops[:9])}" if tops else "it has no folders"
+        fix = "put each class's pictures into a folder of its name and pass the folder of those, or pass a table"
+        raise InputError(folder, f"holds no pictures in a folder a class; {there}", fix)
     return dict(enumerate(rows, start=1))
 
 

@@ -6,8 +6,6 @@ Stored values go through the modality's table or rescaling, then through the fil
 
 from __future__ import annotations
 
-import struct
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tiling.core.dicom_files import reading_dicom
 from tiling.core.errors import ConfigError, InputError
 from tiling.core.text import printable
 
@@ -40,11 +39,6 @@ _DECODERS = {
 _HEADER = (
     "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "PhotometricInterpretation", "PixelSpacing",
     "ImagerPixelSpacing", "PixelAspectRatio",
-)  # fmt: skip
-# What pydicom and the codecs raise for damaged files.
-_DAMAGE = (
-    OSError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RuntimeError, NotImplementedError,
-    EOFError, MemoryError, struct.error,
 )  # fmt: skip
 
 
@@ -95,22 +89,16 @@ def _opened(path: Path) -> Iterator[Callable[..., Any]]:
     """pydicom's reader of the file; what it raises inside is an InputError that quotes nothing of the file."""
     try:
         import pydicom
-        from pydicom.errors import BytesLengthException, InvalidDicomError
     except ModuleNotFoundError:
         fix = "pip install 'specslide[dicom]'"
         raise ConfigError(str(path), "is DICOM, and pydicom is not installed", fix) from None
-    try:
+    with reading_dicom(path):
         syntax = pydicom.filereader.read_file_meta_info(path).TransferSyntaxUID
         if syntax not in _PYDICOMS | _DECODERS.keys():
             raise InputError(path, f"is DICOM of the transfer syntax {printable(syntax.name)}", "save it uncompressed")
         if path.stat().st_size > _MAX_BYTES:
             raise InputError(path, f"has more than {_MAX_BYTES >> 20} MB", "pass single radiographs")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of values that are written otherwise than the standard wants
-            yield lambda **options: pydicom.dcmread(path, **options)
-    except (*_DAMAGE, BytesLengthException, InvalidDicomError) as error:
-        what = f"is no DICOM picture that can be read ({type(error).__name__})"
-        raise InputError(path, what, "replace it") from None
+        yield lambda **options: pydicom.dcmread(path, **options)
 
 
 def _require_radiograph(header: Any, path: Path) -> None:

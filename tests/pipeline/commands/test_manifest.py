@@ -30,6 +30,7 @@ def test_every_guess_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         f"{tmp_path / 'wsis/-c.svs'}: is called slide_c", "labels: none 1, yes 2", f"{out}: 3 slides of 2 cases",
     ):  # fmt: skip
         assert line in lines, done.output
+    assert "--label" not in done.output
     found = {row.slide_id: (row.case_id, row.label) for row in read_manifest(out)}
     assert found == {"slide_c": ("slide_c", None), "a": ("P1", "yes"), "b": ("P1", "yes")}
     before = out.read_bytes()
@@ -39,6 +40,8 @@ def test_every_guess_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     again = ["manifest", str(tmp_path / "wsis"), str(tmp_path / "wsis" / "a.png"), "-o", str(out), "--overwrite"]
     CliRunner().invoke(app, again, catch_exceptions=False)
     assert [row.label for row in read_manifest(out)] == [None] * 4, "a picture that is named is a slide"
+    no_label = CliRunner().invoke(app, [*map(str, words), "--out", str(tmp_path / "n.csv")], catch_exceptions=False)
+    assert "--label" in no_label.output
 
 
 def test_nothing_is_written_of_no_slides(tmp_path: Path) -> None:

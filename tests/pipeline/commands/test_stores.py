@@ -54,6 +54,8 @@ def test_label_gives_annotations_and_reports_each_store(store: Path, tmp_path: P
     (tmp_path / "disc.geojson").rename(tmp_path / "other.geojson")
     failed = CliRunner().invoke(app, ["label", str(store), "--annotations", str(tmp_path)])
     assert (failed.exit_code, "FAILED" in failed.output) == (1, True)
+    with pytest.raises(InputError, match="nowhere: does not exist"):
+        CliRunner().invoke(app, ["label", str(store), "--annotations", "nowhere"], catch_exceptions=False)
 
 
 def test_import_goes_on_after_a_bad_folder(tmp_path: Path) -> None:
