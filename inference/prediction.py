@@ -65,6 +65,10 @@ class Prediction:
     ood_quantile: float | None = None
     """Of the validation tiles' distances to the training tiles, where `ood` begins; None: no model tells."""
 
+    def __repr__(self) -> str:
+        tiles = f"{len(self.tiles):,} tiles of {self.grid.tile_px} px at {self.grid.mpp:.4g} µm/px"
+        return f"<Prediction {self.slide.slide_id}: {tiles}; {self.positive_class} by {self.model_name}>"
+
     @property
     def grid(self) -> Grid:
         """The grid of the tiles."""

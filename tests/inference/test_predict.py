@@ -69,6 +69,8 @@ def test_slide_and_lossless_store_give_the_same_probabilities(slide: Path, store
     assert_array_equal(direct.probabilities, stored.probabilities)
     assert_array_equal(direct.thumbnail.values, stored.thumbnail.values)
     assert direct.slide == stored.slide
+    assert repr(direct) == f"<Prediction disc: {len(direct.tiles)} tiles of 32 px at 0.5 µm/px; tumour by test_resnet>"
+    assert repr(model) == "<TileModel benign, tumour by test_resnet; 32 px at 0.5 µm/px>"
     assert direct.grid == stored.grid
     assert direct.thumbnail.downsample == stored.thumbnail.downsample
 

@@ -36,7 +36,15 @@ from training.devices import device_name
 from training.evaluation.bootstrap import Interval
 from training.evaluation.figures import GalleryRow, by_group, comparison, gallery, performance
 from training.evaluation.predictions import Model, Predictions, predict_views, prediction_table
-from training.evaluation.results import COLUMNS, Evaluation, ModelResult, compare, measure, measure_groups
+from training.evaluation.results import (
+    COLUMNS,
+    Evaluation,
+    ModelResult,
+    compare,
+    measure,
+    measure_groups,
+    worse_than_chance,
+)  # fmt: skip
 from training.models.info import BagInfo, GroupSummary, ModelInfo
 from training.recipes import evaluation_recipe
 
@@ -116,7 +124,8 @@ def choose_tiles(samples: Samples, split: str, where: Path) -> Split:
         raise ConfigError("--split", f"{split!r} is no split", f"use {', '.join(SPLITS)} or all")
     if split != "all" and (samples.split == "").all():
         what = "names no splits, and is not what the model was trained on"
-        raise InputError(where, what, "pass --split all if the model never saw these cases, or add a column split")
+        fix = "pass --split all if the model never saw these cases, or add a column split: split.csv of the run has it"
+        raise InputError(where, what, fix)
     chosen = samples.split_of(split)
     if not len(chosen):
         raise InputError(where, f"has no {samples.noun} of the split {split}", f"use {', '.join(SPLITS)} or all")
@@ -202,7 +211,7 @@ def evaluate_models(
             resamples=resamples,
             models=results,
             differences=compare(*both, resamples=resamples, seed=seed) if len(both) == 2 else {},
-            notes=notes,
+            notes=(*notes, *worse_than_chance(results)),
             noun=split.samples.noun,
         )
         with atomic_folder(out, recipe, made_with=made_with(models[0])) as folder:

@@ -5,6 +5,7 @@ Groups are sites, scanners or cases. Knows nothing of networks or pixels.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -21,6 +22,7 @@ from training.evaluation.tables import markdown_table
 
 COLUMNS = ("site", "scanner", "case")
 """What tiles are grouped by."""
+_log = logging.getLogger(__name__)
 UNKNOWN = "unknown"
 """The group of tiles whose site or scanner is not known."""
 
@@ -149,6 +151,16 @@ def measure_groups(
         name: measure(predictions.chosen(which), resamples=resamples, seed=seed)
         for name, which in grouped(names).items()
     }
+
+
+def worse_than_chance(results: Sequence[ModelResult]) -> tuple[str, ...]:
+    """A warning of each model whose AUROC lies below 0.5 with its whole interval; it is logged too."""
+    found = [(result.name, result.overall.metrics["auroc"]) for result in results]
+    below = [name for name, auroc in found if auroc.high is not None and auroc.high < 0.5]
+    notes = tuple(f"{name}: the AUROC is below 0.5. Are two classes swapped in the labels?" for name in below)
+    for note in notes:
+        _log.warning("%s", note)
+    return notes
 
 
 def grouped(names: NDArray[np.str_]) -> dict[str, NDArray[np.bool_]]:

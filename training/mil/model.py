@@ -124,6 +124,9 @@ class BagModel:
     """One hash of the whole model folder."""
     device: torch.device
 
+    def __repr__(self) -> str:
+        return f"<BagModel {', '.join(self.info.classes)} by {self.info.network}>"
+
     def predict(self, tiles: Floats) -> Floats:
         """Class probabilities float32 (B, C), after the temperature, of bags float32 (B, n, 1 + D)."""
         with torch.inference_mode():

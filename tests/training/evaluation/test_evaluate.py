@@ -23,6 +23,7 @@ from tiling.core.errors import ConfigError, InputError, ModelError, OutputError,
 from training import Samples, TrainConfig, load_model, samples_from_images, train
 from training.data.dataset import TileDataset
 from training.data.samples import Split
+from training.evaluation.bootstrap import Interval
 from training.evaluation.evaluate import (
     choose_tiles,
     evaluate_models,
@@ -31,7 +32,7 @@ from training.evaluation.evaluate import (
 )
 from training.evaluation.metrics import METRIC_NAMES
 from training.evaluation.predictions import Predictions, predictions_of
-from training.evaluation.results import compare, measure_groups
+from training.evaluation.results import Group, ModelResult, compare, measure_groups, worse_than_chance
 from training.models.classifier import TileModel, make_classifier
 from training.models.info import ModelInfo
 from training.recipes import evaluation_recipe
@@ -189,6 +190,13 @@ def test_a_model_is_no_better_than_itself(table: ImageTable, tmp_path: Path) -> 
     for name, gain in found.differences.items():
         assert (gain.value, gain.low, gain.high, gain.above_zero) == (0, 0, 0, 0.5), name
     assert found.models[0].overall == found.models[1].overall
+
+
+@pytest.mark.parametrize(("high", "said"), [(0.3, True), (0.5, False), (None, False)])
+def test_labels_that_look_swapped_are_said(high: float | None, said: bool) -> None:
+    group = Group(9, 9, {}, {"auroc": Interval(0.2, None if high is None else 0.1, high)})
+    result = ModelResult("B", "0" * 64, "resnet", 0.5, 1.0, group, {})
+    assert [note.startswith("B: the AUROC") for note in worse_than_chance([result])] == [True] * said
 
 
 def test_a_comparison_is_paired() -> None:
