@@ -55,6 +55,9 @@ log = logging.getLogger(__name__)
 RECORD = "slides.json"
 OUTPUTS = (RECORD, "slides.md", "slides.html", "slides.png")
 COLUMNS = ("site", "scanner")
+MAPS = ("heatmap",)
+BAG_MAPS = ("attention times the slide's probability", "probability of each tile alone")
+"""What lesions are detected on. Attention is relative to each slide's largest: by the probability slides compare."""
 _OF_A_SLIDE = {
     "store_pixels_sha256", "store_sha256", "features_sha256", "features_identity", "roi_sha256", "backend",
 }  # fmt: skip
@@ -123,7 +126,11 @@ def evaluate_slides(
         notes = [what, *notes]
     cases = np.array([result.row.case_id for result in found])
     cases_of_hits = cases[[place for place, _ in hits]] if hits else cases[:0]
-    froc = measure_froc([hit for _, hit in hits], cases_of_hits, config.separation_um, **drawing)
+    by_attention = found[0].summary.bag is not None
+    frocs = [
+        measure_froc([maps[k] for _, maps in hits], cases_of_hits, config.separation_um, of=of, **drawing)
+        for k, of in enumerate(BAG_MAPS if by_attention else MAPS)
+    ]
     inside = {place: within for place, result in enumerate(found) if (within := _inside(result, config))}
     evaluation = SlideEvaluation(
         positive_class=found[0].summary.positive_class,
@@ -137,7 +144,8 @@ def evaluate_slides(
             if ((names := np.array([getattr(r.row, column) or "" for r in found])) != "").any()
         },
         at_threshold=_at_threshold(slides, _slides_of(chosen_on, manifest), score, config, manifest),
-        froc=froc,
+        froc=frocs[0],
+        tiles_froc=frocs[1] if by_attention else None,
         attention=measure_attention(list(inside.values()), cases[list(inside)], **drawing),
         notes=tuple(notes),
         slides=_listed(slides),
@@ -145,7 +153,7 @@ def evaluate_slides(
     )
     for note in evaluation.notes:
         log.warning("%s", note)
-    picture = slide_picture(evaluation, slides, [hit for _, hit in hits] if froc else [], seed=config.seed)
+    picture = slide_picture(evaluation, slides, [maps[0] for _, maps in hits] if frocs[0] else [], seed=config.seed)
     recipe = slides_recipe(results, [result.row for result in (*found, *chosen_on)], config)
     with locked_folder(out):
         require_own(out, RECORD, "an evaluation of slides")
@@ -256,8 +264,10 @@ def _at_threshold(
     return at_threshold(slides, score, threshold, chosen, resamples=config.resamples, seed=config.seed)
 
 
-def _hits(found: Sequence[_Result], config: EvaluateSlidesConfig) -> tuple[list[tuple[int, Hits]], list[str]]:
-    """The slides whose lesions are known, by their place, with what their detections hit; and what was left out."""
+def _hits(found: Sequence[_Result], config: EvaluateSlidesConfig) -> tuple[list[tuple[int, list[Hits]]], list[str]]:
+    """The slides whose lesions are known, by their place, with what detections on each of their maps hit; and what was
+    left out.
+    """
     hits, unknown, drawn = [], [], set[str]()
     lesion_classes, separation_um = config.lesion_classes, config.separation_um
     if not any(result.row.annotation for result in found):
@@ -300,9 +310,15 @@ def _lesions(result: _Result, annotation: Path, config: EvaluateSlidesConfig) ->
     return lesions_in(whole, grid.slide_mpp), set(drawn)
 
 
-def _slide_hits(result: _Result, lesions: Lesions | None, separation_um: float) -> Hits:
-    (p,), tiles = _tiles_of(result, f"prob_{result.summary.positive_class}")
-    return hits_of(detect(p, tiles, separation_um=separation_um), lesions)
+def _slide_hits(result: _Result, lesions: Lesions | None, separation_um: float) -> list[Hits]:
+    """What the detections on each of a slide's maps hit."""
+    bag, probability = result.summary.bag, f"prob_{result.summary.positive_class}"
+    if bag is None:
+        maps, tiles = _tiles_of(result, probability)
+    else:
+        (relative, alone), tiles = _tiles_of(result, "relative_attention", probability)
+        maps = [relative * (bag.probability or 0.0), alone]
+    return [hits_of(detect(values, tiles, separation_um=separation_um), lesions) for values in maps]
 
 
 def _inside(result: _Result, config: EvaluateSlidesConfig) -> Within | None:

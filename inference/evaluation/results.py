@@ -85,6 +85,8 @@ class FrocResult:
     challenge_score: float
     """The score as the challenge's script reads the curve."""
     separation_um: float
+    of: str = "heatmap"
+    """What the detections are local maxima of."""
 
 
 class Within(NamedTuple):
@@ -130,6 +132,8 @@ class SlideEvaluation:
     """Model and settings of the heatmaps."""
     attention: AttentionResult | None = None
     """None of heatmaps that show no attention, and without annotations."""
+    tiles_froc: FrocResult | None = None
+    """Of a model of bags the same as `froc`, which is of attention, of the probabilities that each tile alone has."""
 
     def record(self) -> dict[str, Any]:
         """The results ready for JSON."""
@@ -185,17 +189,18 @@ class SlideEvaluation:
         found = self.froc
         if found is None:
             return []
-        rows = [["score, their mean", str(found.score)]]
-        map_shown = "tiles' own probabilities" if "bag_probability" in self.scores else "heatmap"
+        both = [found] if self.tiles_froc is None else [found, self.tiles_froc]
         text = (
             f"{found.lesions:,} lesions on {found.slides:,} slides, by the definition of CAMELYON16: annotations are "
             "widened by 37.5 µm, what touches is one lesion, and lesions shorter than 275 µm then, isolated tumour "
-            f"cells, do not count. A detection is a local maximum of the {map_shown}, at least "
-            f"{found.separation_um:g} µm from the next. Read as the challenge's script reads a curve, the score is "
-            f"{found.challenge_score:.3f}."
+            f"cells, do not count. A detection is a local maximum of the {' or of the '.join(one.of for one in both)}, "
+            f"at least {found.separation_um:g} µm from the next. Read as the challenge's script reads a curve, the "
+            f"score is {' and '.join(f'{one.challenge_score:.3f}' for one in both)}."
         )
-        rates = [[rate, str(value)] for rate, value in found.sensitivity.items()]
-        return ["## Lesions (FROC)", markdown_table(["false positives a slide", "sensitivity"], rates + rows), text]
+        rows = [[rate, *(str(one.sensitivity[rate]) for one in both)] for rate in found.sensitivity]
+        rows.append(["score, their mean", *(str(one.score) for one in both)])
+        columns = ["sensitivity"] if len(both) == 1 else [f"sensitivity by {one.of}" for one in both]
+        return ["## Lesions (FROC)", markdown_table(["false positives a slide", *columns], rows), text]
 
 
 def measure(slides: Slides, score: str, *, resamples: int = 1000, seed: int = 0) -> Group:
@@ -246,7 +251,7 @@ def at_threshold(
 
 
 def measure_froc(
-    hits: list[Hits], case_ids: NDArray[np.str_], separation_um: float, *, resamples: int, seed: int
+    hits: list[Hits], case_ids: NDArray[np.str_], separation_um: float, *, of: str, resamples: int, seed: int
 ) -> FrocResult | None:
     """FROC score and sensitivities, with intervals over cases.
 
@@ -254,6 +259,7 @@ def measure_froc(
         hits: What the detections of each of S slides are worth.
         case_ids: The slides' cases, (S,).
         separation_um: How far apart the detections are, micrometres.
+        of: What the detections are local maxima of.
         resamples: Number of bootstrap resamples.
         seed: Seed of the resamples.
 
@@ -277,6 +283,7 @@ def measure_froc(
         },
         challenge_score=challenge_score(curve),
         separation_um=separation_um,
+        of=of,
     )
 
 

@@ -44,5 +44,6 @@ def evaluate_slides(
     console.show_table(f"{count} slides of the split {found.split}, in {out}", columns, rows)
     if found.attention is not None:
         console.say(f"Attention against annotations: AUROC {found.attention.auroc} on {found.attention.slides} slides")
-    if found.froc is not None:
-        console.say(f"FROC score: {found.froc.score}, {found.froc.lesions} lesions on {found.froc.slides} slides")
+    for froc in (found.froc, found.tiles_froc):
+        if froc is not None:
+            console.say(f"FROC score of the {froc.of}: {froc.score}, {froc.lesions} lesions on {froc.slides} slides")

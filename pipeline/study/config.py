@@ -49,7 +49,8 @@ class EvaluateConfig(SlideTestConfig):
     tiles: bool = True
     """Test each model on the tiles of its test split."""
     slides: bool = True
-    """Test the heatmaps against the slides' labels and lesions, where the manifest has them."""
+    """Test the heatmaps against the slides' labels and lesions, where the manifest has them; those by the model of bags
+    too, by the bag's probability whatever `score` is."""
     by: tuple[Literal["site", "scanner", "case"], ...] = ("site", "scanner")
     """Groups of tiles that get figures of their own, where the manifest fills the column."""
 

@@ -20,7 +20,7 @@ from pipeline.redaction import redact
 from pipeline.study.config import StudyConfig, load_study
 from pipeline.study.ledger import Step, append
 from pipeline.study.plan import looked_at, walk
-from pipeline.study.stages.stage import BAG_HEATMAPS, SLIDES, TRAINING, Artefact, Stage, Study, within
+from pipeline.study.stages.stage import BAG_HEATMAPS, BAG_SLIDES, SLIDES, TRAINING, Artefact, Stage, Study, within
 from tiling.core.artefact import DONE, locked_folder
 from tiling.core.errors import ConfigError, OutputError, SpecslideError, StoppedError
 from tiling.core.files import is_locked
@@ -65,6 +65,8 @@ class StudyReport:
     """Which of several processes that train together this is; only the first, 0, knows of the study."""
     bag_heatmaps: tuple[HeatmapReport, ...] = ()
     """Those of the model of bags."""
+    bag_slides: Path | None = None
+    """Folder of their evaluation."""
     sections: tuple[Section, ...] = ()
     """What the study's page shows."""
 
@@ -124,7 +126,9 @@ def _report(study: Study) -> StudyReport:
     def folders(stage: str) -> tuple[Path, ...]:
         return tuple(study.out / step.name for step in study.steps.values() if step.stage == stage)
 
-    slides = study.out / SLIDES
+    def tested(name: str) -> Path | None:
+        return study.out / name if name in study.steps and name not in study.failed else None
+
     return StudyReport(
         out=study.out,
         models=tuple(one.folder for one in study.trained),
@@ -135,7 +139,8 @@ def _report(study: Study) -> StudyReport:
         trained=tuple(within(TRAINING, one.training.name) in study.made for one in study.trained),
         tests=folders("evaluate"),
         stress=folders("stress"),
-        slides=slides if slides in folders("slides") and SLIDES not in study.failed else None,
+        slides=tested(SLIDES),
+        bag_slides=tested(BAG_SLIDES),
         skipped=study.skipped,
         sections=tuple(page_sections(study)),
     )

@@ -26,9 +26,9 @@ if TYPE_CHECKING:  # torch takes seconds, and a plan whose stores are still to b
     from training import ModelInfo, Samples, TrainConfig
     from training.data.samples import Split
 
-STORES, TRAINING, TILES, STRESS, HEATMAPS, SLIDES, FEATURES, BAGS, BAG_HEATMAPS = (
+STORES, TRAINING, TILES, STRESS, HEATMAPS, SLIDES, FEATURES, BAGS, BAG_HEATMAPS, BAG_SLIDES = (
     "stores", "training", "evaluation/tiles", "stress", "heatmaps", "evaluation/slides", "features", "bags",
-    "bag-heatmaps",
+    "bag-heatmaps", "evaluation/bag-slides",
 )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,10 @@ MODEL_SETTINGS = {"min_tissue": 0.5}
 MODEL: dict[str, Any] = {"model_sha256": "ab" * 32, "backbone": "test_resnet", "settings": MODEL_SETTINGS}
 
 
-def write_result(results: Path, slide_id: str, p: np.ndarray[Any, Any], **changes: Any) -> None:
-    """A result folder with a full grid of tiles of the probabilities (16, 16), or of no tile at all."""
+def write_result(
+    results: Path, slide_id: str, p: np.ndarray[Any, Any], attention: np.ndarray[Any, Any] | None = None, **changes: Any
+) -> None:
+    """A result folder with a full grid of tiles of the probabilities and attention (16, 16), or of no tile at all."""
     y, x = (axis.ravel()[: p.size].astype(np.int32) * 250 for axis in np.indices((16, 16)))
     values = np.sort(p.ravel())[::-1].astype(np.float64)
     scores: dict[str, float] = {"mean": float(values.mean()), "top5_mean": float(values[:13].mean())} if p.size else {}
@@ -52,6 +55,8 @@ def write_result(results: Path, slide_id: str, p: np.ndarray[Any, Any], **change
     results.mkdir(parents=True, exist_ok=True)
     with atomic_folder(results / slide_id) as folder:
         columns = {"minx": x, "miny": y, "prob_tumour": p.ravel().astype(np.float32)}
+        if attention is not None:
+            columns |= {"attention": attention.ravel() / attention.sum(), "relative_attention": attention.ravel()}
         pyarrow.parquet.write_table(pyarrow.table(columns), folder / "predictions.parquet")
         (folder / "slide.json").write_text(canonical_json(summary))
 
@@ -190,6 +195,30 @@ def test_lesions_are_found_as_the_parts_say(cohort: Cohort) -> None:
     # Two slides have a false positive of 0.9 and s04 is not found: five of six at 2/12 false positives a slide.
     assert found.sensitivity["0.25"].value == pytest.approx(5 / 6)
     assert found.sensitivity["0.25"].low < 5 / 6 <= found.sensitivity["0.25"].high
+
+
+def test_lesions_are_found_by_attention_and_by_each_tile_alone(cohort: Cohort) -> None:
+    """Every slide has a tile of attention 1, a benign one too: by the slide's probability that of a lesion counts more.
+
+    Attention finds the lesion of s04, which no tile alone tells, and misses none.
+    """
+    alone = cohort.evaluate()
+    assert (alone.froc.of, alone.tiles_froc) == ("heatmap", None)
+    for i, line in enumerate(cohort.lines):
+        table = pyarrow.parquet.read_table(cohort.results / line[1] / "predictions.parquet")
+        attention = np.full((16, 16), 0.1)
+        attention[5, (500 + 200 * i) // 250 + 1] = 1.0
+        shutil.rmtree(cohort.results / line[1])
+        p, bag = table["prob_tumour"].to_numpy().reshape(16, 16), {"probability": 0.2 if i % 2 else 0.9}
+        write_result(cohort.results, line[1], p, attention, bag=bag)
+    found = cohort.evaluate()
+    assert found.froc.sensitivity["0.25"].value == 1
+    assert found.froc.score.value == 1
+    assert found.tiles_froc.score == alone.froc.score
+    assert found.tiles_froc.sensitivity["0.25"].value == pytest.approx(5 / 6)
+    page = (cohort.out / "slides.md").read_text()
+    assert f"| score, their mean | {found.froc.score} | {found.tiles_froc.score} |" in page
+    assert f"{found.froc.of} or of the {found.tiles_froc.of}" in page
 
 
 def test_the_threshold_is_chosen_on_validation(cohort: Cohort) -> None:

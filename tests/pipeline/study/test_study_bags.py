@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import yaml
+from sklearn.metrics import roc_auc_score
 
 import inference
 from inference import embed
@@ -44,11 +45,12 @@ def test_bags_join_a_finished_study_and_remake_nothing_else(study: StudyReport, 
     before = {name: files for name, files in listing(config.out).items() if name.split("/")[0] in KEPT}
     wanted = {step.name: step.state for step in plan(config) if step.state != "done" and step.stage != "report"}
     held_out = [row.slide_id for row in read_manifest(config.manifest) if row.split == "test"]
-    shown = {f"bag-heatmaps/{slide_id}" for slide_id in held_out}
+    shown = {TESTED, *(f"bag-heatmaps/{slide_id}" for slide_id in held_out)}
     assert set(wanted) == {"bags", *shown, *(f"features/{row}.features.zarr" for row in names(config.out))}
     report = run(config)
     assert not report.failed
-    assert {name: files for name, files in listing(config.out).items() if name.split("/")[0] in KEPT} == before
+    after = {name: files for name, files in listing(config.out).items() if name.split("/")[0] in KEPT}
+    assert {name: files for name, files in after.items() if not name.startswith(TESTED)} == before
     model = load_bag_model(config.out / "bags" / "model")
     (first, *others) = (FeatureStore(feature_path(config.out / "features", row)) for row in names(config.out))
     assert model.info.encoder == first.encoder
@@ -70,6 +72,19 @@ def test_bags_join_a_finished_study_and_remake_nothing_else(study: StudyReport, 
         chain = "\n".join(lines_of(trace(heatmap.folder)))
         assert "is not here" not in chain
         assert all(f"{kind} " in chain for kind in ("features", "store", "slide", "model"))
+    assert report.bag_slides is not None
+    tested = json.loads((report.bag_slides / "slides.json").read_bytes())
+    labels = {row.slide_id: row.label for row in read_manifest(config.manifest)}
+    score = {heatmap.slide_id: heatmap.bag for heatmap in report.bag_heatmaps}
+    truth = [labels[slide_id] == model.info.positive_class for slide_id in held_out]
+    expected = roc_auc_score(truth, [score[slide_id] for slide_id in held_out])
+    assert tested["score"] == "bag_probability"
+    assert tested["scores"]["bag_probability"]["auroc"]["value"] == pytest.approx(expected)
+    assert tested["froc"]["of"] == "attention times the slide's probability"
+    assert "evaluation/bag-slides/slides.html" in page
+    chain = "\n".join(lines_of(trace(report.bag_slides)))
+    assert "is not here" not in chain
+    assert all(f"{kind} " in chain for kind in ("heatmap", "features", "model"))
     made = listing(config.out)
     assert not any(run(config).trained)
     assert {name: of for name, of in listing(config.out).items() if name != "ledger.jsonl"} == {
@@ -95,6 +110,7 @@ def test_a_slide_whose_features_fail_costs_itself_alone_and_no_path_is_told(
     report = run(config)
     assert set(report.failed) == {f"features/{lost}.features.zarr"}
     assert lost not in {heatmap.slide_id for heatmap in report.bag_heatmaps}
+    assert report.bag_slides is None or lost not in (report.bag_slides / "slides.json").read_text()
     assert report.bag_heatmaps
     told = [(config.out / name).read_text() for name in ("study.json", "ledger.jsonl", "index.html")]
     assert not any(str(tmp_path) in text for text in told)
@@ -109,6 +125,7 @@ def test_bags_that_cannot_be_learned_cost_the_study_nothing_else(study: StudyRep
     assert str(tmp_path) not in (config.out / "study.json").read_text()
 
 
+TESTED = "evaluation/bag-slides"
 KEPT = ("stores", "training", "heatmaps", "evaluation")
 
 
