@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from pipeline.demo.synthetic import make_slide
 
@@ -77,6 +80,17 @@ def small_slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _commands_are_built_once() -> Iterator[None]:
+    """Typer's test runner builds the tree of all commands anew for each call: a tenth of a second."""
+    import typer.main
+    import typer.testing
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.testing, "_get_command", cache(typer.main.get_command))
+        yield
+
+
 @contextmanager
 def in_this_process() -> Iterator[None]:
     """Slides are worked on here: the processes that may be lost, see test_crash.py, would load torch once more."""
@@ -95,4 +109,22 @@ def in_this_process() -> Iterator[None]:
 def one_process() -> Iterator[None]:
     """Commands compute in this process."""
     with in_this_process():
+        yield
+
+
+@contextmanager
+def pictures_left_out() -> Iterator[None]:
+    """Figures are made but not drawn, which is half the time of a small training or heatmap; see test_figures.py."""
+    nothing = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(nothing, "PNG")
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("training.evaluation.figures", "inference.exports.png"):
+            patch.setattr(f"{module}.drawn", lambda _: nothing.getvalue())
+        yield
+
+
+@pytest.fixture
+def undrawn() -> Iterator[None]:
+    """Figures are pictures of one pixel."""
+    with pictures_left_out():
         yield

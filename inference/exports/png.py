@@ -6,7 +6,6 @@ the model and the tiles.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from tiling.core.files import canonical_json
 from tiling.core.images import length_text, nice_length
 from tiling.core.text import printable, threshold_text
 from tiling.core.versions import RESEARCH_USE
+from training.evaluation.figures import drawn
 
 _HEIGHT_IN = 7.0
 _WIDTHS_IN = (3.2, 28.0)  # min, max: a strip of a slide must not make a giant of a picture
@@ -68,7 +68,7 @@ def heatmap_png(prediction: Prediction) -> bytes:
 def _figure(prediction: Prediction) -> tuple[Figure, Axes]:
     height, width = prediction.thumbnail.values.shape[:2]
     size_in = (float(np.clip(_HEIGHT_IN * width / height, *_WIDTHS_IN)) + 1.6, _HEIGHT_IN + 0.9)
-    figure = Figure(figsize=size_in, dpi=150, layout="constrained")
+    figure = Figure(figsize=size_in, dpi=150, layout="constrained", facecolor="none")
     return figure, figure.add_subplot()
 
 
@@ -86,9 +86,7 @@ def _finished(figure: Figure, axes: Axes, heat: AxesImage, prediction: Predictio
     axes.set_axis_off()
     axes.set_title(_title(prediction), fontsize=9, parse_math=False)  # a name may hold dollar signs
     figure.supxlabel(RESEARCH_USE, fontsize=7, x=0.01, ha="left")
-    out = io.BytesIO()
-    figure.savefig(out, format="png", transparent=True, metadata={"Software": None})
-    return out.getvalue()
+    return drawn(figure)
 
 
 def write_layer(prediction: Prediction, path: Path) -> None:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from pipeline import cli, console
 from pipeline.execution.dask_config import ClusterConfig
+from tests.conftest import pictures_left_out
 from tests.pipeline.conftest import listing
 from tests.pipeline.test_imports import said
 from tiling.core.errors import ConfigError, OutputError
@@ -45,7 +46,8 @@ def run(folder: Path, patch: pytest.MonkeyPatch, *options: object) -> Result:
     words = ["tune", "--images", "index.csv", "--config", "train.yaml", "--penalties", "none,sd", "--lambdas", 20]
     if "--augments" not in options:
         words += ["--augments", "light"]
-    return CliRunner().invoke(cli.app, [*map(str, (*words, "--seeds", 1, *options))], env={"COLUMNS": "300"})
+    with pictures_left_out():
+        return CliRunner().invoke(cli.app, [*map(str, (*words, "--seeds", 1, *options))], env={"COLUMNS": "300"})
 
 
 def test_the_result_names_every_candidate_and_the_chosen_one(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

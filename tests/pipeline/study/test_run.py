@@ -37,6 +37,7 @@ from pipeline.study.plan import plan
 from pipeline.study.run import StudyReport
 from pipeline.study.stages import Artefact, Stage, Study
 from pipeline.study.status import read_status
+from tests.conftest import pictures_left_out
 from tests.pipeline.conftest import RunCli, listing, once
 from tiling import TileStore, TilingConfig
 from tiling.annotations.classes import ClassRules
@@ -68,14 +69,15 @@ def finished(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[St
         manifest=cohort / "manifest.csv", out=cohort.with_name("results"), tile=TILING, train=TINY, evaluate=FAST,
         workers=2,
     )  # fmt: skip
-    made = once(tmp_path_factory, "results", lambda out: run(config))
-    out = Path(shutil.copytree(made, tmp_path_factory.mktemp("study") / "results"))
-    config = config.model_copy(update={"out": out})
-    return config, run(config)  # which keeps all there is
+    with pictures_left_out():
+        made = once(tmp_path_factory, "results", lambda out: run(config))
+        out = Path(shutil.copytree(made, tmp_path_factory.mktemp("study") / "results"))
+        config = config.model_copy(update={"out": out})
+        return config, run(config)  # which keeps all there is
 
 
 @pytest.fixture
-def copied(finished: tuple[StudyConfig, StudyReport], tmp_path: Path, one_process: None) -> StudyConfig:
+def copied(finished: tuple[StudyConfig, StudyReport], tmp_path: Path, one_process: None, undrawn: None) -> StudyConfig:
     """A copy of the finished study, with its stamps, to be run again in this process, which starts sooner."""
     config, _ = finished
     out = Path(shutil.copytree(config.out, tmp_path / "results"))
