@@ -26,6 +26,7 @@ from tiling.stores.store import SlideFacts, TileStore
 log = logging.getLogger(__name__)
 
 CACHE_BYTES = 256 * 2**20
+RECOLOURED_CACHE_BYTES = 64 * 2**20
 """Of JPEG tiles that are kept."""
 OPEN_SLIDES = 16
 _GLASS, _UNKNOWN, _DAMAGED = 255, 236, 200
@@ -52,6 +53,10 @@ class Picture(Protocol):
     def finest_px0(self) -> float:
         """Level-0 pixels per pixel of the finest picture there is: finer ones are enlarged."""
 
+    @property
+    def has_profile(self) -> bool:
+        """Whether the slide's file is read and has an ICC profile that can be used."""
+
     def region(self, square: Square, side_px: int) -> UInt8Array:
         """A square of the slide at `side_px` pixels a side, RGB (side_px, side_px, 3). Raises SlideError, StoreError.
 
@@ -73,6 +78,7 @@ class StorePicture:
     """A store: its tiles, on its thumbnail."""
 
     kind: Final = "store"
+    has_profile: Final = False
 
     def __init__(self, store: TileStore) -> None:
         self._store, self.frame = store, store.slide.frame()
@@ -110,6 +116,7 @@ class ThumbnailPicture:
     """The slide in small, which is all that a feature store has of it."""
 
     kind: Final = "thumbnail"
+    has_profile: Final = False
 
     def __init__(self, facts: SlideFacts, thumbnail: Raster) -> None:
         self.frame, self._thumbnail = facts.frame(), thumbnail
@@ -132,6 +139,7 @@ class NoPicture:
     """A slide of which neither file nor store is at hand: grey."""
 
     kind: Final = "none"
+    has_profile: Final = False
 
     def __init__(self, facts: SlideFacts) -> None:
         self.frame = facts.frame()

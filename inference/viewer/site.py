@@ -55,9 +55,18 @@ class Answer:
 class Site:
     """The addresses of a cohort. Thread-safe. Raises ConfigError where the package with Leaflet is missing."""
 
-    def __init__(self, cohort: Cohort, pictures: Pictures | None = None, *, drawable: bool = False) -> None:
+    def __init__(
+        self,
+        cohort: Cohort,
+        pictures: Pictures | None = None,
+        *,
+        drawable: bool = False,
+        recoloured: Pictures | None = None,
+    ) -> None:
         self.drawable = drawable
         """Whether pages let readers draw."""
+        self.recoloured = recoloured
+        """The slides in the other colours, with or without their ICC profiles; None: pages do not offer them."""
         self.cohort, self.pictures = cohort, pictures or Pictures(cohort.slides)
         self._files = _static_files()
         self._numbers: OrderedDict[tuple[int, int], Numbers] = OrderedDict()
@@ -87,8 +96,12 @@ class Site:
                 yield from (f"data/{number}/{model}/map-{layer}.bin" for layer in range(len(layers)))
             with self.pictures.opened(number) as picture:
                 zooms, coarsest = Zooms(picture.frame.size0), _last_zoom(picture)
+                recoloured = self.recoloured is not None and picture.has_profile
             for zoom in range(coarsest + 1):
-                yield from (f"data/{number}/{zoom}/{column}-{row}.jpg" for column, row in zooms.tiles(zoom))
+                places = [f"{zoom}/{column}-{row}.jpg" for column, row in zooms.tiles(zoom)]
+                yield from (f"data/{number}/{place}" for place in places)
+                if recoloured:
+                    yield from (f"data/{number}/recoloured/{place}" for place in places)
 
     def _slides(self) -> bytes:
         listed = [_listed(number, shown) for number, shown in enumerate(self.cohort.slides)]
@@ -107,6 +120,8 @@ class Site:
         shown = self.cohort.slides[number]
         with self.pictures.opened(number) as picture:
             facts: dict[str, Any] = _listed(number, shown) | _pictured(picture)
+            offered = self.recoloured is not None and picture.has_profile
+            facts["icc"] = self.pictures.icc if offered else None
         facts["models"] = [self._model(number, model, result) for model, result in enumerate(shown.results)]
         if not shown.results and shown.maps:
             facts["models"] = [_NO_MODEL | self._layers(number, 0)]
@@ -190,11 +205,18 @@ class Site:
         return _floats(numbers.map_of(numbers.layers[layer]).values) if layer < len(numbers.layers) else None
 
     def _tile(self, number: int, zoom: int, column: int, row: int) -> bytes | None:
+        return self._tile_of(self.pictures, number, zoom, column, row)
+
+    def _recoloured_tile(self, number: int, zoom: int, column: int, row: int) -> bytes | None:
+        return None if self.recoloured is None else self._tile_of(self.recoloured, number, zoom, column, row)
+
+    def _tile_of(self, pictures: Pictures, number: int, zoom: int, column: int, row: int) -> bytes | None:
         if number >= len(self.cohort.slides):
             return None
-        with self.pictures.opened(number) as picture:
-            square = Zooms(picture.frame.size0).square(zoom, column, row) if zoom <= _last_zoom(picture) else None
-        return None if square is None else self.pictures.jpeg(number, square)
+        with pictures.opened(number) as picture:
+            shown = zoom <= _last_zoom(picture) and (pictures is self.pictures or picture.has_profile)
+            square = Zooms(picture.frame.size0).square(zoom, column, row) if shown else None
+        return None if square is None else pictures.jpeg(number, square)
 
     def _has(self, number: int, model: int) -> bool:
         return number < len(self.cohort.slides) and model < self.cohort.slides[number].maps
@@ -241,6 +263,7 @@ _ADDRESSES: tuple[tuple[re.Pattern[str], Callable[..., bytes | None]], ...] = (
     (_address("data/N/N/tiles.bin"), Site._tiles),
     (_address("data/N/N/map-N.bin"), Site._map),
     (_address("data/N/N/N-N.jpg"), Site._tile),
+    (_address("data/N/recoloured/N/N-N.jpg"), Site._recoloured_tile),
 )
 
 

@@ -47,6 +47,10 @@ class SlidePicture:
             self.mpp: float | None = self._slide.mpp
         except SlideError:  # it can be looked at all the same
             self.mpp = None
+        try:
+            self.has_profile = self._slide.has_profile
+        except SlideError:  # which in its own colours needs none
+            self.has_profile = False
 
     @property
     def direct(self) -> bool:

@@ -99,7 +99,9 @@ class RemotePicture:
 
     def __init__(self, workers: Workers, source: SlideSource) -> None:
         self._workers, self._source = workers, source
-        self.frame, self.mpp, self.finest_px0 = (workers.ask(source, name) for name in ("frame", "mpp", "finest_px0"))
+        self.frame, self.mpp, self.finest_px0, self.has_profile = (
+            workers.ask(source, name) for name in ("frame", "mpp", "finest_px0", "has_profile")
+        )
 
     def region(self, square: Square, side_px: int) -> UInt8Array:
         """See `Picture`."""

@@ -71,13 +71,14 @@ def view(
         console.note(f"{path}: {why}")
     try:
         from inference.viewer.marks import MarkFolder
-        from inference.viewer.pictures import Pictures
+        from inference.viewer.pictures import RECOLOURED_CACHE_BYTES, Pictures
         from inference.viewer.run import serve
         from inference.viewer.site import Site
         from inference.viewer.workers import Workers
     except ModuleNotFoundError as error:
         raise ConfigError("view", f"needs {error.name}, which is missing", "pip install 'specslide[view]'") from None
-    pictures = Pictures(cohort.slides, opener=Workers().open, icc=icc)
+    workers = Workers()
+    pictures = Pictures(cohort.slides, opener=workers.open, icc=icc)
     if export is not None:
         from inference.viewer.export import export_site
 
@@ -86,5 +87,7 @@ def view(
         console.say(f"{count:,} files in {export}: look at them by `python -m http.server -d {export}`")
         return
     marks = None if annotations is None else MarkFolder(annotations)
-    site = Site(cohort, pictures, drawable=marks is not None)
+    other: Icc = "none" if icc == "srgb" else "srgb"
+    recoloured = Pictures(cohort.slides, RECOLOURED_CACHE_BYTES, workers.open, other)
+    site = Site(cohort, pictures, drawable=marks is not None, recoloured=recoloured)
     serve(site, host, port, say=console.say, open_browser=browser, marks=marks)

@@ -7,7 +7,7 @@ export const TILE_PX = 256;
 // Where a place of a square lies when that is turned clockwise by quarters of a circle; `last` is its largest coordinate.
 const turned = (x, y, quarters, last) => [[x, y], [last - y, x], [last - x, last - y], [y, last - x]][quarters];
 
-// A slide on a map that can be turned: { map, slide, whole, quarters(), turn(by) }. Turning fires the map's events "beforeturn" and "turn".
+// A slide on a map that can be turned: { map, slide, whole, quarters(), turn(by), recolour(on) }. Turning fires the map's events "beforeturn" and "turn".
 export function deepZoom(place, slide) {
   const [width, height] = slide.size0;
   const scale = 1 / 2 ** slide.zooms;
@@ -42,10 +42,14 @@ export function deepZoom(place, slide) {
     map.setView(centre, zoom, { reset: true, animate: false });
     map.fire("turn");
   };
-  return { map, slide, whole, turn, quarters: () => quarters };
+  const recolour = (on) => {
+    slide.recoloured = on;
+    tiles.redraw();
+  };
+  return { map, slide, whole, turn, recolour, quarters: () => quarters };
 }
 
-const tileAddress = (slide, zoom, column, row) => `data/${slide.number}/${zoom}/${column}-${row}.jpg`;
+const tileAddress = (slide, zoom, column, row) => `data/${slide.number}/${slide.recoloured ? "recoloured/" : ""}${zoom}/${column}-${row}.jpg`;
 
 // Level-0 pixels per pixel of the screen.
 export const pixel0 = (slide, zoom) => 2 ** (slide.zooms - zoom);

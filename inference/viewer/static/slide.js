@@ -55,7 +55,7 @@ const controls = {
   threshold: make("input", { type: "range", step: "any" }),
   at: make("input", { type: "number", step: "any" }),
   rising: checkbox(T.rising, true), above: checkbox(T.above, false), outline: checkbox(T.outline, true), grid: checkbox(T.grid, true),
-  tissue: checkbox(T.tissue, false),
+  tissue: checkbox(T.tissue, false), srgb: checkbox(T.srgb, slide.icc === "srgb"),
 };
 const legend = make("canvas", { className: "legend", width: 256, height: 14 });
 const ends = make("div", { className: "ends" });
@@ -74,7 +74,7 @@ function section(title, open, ...children) {
 function buildPanel() {
   const panel = found("panel");
   if (slide.pixels !== "slide") panel.append(make("p", { className: "note" }, TEXTS.pixels[slide.pixels]));
-  const layers = [...(slide.mask ? [controls.tissue.label] : []), ...beside.elements];
+  const layers = [...(slide.mask ? [controls.tissue.label] : []), ...(slide.icc ? [controls.srgb.label] : []), ...beside.elements];
   if (!predicted) panel.append(make("p", {}, T.none));
   if (!slide.models.length) {
     panel.append(...layers);
@@ -338,6 +338,10 @@ if (untouched) showWhole();
 found("turn").addEventListener("click", () => view.turn(1));
 found("save").addEventListener("click", save);
 controls.tissue.input.addEventListener("input", drawTissue);
+controls.srgb.input.addEventListener("input", () => {
+  view.recolour(controls.srgb.input.checked !== (slide.icc === "srgb"));
+  if (state.pinned !== null) pin(state.pinned);
+});
 found("previous").addEventListener("click", () => step(-1));
 found("next").addEventListener("click", () => step(1));
 found("panel-button").addEventListener("click", togglePanel);

@@ -37,6 +37,7 @@ export const TEXTS = {
     title: "Overlay", show: "Show the overlay", layer: "What is shown", model: "Model", colours: "Colours",
     opacity: "Opacity", threshold: "Threshold", rising: "Opacity rises with the value", above: "Only at or above the threshold",
     outline: "Outline at the threshold", grid: "Tiles when zoomed in", tissue: "Tissue mask",
+    srgb: "Colours by the slide's ICC profile (sRGB)",
     none: "Nothing was predicted of this slide.",
     share: (count, total) => `${count.toLocaleString("en")} of ${total.toLocaleString("en")} tiles at or above it.`,
     rates: (sensitivity, specificity) => `Of the tiles at least half under the annotation ${sensitivity} (sensitivity), of those ` +

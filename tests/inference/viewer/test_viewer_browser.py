@@ -16,6 +16,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page
 
 from inference.viewer.cohort import find_cohort
+from inference.viewer.pictures import Pictures
 from inference.viewer.run import leading_to
 from inference.viewer.server import make_app
 from inference.viewer.site import Site
@@ -31,6 +32,9 @@ from tests.inference.viewer.conftest import (
     serving,
     write_heatmap,
 )
+from tests.inference.viewer.test_stores import write_features_of
+from tests.tiling.test_icc import PROFILE, write_slide
+from tiling import Slide, TileStore
 from tiling.annotations.rasterize import read_polygons
 from tiling.grid import Frame
 from tiling.manifest import ManifestRow
@@ -318,6 +322,66 @@ def test_another_slide_under_the_heatmap_is_said(browser: Browser, places: Place
         page.goto(f"http://127.0.0.1:{port}/?token={TOKEN}")
         page.goto(f"http://127.0.0.1:{port}/slide.html?slide=0")
         page.get_by_text("This is not the slide").wait_for()
+
+
+@pytest.mark.parametrize("kind", ["stores", "features"])
+def test_a_store_without_a_heatmap_shows_its_columns(
+    browser: Browser, places: Places, kind: str, tmp_path: Path
+) -> None:
+    """Nothing is laid over it until that is asked for; then the chosen column, and the numbers of a pinned tile."""
+    folder = places.stores if kind == "stores" else write_features_of(places, tmp_path / "f", thumbnail=True).parent
+    store = TileStore(places.stores / "one.zarr")
+    row = int(np.flatnonzero((store.tiles.x0 == BLACK[0] * TILE0) & (store.tiles.y0 == BLACK[1] * TILE0))[0])
+    with serving(make_app(Site(find_cohort([folder])), TOKEN)) as port, browser.new_page() as page:
+        said: list[str] = []
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.goto(f"http://127.0.0.1:{port}/?token={TOKEN}")
+        page.goto(f"http://127.0.0.1:{port}/slide.html?slide=0")
+        plain = pixels(drawn(page))
+        page.get_by_text("Nothing was predicted").wait_for()
+        page.get_by_label("Show the overlay").check()
+        layers = page.get_by_label("What is shown")
+        assert {"tissue", "blur"} <= set(layers.locator("option").all_inner_texts())
+        layers.select_option(label="blur")
+        blur = pixels(page)
+        layers.select_option(label="tissue")
+        assert (np.abs(pixels(page) - plain) > 30).any(axis=2).mean() > 0.2
+        assert (pixels(page) != blur).any()
+        page.evaluate(f"location.hash = '{(BLACK[0] + 0.5) * TILE0},{(BLACK[1] + 0.5) * TILE0},3'")
+        page.wait_for_timeout(300)
+        page.locator("#map").click()
+        until(page, "!document.querySelector('#panel canvas[aria-label^=The]').hidden")
+        numbers = page.locator("#panel dl").first.inner_text().split("\n")
+        for name in ("tissue", "blur"):
+            assert float(numbers[numbers.index(name) + 1]) == pytest.approx(store.tiles.columns[name][row], abs=6e-4)
+        assert said == []
+
+
+def test_colours_by_the_profile_are_a_click_away(browser: Browser, tmp_path: Path) -> None:
+    """The map changes to the colours that littleCMS computes, and back; only where there is a profile."""
+    path = write_slide(tmp_path / "a.tif", PROFILE, side=256)
+    write_slide(tmp_path / "b.tif", None)
+    cohort = find_cohort([tmp_path])
+    site = Site(cohort, recoloured=Pictures(cohort.slides, icc="srgb"))
+    with serving(make_app(site, TOKEN)) as port, browser.new_page(viewport={"width": 900, "height": 600}) as page:
+        page.goto(f"http://127.0.0.1:{port}/?token={TOKEN}")
+        page.goto(f"http://127.0.0.1:{port}/slide.html?slide=0")
+        plain = pixels(drawn(page)).mean((0, 1))
+        page.get_by_label("ICC profile").check()
+        srgb = pixels(drawn(page)).mean((0, 1))
+        page.get_by_label("ICC profile").uncheck()
+        np.testing.assert_allclose(pixels(drawn(page)).mean((0, 1)), plain, atol=0.5)
+        page.goto(f"http://127.0.0.1:{port}/slide.html?slide=1")
+        drawn(page)
+        assert page.get_by_label("ICC profile").count() == 0
+    assert site.get("data/1/recoloured/0/0-0.jpg") is None
+    with Slide(path) as own, Slide(path, icc="srgb") as in_srgb:
+        whole = [one.read_region(0, 0, 0, 512, 512).mean((0, 1)) for one in (own, in_srgb)]
+    moved, wanted = srgb - plain, whole[1] - whole[0]
+    assert np.abs(wanted).max() > 3
+    ratio = moved @ wanted / (wanted @ wanted)
+    np.testing.assert_allclose(moved, ratio * wanted, atol=1.5)
 
 
 @pytest.fixture(scope="module")
