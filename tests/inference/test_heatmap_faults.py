@@ -221,7 +221,7 @@ for line in sys.stdin:
 """
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(60, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("kills", [3, pytest.param(60, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("found", ["nothing", "another result"])
 def test_killed_while_it_is_written(
     slide: Path, model_folder: Path, model: TileModel, ram: Path, found: str, kills: int
@@ -232,8 +232,9 @@ def test_killed_while_it_is_written(
     if found != "nothing":
         make_heatmap(slide, model, before)
     with subprocess.Popen(
-        [sys.executable, "-c", _SERVER, slide, model_folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as server:
+        [sys.executable, "-c", _SERVER, slide, model_folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},  # whose threads a fork does not survive
+    ) as server:  # fmt: skip
         stdin, stdout = server.stdin, server.stdout
         assert stdin is not None
         assert stdout is not None
@@ -246,7 +247,7 @@ def test_killed_while_it_is_written(
         shutil.copytree(before, ram / "undisturbed")
         calls = int(run(ram / "undisturbed", NEVER))
         expected, cut_short = listing(ram / "undisturbed"), 0
-        lasts = sorted({*np.linspace(3, calls, kills).astype(int).tolist(), calls - 2, calls - 1})
+        lasts = sorted({*np.linspace(calls // 4, calls, kills).astype(int).tolist(), calls - 1})
         for last in lasts:
             out = ram / f"out-{last}"
             shutil.copytree(before, out)

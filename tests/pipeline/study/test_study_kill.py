@@ -22,17 +22,20 @@ ROOT = Path(__file__).resolve().parents[3]
 
 # Runs the study in forked children, so that the imports are paid once; a child kills itself with signal 9 just before
 # its n-th call that writes in the study's folder. Answers with the number of calls, or with how the child ended.
+# Figures are not drawn: it is the writing that is cut short.
 _SERVER = """
 import os, signal, sys
 from pathlib import Path
-import inference.evaluation.evaluate_slides, inference.heatmap, pipeline.execution.jobs, pipeline.execution.pool
-import pipeline.study.run, pipeline.study.stages, training.evaluation.robustness, training.train
+import inference.evaluation.evaluate_slides, inference.exports.png, inference.heatmap, pipeline.execution.jobs
+import pipeline.execution.pool, pipeline.study.run, pipeline.study.stages
+import training.evaluation.figures, training.evaluation.robustness, training.train
 from pipeline.study.config import EvaluateConfig, RepeatsConfig, StressConfig, StudyConfig
 from tiling import TilingConfig
 from tiling.core.versions import code_commit
 from training import TrainConfig
 
 code_commit()
+training.evaluation.figures.drawn = inference.exports.png.drawn = lambda _: b"drawn" * 1000
 pipeline.execution.pool.default_workers = lambda: 0
 CALLS = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree", "fcntl.flock", "open"}
 
