@@ -117,7 +117,7 @@ class BagWriter:
 def tested(out: Path, manifest: Path, config: BagConfig) -> tuple[float, Tested]:
     """The validation log loss of a model, and what its test bags got; what is trained already is kept."""
     samples = samples_from_features(out / "features", manifest, config)
-    run = out / "runs" / sha256_json(config.model_dump(mode="json"))[:16]
+    run = out / "runs" / sha256_json([manifest.name, config.model_dump(mode="json")])[:16]
     folder = train(samples, run, config).model
     model, rows = load_bag_model(folder), []
     for index in samples.where("test").tolist():
@@ -179,5 +179,5 @@ def with_spread(parts: Sequence[Tested], kind: str = "score") -> str:
 
 
 def settings(head: str, **others: object) -> BagConfig:
-    """The settings of one training, those of a penalty among the others."""
-    return BagConfig.model_validate({"head": head, "threads": 1, **others})
+    """The settings of one training, those of a penalty among the others; of its own intervals none is read."""
+    return BagConfig.model_validate({"head": head, "threads": 1, "bootstrap_resamples": 0, **others})
