@@ -83,9 +83,11 @@ def result_files(named: Sequence[Path]) -> list[Path]:
     files: list[Path] = []
     for path in named:
         tables = [one for folder in _WSINFER_FOLDERS for one in sorted((path / folder).glob("*.csv"))]
+        if path.suffix.lower() in (".zarr", ".db"):  # of TIAToolbox 2, which keeps the scale of its places nowhere
+            fix = "write it as a table of minx, miny, width, height in level-0 pixels and prob_<class>; see docs/faq.md"
+            raise InputError(path, "does not say the scale of its tiles' places", fix)
         if path.is_dir() and not tables:
-            what = f"is a folder without {' or '.join(_WSINFER_FOLDERS)}"
-            raise InputError(path, what, "pass a folder of WSInfer's results, or files")
+            raise InputError(path, "is a folder without tables", "pass a folder of WSInfer's results, or files")
         files += tables or [path]
     return files
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 
 from inference.models.known import PACKAGED, ZOO
@@ -40,7 +41,7 @@ def find_model(named: Path | str) -> Path:
             return place / name
     if is_model_folder(folder / "model"):
         raise ModelError(folder, "is a training run", f"pass its model: {folder / 'model'}")
-    raise ModelError(folder, "is not a model folder", f"pass the folder `model` of a training run, or {_names()}")
+    raise ModelError(folder, "is not a model folder", f"pass the folder `model` of a training run, or {_names(name)}")
 
 
 def is_model_folder(folder: Path) -> bool:
@@ -86,5 +87,7 @@ def _zoo_model(name: str) -> Path:
     return files[0].parent
 
 
-def _names() -> str:
-    return "a name, as `specslide models` lists them"
+def _names(named: str) -> str:
+    """Where names are told, and which one may have been meant."""
+    close = get_close_matches(named, [*dict(models_at_hand()), *(WSINFER + name for name in ZOO)], n=1)
+    return "a name, as `specslide models` lists them" + (f": {close[0]}?" if close else "")

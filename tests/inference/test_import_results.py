@@ -22,7 +22,7 @@ from inference import make_heatmap
 from inference.config import EvaluateSlidesConfig, OutputConfig
 from inference.evaluation.evaluate_slides import evaluate_slides
 from inference.exports import TABLE
-from inference.foreign_results import foreign_results
+from inference.foreign_results import foreign_results, result_files
 from inference.import_results import import_results, imported_prediction, is_of_slide
 from inference.prediction import Prediction
 from inference.summary import read_summary
@@ -244,6 +244,13 @@ def test_json_of_no_layout_is_refused(text: str, slide: Path, tmp_path: Path) ->
     (path := tmp_path / "disc.json").write_text(text)
     with pytest.raises(InputError):
         import_results(path, slide, tmp_path / "out")
+
+
+@pytest.mark.parametrize(("name", "said"), [("disc.zarr", "scale"), ("disc.db", "scale"), ("disc", "without tables")])
+def test_a_folder_that_cannot_be_read_says_what_can(name: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match=said):
+        result_files([tmp_path / name])
 
 
 def test_the_command_finds_slides_and_its_results_are_tested_and_shown(made: Path, slide: Path, tmp_path: Path) -> None:

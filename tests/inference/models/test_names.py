@@ -68,6 +68,18 @@ def test_a_name_that_there_is_not(name: str, monkeypatch: pytest.MonkeyPatch) ->
         load_model(name)
 
 
+@pytest.mark.parametrize(
+    ("named", "meant"),
+    [
+        ("brest-idc", "breast-idc"),
+        ("breast-tumor-resnet34.tcga-brca", "wsinfer:breast-tumor-resnet34.tcga-brca"),
+    ],
+)
+def test_a_name_that_is_nearly_one_is_told(named: str, meant: str) -> None:
+    with pytest.raises(ModelError, match=f"{meant}\\?"):
+        load_model(named)
+
+
 def test_a_run_is_told_from_its_model(tmp_path: Path) -> None:
     write_model(tmp_path / "run" / "model")
     with pytest.raises(ModelError, match=str(tmp_path / "run" / "model")):
