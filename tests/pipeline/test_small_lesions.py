@@ -20,30 +20,27 @@ from tiling.annotations.rasterize import area_fractions
 from tiling.stores.features import FeatureStore
 
 SIDE, MPP, TILE_PX = 2048, 1.0, 64
-RADIUS_UM = 70
 SLIDES = 100
-"""Two thirds of them train. Of 38 training slides the same settings learned nothing (slide AUROC 0.55); nor do they, of
-as many as here, if the radius is 55 µm (0.48), and if it is 62 µm they reach 0.89.
-"""
+"""Two thirds of them train. Of 38 training slides the gated head learned nothing (slide AUROC 0.55)."""
 SPLITS = ("train", "train", "train", "train", "val", "test")
 GLASS: tuple[Background, ...] = ("white", "grey", "pink")
 
 
-def write_slide(path: Path, seed: int, *, diseased: bool) -> Polygon | None:
-    """A slide, in whose tissue lies one lesion of 140 micrometres if it is diseased; returns the lesion."""
+def write_slide(path: Path, seed: int, *, radius_um: float | None) -> Polygon | None:
+    """A slide, in whose tissue lies one lesion of that radius, of none if it is None; returns the lesion."""
     random = np.random.default_rng(seed)
     anatomy, lesion = plan_anatomy(random, size_px=(SIDE, SIDE), mpp=MPP, tumour=False), None
-    if diseased:
-        core = largest(anatomy.tissue[0].buffer(-2 * RADIUS_UM / MPP))
+    if radius_um is not None:
+        core = largest(anatomy.tissue[0].buffer(-2 * radius_um / MPP))
         place = core.representative_point()
-        lesion = blob(random, place.x, place.y, RADIUS_UM / MPP, wobble=0.15)
+        lesion = blob(random, place.x, place.y, radius_um / MPP, wobble=0.15)
         fat = tuple(largest(patch.difference(lesion.buffer(60))) for patch in anatomy.fat if patch.area > 0)
         anatomy = replace(anatomy, tumours=(lesion,), fat=fat)
     write_pyramid(path, paint(anatomy, seed=seed, pen=None, background=GLASS[seed % 3]), mpp=MPP, tile_px=256, levels=3)
     return lesion
 
 
-def write_cohort(folder: Path) -> dict[str, Polygon]:
+def write_cohort(folder: Path, radius_um: float) -> dict[str, Polygon]:
     """Slides, half of them diseased, and their labels; returns the lesions by slide.
 
     `labels.csv` names no annotation, and `truth.csv` those of the slides held out.
@@ -52,7 +49,7 @@ def write_cohort(folder: Path) -> dict[str, Polygon]:
     for number in range(SLIDES):
         seed = 4 * (number // 2) + number % 2
         name = f"s{seed:03d}"
-        lesion = write_slide(folder / f"{name}.tif", seed, diseased=number % 2 == 1)
+        lesion = write_slide(folder / f"{name}.tif", seed, radius_um=radius_um if number % 2 else None)
         split = SPLITS[number // 2 % len(SPLITS)]
         lines.append(f"{name}.tif,{name},{'benign' if lesion is None else 'tumour'},{split}")
         if lesion is not None:
@@ -74,11 +71,14 @@ def specslide(*arguments: object) -> None:
     assert result.exit_code == 0, result.output
 
 
-def require_found(folder: Path, truth: dict[str, Polygon]) -> None:
-    """Embed, train by the defaults, explain the slides held out, and test what is said of them."""
-    labels, features, run = folder / "labels.csv", folder / "features", folder / "run"
+def require_found(folder: Path, truth: dict[str, Polygon], head: str, max_share: float) -> None:
+    """Embed, train by the defaults of a head, explain the slides held out, and test what is said of them.
+
+    At most `max_share` of a slide's tiles are lesion, and on average less than a hundredth.
+    """
+    labels, features, run = folder / "labels.csv", folder / "features", folder / f"run-{head}"
     specslide("embed", "--manifest", labels, "--mpp", MPP, "--tile-px", TILE_PX, "--out", features)
-    specslide("train", "--bags", features, "--manifest", labels, "--threads", 1, "--out", run)
+    specslide("train", "--bags", features, "--manifest", labels, "--head", head, "--threads", 1, "--out", run)
     held_out = [line.split(",")[1] for line in (folder / "truth.csv").read_text().splitlines()[1:]]
     stores = [features / f"{name}.features.zarr" for name in held_out]
     shares = [
@@ -86,7 +86,7 @@ def require_found(folder: Path, truth: dict[str, Polygon]) -> None:
         for name, lesion in truth.items()
     ]
     assert np.mean(shares) < 0.01
-    assert max(shares) < 0.015
+    assert max(shares) < max_share
     specslide("heatmap", *stores, "--model", run / "model", "--out", folder / "heatmaps")
     specslide("evaluate-slides", folder / "heatmaps", "--manifest", folder / "truth.csv", "--out", folder / "test")
     found = json.loads((folder / "test" / "slides.json").read_bytes())
@@ -97,6 +97,12 @@ def require_found(folder: Path, truth: dict[str, Polygon]) -> None:
 
 
 @pytest.mark.nightly
-def test_lesions_of_a_hundredth_of_the_tiles_are_found_from_labels_of_slides(tmp_path: Path) -> None:
-    """Of 16 slides held out AUROC was 1.000, and within the positive 8 that of attention 0.997."""
-    require_found(tmp_path, write_cohort(tmp_path))
+@pytest.mark.parametrize(("radius_um", "max_share", "head"), [(70, 0.015, "gated"), (55, 0.01, "top-k")])
+def test_lesions_of_a_hundredth_of_the_tiles_are_found_from_labels_of_slides(
+    radius_um: float, max_share: float, head: str, tmp_path: Path
+) -> None:
+    """Of 16 slides held out AUROC was 1.000 both times, and within the positive 8 that of attention 0.997 and 0.958.
+
+    Of lesions of 55 µm the gated head learns nothing (0.48), as its validation says too.
+    """
+    require_found(tmp_path, write_cohort(tmp_path, radius_um), head, max_share)
