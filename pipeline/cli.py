@@ -21,6 +21,7 @@ from pipeline.commands.external import bags, external
 from pipeline.commands.features import export_features, import_features
 from pipeline.commands.heatmap import heatmap
 from pipeline.commands.histoprep import histoprep
+from pipeline.commands.import_model import import_model
 from pipeline.commands.info import info
 from pipeline.commands.init import init
 from pipeline.commands.label import label
@@ -71,6 +72,7 @@ imports.command(cls=SuggestingCommand)(histoprep)
 imports.command("features", cls=SuggestingCommand)(import_features)
 imports.command("results", cls=SuggestingCommand)(import_results)
 imports.command("pictures", cls=SuggestingCommand)(import_pictures)
+imports.command("model", cls=SuggestingCommand)(import_model)
 exports.command("features", cls=SuggestingCommand)(export_features)
 exports.command("dicom", cls=SuggestingCommand)(export_dicom)
 exports.command("qupath", cls=SuggestingCommand)(export_qupath)

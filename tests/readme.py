@@ -69,6 +69,12 @@ def code_spans(path: Path) -> tuple[str, ...]:
 
 
 @cache
+def root() -> Any:
+    """The whole command line."""
+    return typer.main.get_command(cli.app)
+
+
+@cache
 def commands() -> dict[str, Any]:
     """Every command of the command line by its name, `study shortcut` too."""
     found: dict[str, Any] = {}
@@ -80,7 +86,7 @@ def commands() -> dict[str, Any]:
             else:
                 found[prefix + name] = command
 
-    add(typer.main.get_command(cli.app), "")
+    add(root(), "")
     return found
 
 
@@ -103,9 +109,8 @@ def parse(line: str) -> None:
 
 
 def _parse(words: list[str]) -> None:
-    root: Any = typer.main.get_command(cli.app)
-    with root.make_context("specslide", list(words)) as context:
-        group, rest = root, [*context._protected_args, *context.args]
+    with root().make_context("specslide", list(words)) as context:
+        group, rest = root(), [*context._protected_args, *context.args]
         while hasattr(group, "commands"):
             assert rest, "names no command"
             name, group, rest = group.resolve_command(context, rest)

@@ -101,6 +101,12 @@ def _ome_zarr(content: Content, path: Path) -> None:
     write_omezarr(content.map, path)
 
 
+def _labels(content: Content, path: Path) -> None:
+    from inference.exports.label_map import write_labels
+
+    write_labels(content.prediction, path)
+
+
 def _asap(content: Content, path: Path) -> None:
     from inference.exports.asap import write_asap
 
@@ -117,5 +123,6 @@ EXPORTS: dict[str, Export] = {
     "geojson": Export("regions.geojson", "regions as QuPath annotations", _regions),
     "ometiff": Export("heatmap.ome.tif", "the probability map as OME-TIFF", _ome_tiff),
     "omezarr": Export("heatmap.ome.zarr", "the probability map as OME-Zarr", _ome_zarr),
+    "labels": Export("labels.tif", "the class called at each place as a label image, and the classes' names", _labels),
     "asap": Export("regions.xml", "regions as ASAP annotations", _asap),
 }

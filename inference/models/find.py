@@ -39,6 +39,9 @@ def find_model(named: Path | str) -> Path:
     for place in model_places():
         if is_model_folder(place / name):
             return place / name
+    if name.startswith("hf-hub:"):
+        fix = f"specslide import model {name} --mpp MPP --out MODEL makes a model folder of a classifier of timm's"
+        raise ModelError(name, "is on a hub, which does not say at what scale it was trained", fix)
     if is_model_folder(folder / "model"):
         raise ModelError(folder, "is a training run", f"pass its model: {folder / 'model'}")
     raise ModelError(folder, "is not a model folder", f"pass the folder `model` of a training run, or {_names(name)}")

@@ -20,6 +20,7 @@ from pipeline import cli, run
 from pipeline.demo.synthetic import make_cohort
 from pipeline.execution.dask_config import ClusterConfig
 from pipeline.study.run import StudyReport
+from tests.conftest import in_this_process, pictures_left_out
 
 Finished = subprocess.CompletedProcess[str]
 RunCli = Callable[..., Finished]
@@ -123,7 +124,8 @@ evaluate: {resamples: 5}
 stress: {shifts: [hue], strengths: 1, resamples: 5}
 workers: 1
 """)
-    run(folder / "study.yaml")
+    with in_this_process(), pictures_left_out():
+        run(folder / "study.yaml")
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ def test_what_is_not_installed_is_refused_with_its_extra(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_every_logger_gets_the_numbers_and_changes_none(
     image_table: Path, tiny: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from torch import Tensor, nn
 
 from tiling.core.errors import ConfigError, ModelError
+from tiling.core.files import read_json
 from training.models.backbone_args import refused_args
 from training.models.dinov2_names import timm_state
 from training.models.tensor_file import UNREADABLE, load_tensors
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PACKAGED_BACKBONE = "tf_efficientnet_lite0"
-HUB = "hf-hub:"
+HUB, CONFIG = "hf-hub:", "config.json"
 MIN_INPUT_PX = 96
 """Smaller tiles are enlarged to this: a stride of 32 leaves too little of them."""
 
@@ -74,6 +75,25 @@ def find_hub_architecture(backbone: str) -> Architecture:
         found, name, args = timm.models.load_model_config_from_hf(backbone.removeprefix(HUB))
     except _HUB_ERRORS as error:
         raise _out_of_reach("backbone", backbone, error) from None
+    return _described(backbone, name, args, found)
+
+
+def find_folder_architecture(folder: Path) -> Architecture:
+    """The architecture of a network that timm saved: of config.json, as on a hub. Raises ConfigError, or ModelError."""
+    try:
+        record = read_json(folder / CONFIG)
+        settings = dict(record.get("pretrained_cfg", record))
+        settings |= {key: record[key] for key in ("num_classes", "label_names") if key in record}
+        name, args = str(record["architecture"]), dict(record.get("model_args") or {})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        fix = "pass a folder as timm's save_for_hf writes it"
+        raise ModelError(folder / CONFIG, f"describes no network of timm's ({reason})", fix) from None
+    return _described(str(folder), name, args, settings)
+
+
+def _described(backbone: str, name: str, args: Mapping[str, Any], found: Mapping[str, Any]) -> Architecture:
+    """The architecture of a configuration from elsewhere. Raises ConfigError for arguments that may do harm."""
     args = {key: value for key, value in args.items() if key not in _OURS}
     if why := refused_args(args):
         raise ConfigError("backbone", f"{backbone}: {why}", "use another, or pass timm's name as backbone")
@@ -85,6 +105,11 @@ def find_hub_architecture(backbone: str) -> Architecture:
 
 _OURS = {"num_classes", "in_chans"}
 """What a hub's configuration says of its own head and pictures."""
+
+
+def read_weights(weights: str) -> State:
+    """Tensors by name, of `hf-hub:owner/name` or of a file. Raises ConfigError, or ModelError."""
+    return _hub_weights(weights) if weights.startswith(HUB) else _read_weights(Path(weights))
 
 
 def _hub_weights(weights: str) -> State:
@@ -156,13 +181,10 @@ def load_weights(classifier: TileClassifier, backbone: str, weights: str) -> str
         state, where = packaged_weights(backbone), "the packaged weights"
     elif weights == "none":
         return weights
-    elif weights.startswith(HUB):
-        _fill(classifier.backbone, _hub_weights(weights), weights)
-        return weights
     else:
-        state, where = _read_weights(Path(weights)), weights
+        state, where = read_weights(weights), weights
     _fill(classifier.backbone, state, where)
-    return Path(weights).name
+    return weights if weights.startswith(HUB) else Path(weights).name
 
 
 def packaged_weights(backbone: str = PACKAGED_BACKBONE) -> State:

@@ -32,7 +32,7 @@ from training import load_model
 
 ALWAYS = {"predictions.parquet", "predictions.csv", "overlay.png", "heatmap.geojson"}
 FILES = ALWAYS | {"heatmap.png", "regions.geojson", "heatmap.ome.tif", "heatmap.ome.zarr", "regions.xml",
-                  "heatmap-layer.png", "heatmap-layer.json"}  # fmt: skip
+                  "heatmap-layer.png", "heatmap-layer.json", "labels.tif", "labels.classes.json"}  # fmt: skip
 RING = [(x, y) for y in (0, 64, 128) for x in (0, 64, 128)]
 P = [0.9, 0.8, 0.9, 0.7, 0.1, 0.7, 0.9, 0.8, 0.9]
 EXACT = OutputConfig(formats=formats(), region_smoothing_um=0)

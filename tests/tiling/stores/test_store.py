@@ -454,12 +454,13 @@ def restore(store: Path, intact: dict[Path, bytes]) -> None:
 DAMAGES = (flip, flip, truncate, lengthen, blank, delete, swap_two, swap_two_shards, edit_json, add)
 
 
-def test_three_hundred_damaged_stores_are_found(copied: Path) -> None:
+@pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.nightly)])
+def test_damaged_stores_are_found(copied: Path, count: int) -> None:
     """All by verification, which names the file; and reading a damaged store is refused or gives the very pixels."""
     expected, rows = TileStore(copied).read(slice(None)), np.arange(0, len(TileStore(copied)), 40)
     intact = {file: file.read_bytes() for file in files_of(copied)}
     found = refused = 0
-    for number in range(300):
+    for number in range(count):
         damaged = DAMAGES[number % len(DAMAGES)](copied, Random(number))
         found += any(fault.startswith(f"{file}: ") for fault in verify_store(copied) for file in damaged)
         try:
@@ -468,8 +469,8 @@ def test_three_hundred_damaged_stores_are_found(copied: Path) -> None:
             refused += str(copied) in str(error)
         restore(copied, intact)
     assert verify_store(copied) == []
-    assert found == 300
-    assert refused > 100
+    assert found == count
+    assert refused > count / 3
 
 
 # -------------------------------------------------------------------------------------------------------- the rest
