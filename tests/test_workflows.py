@@ -56,10 +56,12 @@ def test_snakemake_makes_the_heatmaps_that_are_missing(small_slide: Path, tmp_pa
 @pytest.mark.nightly
 def test_nextflows_file_is_of_its_grammar() -> None:
     """By Groovy, of which Nextflow's language is made; Nextflow itself is on no package index."""
-    if shutil.which("groovy") is None:
-        pytest.skip("lacks groovy, as Debian's package of that name has it")
-    code = "new GroovyShell().parse(new File(args[0]))"
-    done = subprocess.run(["groovy", "-e", code, str(WORKFLOWS / "main.nf")], capture_output=True, text=True)
+    java = shutil.which("java")
+    if java is None or shutil.which("groovy") is None:
+        pytest.skip("lacks groovy or java, as Debian's packages of those names have them")
+    words = ["groovy", "-e", "new GroovyShell().parse(new File(args[0]))", str(WORKFLOWS / "main.nf")]
+    home = os.environ | {"JAVA_HOME": str(Path(java).resolve().parents[1])}
+    done = subprocess.run(words, capture_output=True, text=True, env=home)
     assert done.returncode == 0, done.stderr + done.stdout
 
 
