@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from tiling.core.arrays import Float64Array
+from tiling.core.artefact import COMMIT
 from tiling.core.errors import InputError
 from tiling.core.files import read_json, require_regular
 from tiling.manifest import read_columns
@@ -83,11 +84,13 @@ def result_files(named: Sequence[Path]) -> list[Path]:
     files: list[Path] = []
     for path in named:
         tables = [one for folder in _WSINFER_FOLDERS for one in sorted((path / folder).glob("*.csv"))]
-        if path.suffix.lower() in (".zarr", ".db"):  # of TIAToolbox 2, which keeps the scale of its places nowhere
+        own = (path / COMMIT).exists()
+        if path.suffix.lower() in (".zarr", ".db") and not own:  # TIAToolbox 2 keeps the scale of its places nowhere
             fix = "write it as a table of minx, miny, width, height in level-0 pixels and prob_<class>; see docs/faq.md"
             raise InputError(path, "does not say the scale of its tiles' places", fix)
         if path.is_dir() and not tables:
-            raise InputError(path, "is a folder without tables", "pass a folder of WSInfer's results, or files")
+            what = "is made by specslide already" if own else "is a folder without tables"
+            raise InputError(path, what, "pass a folder of WSInfer's results, or files")
         files += tables or [path]
     return files
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from inference.evaluation.froc import RATES, Hits, froc_curve
-from inference.evaluation.results import SlideEvaluation, Slides
+from inference.evaluation.results import FrocResult, SlideEvaluation, Slides
 from tiling.core.text import threshold_text
 from training.evaluation.bootstrap import bootstrap_band
 from training.evaluation.figures import BLUE, ORANGE, png, tidy
@@ -75,5 +75,6 @@ def _draw_froc(axes: Axes, evaluation: SlideEvaluation, hits: Sequence[Hits]) ->
     axes.set_xscale("log", base=2)
     axes.set_xticks(RATES, ["1/4", "1/2", "1", "2", "4", "8"])
     axes.set(xlim=(_MIN_RATE, 8 * 1.1), ylim=(-0.02, 1.02), xlabel="false positives a slide", ylabel="sensitivity")
-    axes.set_title(f"Lesions, FROC score {found.score}", fontsize="medium")
+    by = "" if found.of == FrocResult.of else f"\nby {found.of}"
+    axes.set_title(f"Lesions, FROC score {found.score}{by}", fontsize="medium")
     tidy(axes)

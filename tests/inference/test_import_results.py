@@ -253,6 +253,13 @@ def test_a_folder_that_cannot_be_read_says_what_can(name: str, said: str, tmp_pa
         result_files([tmp_path / name])
 
 
+def test_a_store_is_not_taken_for_another_programs(tmp_path: Path) -> None:
+    (tmp_path / "disc.zarr").mkdir()
+    (tmp_path / "disc.zarr" / "commit.json").write_text("{}")
+    with pytest.raises(InputError, match="made by specslide"):
+        result_files([tmp_path / "disc.zarr"])
+
+
 def test_the_command_finds_slides_and_its_results_are_tested_and_shown(made: Path, slide: Path, tmp_path: Path) -> None:
     (tmp_path / "slides").mkdir()
     for name in ("disc", "other"):
