@@ -1,6 +1,7 @@
 """specslide's tiling against its peers: tiles a second while tiling, and of the whole job with its start-up.
 
     python -m tests.benchmarks.peers path/to/CMU-1-Small-Region.svs [--rounds 3] [--venvs DIR] [--python python3.11]
+        [--json FILE]
 
 Every peer lives in a venv of its own, made once from the package index with pip; its settings are in the docstring of
 its script in peer_jobs/: its own tissue mask, tiles at least half tissue, JPEG quality 90 at Pillow's 4:2:0 (specslide:
@@ -16,7 +17,8 @@ read fastest. Jobs, the same for all:
 
 A round runs every program in a fresh process, one after the other, beginning with another one each time; the ratios are
 medians over the rounds of the ratio within a round, since the speed of a shared machine drifts; for the same reason
-tiles per second of processor time while tiling stand beside those of the wall clock. Exit code 1 if a peer could not be
+tiles per second of processor time while tiling stand beside those of the wall clock. `--json` keeps the rates of every
+run, with the machine's name and the versions of all that ran. Exit code 1 if a peer could not be
 installed or run: the rest is reported all the same.
 """
 
@@ -25,6 +27,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import shutil
 import statistics
 import subprocess
@@ -32,7 +35,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +45,7 @@ import openslide
 import tifffile
 from PIL import Image
 
+from tests.benchmarks.formats import processor
 from tests.benchmarks.read_regions import repeated
 
 MPP = 0.5  # of the slide that is made
@@ -85,6 +90,8 @@ class Peer:
 PEERS = (
     Peer("histoprep", ("HistoPrep==2.0.5", "numpy<2.4", "openslide-bin"), ("with_histoprep.py", "histoprep")),
     Peer("histoslice", ("histoslice==0.6.0",), ("with_histoprep.py", "histoslice")),
+    Peer("lazyslide", ("lazyslide==0.13.0", "openslide-bin"), ("with_lazyslide.py",), takes_mpp=True),
+    Peer("tiatoolbox", ("tiatoolbox==2.1.3", "openslide-bin"), ("with_tiatoolbox.py",), takes_mpp=True),
     Peer("hs2p", ("hs2p==6.1.0", "pyvips[binary]"), ("with_hs2p.py",), takes_mpp=True),
     Peer(
         "openslide",
@@ -203,6 +210,26 @@ def one_round(
     return rates
 
 
+def versions_in(python: Path) -> dict[str, str]:
+    """The version of every package that a venv has, by its name."""
+    listed = json.loads(run([str(python), "-m", "pip", "list", "--format", "json", "--disable-pip-version-check"])[0])
+    return {package["name"]: package["version"] for package in listed}
+
+
+def record(pythons: Mapping[str, Path], rounds: Mapping[str, Sequence[Mapping[str, Rates]]]) -> dict[str, Any]:
+    """All that was measured, and where."""
+    rates = {
+        job: [{name: asdict(its) for name, its in one.items()} for one in of_job] for job, of_job in rounds.items()
+    }
+    programs = {name: versions_in(python) for name, python in {OURS: Path(sys.executable), **pythons}.items()}
+    return {
+        "date": date.today().isoformat(),
+        "machine": f"{processor()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "programs": programs,
+        "rounds": rates,
+    }
+
+
 HEAD = (
     f"{'':27s}{'tiles a second':>27s}   {'specslide over it':>24s}\n"
     f"{'job':8s}{'program':12s}{'tiles':>7s}"
@@ -247,6 +274,7 @@ def main() -> int:
     parser.add_argument("--jobs", nargs="+", choices=JOBS, default=list(JOBS))
     parser.add_argument("--venvs", type=Path, help="folder of the venvs, kept and reused; default: a temporary one")
     parser.add_argument("--python", default=sys.executable, help="for the venvs; HistoPrep needs Python 3.11")
+    parser.add_argument("--json", type=Path, help="file for the rates of every run")
     options = parser.parse_args()
     failed: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -269,6 +297,8 @@ def main() -> int:
     print(HEAD)
     for job in jobs:
         print("\n".join(table(job, rounds[job.name])))
+    if options.json:
+        options.json.write_text(json.dumps(record(pythons, rounds), indent=1) + "\n")
     for name, reason in failed.items():
         print(f"FAILED {name}: {reason}", file=sys.stderr)
     return 1 if failed else 0
