@@ -33,7 +33,7 @@ def main(slide: str, out: str, tile_px: int, tile_mpp: float, slide_mpp: float, 
 
     config = TilingConfig(mpp=tile_mpp, tile_px=tile_px, codec=codec)
     with patch("tiling.tile.write_tiles", timed):
-        report = tile_slide(slide, out, config, slide_mpp=slide_mpp)
+        report = tile_slide(slide, out, config, slide_mpp=slide_mpp, threads=1)  # as the peers
     print(json.dumps({"tiles": report.tiles, "seconds": seconds, "cpu_seconds": cpu}))
 
 
