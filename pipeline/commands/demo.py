@@ -36,8 +36,9 @@ def demo(
 
     report = run_demo(out, slide=slide, seed=seed, say=console.say)
     show_study(report.study)
-    _, what, note = heatmap_outcome(report.real)
-    console.say(f"real slide: {what}, in {report.real.folder}, {note}")
+    for made in (report.real, report.by_real_model):
+        _, what, note = heatmap_outcome(made)
+        console.say(f"real slide: {what}, in {made.folder}, {note}")
     console.say(f"all of it on one page: {report.page}")
     console.say(f"its slides in the browser: specslide view {out} --manifest {out / 'cohort' / 'manifest.csv'}")
 

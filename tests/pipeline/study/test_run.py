@@ -838,7 +838,11 @@ def test_the_demo_in_small(svs: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     assert report.study.failed == {}
     assert report.study.test_auroc is not None
     assert report.real.tiles > 50
-    assert [folder_faults(folder) for folder in (report.real.folder, report.page.parent)] == [[], []]
-    check_page(report.page, "A real slide", "specslide view . --manifest", "CMU-1-Small-Region", "synthetic-04")
+    assert report.by_real_model.tiles > 50
+    heatmaps = (report.real.folder, report.by_real_model.folder)
+    assert [folder_faults(folder) for folder in (*heatmaps, report.page.parent)] == [[], [], []]
+    check_page(
+        report.page, "A real slide", "breast-idc", "specslide view . --manifest", "CMU-1-Small-Region", "synthetic-04"
+    )
     check_page(report.study.out / "index.html")
     assert any("CMU-1-Small-Region.svs" in line for line in lines)
