@@ -142,7 +142,7 @@ def _classes(own: Architecture, config: ImportModelConfig, source: str) -> tuple
     names, count = config.classes or own.settings.get("label_names"), own.settings.get("num_classes")
     if isinstance(names, dict):  # by number
         names = [names[number] for number in sorted(names, key=lambda number: (len(str(number)), str(number)))]
-    if not names:
+    if not names or not isinstance(names, list | tuple):
         raise ConfigError("classes", f"{source} does not name its {count} classes", "pass them, in their order")
     if len(names) != count:
         raise ConfigError("classes", f"{source} has {count} outputs, not {len(names)}", "name each, in their order")
@@ -151,8 +151,10 @@ def _classes(own: Architecture, config: ImportModelConfig, source: str) -> tuple
 
 def _side(own: Architecture, source: str) -> int:
     """The side of the picture that it sees, pixels."""
-    size = list(own.settings["input_size"])
-    if len(size) != 3 or size[0] != 3 or size[1] != size[2]:
-        what = f"sees pictures of (channels, height, width) {tuple(size)}"
+    size = own.settings["input_size"]
+    if not isinstance(size, list | tuple) or len(size) != 3 or size[0] != 3 or size[1] != size[2]:
+        what = f"sees pictures of (channels, height, width) {size}"
         raise ModelError(source, what, "use one of squares in red, green and blue")
-    return int(size[1])
+    if not isinstance(size[1], int):
+        raise ModelError(source, f"sees pictures of a side of {size[1]!r}", "use another")
+    return size[1]
