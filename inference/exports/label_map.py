@@ -21,7 +21,7 @@ from tiling.core.text import printable
 from tiling.core.versions import RESEARCH_USE
 from tiling.grid import Raster
 
-_FINER = 8  # pixels across one of the map: a tile's edge lies within 1/16 of a tile of where it is
+_TILE_PIXELS = 8  # across a tile, at least: its edge lies within 1/16 of a tile of where it is
 
 
 def write_labels(prediction: Prediction, path: Path) -> None:
@@ -30,7 +30,8 @@ def write_labels(prediction: Prediction, path: Path) -> None:
     Class k of the model is k + 1. The picture covers the slide exactly, as label images do.
     """
     called, sides0 = _called(prediction), prediction.grid.size0[::-1]
-    finer = min(_FINER, max(1, math.isqrt(MAX_PIXELS // called.values.size)))
+    wanted = math.ceil(_TILE_PIXELS * called.downsample / prediction.grid.tile_px0)
+    finer = max(1, min(wanted, math.isqrt(MAX_PIXELS // called.values.size)))
     sides = [math.ceil(side0 / called.downsample * finer) for side0 in sides0]
     rows, columns = (
         ((np.arange(side) + 0.5) * side0 / side // called.downsample).astype(int)

@@ -10,6 +10,7 @@ import pytest
 import tifffile
 
 from inference.exports.label_map import write_labels
+from inference.maps.stitch import slide_map
 from tests.inference.conftest import GRID, MakePrediction
 from tiling.annotations.label_image import label_fractions
 from tiling.grid import Frame
@@ -57,6 +58,16 @@ def test_it_says_how_large_its_pixels_are(make_prediction: MakePrediction, tmp_p
         mpp = [10_000 * below / above for above, below in (page.tags[tag].value for tag in (282, 283))]
         assert page.tags[296].value == 3, "centimetres"
     assert mpp == pytest.approx([4.0, 4.0], rel=1e-6)
+
+
+def test_where_tiles_overlap_it_is_no_finer_than_the_map(make_prediction: MakePrediction, tmp_path: Path) -> None:
+    grid = GRID.model_copy(update={"stride_px0": 32})
+    prediction = make_prediction([(0, 0), (32, 0)], [0.9, 0.2], grid=grid)
+    write_labels(prediction, tmp_path / "labels.tif")
+    values = tifffile.imread(tmp_path / "labels.tif")
+    assert values.shape == slide_map(prediction.positives, prediction.tiles).values.shape == (24, 32)
+    # By tents of 8 pixels: 0.9 under one tile alone, 0.6375 and 0.4625 between the two, nothing beyond.
+    assert [values[2, 1], values[2, 5], values[2, 6], values[2, 14]] == [2, 2, 1, 0]
 
 
 def test_equal_predictions_give_equal_bytes(make_prediction: MakePrediction, tmp_path: Path) -> None:
