@@ -36,6 +36,7 @@ from tiling.slides.files import slide_name
 from tiling.stores.features import MARK, FeatureAttributes, FeatureStore, feature_path
 from tiling.stores.write_features import write_feature_columns, write_features
 from training.devices import device_name
+from training.models.info import warn_of_colours
 
 log = logging.getLogger(__name__)
 
@@ -94,10 +95,11 @@ def embed_slide(
     store = TileStore(path) if is_store(path) else None
     slide_id = require_slide_id(slide_id or (slide_name(path) if store is None else store.slide.slide_id), path)
     final = feature_path(Path(out_dir), slide_id)
-    icc = (config.icc or encoder.icc) if store is None else store.icc
+    icc = (config.icc or encoder.icc or "none") if store is None else store.icc
     with locked_folder(final), ExitStack() as stack:
         if final.exists() and (kept := _kept(final, recipe, overwrite)):
             return kept
+        warn_of_colours(encoder.icc or icc, icc, path, "encoder", "features")
         demand = demand_of(encoder, config)
         if store is None:
             slide, sha256 = stack.enter_context(Slide(path, mpp=slide_mpp, icc=icc)), recipe.inputs["slide"]

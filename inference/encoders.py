@@ -53,8 +53,9 @@ class TileEncoder:
     """What makes the features, as their stores say it."""
     device: torch.device
     encode: Encode
-    icc: Icc = "none"
-    """The colours of a slide's pixels that it is to see, unless others are asked for."""
+    icc: Icc | None = None
+    """The colours of the pixels it was trained on, which of slides it is to see unless others are asked for; None: not
+    known, and the pixels are as in the slide's file."""
 
     def at(self, precision: Precision) -> Encode:
         """The function that computes, in bf16 where that is meant. Raises ConfigError as `uses_bf16`."""

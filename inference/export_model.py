@@ -29,6 +29,7 @@ from tiling.core.files import canonical_json
 from tiling.core.versions import RESEARCH_USE, software_versions
 from training import ModelInfo, TileModel
 from training.models.classifier import TileClassifier
+from training.models.info import IN_COLOURS, warn_of_colours
 
 ExportFormat = Literal["onnx", "torchscript", "wsinfer"]
 TOLERANCE = 1e-4
@@ -112,9 +113,9 @@ def export_model(model: TileModel, to: ExportFormat, out_dir: Path | str, *, ove
     """Export a model into the folder `out_dir`, whole or not at all, once it gives what torch gives.
 
     `onnx` writes model.onnx: `tiles` uint8 (batch, tile_px, tile_px, 3) -> `logits` and `probabilities`, float32
-    (batch, classes), calibrated. `torchscript` writes model.pt with the same input and outputs. `wsinfer` writes
-    torchscript_model.pt and config.json by the wsinfer-zoo schema, spec 1.0. Beside it are export.json with classes,
-    scale, threshold and provenance, and README.md.
+    (batch, classes), calibrated; classes, scale and colours are in its metadata. `torchscript` writes model.pt with the
+    same input and outputs. `wsinfer` writes torchscript_model.pt and config.json by the wsinfer-zoo schema, spec 1.0.
+    Beside it are export.json with classes, scale, colours, threshold and provenance, and README.md.
 
     Args:
         model: The model.
@@ -135,6 +136,8 @@ def export_model(model: TileModel, to: ExportFormat, out_dir: Path | str, *, ove
         if folder.exists() and not overwrite:
             raise OutputError(folder, "is there already", "choose another --out, or pass --overwrite")
         config = wsinfer_config(model.info) if to == "wsinfer" else None
+        if config is not None:
+            warn_of_colours(model.info.icc, "none", "a slide in WSInfer or QuPath", "model", "probabilities")
         data, name, difference = _EXPORTS[to](model)
         facts = _facts(model, to, name, difference)
         recipe = Recipe("export", {"model": model.sha256}, {"to": to, "version": facts["version"]})
@@ -164,12 +167,14 @@ def wsinfer_config(info: ModelInfo) -> dict[str, Any]:
             {"name": "ToTensor"},
             {"name": "Normalize", "arguments": {"mean": list(info.mean), "std": list(info.std)}},
         ],
+        "icc": info.icc,  # which the schema leaves room for, and specslide reads
     }
 
 
 def _as_onnx(model: TileModel) -> tuple[bytes, str, float]:
     network = CalibratedClassifier(_portable(model), model.info)
-    data = onnx_graph(network, torch.from_numpy(_tiles(model.info.tile_px)), "tiles", ("logits", "probabilities"))
+    example = torch.from_numpy(_tiles(model.info.tile_px))
+    data = onnx_graph(network, example, "tiles", ("logits", "probabilities"), _of_use(model.info))
     session = onnx_session(data)
 
     def run(tiles: NDArray[np.uint8]) -> Outputs:
@@ -284,13 +289,18 @@ def _scripted(network: nn.Module, example: Tensor) -> bytes:
     return bare.getvalue()
 
 
+def _of_use(info: ModelInfo) -> dict[str, Any]:
+    """What a user of the export has to know of the model."""
+    return info.model_dump(include={"backbone", "classes", "positive_class", "threshold", "tile_px", "mpp", "icc"})
+
+
 def _facts(model: TileModel, to: ExportFormat, name: str, difference: float) -> dict[str, Any]:
     return {
         "format": "specslide-export",
         "version": 1,
         "to": to,
         "file": name,
-        **model.info.model_dump(include={"backbone", "classes", "positive_class", "threshold", "tile_px", "mpp"}),
+        **_of_use(model.info),
         "temperature_folded_in": model.info.temperature,
         "largest_difference_from_torch": difference,
         "model_sha256": model.sha256,
@@ -301,13 +311,14 @@ def _facts(model: TileModel, to: ExportFormat, name: str, difference: float) -> 
 
 def _card(facts: dict[str, Any]) -> str:
     scale = "an unknown scale" if facts["mpp"] is None else f"{facts['mpp']:g} µm/px"
+    colours = IN_COLOURS[facts["icc"]]
     inputs = {
         "wsinfer": "normalised tiles float32 (batch, 3, side, side), see config.json; output: logits / temperature",
     }.get(facts["to"], "`tiles` uint8 RGB (batch, side, side, 3); outputs: logits / temperature, and probabilities")
     return (
         f"# {facts['backbone']}, exported by specslide\n\n{facts['notice']}\n\n"
         f"- `{facts['file']}`: {inputs}\n"
-        f"- tiles of {facts['tile_px']} px at {scale}\n"
+        f"- tiles of {facts['tile_px']} px at {scale}, pixels {colours}\n"
         f"- classes, in order: {', '.join(facts['classes'])}\n"
         f"- {facts['positive_class']} is called from a probability of {facts['threshold']:g} on\n"
         f"- differs from the model in torch by at most {facts['largest_difference_from_torch']:.1e} where checked\n"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +28,9 @@ Run = Callable[[AnyArray], list[AnyArray]]
 """The input (B, ...) -> the outputs, each (B, ...)."""
 
 
-def onnx_graph(module: nn.Module, example: Tensor, inputs: str, outputs: Sequence[str]) -> bytes:
+def onnx_graph(
+    module: nn.Module, example: Tensor, inputs: str, outputs: Sequence[str], facts: Mapping[str, Any] | None = None
+) -> bytes:
     """The ONNX model of a module from one tensor to one or several, all of any number of rows (B, ...).
 
     Made by torch's TorchScript exporter: the one that is based on torch.export takes ten to thirty times as long, and
@@ -38,6 +41,7 @@ def onnx_graph(module: nn.Module, example: Tensor, inputs: str, outputs: Sequenc
         example: An input, (B, ...).
         inputs: The input's name.
         outputs: The outputs' names.
+        facts: What the file's metadata is to say; each value as JSON, but texts as they are.
 
     Returns:
         The bytes of the ONNX file.
@@ -60,6 +64,8 @@ def onnx_graph(module: nn.Module, example: Tensor, inputs: str, outputs: Sequenc
             raise ModelError("the model", f"cannot be turned into ONNX ({_first_line(error)})", fix) from error
     proto = onnx.load_from_string(out.getvalue())
     _anonymise(proto)
+    told = {name: fact if isinstance(fact, str) else json.dumps(fact) for name, fact in (facts or {}).items()}
+    onnx.helper.set_model_props(proto, told)
     return bytes(proto.SerializeToString())
 
 

@@ -71,6 +71,7 @@ def _info(config: ZooConfig, hashes: dict[str, str]) -> ModelInfo:
         positive_class=positive_class(config.class_names, TrainConfig()),
         mpp=config.spacing_um_px,
         tile_px=config.patch_size_pixels,
+        icc=config.icc,
         temperature=1.0,
         threshold=0.5,
         training={"limits": UNCALIBRATED},

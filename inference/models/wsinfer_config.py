@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from tiling.core.arrays import Icc
 from tiling.core.errors import ModelError
 from tiling.core.files import read_json, sha256_file
 from tiling.core.settings import first_fault
@@ -55,6 +56,8 @@ class ZooConfig(BaseModel):
     patch_size_pixels: TilePx
     spacing_um_px: Mpp
     transform: tuple[_Step, ...]
+    icc: Icc = "none"
+    """The colours of the tiles it was trained on. Exports of specslide say them; others: the file's own."""
 
     @model_validator(mode="after")
     def _can_be_followed(self) -> Self:

@@ -46,7 +46,10 @@ def resized(request: pytest.FixtureRequest, make_model: MakeModel) -> TileModel:
 
 def test_onnx_runtime_gives_the_models_probabilities(resized: TileModel, tmp_path: Path) -> None:
     report = export_model(resized, "onnx", tmp_path / "out")
-    onnx.checker.check_model(onnx.load(report.file), full_check=True)
+    onnx.checker.check_model(graph := onnx.load(report.file), full_check=True)
+    said = {entry.key: entry.value for entry in graph.metadata_props}
+    assert json.loads(said["classes"]) == list(resized.info.classes)
+    assert (said["icc"], float(said["mpp"]), said["tile_px"]) == ("none", 0.5, str(resized.info.tile_px))
     session = onnxruntime.InferenceSession(report.file, providers=["CPUExecutionProvider"])
     for count in (1, 3):
         pixels = tiles(resized.info.tile_px, count)
@@ -95,6 +98,7 @@ def test_the_folder_is_whole_and_names_no_file_of_the_machine(model: TileModel, 
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
     facts = json.loads((report.folder / "export.json").read_text())
     assert (facts["classes"], facts["threshold"], facts["mpp"]) == (["benign", "tumour"], 0.5, 0.5)
+    assert facts["icc"] == "none"
     assert facts["model_sha256"] == model.sha256
     assert "research use only" in (report.folder / "README.md").read_text()
     for path in report.folder.iterdir():

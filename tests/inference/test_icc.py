@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inference import make_heatmap, predict_slide
+from inference import load_model, make_heatmap, predict_slide
 from inference.config import EncoderConfig, PredictConfig
 from inference.embed import embed_slide
 from inference.encoders import load_encoder
+from inference.export_model import export_model
 from inference.prediction import Prediction
 from inference.recipes import prediction_settings
 from inference.report.evidence import gather_evidence
@@ -115,7 +116,7 @@ def test_a_heatmap_says_its_colours(
 
 
 def test_features_are_of_the_encoders_colours(
-    slide: Path, stores: dict[str, Path], make_model: MakeModel, tmp_path: Path
+    slide: Path, stores: dict[str, Path], make_model: MakeModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """By default; what they are is said by stores of slides and of tiles alike."""
     encoder = load_encoder(EncoderConfig(encoder=str(make_model(icc="srgb"))))
@@ -125,9 +126,29 @@ def test_features_are_of_the_encoders_colours(
     )
     assert of_slide.icc == of_store.icc == "srgb"
     np.testing.assert_array_equal(of_slide.read(), of_store.read())
+    assert "ICC" not in caplog.text
     plain = FeatureStore(embed_slide(stores["none"], encoder, tmp_path / "c").store)
     assert plain.icc == "none"
     assert (plain.read() != of_store.read()).any()
+    assert sum("ICC" in record.message for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize(("trained", "warned"), [("none", False), ("srgb", True)])
+def test_an_exported_model_knows_its_colours(
+    stores: dict[str, Path],
+    model: TileModel,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    trained: Any,
+    warned: bool,
+) -> None:
+    """The WSInfer folder of a model is shown a slide in the colours of its training, as the model is."""
+    exported = export_model(of_colours(model, trained), "wsinfer", tmp_path / "out").folder
+    assert ("QuPath" in caplog.text) == warned  # which know of no profiles
+    caplog.clear()
+    assert load_model(exported).info.icc == trained
+    predict_slide(stores["none"], load_model(exported))
+    assert ("ICC" in caplog.text) == warned
 
 
 def test_the_viewer_shows_a_slide_in_the_colours_asked_for(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from training.models.stain_targets import StainTarget
 log = logging.getLogger(__name__)
 
 INFO = "model.json"
-_IN_COLOURS: dict[Icc, str] = {"none": "as in the slide's file", "srgb": "in sRGB by ICC profile"}
+IN_COLOURS: dict[Icc, str] = {"none": "as in the slide's file", "srgb": "in sRGB by ICC profile"}
 
 Level = Annotated[float, Field(ge=0, le=1)]
 Spread = Annotated[float, Field(gt=0, le=100)]
@@ -157,9 +157,7 @@ class ModelRecord(BaseModel):
 
     def warn_of_colours(self, icc: Icc, where: object) -> None:
         """Log a warning if the pixels there are in other colours than those that it was trained on."""
-        if icc != self.icc:
-            what = "%s: its pixels are %s, and the model was trained on pixels %s: its probabilities may be off"
-            log.warning(what, where, _IN_COLOURS[icc], _IN_COLOURS[self.icc])
+        warn_of_colours(self.icc, icc, where, "model", "probabilities")
 
     def said(self, name: str) -> str:
         """What its maker said of it under `tissue`, `licence` or `limits`; "" if nothing."""
@@ -238,6 +236,21 @@ class BagInfo(ModelRecord):
     def network(self) -> str:
         """See `ModelRecord`."""
         return f"{self.head} on {self.encoder.name}"
+
+
+def warn_of_colours(trained: Icc, icc: Icc, where: object, noun: str, results: str) -> None:
+    """Log a warning if pixels are in other colours than those that a network was trained on.
+
+    Args:
+        trained: The colours of its training.
+        icc: The colours of the pixels.
+        where: Where the pixels are.
+        noun: What the network is: a model, or an encoder.
+        results: What may be off.
+    """
+    if icc != trained:
+        what = "%s: its pixels are %s, and the %s was trained on pixels %s: its %s may be off"
+        log.warning(what, where, IN_COLOURS[icc], noun, IN_COLOURS[trained], results)
 
 
 def read_info(folder: Path) -> ModelInfo:

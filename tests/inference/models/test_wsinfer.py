@@ -69,6 +69,7 @@ def test_onnx_is_refused_by_name(tmp_path: Path) -> None:
         ({"patch_size_pixels": 10**9}, "patch_size_pixels"),
         ({"spacing_um_px": -1}, "spacing_um_px"),
         ({"spacing_um_px": "NaN"}, "spacing_um_px"),
+        ({"icc": "adobe"}, "icc"),
         ({"transform": []}, "transform"),
         ({"transform": CONFIG["transform"][::-1]}, "transform"),
         ({"transform": [{"name": "Resize", "arguments": {"size": [1, 2]}}, {"name": "ToTensor"}]}, "transform"),
