@@ -35,6 +35,9 @@ class ChooseConfig(BaseModel):
     """Threads that read and decode; changes the speed, not the result. None: 1, for a model on a GPU up to 8."""
     precision: Precision = "auto"
     """bf16, 32 bits, or auto: bf16 where the hardware computes in it."""
+    backend: Backend = "auto"
+    """What computes: torch; onnx, ONNX Runtime on a CPU; or auto: onnx for a model on a CPU where it can and where that
+    pays, else torch. They agree to 1e-4."""
 
     @field_validator("where")
     @classmethod
@@ -47,6 +50,10 @@ class ChooseConfig(BaseModel):
     @classmethod
     def _found(cls, batch_size: object) -> object:
         return None if batch_size == "auto" else batch_size
+
+    def device_of(self, asked: str) -> str:
+        """The device that computes where one is asked for: ONNX Runtime computes on the CPU."""
+        return "cpu" if self.backend == "onnx" else asked
 
 
 class CutConfig(ChooseConfig):
@@ -68,9 +75,6 @@ class PredictTilesConfig(ChooseConfig):
 
     tta: bool = False
     """Test-time augmentation: the mean over all eight orientations of each tile, at eight times the cost."""
-    backend: Backend = "auto"
-    """What computes: torch; onnx, ONNX Runtime on a CPU; or auto: onnx for a model on a CPU where it can, else torch.
-    Their probabilities agree to 1e-4."""
 
 
 class PredictConfig(PredictTilesConfig, CutConfig):

@@ -107,8 +107,9 @@ def embed_slide(
         else:
             min_tissue_of(store, config)  # warns of what a store cannot follow
             found = store_source(store, slide_id, demand, config, roi)
+        backend, _ = encoder.chosen(config.backend, config.precision)
         with atomic_folder(final, recipe, made_with=_made_with(encoder)) as folder:
-            settings = {**recipe.settings} | ({} if icc == "none" else {"icc": icc})
+            settings = {**recipe.settings, "backend": backend} | ({} if icc == "none" else {"icc": icc})
             _write(folder, found, encoder, config, settings, progress or (lambda done, total: None))
     return _reported(final, FeatureStore(final), reused=False)
 
@@ -140,7 +141,8 @@ def demand_of(encoder: TileEncoder, config: EmbedConfig = EmbedConfig()) -> Dema
 
 def sized(encoder: TileEncoder, config: EmbedConfig = EmbedConfig()) -> BatchSizer:  # noqa: B008 - frozen
     """What encodes batches, halved where they do not fit in memory."""
-    return BatchSizer(encoder.at(config.precision), (encoder.record.sha256, str(encoder.device), "features"))
+    backend, encode = encoder.chosen(config.backend, config.precision)
+    return BatchSizer(encode, (encoder.record.sha256, str(encoder.device), backend, "features"))
 
 
 def _write(
@@ -201,7 +203,7 @@ def _made_with(encoder: TileEncoder) -> dict[str, str]:
     return software_versions(*_MAKERS) | {"device": device_name(encoder.device)}
 
 
-_MAKERS = ("torch", "timm", "numpy", "openslide-bin", "zarr")
+_MAKERS = ("torch", "onnxruntime", "timm", "numpy", "openslide-bin", "zarr")
 
 
 def _reported(final: Path, store: FeatureStore, *, reused: bool) -> EmbedReport:

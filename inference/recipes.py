@@ -22,7 +22,8 @@ from tiling.stores.features import Encoder, FeatureStore
 from tiling.stores.query import rows_where
 
 BACKENDS = (None, "onnx", "auto")
-"""What computed a heatmap that is there: any will do unless one is asked for, for they agree. None: torch."""
+"""What computed a heatmap or features that are there: any will do unless one is asked for, for they agree. None:
+torch."""
 
 
 def is_store(path: Path) -> bool:
@@ -41,7 +42,7 @@ def prediction_settings(source: Path, config: ChooseConfig, roi: Path | None = N
     of_slides = set() if is_store(source) else {"overlap", "mpp_tolerance", "max_bad_tiles", "icc"}
     settings = config.model_dump(include={"min_tissue", "where"} | of_slides, exclude_none=True)
     settings |= config.model_dump(include={"tta", "precision"}, exclude_defaults=True)
-    if isinstance(config, PredictTilesConfig) and config.backend != "torch":  # which was the default of version 0.1
+    if config.backend != "torch":  # which was the default of version 0.1
         settings["backend"] = config.backend
     return settings | ({} if roi is None else {"roi_sha256": annotation_hash(roi)})
 
@@ -84,7 +85,7 @@ def heatmap_recipe(
         inputs["truth"] = sha256_text(truth.wkt)
     shown = outputs.model_dump(mode="json") if outputs.formats else {}
     settings |= {"version": VERSION, "bf16": bf16, "outputs": shown}
-    return Recipe("heatmap", inputs, settings, {"backend": BACKENDS} if config.backend == "auto" else {})
+    return Recipe("heatmap", inputs, settings, _alike(config))
 
 
 def bag_heatmap_recipe(
@@ -140,7 +141,12 @@ def feature_recipe(
     inputs, settings = _source(source, config, slide_mpp, roi)
     known = {f"encoder_{name}": value for name, value in encoder.record().items()}
     own = {"dtype": config.dtype} | ({} if is_store(source) else {"quality": config.quality})
-    return Recipe("features", inputs, settings | known | own | {"bf16": bf16})
+    return Recipe("features", inputs, settings | known | own | {"bf16": bf16}, _alike(config))
+
+
+def _alike(config: ChooseConfig) -> dict[str, tuple[str | None, ...]]:
+    """What of a recipe may be otherwise in an artefact that is there."""
+    return {"backend": BACKENDS} if config.backend == "auto" else {}
 
 
 def _source(

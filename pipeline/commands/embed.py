@@ -31,7 +31,8 @@ from training.config import load_train_config
     EncoderConfig,
     EmbedConfig,
     common=(
-        "encoder", "weights", "mpp", "tile_px", "overlap", "min_tissue", "where", "dtype", "readers", "precision",
+        "encoder", "weights", "mpp", "tile_px", "overlap", "min_tissue", "where", "dtype", "readers", "backend",
+        "precision",
     ),
 )  # fmt: skip
 def embed(
@@ -76,7 +77,7 @@ def embed(
     config = settings_of(EmbedConfig, settings | {"batch_size": batch_size}, "embed options")
     rows, refused = slides_of(slides, manifest, slide_mpp, stores=True)
     workers = cluster_of(cluster, cluster_config, memory=worker_memory)
-    place = load_train_config(None, {"device": device}).device
+    place = load_train_config(None, {"device": config.device_of(device)}).device
     if check:
         return
     require_any(rows, manifest)

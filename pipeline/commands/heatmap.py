@@ -103,7 +103,7 @@ def heatmap(
     bags = are_bag_models(model)
     rows, refused = slides_of(slides, manifest, slide_mpp, stores=not bags, features=bags)
     workers = cluster_of(cluster, cluster_config, memory=worker_memory)
-    place = load_train_config(None, {"device": "cpu" if config.backend == "onnx" else device}).device
+    place = load_train_config(None, {"device": config.device_of(device)}).device
     if check:
         return
     model = model_folders(model)
@@ -136,6 +136,6 @@ def one_bag_model(models: list[Path], config: PredictConfig) -> Path:
     """The one model of bags. Raises ConfigError for several, and for what only tile classifiers do."""
     if len(models) > 1:
         raise ConfigError("model", "a model of bags makes heatmaps by itself", "pass one --model")
-    if config.tta or config.backend == "onnx":
-        raise ConfigError("tta" if config.tta else "backend", "is for tile classifiers", "leave it out")
+    if config.tta:
+        raise ConfigError("tta", "is for tile classifiers", "leave it out")
     return models[0]

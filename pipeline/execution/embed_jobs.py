@@ -18,7 +18,7 @@ from tiling.manifest import ManifestRow
 
 if TYPE_CHECKING:  # imported when needed
     from inference import EmbedReport, TileEncoder
-    from inference.config import EmbedConfig, EncoderConfig, Precision
+    from inference.config import EmbedConfig, EncoderConfig
 
 _WHOLE = Part()
 
@@ -47,14 +47,14 @@ def embed_job(job: EmbedJob, progress: TileProgress, encoder: EncoderConfig, dev
         )  # fmt: skip
 
 
-def try_encoder(config: EncoderConfig, device: str, precision: Precision | None, out: Path) -> str:
-    """Load an encoder, see whether this machine computes in the precision, if it is the one that will, and make `out`.
+def try_encoder(config: EncoderConfig, device: str, how: EmbedConfig | None, out: Path) -> str:
+    """Load an encoder, see whether this machine computes as asked, if it is the one that will, and make `out`.
 
     Returns which encoder it is. Raises ConfigError, ModelError, OutputError for what is refused before any slide.
     """
     loaded = load_tile_encoder(config, device)
-    if precision is not None:
-        loaded.at(precision)
+    if how is not None:
+        loaded.chosen(how.backend, how.precision)
     require_folder(out)
     record = loaded.record
     return f"{record.name}: tiles of {record.tile_px} px at {record.mpp:g} micrometres a pixel"
@@ -114,8 +114,8 @@ def embed_all(
     jobs = [EmbedJob(r.slide_path, r.slide_id, out, config, r.mpp, region, overwrite) for r, region in found]
     own = encoder.anywhere()
     task: Task[EmbedJob, EmbedReport] = partial(embed_job, encoder=own, device=device)
-    place, precision = (device, config.precision) if cluster is None else ("cpu", None)
-    first = partial(try_encoder, own, place, precision, out)
+    place, how = (device, config) if cluster is None else ("cpu", None)
+    first = partial(try_encoder, own, place, how, out)
     outcomes = run_on_devices(task, jobs, title="features", device=device, cluster=cluster, first=first)
     failed |= {o.job.slide_id: o.error for o in outcomes if o.error is not None}
     made = [replace(o.result, store=out / o.result.store.name) for o in outcomes if o.result is not None]

@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--readers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--backend", default="auto", choices=("auto", "torch", "onnx"))
     options = parser.parse_args()
     encoder = load_encoder(EncoderConfig(encoder=options.encoder, weights=options.weights), options.device)
     side, ways = encoder.record.tile_px, [(n, quality) for n in options.readers for quality in (True, False)]
@@ -47,7 +48,8 @@ def main() -> None:
         with Slide(path) as slide:
             size0, size = (kept.grid.tile_px0,) * 2, (side, side)
             tiles = np.stack([slide.read_scaled(x, y, size0, size) for x, y in kept.tiles.places()])
-        batch, encode = auto_batch(encoder.device, max(side, encoder.record.input_px or side)), encoder.at("auto")
+        batch = auto_batch(encoder.device, max(side, encoder.record.input_px or side))
+        encode = encoder.chosen(options.backend, "auto")[1]
         ratios: dict[tuple[int, bool], list[float]] = {way: [] for way in ways}
         for number in range(options.rounds):
             start, cpu = time.perf_counter(), time.process_time()
@@ -56,7 +58,7 @@ def main() -> None:
             alone, own = time.perf_counter() - start, time.process_time() - cpu
             print(f"round {number + 1}: {len(tiles)} tiles, encoder alone {alone:.1f} s, {len(tiles) / alone:.0f}/s")
             for readers, quality in ways:
-                config = EmbedConfig(readers=readers, quality=quality)
+                config = EmbedConfig(readers=readers, quality=quality, backend=options.backend)
                 start, cpu = time.perf_counter(), time.process_time()
                 name = f"{number}-{readers}-{quality}"
                 embed_slide(path, encoder, Path(folder) / "out", config, slide_id=name)

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from inference import EmbedConfig, EncoderConfig, embed, embed_slide, load_encoder
-from inference.encoders import TileEncoder, _layer
+from inference.encoders import TileEncoder, _finished, _layer
 from inference.export_model import _scripted as scripted
 from inference.known_encoders import ENCODERS
 from inference.onnx import onnx_graph
@@ -29,6 +29,7 @@ from inference.readahead import Batch
 from inference.sources import Source
 from tests.inference.conftest import picture, write_model
 from tiling import Grid, TileStore, TilingConfig, tile_slide
+from tiling.core.artefact import read_commit
 from tiling.core.errors import ConfigError, ModelError, OutputError
 from tiling.grid import Raster, Tiles
 from tiling.stores.features import Encoder, FeatureStore, verify_features
@@ -36,6 +37,7 @@ from tiling.stores.label import label_store
 from tiling.stores.store import SlideFacts
 from training import load_model
 from training.models.backbones import packaged_weights
+from training.models.classifier import TileClassifier
 
 
 def some_tiles(count: int = 5, side: int = 32) -> NDArray[np.uint8]:
@@ -64,7 +66,8 @@ def test_features_of_a_slide_are_those_of_its_lossless_store(
     ours, theirs = (FeatureStore(report.store) for report in reports)
     assert len(ours) > 50
     np.testing.assert_array_equal(ours.read(), theirs.read())
-    np.testing.assert_allclose(ours.read(), encoder.encode(TileStore(store).read(slice(None))), atol=1e-6)
+    np.testing.assert_allclose(ours.read(), encoder.encode(TileStore(store).read(slice(None))), rtol=1e-5, atol=1e-5)
+    assert ours.attributes.settings["backend"] == "onnx"
     assert ours.tiles.places() == theirs.tiles.places() == TileStore(store).tiles.places()
     assert set(ours.tiles.columns) == set(theirs.tiles.columns) == set(TileStore(store).tiles.columns)
     for name, values in TileStore(store).tiles.columns.items():
@@ -87,6 +90,9 @@ def test_packaged_weights_give_timm_s_own_features() -> None:
         expected = network.eval()((pixels - 0.5) / 0.5).numpy()
     np.testing.assert_allclose(encoder.encode(tiles), expected, atol=1e-5)
     assert (encoder.record.dim, encoder.record.mpp, encoder.record.licence) == (1280, 0.5, "Apache-2.0")
+    backend, encode = encoder.chosen("auto", "auto")
+    assert backend == "onnx"
+    np.testing.assert_allclose(encode(tiles), expected, atol=2e-5)  # of features up to 4
 
 
 def test_weights_of_a_file_give_timm_s_own_features(tmp_path: Path) -> None:
@@ -234,6 +240,14 @@ def test_a_dinov2_network_by_transformers_names_is_its_formula(tmp_path: Path, m
         load_encoder(EncoderConfig(encoder="small", weights=str(path)))
 
 
+class _Eigen(nn.Module):
+    """Features that the exporter does not know."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        values: torch.Tensor = torch.linalg.eigvals(pixels.mean(1)).real
+        return values
+
+
 class _Picture(nn.Module):
     """A small network of pictures, whose features depend on places."""
 
@@ -305,6 +319,57 @@ def test_features_made_otherwise_are_refused_by_what_differs(
     made = embed_slide(slide, encoder, tmp_path, EmbedConfig(overlap=0.5), overwrite=True)
     assert made.tiles > first.tiles
     assert not made.reused
+
+
+def test_either_backend_s_features_are_kept_unless_one_is_asked_for(
+    slide: Path, encoder: TileEncoder, tmp_path: Path
+) -> None:
+    """They agree; those of torch are as earlier versions made and named them."""
+    for made, other in (("torch", "onnx"), ("auto", "torch")):
+        first = embed_slide(slide, encoder, tmp_path / made, EmbedConfig(backend=made))
+        recipe = read_commit(first.store).recipe
+        assert recipe is not None
+        assert recipe.settings.get("backend") == (None if made == "torch" else made)
+        assert embed_slide(slide, encoder, tmp_path / made).reused
+        with pytest.raises(OutputError, match="backend"):
+            embed_slide(slide, encoder, tmp_path / made, EmbedConfig(backend=other))
+
+
+class _Unlike(nn.Module):
+    """Features of tiles that a graph, which holds what a flag said once, does not compute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maps = nn.Conv2d(3, 6, 3)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        maps: torch.Tensor = self.maps(pixels).mean((2, 3))
+        return maps * 2 if torch.onnx.is_in_onnx_export() else maps
+
+
+@pytest.mark.parametrize("network", [_Unlike, _Eigen])
+def test_what_onnx_runtime_does_not_compute_is_left_to_torch(
+    network: type[nn.Module], caplog: pytest.LogCaptureFixture
+) -> None:
+    classifier = TileClassifier(network(), 32, (0.5,) * 3, (0.5,) * 3)
+    facts = {"name": "odd", "kind": "timm", "sha256": "0" * 64, "tile_px": 32, "mpp": 0.5}
+    encoder = _finished(classifier, torch.device("cpu"), "own", "resize", facts)
+    assert encoder.chosen("auto", "auto") == ("torch", encoder.encode)
+    assert "torch is used" in caplog.text
+    with pytest.raises(ModelError, match="--backend torch"):
+        encoder.chosen("onnx", "auto")
+
+
+def test_backends_that_cannot_be_or_do_not_pay(encoder: TileEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert encoder.chosen("torch", "auto") == ("torch", encoder.encode)
+    large = replace(encoder, onnx_pays=False)
+    assert large.chosen("auto", "auto") == ("torch", encoder.encode)
+    assert large.chosen("onnx", "auto")[0] == "onnx"
+    for kind, asked in (("onnx", "torch"), ("torchscript", "onnx")):
+        of_file = replace(encoder, record=encoder.record.model_copy(update={"kind": kind}), onnx=None)
+        assert of_file.chosen("auto", "auto")[1] is encoder.encode
+        with pytest.raises(ConfigError, match="backend"):
+            of_file.chosen(asked, "auto")  # type: ignore[arg-type]
 
 
 def test_a_store_of_other_tiles_is_refused(store: Path, encoder: TileEncoder, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def _look(row: ManifestRow, study: Study) -> State:
         return TO_DO
     if not study.has_stores:
         return study.follows(name_of(row))
-    encoder = load_tile_encoder(encoder_settings(study), study.config.train.device)
+    encoder = load_tile_encoder(encoder_settings(study), bags.features.device_of(study.config.train.device))
     bf16 = uses_bf16(encoder.device, bags.features.precision)
     recipe = feature_recipe(study.out / store_of(row), encoder.record, bags.features, bf16=bf16)
     return state(path, recipe)
@@ -69,7 +69,7 @@ def _make(study: Study, artefacts: Sequence[Artefact]) -> None:
     stores = [row.model_copy(update={"slide_path": study.out / store_of(row), "mpp": None}) for row in of.values()]
     reports, failed = embed_all(
         stores, encoder_settings(study), study.out / FEATURES, bags.features, overwrite=True,
-        device=study.config.train.device, cluster=study.config.cluster,
+        device=bags.features.device_of(study.config.train.device), cluster=study.config.cluster,
     )  # fmt: skip
     for report in reports:
         name = name_of(of[report.slide_id])

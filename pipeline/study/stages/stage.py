@@ -133,8 +133,8 @@ class Study:
 
     @property
     def device(self) -> str:
-        """The device that computes heatmaps: auto, cpu, cuda or mps; ONNX Runtime computes on the CPU."""
-        return "cpu" if self.config.heatmap.backend == "onnx" else self.config.train.device
+        """The device that computes heatmaps: auto, cpu, cuda or mps."""
+        return self.config.heatmap.device_of(self.config.train.device)
 
     def place(self) -> torch.device:
         """The device that tests and predicts. Raises ConfigError for one that is not there."""
