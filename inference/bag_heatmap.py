@@ -14,15 +14,18 @@ import numpy as np
 import shapely
 
 from inference.config import OutputConfig
+from inference.encoders import Encode
 from inference.ensemble import entropy
+from inference.explain import bag_positives
 from inference.exports.content import Content
 from inference.heatmap import publish_heatmap
+from inference.occlusion import require_occlusion
 from inference.prediction import BagPrediction, Prediction
 from inference.recipes import bag_heatmap_recipe
 from inference.report.evidence import Evidence, gather_evidence
 from inference.reports import HeatmapReport
 from tiling.core.arrays import Float32Array
-from tiling.core.errors import ModelError
+from tiling.core.errors import ConfigError, ModelError
 from tiling.grid import Raster
 from tiling.manifest import require_slide_id
 from tiling.stores.features import Encoder, FeatureStore
@@ -42,6 +45,7 @@ def make_bag_heatmap(
     slide_mpp: float | None = None,
     truth: shapely.Geometry | None = None,
     outputs: OutputConfig = OutputConfig(),  # noqa: B008 - frozen
+    encode: Encode | None = None,
     overwrite: bool = False,
 ) -> HeatmapReport:
     """Explain a slide's features by a model of bags and write `<out_dir>/<slide_id>/`, as `make_heatmap` does.
@@ -55,6 +59,7 @@ def make_bag_heatmap(
         slide_mpp: Micrometres per level-0 pixel, where the slide's file does not say.
         truth: Level-0 pixels; outlined in the picture.
         outputs: Which further files are written.
+        encode: The function of the model's encoder, for `outputs.occlusion`.
         overwrite: Replace a result made otherwise, or a damaged one.
 
     Returns:
@@ -63,15 +68,22 @@ def make_bag_heatmap(
     Raises:
         ModelError: For features of another encoder than the model's, naming the difference.
         StoreError: For a damaged feature store.
-        OutputError, ConfigError: As `make_heatmap`.
+        OutputError, ConfigError: As `make_heatmap`; and `outputs.occlusion` needs `source` and `encode`.
     """
+    positives = None
+    if outputs.occlusion:
+        require_occlusion()
+        if source is None or encode is None:
+            fix = "pass slides or tile stores in place of features"
+            raise ConfigError("occlusion", "needs the tiles' pixels and the encoder", fix)
+        positives = bag_positives(model, encode)
     store = FeatureStore(features)
     slide_id = require_slide_id(slide_id or store.slide_id, Path(features))
     require_encoder(model, store.encoder, store.path)
     recipe = bag_heatmap_recipe(store, model.sha256, truth=truth, outputs=outputs)
 
     def evidence(prediction: Prediction) -> Evidence:
-        return Evidence() if source is None else gather_evidence(source, prediction, slide_mpp)
+        return Evidence() if source is None else gather_evidence(source, prediction, slide_mpp, positives)
 
     return publish_heatmap(
         Path(out_dir) / slide_id, recipe, lambda: predict_bag(store, model, slide_id), model.device,

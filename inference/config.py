@@ -136,6 +136,8 @@ class OutputConfig(BaseModel):
     """Regions of a smaller area, square micrometres, are left out."""
     region_smoothing_um: float | None = Field(None, ge=0)
     """Radius by which outlines are smoothed, micrometres; None: a quarter of a tile's side, 0: not at all."""
+    occlusion: bool = False
+    """The report also shows on which parts of its tiles the model depends: where blurring changes the probability."""
 
     @field_validator("formats")
     @classmethod

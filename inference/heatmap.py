@@ -13,9 +13,11 @@ import torch
 from inference.backends import uses_bf16
 from inference.config import OutputConfig, PredictConfig
 from inference.ensemble import Ensemble, members
+from inference.explain import tile_positives
 from inference.exports import write_exports
 from inference.exports.content import Content
 from inference.maps.scores import areas_mm2, slide_scores
+from inference.occlusion import require_occlusion
 from inference.ood import outside
 from inference.predict import Progress, predict_slide
 from inference.prediction import BagPrediction, Prediction
@@ -72,7 +74,7 @@ def make_heatmap(
         progress: Called with (tiles done, tiles in all).
 
     Raises:
-        ConfigError: For an id that cannot name a folder.
+        ConfigError: For an id that cannot name a folder, and `outputs.occlusion` without the package for it.
         OutputError: For a result made otherwise, unless `overwrite`, and a folder that holds something else.
         SpecslideError: As `predict_slide`.
 
@@ -83,6 +85,8 @@ def make_heatmap(
         'heatmaps/synthetic-04'
     """
     path = Path(source)
+    if outputs.occlusion:
+        require_occlusion()
     bf16 = any(uses_bf16(one.device, config.precision) for one in members(model))
     recipe = heatmap_recipe(
         path, model.sha256, config, bf16=bf16, slide_mpp=slide_mpp, roi=roi, truth=truth, outputs=outputs
@@ -96,9 +100,14 @@ def make_heatmap(
             roi=roi, progress=progress,
         )  # fmt: skip
 
+    def evidence(prediction: Prediction) -> Evidence:
+        return gather_evidence(
+            path, prediction, slide_mpp, tile_positives(model, config) if outputs.occlusion else None
+        )
+
     return publish_heatmap(
         Path(out_dir) / slide_id, recipe, predict, members(model)[0].device, Content.of(outputs, truth),
-        evidence=lambda prediction: gather_evidence(path, prediction, slide_mpp), overwrite=overwrite,
+        evidence=evidence, overwrite=overwrite,
     )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from tiling import Slide, TilingConfig
 from tiling.config import TissueConfig
 from tiling.core.arrays import Float32Array, Float64Array
 from tiling.core.artefact import Recipe
-from tiling.core.errors import InputError
+from tiling.core.errors import ConfigError, InputError
 from tiling.core.files import sha256_file
 from tiling.grid import MAX_TILE_PX, Grid, Tiles
 from tiling.manifest import require_slide_id
@@ -81,8 +81,11 @@ def import_results(
         InputError: For a file of no known layout, of another slide, or that lacks what is not given either.
         OutputError: For a result made otherwise, unless `overwrite`, and a folder that holds something else.
         SlideError: If the slide cannot be read.
+        ConfigError: For `outputs.occlusion`, which asks the model.
     """
     path, slide = Path(path), Path(slide)
+    if outputs.occlusion:
+        raise ConfigError("occlusion", "asks the model, which another program has", "leave it out")
     slide_id = require_slide_id(slide_id or slide_name(slide), slide)
     found = _of_slide(foreign_results(path, probabilities), slide, path)
     given = {
@@ -92,7 +95,8 @@ def import_results(
     with Slide(slide, mpp=slide_mpp) as opened:
         inputs = {"slide": opened.sha256(), "results": sha256_file(path)}
         settings = {**given, "slide_mpp": opened.mpp, "said": dict(found.said), "version": VERSION}
-        recipe = Recipe("heatmap", inputs, settings | {"outputs": outputs.model_dump(mode="json")})
+        written = outputs.model_dump(mode="json", exclude={"occlusion"})
+        recipe = Recipe("heatmap", inputs, settings | {"outputs": written})
 
         def predict() -> Prediction:
             return imported_prediction(found, path, opened, slide_id, inputs["slide"], given)

@@ -83,8 +83,7 @@ def heatmap_recipe(
     inputs["models"] = models_sha256
     if truth is not None:
         inputs["truth"] = sha256_text(truth.wkt)
-    shown = outputs.model_dump(mode="json") if outputs.formats else {}
-    settings |= {"version": VERSION, "bf16": bf16, "outputs": shown}
+    settings |= {"version": VERSION, "bf16": bf16, "outputs": _written(outputs)}
     return Recipe("heatmap", inputs, settings, _alike(config))
 
 
@@ -109,8 +108,13 @@ def bag_heatmap_recipe(
     inputs: dict[str, object] = {"features": features.identity, "models": model_sha256}
     if truth is not None:
         inputs["truth"] = sha256_text(truth.wkt)
-    shown = outputs.model_dump(mode="json") if outputs.formats else {}
-    return Recipe("heatmap", inputs, {"version": VERSION, "outputs": shown})
+    return Recipe("heatmap", inputs, {"version": VERSION, "outputs": _written(outputs)})
+
+
+def _written(outputs: OutputConfig) -> dict[str, Any]:
+    """The settings that decide what is written."""
+    formats = outputs.model_dump(mode="json", exclude={"occlusion"}) if outputs.formats else {}
+    return formats | ({"occlusion": True} if outputs.occlusion else {})
 
 
 def feature_recipe(

@@ -20,6 +20,11 @@ from tiling.grid import Raster
 
 LONGEST_PX = 1200
 """Of the longer side of the overview."""
+FOR, AGAINST = (230, 159, 0), (0, 114, 178)
+"""Colours of what speaks for the positive class and against it, which colour-blind readers tell apart."""
+SMALLEST_SCALE = 0.02
+"""Change of the probability that their full colour stands for at least, lest nothing looks like something."""
+_MOST_OPAQUE = 0.75
 _JPEG_QUALITY = 85
 
 
@@ -62,6 +67,26 @@ def shrunk(picture: UInt8Array, longest: int) -> UInt8Array:
 def greyed(picture: UInt8Array, but: NDArray[np.bool_]) -> UInt8Array:
     """The picture, greyed but where the mask (h, w) is true."""
     return np.where(but[..., None], picture, (picture // 4 + 96).astype(np.uint8))
+
+
+def outlined(picture: UInt8Array, near: int, far: int) -> UInt8Array:
+    """A picture with the outline of the square between two of its rows, and columns, `far` outside."""
+    drawn, far = picture.copy(), far - 1
+    for colour, width in ((255, 4), (0, 2)):
+        cv2.rectangle(drawn, (near, near), (far, far), (colour,) * 3, width)
+    return drawn
+
+
+def influence(tile: UInt8Array, change: Float32Array, scale: float) -> UInt8Array:
+    """A tile (h, h, 3) in grey, under by how much blurring lowers its probability (T, T), uint8 (h, h, 3).
+
+    Full colour stands for a change of `scale`.
+    """
+    side = len(tile)
+    share = np.clip(cv2.resize(change, (side, side), interpolation=cv2.INTER_LINEAR) / scale, -1, 1)[..., None]
+    grey = np.repeat(cv2.cvtColor(tile, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+    alpha = _MOST_OPAQUE * np.abs(share)
+    return np.asarray(np.rint(grey * (1 - alpha) + np.where(share > 0, FOR, AGAINST) * alpha), np.uint8)
 
 
 def svg_path(rings: Iterable[NDArray[np.float64]]) -> Markup:

@@ -18,14 +18,19 @@ from inference.maps.scores import MEANINGS, SlideScores
 from inference.maps.slide_map import threshold_rings
 from inference.ood import outside
 from inference.prediction import FLAG, RATIO, Prediction
-from inference.report.evidence import Evidence
+from inference.report.evidence import AROUND, AROUND_PX, Evidence, ShownTile
 from inference.report.pictures import (
+    AGAINST,
+    FOR,
     LONGEST_PX,
+    SMALLEST_SCALE,
     assembled,
     colours,
     greyed,
     heat,
+    influence,
     jpeg,
+    outlined,
     overview,
     png,
     shrunk,
@@ -40,7 +45,7 @@ from tiling.grid import Raster
 from tiling.quality import METRICS
 
 TEMPLATES = Path(__file__).parent / "templates"
-_TILE_PX, _BINS = 160, 20
+_BINS = 20
 
 _LEFT_OUT = {
     "no_tissue": "hold too little tissue",
@@ -98,6 +103,7 @@ def report_html(prediction: Prediction, scores: SlideScores, evidence: Evidence,
         bar=length_text(_bar_um(prediction, picture)),
         histogram=_histogram(prediction),
         galleries=_galleries(prediction, evidence),
+        influence=f"{scale:.2g}" if (scale := _influence_scale(evidence)) is not None else None,
         qupath0=prediction.slide.frame().qupath0,
         tile_um=number_text(grid.tile_px0 * prediction.slide.mpp),
         unlike=_unlike(prediction) if known and 0 < known.tiles < known.total else None,
@@ -169,7 +175,8 @@ def _map_style(prediction: Prediction, picture: Raster) -> str:
     return (
         f"#map {{ max-width: {picture.values.shape[1]}px; }} .bar {{ width: {bar:.4%}; }}\n"
         f".legend {{ background: linear-gradient(to right, {gradient}), #fff; }}\n"
-        f".legend i {{ left: {prediction.heat_threshold * 100:.2f}%; }}"
+        f".legend i {{ left: {prediction.heat_threshold * 100:.2f}%; }}\n"
+        f".influence {{ background: linear-gradient(to right, rgb{AGAINST}, #bbb, rgb{FOR}); }}"
     )
 
 
@@ -186,8 +193,8 @@ def _size0(picture: Raster) -> tuple[float, float]:
 def _places(prediction: Prediction, evidence: Evidence, picture: Raster) -> list[dict[str, Any]]:
     """Where the numbered tiles lie, in percent of the map, so that numbers stay legible on a small screen."""
     side, places, (width0, height0) = prediction.grid.tile_px0, [], _size0(picture)
-    for shown, (row, _) in enumerate((*evidence.highest, *evidence.lowest), start=1):
-        x, y = int(prediction.tiles.x0[row]), int(prediction.tiles.y0[row])
+    for shown, tile in enumerate((*evidence.highest, *evidence.lowest), start=1):
+        x, y = int(prediction.tiles.x0[tile.row]), int(prediction.tiles.y0[tile.row])
         places.append(
             {
                 "number": shown, "x": f"{x / width0:.3%}", "y": f"{y / height0:.3%}", "width": f"{side / width0:.3%}",
@@ -226,23 +233,38 @@ def _histogram(prediction: Prediction) -> dict[str, Any] | None:
 
 def _galleries(prediction: Prediction, evidence: Evidence) -> list[tuple[str, list[dict[str, Any]]]]:
     """The tiles to show, by the heading above them, numbered as on the map."""
-    flags, (left, top), found = prediction.columns.get(FLAG), prediction.slide.frame().qupath0, []
-    what = "suspicious" if prediction.bag is None else "attended"
+    what, scale, found = "suspicious" if prediction.bag is None else "attended", _influence_scale(evidence), []
     for title, shown, first in (
         (f"Most {what}", evidence.highest, 1),
         (f"Least {what}", evidence.lowest, len(evidence.highest) + 1),
     ):
-        tiles = [
-            {
-                "number": place, "src": jpeg(shrunk(pixels, _TILE_PX)),
-                "x": int(prediction.tiles.x0[row]) - left, "y": int(prediction.tiles.y0[row]) - top,
-                "p": f"{prediction.probabilities[row, prediction.positive]:.3f}",
-                "unlike": flags is not None and bool(flags[row]),
-            }
-            for place, (row, pixels) in enumerate(shown, first)
-        ]  # fmt: skip
+        tiles = [{"number": place, **_shown(prediction, tile, scale)} for place, tile in enumerate(shown, first)]
         found += [(title, tiles)] if tiles else []
     return found
+
+
+def _shown(prediction: Prediction, tile: ShownTile, scale: float | None) -> dict[str, Any]:
+    """A tile of a gallery."""
+    flags, (left, top), row = prediction.columns.get(FLAG), prediction.slide.frame().qupath0, tile.row
+    picture = whole = shrunk(tile.pixels, AROUND_PX)
+    if tile.around is not None:
+        near = len(tile.around) * (AROUND - 1) // (2 * AROUND)
+        far = len(tile.around) - near
+        picture, whole = tile.around[near:far, near:far], outlined(tile.around, near, far)
+    change = tile.occlusion
+    return {
+        "src": jpeg(whole),
+        "influence": None if change is None or scale is None else jpeg(influence(picture, change, scale)),
+        "x": int(prediction.tiles.x0[row]) - left, "y": int(prediction.tiles.y0[row]) - top,
+        "p": f"{prediction.probabilities[row, prediction.positive]:.3f}",
+        "unlike": flags is not None and bool(flags[row]),
+    }  # fmt: skip
+
+
+def _influence_scale(evidence: Evidence) -> float | None:
+    """The largest change of a probability where a part of one of the shown tiles is blurred; None where none is."""
+    changes = [tile.occlusion for tile in (*evidence.highest, *evidence.lowest) if tile.occlusion is not None]
+    return max(SMALLEST_SCALE, *(float(np.abs(change).max()) for change in changes)) if changes else None
 
 
 def _covered(prediction: Prediction) -> dict[str, Any]:

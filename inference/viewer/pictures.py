@@ -15,6 +15,7 @@ from typing import Final, Protocol
 import cv2
 import numpy as np
 
+from inference.store_pixels import placed, store_region
 from inference.viewer.cohort import Shown
 from inference.viewer.slide_picture import SlidePicture, SlideSource, drawn_jpeg
 from inference.viewer.zooms import TILE_PX, Square
@@ -29,9 +30,7 @@ CACHE_BYTES = 256 * 2**20
 RECOLOURED_CACHE_BYTES = 64 * 2**20
 """Of JPEG tiles that are kept."""
 OPEN_SLIDES = 16
-_GLASS, _UNKNOWN, _DAMAGED = 255, 236, 200
-_AHEAD = 1.5
-"""How many times finer than the thumbnail a store's picture must be for its tiles to be read."""
+_UNKNOWN, _DAMAGED = 236, 200
 
 
 class Picture(Protocol):
@@ -56,10 +55,6 @@ class Picture(Protocol):
     @property
     def has_profile(self) -> bool:
         """Whether the slide's file is read and has an ICC profile that can be used."""
-
-    @property
-    def icc(self) -> Icc:
-        """The colours that it is drawn in: "srgb" where a profile was applied."""
 
     def region(self, square: Square, side_px: int) -> UInt8Array:
         """A square of the slide at `side_px` pixels a side, RGB (side_px, side_px, 3). Raises SlideError, StoreError.
@@ -87,27 +82,11 @@ class StorePicture:
     def __init__(self, store: TileStore) -> None:
         self._store, self.frame = store, store.slide.frame()
         self.mpp: float | None = store.slide.mpp
-        self.icc: Icc = store.icc
         self.finest_px0 = store.grid.tile_px0 / store.grid.tile_px
-        self._x0, self._y0 = (array.astype(np.int64) for array in (store.tiles.x0, store.tiles.y0))
 
     def region(self, square: Square, side_px: int) -> UInt8Array:
         """See `Picture`."""
-        px0 = square.side0 / side_px
-        thumbnail = self._store.thumbnail
-        out = _placed(thumbnail.values, thumbnail.downsample, square, side_px)
-        if px0 * _AHEAD >= thumbnail.downsample:
-            return out
-        side0 = self._store.grid.tile_px0
-        (x0, y0, wide0) = square
-        meets = (self._x0 < x0 + wide0) & (self._y0 < y0 + wide0) & (self._x0 > x0 - side0) & (self._y0 > y0 - side0)
-        rows = np.flatnonzero(meets)
-        for row, tile in zip(rows.tolist(), self._store.read(rows), strict=True):
-            left, top = int(self._x0[row]) - x0, int(self._y0[row]) - y0
-            xa, ya, xb, yb = (round(edge / px0) for edge in (left, top, left + side0, top + side0))
-            drawn = cv2.resize(tile, (max(1, xb - xa), max(1, yb - ya)), interpolation=_how(side0 / px0, len(tile)))
-            _paste(out, np.asarray(drawn, np.uint8), xa, ya)
-        return out
+        return store_region(self._store, *square, side_px)
 
     def jpeg(self, square: Square, side_px: int) -> bytes:
         """See `Picture`."""
@@ -123,14 +102,14 @@ class ThumbnailPicture:
     kind: Final = "thumbnail"
     has_profile: Final = False
 
-    def __init__(self, facts: SlideFacts, thumbnail: Raster, icc: Icc) -> None:
-        self.frame, self._thumbnail, self.icc = facts.frame(), thumbnail, icc
+    def __init__(self, facts: SlideFacts, thumbnail: Raster) -> None:
+        self.frame, self._thumbnail = facts.frame(), thumbnail
         self.mpp: float | None = facts.mpp
         self.finest_px0 = max(1.0, thumbnail.downsample)
 
     def region(self, square: Square, side_px: int) -> UInt8Array:
         """See `Picture`."""
-        return _placed(self._thumbnail.values, self._thumbnail.downsample, square, side_px)
+        return placed(self._thumbnail.values, self._thumbnail.downsample, *square, side_px)
 
     def jpeg(self, square: Square, side_px: int) -> bytes:
         """See `Picture`."""
@@ -145,7 +124,6 @@ class NoPicture:
 
     kind: Final = "none"
     has_profile: Final = False
-    icc: Icc = "none"
 
     def __init__(self, facts: SlideFacts) -> None:
         self.frame = facts.frame()
@@ -182,7 +160,7 @@ def open_picture(shown: Shown, opener: Opener = SlidePicture, icc: Icc = "none")
     if shown.store is not None:
         return StorePicture(shown.store)
     if shown.features is not None and shown.features.thumbnail is not None:
-        return ThumbnailPicture(shown.features.slide, shown.features.thumbnail, shown.features.icc)
+        return ThumbnailPicture(shown.features.slide, shown.features.thumbnail)
     return NoPicture(shown.features.slide if shown.features is not None else shown.results[0].summary.slide)
 
 
@@ -256,32 +234,6 @@ class Pictures:
         """Release the slides. Not while a thread reads."""
         for picture in self._open.values():
             picture.close()
-
-
-def _placed(values: UInt8Array, downsample: float, square: Square, side_px: int) -> UInt8Array:
-    """A square of the picture of a slide, resampled to (side_px, side_px, 3); white beyond."""
-    scale, px0 = downsample * side_px / square.side0, square.side0 / side_px
-    shift = (square.x0 / px0, square.y0 / px0)
-    if scale < 1:  # area-resampled first, so that nothing is skipped
-        size = tuple(max(1, round(length * scale)) for length in values.shape[1::-1])
-        values = np.asarray(cv2.resize(values, size, interpolation=cv2.INTER_AREA), np.uint8)
-        scale = 1.0
-    move = np.array([[scale, 0, scale / 2 - 0.5 - shift[0]], [0, scale, scale / 2 - 0.5 - shift[1]]])
-    white = (_GLASS, _GLASS, _GLASS)
-    drawn = cv2.warpAffine(values, move, (side_px, side_px), flags=cv2.INTER_LINEAR, borderValue=white)
-    return np.asarray(drawn, np.uint8)
-
-
-def _paste(out: UInt8Array, tile: UInt8Array, left: int, top: int) -> None:
-    """Draw a tile into a picture at a place that may lie beyond its edges."""
-    (height, width), (h, w) = out.shape[:2], tile.shape[:2]
-    xa, ya, xb, yb = max(left, 0), max(top, 0), min(left + w, width), min(top + h, height)
-    if xa < xb and ya < yb:
-        out[ya:yb, xa:xb] = tile[ya - top : yb - top, xa - left : xb - left]
-
-
-def _how(side: float, tile_px: int) -> int:
-    return cv2.INTER_AREA if side < tile_px else cv2.INTER_LINEAR
 
 
 def _damaged(side_px: int) -> UInt8Array:

@@ -1,7 +1,8 @@
 """What each address of the viewer holds: pages, pictures and numbers. Knows nothing of networks and writes nothing.
 
 The server answers with it, and the export writes it out. Slides, models and layers are called by their numbers in the
-cohort, so that no name or path ever comes from outside. Whatever is not in `Site.addresses` does not exist.
+cohort, so that no name or path ever comes from outside. Whatever is not in `Site.addresses` does not exist, but
+for what a model is asked.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from inference.maps.scores import MEANINGS
+from inference.report.pictures import AGAINST, FOR, SMALLEST_SCALE
 from inference.viewer.cohort import Cohort, Result, Shown
+from inference.viewer.explainer import Explainer
 from inference.viewer.numbers import Numbers, words_for
 from inference.viewer.pictures import Picture, Pictures
 from inference.viewer.thumbnail import thumbnail_jpeg
-from inference.viewer.zooms import Zooms
-from tiling.core.arrays import Float32Array
+from inference.viewer.zooms import Square, Zooms
 from tiling.core.errors import ConfigError
 from tiling.core.text import printable, threshold_text
 from tiling.core.versions import RESEARCH_USE
@@ -62,11 +65,14 @@ class Site:
         *,
         drawable: bool = False,
         recoloured: Pictures | None = None,
+        explainer: Explainer | None = None,
     ) -> None:
         self.drawable = drawable
         """Whether pages let readers draw."""
         self.recoloured = recoloured
         """The slides in the other colours, with or without their ICC profiles; None: pages do not offer them."""
+        self.explainer = explainer
+        """What says on which parts of a tile models depend; None: nobody can. An export holds none of it."""
         self.cohort, self.pictures = cohort, pictures or Pictures(cohort.slides)
         self._files = _static_files()
         self._numbers: OrderedDict[tuple[int, int], Numbers] = OrderedDict()
@@ -120,8 +126,8 @@ class Site:
         shown = self.cohort.slides[number]
         with self.pictures.opened(number) as picture:
             facts: dict[str, Any] = _listed(number, shown) | _pictured(picture)
-            both = self.recoloured is not None and picture.has_profile
-            facts["colours"] = {"wanted": self.pictures.icc, "drawn": picture.icc, "both": both}
+            offered = self.recoloured is not None and picture.has_profile
+            facts["icc"] = self.pictures.icc if offered else None
         facts["models"] = [self._model(number, model, result) for model, result in enumerate(shown.results)]
         if not shown.results and shown.maps:
             facts["models"] = [_NO_MODEL | self._layers(number, 0)]
@@ -156,6 +162,7 @@ class Site:
             "attention": summary.bag is not None,
             "warning": summary.warning,
             "scores": [row for row in scores if row[1] is not None],
+            "occlusion": _INFLUENCE if self._explained(number, model) else None,
         } | self._layers(number, model)
 
     def _layers(self, number: int, model: int) -> dict[str, Any]:
@@ -204,6 +211,29 @@ class Site:
         numbers = self._numbers_of(number, model)
         return _floats(numbers.map_of(numbers.layers[layer]).values) if layer < len(numbers.layers) else None
 
+    def _explained(self, number: int, model: int) -> bool:
+        """Whether it can be said on which parts of a tile a heatmap's model depends: it and pixels are at hand."""
+        shown = self.cohort.slides[number]
+        pixels = _at_hand(shown) in ("slide", "store")
+        made_from = shown.results[model].summary.made_from if model < len(shown.results) else {}
+        return pixels and self.explainer is not None and self.explainer.knows(str(made_from.get("model_sha256")))
+
+    def _occlusion(self, number: int, model: int, row: int) -> bytes | None:
+        """Of a tile by its row: its probability, computed again, and its `occlusion_map` (T, T), float32."""
+        if not (self._has(number, model) and self._explained(number, model)):
+            return None
+        numbers = self._numbers_of(number, model)
+        if row >= len(numbers.tiles) or self.explainer is None:
+            return None
+        made_from, tiles = self.cohort.slides[number].results[model].summary.made_from, numbers.tiles
+        square = Square(int(tiles.x0[row]), int(tiles.y0[row]), tiles.grid.tile_px0)
+        others = [] if self.recoloured is None else [self.recoloured]
+        seen = next((one for one in others if one.icc == made_from.get("icc", "none")), self.pictures)
+        with seen.opened(number) as picture:
+            tile = picture.region(square, tiles.grid.tile_px)
+        probability, change = self.explainer.explain(str(made_from["model_sha256"]), tile)
+        return _floats(np.array([probability, *change.ravel()]))
+
     def _tile(self, number: int, zoom: int, column: int, row: int) -> bytes | None:
         return self._tile_of(self.pictures, number, zoom, column, row)
 
@@ -243,9 +273,11 @@ def _numbers(shown: Shown, model: int) -> Numbers:
 
 _NO_MODEL: dict[str, Any] = {
     "name": "", "sha256": None, "classes": [], "positive": None, "limits": [], "threshold": None, "threshold_text": "",
-    "bag": None, "attention": False, "warning": None, "scores": [],
+    "bag": None, "attention": False, "warning": None, "scores": [], "occlusion": None,
 }  # fmt: skip
 """What is said of the model where nothing was predicted."""
+_INFLUENCE = {"for": FOR, "against": AGAINST, "smallest": SMALLEST_SCALE}
+"""How a page shows on which parts of a tile a model depends: as the report does."""
 
 
 def _address(pattern: str) -> re.Pattern[str]:
@@ -262,6 +294,7 @@ _ADDRESSES: tuple[tuple[re.Pattern[str], Callable[..., bytes | None]], ...] = (
     (_address("data/N/mask.bin"), Site._mask),
     (_address("data/N/N/tiles.bin"), Site._tiles),
     (_address("data/N/N/map-N.bin"), Site._map),
+    (_address("data/N/N/occlusion-N.bin"), Site._occlusion),
     (_address("data/N/N/N-N.jpg"), Site._tile),
     (_address("data/N/recoloured/N/N-N.jpg"), Site._recoloured_tile),
 )
@@ -325,7 +358,7 @@ def _last_zoom(picture: Picture) -> int:
     return max(0, zooms.last - int(math.log2(max(1.0, picture.finest_px0))))
 
 
-def _floats(values: Float32Array) -> bytes:
+def _floats(values: NDArray[np.floating[Any]]) -> bytes:
     return np.asarray(values, "<f4").tobytes()
 
 

@@ -35,7 +35,7 @@ from training.config import load_train_config
     OutputConfig,
     common=(
         "overlap", "min_tissue", "where", "tta", "readers", "backend", "precision", "formats", "region_threshold",
-        "min_region_um2", "region_smoothing_um",
+        "min_region_um2", "region_smoothing_um", "occlusion",
     ),
 )  # fmt: skip
 def heatmap(
@@ -90,6 +90,9 @@ def heatmap(
     `specslide heatmap features --model bags/model --out heatmaps`, by a model of bags: the map is its attention
 
     `specslide heatmap slide.svs --model run/model --out heatmaps --formats geojson,ometiff --min-region-um2 1e5`
+
+    `specslide heatmap slide.svs --model run/model --out heatmaps --occlusion`, where the report also shows on which
+    parts of its tiles the model depends (`pip install 'specslide[occlusion]'`)
 
     `specslide heatmap stores/*.zarr --model run/model --out heatmaps --cluster slurm --cluster-config cluster.yaml`,
     with a file like

@@ -14,7 +14,11 @@ from pipeline.commands.settings import Settings, options_of, settings_of
 from tiling.core.errors import SpecslideError
 
 
-@options_of(OutputConfig, common=("formats", "region_threshold", "min_region_um2", "region_smoothing_um"))
+@options_of(
+    OutputConfig,
+    common=("formats", "region_threshold", "min_region_um2", "region_smoothing_um"),
+    without=("occlusion",),  # which asks the model
+)
 def import_results(
     files: Annotated[
         list[Path], typer.Argument(help="Tables, JSON or GeoJSON, or folders of WSInfer's results.", readable=False)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline import console
-from pipeline.commands.options import ManifestOption
+from pipeline.commands.options import ManifestOption, model_folders
 from pipeline.meter import progress_of
 from tiling.core.arrays import Icc
 from tiling.core.errors import ConfigError
@@ -30,14 +30,23 @@ def view(
     export: Annotated[
         Path | None, typer.Option(help="Write static files into this folder, for any web server, and serve nothing.")
     ] = None,
+    model: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Model of the heatmaps, folder or name, to show on which parts of a pinned tile it depends. Repeated: "
+            "several, or those of an ensemble."
+        ),
+    ] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="Of a model of bags: its encoder's folder or file, if a name does not give it.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Of a model of bags: the weights of its encoder, if none are packaged.")
+    ] = None,
     icc: Annotated[
         Icc,
         typer.Option(help="Colours of slides: as they are in their files, or in sRGB by the ICC profiles in these."),
     ] = "none",
-    both_colours: Annotated[
-        bool,
-        typer.Option("--both-colours", help="With --export: slides that have an ICC profile in both colours."),
-    ] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of this machine; 0: any that is free.")] = 0,
     host: Annotated[
         str, typer.Option(help="Address to listen on; on any but this machine's own, others can connect.")
@@ -62,6 +71,9 @@ def view(
 
     `specslide view heatmaps slides --export shared/view`, as files that a web server shows without specslide
 
+    `specslide view heatmaps slides --model run/model`, where a pinned tile shows on which parts of it the model depends
+    (`pip install 'specslide[occlusion]'`)
+
     `specslide view study --no-browser --port 8765`, then on your own machine `ssh -L 8765:localhost:8765 workstation`
     """
     from inference.viewer.cohort import find_cohort
@@ -83,16 +95,22 @@ def view(
         raise ConfigError("view", f"needs {error.name}, which is missing", "pip install 'specslide[view]'") from None
     workers = Workers()
     pictures = Pictures(cohort.slides, opener=workers.open, icc=icc)
-    other: Icc = "none" if icc == "srgb" else "srgb"
-    recoloured = Pictures(cohort.slides, RECOLOURED_CACHE_BYTES, workers.open, other)
     if export is not None:
         from inference.viewer.export import export_site
 
         with progress_of("export", "files") as progress:
-            site = Site(cohort, pictures, recoloured=recoloured if both_colours else None)
-            count = export_site(site, export, progress)
+            count = export_site(Site(cohort, pictures), export, progress)
         console.say(f"{count:,} files in {export}: look at them by `python -m http.server -d {export}`")
         return
     marks = None if annotations is None else MarkFolder(annotations)
-    site = Site(cohort, pictures, drawable=marks is not None, recoloured=recoloured)
+    other: Icc = "none" if icc == "srgb" else "srgb"
+    recoloured = Pictures(cohort.slides, RECOLOURED_CACHE_BYTES, workers.open, other)
+    explainer = None
+    if model:
+        from inference.explain import load_positives
+        from inference.viewer.explainer import Explainer
+
+        made = [result.summary.made_from["model_sha256"] for shown in cohort.slides for result in shown.results]
+        explainer = Explainer(load_positives(model_folders(model), made, encoder, weights))
+    site = Site(cohort, pictures, drawable=marks is not None, recoloured=recoloured, explainer=explainer)
     serve(site, host, port, say=console.say, open_browser=browser, marks=marks)

@@ -42,7 +42,7 @@ class BagJob:
     out: Path
     config: EmbedConfig
     encoder: EncoderConfig | None = None
-    """What embeds a slide or tile store."""
+    """What embeds a slide or tile store, and for `outputs.occlusion` its changed tiles."""
     features: Path | None = None
     """The source's feature store, which may be the source; None: it is embedded."""
     slide_mpp: float | None = None
@@ -60,11 +60,15 @@ def bag_job(job: BagJob, progress: TileProgress, model: Path, device: str) -> He
     from inference.config import OutputConfig
 
     with redacted_log(job.source, job.slide_id):
-        features = job.features or _embedded(job, progress, device)
+        features, outputs = job.features or _embedded(job, progress, device), job.outputs or OutputConfig()
+        encode = None
+        if outputs.occlusion and job.encoder is not None:
+            encoder = load_tile_encoder(job.encoder, device)
+            _, encode = encoder.chosen(job.config.backend, job.config.precision)
         work = partial(
             make_bag_heatmap, features, load_bag(model, device), job.out,
             source=None if features == job.source else job.source, slide_id=job.slide_id, slide_mpp=job.slide_mpp,
-            truth=job.truth, outputs=job.outputs or OutputConfig(), overwrite=job.overwrite,
+            truth=job.truth, outputs=outputs, encode=encode, overwrite=job.overwrite,
         )  # fmt: skip
         return timed(job.ledger, "bag-heatmap", f"{job.out.name}/{job.slide_id}", work)
 

@@ -85,10 +85,10 @@ def test_a_slide_is_seen_in_the_models_colours_unless_others_are_asked_for(
     assert found.icc == seen
     assert any("ICC" in record.message and record.levelname == "WARNING" for record in caplog.records) == warned
     np.testing.assert_array_equal(found.probabilities, predicted[seen].probabilities)
-    row, tile = gather_evidence(slide, found).highest[0]
+    tile = gather_evidence(slide, found).highest[0]
     stored = gather_evidence(stores[seen], predicted[seen]).highest[0]
-    assert row == stored[0]
-    np.testing.assert_array_equal(tile, stored[1])
+    assert tile.row == stored.row
+    np.testing.assert_array_equal(tile.pixels, stored.pixels)
 
 
 def test_a_store_brings_its_colours(

@@ -3,10 +3,11 @@
 import { sideBySide } from "./beside.js";
 import { checkbox, fetched, field, make, modelName, number, order, percent, TEXTS } from "./common.js";
 import { comparison } from "./compare.js";
-import { colourWords, deepZoom, drawSquare, linkPlace, pixel0, scaleBar } from "./deep.js";
+import { deepZoom, drawSquare, linkPlace, pixel0, scaleBar } from "./deep.js";
 import { marksPanel } from "./marks.js";
 import { addOutline, fetchMask, fetchTiles, heatLayer, highest, histogram, shade, tileFinder } from "./heat.js";
 import { download, snapshot } from "./snapshot.js";
+import { explanation } from "./why.js";
 
 const T = TEXTS.overlay;
 const found = (id) => document.getElementById(id);
@@ -30,7 +31,7 @@ found("title").textContent = slide.label === null ? slide.slide_id : `${slide.sl
 found("notice").textContent = slide.notice;
 found("map").setAttribute("aria-label", TEXTS.map);
 
-const view = deepZoom(found("map"), slide, slide.colours.wanted);
+const view = deepZoom(found("map"), slide);
 const { map } = view;
 const showWhole = linkPlace(view);
 scaleBar(map, slide);
@@ -45,7 +46,7 @@ const grid = L.layerGroup().addTo(map);
 const mark = L.layerGroup().addTo(map);
 const renderer = L.canvas({ pane: "marks", padding: 0.3 });
 const compared = slide.models.length > 1 ? comparison(view, heat.panes) : null;
-const beside = sideBySide(view, found("beside"), sayColours);
+const beside = sideBySide(view, found("beside"));
 
 // ------------------------------------------------------------------------------------------------ the panel's parts
 
@@ -55,9 +56,8 @@ const controls = {
   threshold: make("input", { type: "range", step: "any" }),
   at: make("input", { type: "number", step: "any" }),
   rising: checkbox(T.rising, true), above: checkbox(T.above, false), outline: checkbox(T.outline, true), grid: checkbox(T.grid, true),
-  tissue: checkbox(T.tissue, false), srgb: checkbox(T.srgb, slide.colours.wanted === "srgb"),
+  tissue: checkbox(T.tissue, false), srgb: checkbox(T.srgb, slide.icc === "srgb"),
 };
-const colourNote = make("p", { className: "note", role: "status" });
 const legend = make("canvas", { className: "legend", width: 256, height: 14 });
 const ends = make("div", { className: "ends" });
 const bars = make("canvas", { className: "histogram", width: 300, height: 70 });
@@ -66,6 +66,7 @@ const tileText = make("dl");
 const tilePicture = make("canvas", { hidden: true, role: "img", "aria-label": TEXTS.tile.picture });
 const tileTitle = make("p", { role: "status" }, TEXTS.tile.none);
 const release = make("button", { type: "button", hidden: true }, TEXTS.tile.release);
+const why = explanation(slide, tilePicture);
 const listPlace = make("div");
 
 function section(title, open, ...children) {
@@ -75,8 +76,7 @@ function section(title, open, ...children) {
 function buildPanel() {
   const panel = found("panel");
   if (slide.pixels !== "slide") panel.append(make("p", { className: "note" }, TEXTS.pixels[slide.pixels]));
-  const layers = [...(slide.mask ? [controls.tissue.label] : []), controls.srgb.label, colourNote, ...beside.elements];
-  sayColours();
+  const layers = [...(slide.mask ? [controls.tissue.label] : []), ...(slide.icc ? [controls.srgb.label] : []), ...beside.elements];
   if (!predicted) panel.append(make("p", {}, T.none));
   if (!slide.models.length) {
     panel.append(...layers);
@@ -91,7 +91,7 @@ function buildPanel() {
       field(T.layer, controls.layer), legend, ends, field(T.opacity, controls.opacity),
       field(T.threshold, controls.threshold, controls.at), share, bars,
       controls.above.label, controls.rising.label, controls.outline.label, controls.grid.label, field(T.colours, controls.colours), ...layers),
-    section(TEXTS.tile.title, true, tileTitle, release, tilePicture, tileText),
+    section(TEXTS.tile.title, true, tileTitle, release, tilePicture, ...why.elements, tileText),
     section(TEXTS.lists.title, true, listPlace),
     ...(predicted ? [section(TEXTS.scores.title, true, make("dl", { id: "scores" }), make("p", { className: "hint", id: "limits" }))] : []));
 }
@@ -192,26 +192,12 @@ async function drawTissue() {
   addOutline(tissue, renderer, edges, downsample, ["#fff", "#0072b2"]);
 }
 
-const wantedColours = () => controls.srgb.input.checked ? "srgb" : "none";
-
-function recolour() {
-  view.recolour(wantedColours());
-  beside.recolour(wantedColours());
-  sayColours();
-  if (state.pinned !== null) pin(state.pinned);
-}
-
-// The colours can be changed where one of the slides that are seen has both; of one that has not, which they are is said.
-function sayColours() {
-  controls.srgb.label.hidden = ![view, ...beside.views()].some((one) => one.slide.colours.both);
-  colourNote.textContent = slide.colours.both ? "" : colourWords(slide, wantedColours());
-}
-
 // What is seen, with its scale bar and what it is, as a PNG.
 function save() {
   const shown = state.model === null || !model().layers.length ? [] : [modelName(model()), layer().words, TEXTS.save.threshold(controls.at.value)];
-  const words = [slide.slide_id, ...shown, colourWords(slide, wantedColours()), ...(compared?.words() ?? []), ...beside.words(), slide.notice];
-  return download(snapshot([view, ...beside.views()], words.filter((text) => text !== "")), `${slide.slide_id}.png`);
+  const words = [slide.slide_id, ...shown.filter((text) => text !== "")];
+  const others = [...(compared?.words() ?? []), ...beside.words()];
+  return download(snapshot([view, ...beside.views()], [...words, ...others, slide.notice]), `${slide.slide_id}.png`);
 }
 
 // Outlines of the tiles that are seen, where they are large enough.
@@ -255,6 +241,7 @@ async function pin(row) {
   state.pinned = row;
   mark.clearLayers();
   tilePicture.hidden = row === null;
+  why.show(model(), null);
   showTile();
   if (row === null) return;
   const [x, y, side] = [state.tiles.x0[row], state.tiles.y0[row], model().tile_px0];
@@ -266,6 +253,8 @@ async function pin(row) {
   const scale = tilePicture.width / (2 * side);
   context.lineWidth = Math.max(1, tilePicture.width / 256);
   context.strokeRect(side * scale / 2, side * scale / 2, side * scale, side * scale);
+  const shown = model().layers.findIndex((one) => one.name === `prob_${model().positive}`);
+  if (state.pinned === row) why.show(model(), row, state.tiles.values[shown]?.[row]);
 }
 
 function flyTo(row) {
@@ -354,7 +343,10 @@ if (untouched) showWhole();
 found("turn").addEventListener("click", () => view.turn(1));
 found("save").addEventListener("click", save);
 controls.tissue.input.addEventListener("input", drawTissue);
-controls.srgb.input.addEventListener("input", recolour);
+controls.srgb.input.addEventListener("input", () => {
+  view.recolour(controls.srgb.input.checked !== (slide.icc === "srgb"));
+  if (state.pinned !== null) pin(state.pinned);
+});
 found("previous").addEventListener("click", () => step(-1));
 found("next").addEventListener("click", () => step(1));
 found("panel-button").addEventListener("click", togglePanel);

@@ -15,7 +15,6 @@ export const TEXTS = {
     thumbnail: "The slide is not at hand: only a small picture of it is shown, which came with its features.",
     none: "Neither the slide nor its store is at hand: only what was predicted is shown.",
   },
-  colours: { srgb: "Colours in sRGB, by the slide's ICC profile.", lacking: "Colours as scanned: no ICC profile is at hand." },
   list: {
     columns: {
       thumbnail: "", slide_id: "slide", label: "label", positive: "class", score: "score", mean: "mean",
@@ -38,7 +37,7 @@ export const TEXTS = {
     title: "Overlay", show: "Show the overlay", layer: "What is shown", model: "Model", colours: "Colours",
     opacity: "Opacity", threshold: "Threshold", rising: "Opacity rises with the value", above: "Only at or above the threshold",
     outline: "Outline at the threshold", grid: "Tiles when zoomed in", tissue: "Tissue mask",
-    srgb: "sRGB, by each slide's ICC profile",
+    srgb: "Colours by the slide's ICC profile (sRGB)",
     none: "Nothing was predicted of this slide.",
     share: (count, total) => `${count.toLocaleString("en")} of ${total.toLocaleString("en")} tiles at or above it.`,
     rates: (sensitivity, specificity) => `Of the tiles at least half under the annotation ${sensitivity} (sensitivity), of those ` +
@@ -50,6 +49,13 @@ export const TEXTS = {
   tile: {
     title: "Tile", none: "Move over the slide; a click pins the tile.", pinned: "Pinned", release: "Release",
     place: (x, y) => `x ${x}, y ${y}`, picture: "The pinned tile at full resolution with its surroundings",
+  },
+  why: {
+    button: "What does the model look at?", asking: "Asking the model...", failed: "The model is busy or the tile cannot be read; ask again.",
+    meaning: (name, scale, attention) => `Where the tile is orange, blurring that part lowers its probability of ${name}` +
+      `${attention ? " (as if the tile were the whole slide)" : ""}; where it is blue, it raises it. Full colour is a change of ` +
+      `${scale}. It does not say what these parts show, or that the model is right.`,
+    anew: (again, table) => `From these pixels the probability is ${again}, in the heatmap it is ${table}.`,
   },
   compare: { with: "To the right of the line", none: "the same model", swipe: "Line between the models" },
   beside: {

@@ -84,6 +84,7 @@ def _make(study: Study, artefacts: Sequence[Artefact]) -> None:
             continue
         job = BagJob(
             study.out / store_of(row), row.slide_id, study.out / BAG_HEATMAPS, study.config.bags.features,
+            study.config.bags.encoder,
             features=study.out / features_of(row), truth=truth, outputs=study.config.heatmap.outputs, overwrite=True,
             ledger=study.out,
         )  # fmt: skip

@@ -24,7 +24,7 @@ from inference.maps.scores import SlideScores, areas_mm2, slide_scores
 from inference.ood import ood_columns
 from inference.predict import predict_slide
 from inference.prediction import Prediction
-from inference.report.evidence import Evidence, extremes, gather_evidence
+from inference.report.evidence import AROUND_PX, Evidence, ShownTile, extremes, gather_evidence
 from inference.report.pictures import svg_path
 from inference.report.report import in_words, number_text, report_html
 from tests.inference.conftest import MakePrediction
@@ -73,8 +73,8 @@ def scores_of(prediction: Prediction) -> SlideScores:
     return slide_scores(p, prediction.threshold, areas)
 
 
-def tile(value: int) -> np.ndarray[Any, Any]:
-    return np.full((64, 64, 3), value, np.uint8)
+def shown_tile(row: int, value: int) -> ShownTile:
+    return ShownTile(row, np.full((64, 64, 3), value, np.uint8))
 
 
 def page_of(prediction: Prediction, **evidence: Any) -> str:
@@ -87,7 +87,7 @@ def prediction(make_prediction: MakePrediction) -> Prediction:
 
 
 def test_it_opens_without_a_network_and_runs_only_its_own_lines(prediction: Prediction) -> None:
-    text = page_of(prediction, highest=((0, tile(9)),), lowest=((3, tile(90)),))
+    text = page_of(prediction, highest=(shown_tile(0, 9),), lowest=(shown_tile(3, 90),))
     page = Page(text)
     assert "://" not in text
     assert not {"link", "iframe", "object", "embed", "form", "a", "base"} & {tag for tag, _ in page.tags}
@@ -110,7 +110,7 @@ def test_names_are_shown_and_not_believed(make_prediction: MakePrediction, name:
         PLACES, [0.9, 0.2, 0.6, 0.1], slide=facts, classes=("benign", name), left_out={name: 3},
         provenance={"model_sha256": name, name: {name: [name]}}, columns={name: np.ones(4, np.float32)},
     )  # fmt: skip
-    evidence = Evidence(((0, tile(9)),), ((3, tile(90)),), {f"q{name}": np.ones(4, np.float32)})
+    evidence = Evidence((shown_tile(0, 9),), (shown_tile(3, 90),), {f"q{name}": np.ones(4, np.float32)})
     texts = [report_html(p, scores_of(p), evidence, SOFTWARE | {name: name}) for p in (usual, hostile)]
     pages = [Page(text) for text in texts]
     kinds = [{(tag, *sorted(attributes)) for tag, attributes in page.tags} for page in pages]
@@ -122,7 +122,7 @@ def test_names_are_shown_and_not_believed(make_prediction: MakePrediction, name:
 
 
 def test_everything_is_said_for_those_who_do_not_see(prediction: Prediction) -> None:
-    page = Page(page_of(prediction, highest=((0, tile(9)),), lowest=((3, tile(90)),)))
+    page = Page(page_of(prediction, highest=(shown_tile(0, 9),), lowest=(shown_tile(3, 90),)))
     assert all(image["alt"] for image in page.named("img"))
     assert page.named("html")[0]["lang"] == "en"
     assert page.named("label")[0]["for"] == page.named("input")[0]["id"] == "opacity"
@@ -135,7 +135,7 @@ def test_everything_is_said_for_those_who_do_not_see(prediction: Prediction) -> 
 
 
 def test_the_sections_hold_what_the_prediction_says(prediction: Prediction) -> None:
-    text = Page(page_of(prediction, highest=((0, tile(9)),), lowest=((3, tile(90)),))).text
+    text = Page(page_of(prediction, highest=(shown_tile(0, 9),), lowest=(shown_tile(3, 90),))).text
     for words in (
         "research use only", "calls 2 of 4 analysed tiles (50.0%) tumour", "threshold of 0.5", "4 of the 12 tiles",
         "hold too little tissue 6", "outside the region of interest 2", "ab" * 32, "cd" * 32, "test_resnet",
@@ -215,7 +215,7 @@ def test_a_path_does_not_drift() -> None:
 
 
 def test_each_tile_shown_has_its_number_on_the_map(prediction: Prediction) -> None:
-    text = page_of(prediction, highest=((0, tile(9)), (2, tile(9))), lowest=((3, tile(90)),))
+    text = page_of(prediction, highest=(shown_tile(0, 9), shown_tile(2, 9)), lowest=(shown_tile(3, 90),))
     marks = re.findall(r'<text x="([\d.]+)%" y="([\d.]+)%">(\d+)</text>', text)
     centres = {number: (float(x) * 2.56, float(y) * 1.92) for x, y, number in marks}
     gallery = re.findall(r"<figure><b>(\d+)</b>.*?<figcaption>(0\.\d+)<br>x (\d+), y (\d+)", text)
@@ -323,7 +323,9 @@ def test_columns_out_of_distribution_only_where_there_are_some(make_prediction: 
 def test_tiles_unlike_the_training_tiles_are_marked_and_shown(make_prediction: MakePrediction) -> None:
     columns = ood_columns(np.array([3, 0, 1.5, 0.5], np.float32))
     predicted = make_prediction(PLACES, [0.9, 0.2, 0.6, 0.1], columns=columns, ood_quantile=0.99)
-    text = page_of(predicted, highest=((0, tile(9)), (2, tile(50))), lowest=((3, tile(90)), (1, tile(95))))
+    text = page_of(
+        predicted, highest=(shown_tile(0, 9), shown_tile(2, 50)), lowest=(shown_tile(3, 90), shown_tile(1, 95))
+    )
     captions = re.findall("<figcaption>(.*?)</figcaption>", text)
     assert [caption[:5] for caption in captions if "unlike the training tiles" in caption] == ["0.900", "0.600"]
     *_, unlike, analysed = pictures(text, "jpeg")
@@ -378,7 +380,10 @@ def test_a_large_slide_makes_no_large_page(make_prediction: MakePrediction) -> N
         [(x * 4, y * 4) for y in range(48) for x in range(64)], random.random(48 * 64).tolist(),
         thumbnail=Raster(random.integers(0, 256, (3000, 4000, 3), dtype=np.uint8), 0.064),
     )  # fmt: skip
-    tiles = tuple((i, random.integers(0, 256, (512, 512, 3), dtype=np.uint8)) for i in range(8))
+    tiles = tuple(
+        ShownTile(i, *(random.integers(0, 256, (side, side, 3), dtype=np.uint8) for side in (512, AROUND_PX)))
+        for i in range(8)
+    )
     assert len(page_of(noisy, highest=tiles, lowest=tiles)) < 5_000_000
 
 
@@ -400,10 +405,10 @@ def test_the_tiles_shown_are_the_slides(slide: Path, model: TileModel, tmp_path:
     for source in (slide, stored):
         prediction = predict_slide(source, model)
         evidence = gather_evidence(source, prediction)
-        for row, pixels in (*evidence.highest, *evidence.lowest):
-            (place,) = [store.tiles.places().index(prediction.tiles.places()[row])]
-            assert np.array_equal(store.read([int(place)])[0], pixels)
-        found.append([row for row, _ in (*evidence.highest, *evidence.lowest)])
+        for tile in (*evidence.highest, *evidence.lowest):
+            (place,) = [store.tiles.places().index(prediction.tiles.places()[tile.row])]
+            assert np.array_equal(store.read([int(place)])[0], tile.pixels)
+        found.append([tile.row for tile in (*evidence.highest, *evidence.lowest)])
         assert len(evidence.highest) == len(evidence.lowest) == 8
     assert found[0] == found[1]
     assert evidence.quality.keys() == store.quality.keys() != set()

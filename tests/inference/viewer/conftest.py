@@ -138,11 +138,9 @@ def serving(app: ASGIApp) -> Iterator[int]:
     thread.start()
     while not server.started:
         assert thread.is_alive()
-    try:
-        yield server.servers[0].sockets[0].getsockname()[1]
-    finally:
-        server.should_exit = True
-        thread.join(20)
+    yield server.servers[0].sockets[0].getsockname()[1]
+    server.should_exit = True
+    thread.join(20)
     assert not thread.is_alive()
 
 
