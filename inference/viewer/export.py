@@ -32,7 +32,9 @@ def export_site(site: Site, folder: Path, progress: Callable[[int, int], None]) 
         OutputError: If they cannot be written, or the folder holds something else.
         SpecslideError: If a slide, store or heatmap cannot be read.
     """
-    colours = {} if site.pictures.icc == "none" else {"icc": site.pictures.icc}
+    colours: dict[str, object] = {} if site.pictures.icc == "none" else {"icc": site.pictures.icc}
+    if site.recoloured is not None:
+        colours["both_colours"] = True
     recipe = Recipe("view", {"slides": [_identity(shown) for shown in site.cohort.slides]}, colours)
     addresses = list(site.addresses())
     with locked_folder(folder):

@@ -56,6 +56,10 @@ class Picture(Protocol):
     def has_profile(self) -> bool:
         """Whether the slide's file is read and has an ICC profile that can be used."""
 
+    @property
+    def icc(self) -> Icc:
+        """The colours that it is drawn in: "srgb" where a profile was applied."""
+
     def region(self, square: Square, side_px: int) -> UInt8Array:
         """A square of the slide at `side_px` pixels a side, RGB (side_px, side_px, 3). Raises SlideError, StoreError.
 
@@ -82,6 +86,7 @@ class StorePicture:
     def __init__(self, store: TileStore) -> None:
         self._store, self.frame = store, store.slide.frame()
         self.mpp: float | None = store.slide.mpp
+        self.icc: Icc = store.icc
         self.finest_px0 = store.grid.tile_px0 / store.grid.tile_px
 
     def region(self, square: Square, side_px: int) -> UInt8Array:
@@ -102,8 +107,8 @@ class ThumbnailPicture:
     kind: Final = "thumbnail"
     has_profile: Final = False
 
-    def __init__(self, facts: SlideFacts, thumbnail: Raster) -> None:
-        self.frame, self._thumbnail = facts.frame(), thumbnail
+    def __init__(self, facts: SlideFacts, thumbnail: Raster, icc: Icc) -> None:
+        self.frame, self._thumbnail, self.icc = facts.frame(), thumbnail, icc
         self.mpp: float | None = facts.mpp
         self.finest_px0 = max(1.0, thumbnail.downsample)
 
@@ -124,6 +129,7 @@ class NoPicture:
 
     kind: Final = "none"
     has_profile: Final = False
+    icc: Icc = "none"
 
     def __init__(self, facts: SlideFacts) -> None:
         self.frame = facts.frame()
@@ -160,7 +166,7 @@ def open_picture(shown: Shown, opener: Opener = SlidePicture, icc: Icc = "none")
     if shown.store is not None:
         return StorePicture(shown.store)
     if shown.features is not None and shown.features.thumbnail is not None:
-        return ThumbnailPicture(shown.features.slide, shown.features.thumbnail)
+        return ThumbnailPicture(shown.features.slide, shown.features.thumbnail, shown.features.icc)
     return NoPicture(shown.features.slide if shown.features is not None else shown.results[0].summary.slide)
 
 

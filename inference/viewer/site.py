@@ -126,8 +126,8 @@ class Site:
         shown = self.cohort.slides[number]
         with self.pictures.opened(number) as picture:
             facts: dict[str, Any] = _listed(number, shown) | _pictured(picture)
-            offered = self.recoloured is not None and picture.has_profile
-            facts["icc"] = self.pictures.icc if offered else None
+            both = self.recoloured is not None and picture.has_profile
+            facts["colours"] = {"wanted": self.pictures.icc, "drawn": picture.icc, "both": both}
         facts["models"] = [self._model(number, model, result) for model, result in enumerate(shown.results)]
         if not shown.results and shown.maps:
             facts["models"] = [_NO_MODEL | self._layers(number, 0)]

@@ -51,6 +51,7 @@ class SlidePicture:
             self.has_profile = self._slide.has_profile
         except SlideError:  # which in its own colours needs none
             self.has_profile = False
+        self.icc: Icc = source.icc if self.has_profile else "none"
 
     @property
     def direct(self) -> bool:

@@ -47,6 +47,10 @@ def view(
         Icc,
         typer.Option(help="Colours of slides: as they are in their files, or in sRGB by the ICC profiles in these."),
     ] = "none",
+    both_colours: Annotated[
+        bool,
+        typer.Option("--both-colours", help="With --export: slides that have an ICC profile in both colours."),
+    ] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of this machine; 0: any that is free.")] = 0,
     host: Annotated[
         str, typer.Option(help="Address to listen on; on any but this machine's own, others can connect.")
@@ -95,16 +99,17 @@ def view(
         raise ConfigError("view", f"needs {error.name}, which is missing", "pip install 'specslide[view]'") from None
     workers = Workers()
     pictures = Pictures(cohort.slides, opener=workers.open, icc=icc)
+    other: Icc = "none" if icc == "srgb" else "srgb"
+    recoloured = Pictures(cohort.slides, RECOLOURED_CACHE_BYTES, workers.open, other)
     if export is not None:
         from inference.viewer.export import export_site
 
         with progress_of("export", "files") as progress:
-            count = export_site(Site(cohort, pictures), export, progress)
+            site = Site(cohort, pictures, recoloured=recoloured if both_colours else None)
+            count = export_site(site, export, progress)
         console.say(f"{count:,} files in {export}: look at them by `python -m http.server -d {export}`")
         return
     marks = None if annotations is None else MarkFolder(annotations)
-    other: Icc = "none" if icc == "srgb" else "srgb"
-    recoloured = Pictures(cohort.slides, RECOLOURED_CACHE_BYTES, workers.open, other)
     explainer = None
     if model:
         from inference.explain import load_positives

@@ -1,19 +1,20 @@
 // A second map beside the first, of another model or another slide, such as another stain; both move and zoom together.
 /* global L */
 import { checkbox, fetched, field, make, modelName, TEXTS } from "./common.js";
-import { deepZoom, scaleBar } from "./deep.js";
+import { colourWords, deepZoom, scaleBar } from "./deep.js";
 import { heatLayer } from "./heat.js";
 
 const T = TEXTS.beside;
 
-// The controls, `redraw` for when the look of the first heatmap has changed, the `views` beside it, one or none, and `words` on them.
-export function sideBySide(view, place) {
+// The controls, `redraw` for when the look of the first heatmap has changed, `recolour` for other colours of slides, the `views`
+// beside the first, one or none, and `words` on them. `changed` is called when another one is beside it.
+export function sideBySide(view, place, changed) {
   const { map, slide } = view;
   const models = slide.models.length < 2 ? [] : slide.models.map((model) => [`${slide.number},${model.number}`, modelName(model)]);
   const choice = make("select", {}, make("option", { value: "" }, T.none), ...group(T.models, models));
   const locked = checkbox(T.locked, true);
   const element = make("div", { hidden: !models.length }, field(T.choose, choice), locked.label);
-  let [other, lock, look] = [null, null, null];
+  let [other, lock, look, icc] = [null, null, null, slide.colours.wanted];
   place.setAttribute("aria-label", T.map);
 
   fetched("data/slides.json").then(({ slides }) => {
@@ -38,22 +39,39 @@ export function sideBySide(view, place) {
     const shown = chosen === "" || number === slide.number ? slide : await fetched(`data/${number}/slide.json`);
     if (chosen !== choice.value) return; // another one was chosen meanwhile
     if (other !== null) close();
-    if (chosen === "") return;
+    if (chosen !== "") await open(shown, model);
+    changed();
+  }
+
+  async function open(shown, model) {
     const all = map.getBounds().contains(view.whole);
     place.hidden = false;
     map.invalidateSize();
     if (all) map.fitBounds(view.whole, { animate: false });
-    const opened = deepZoom(place, shown);
+    const opened = deepZoom(place, shown, icc);
     scaleBar(opened.map, shown);
     const of = shown.models[model];
     const text = T.caption(shown.slide_id, of && modelName(of));
-    caption(opened, text);
+    const say = caption(opened);
     const heat = heatLayer(opened, "beside");
-    other = { ...opened, text, model: of, heat };
+    other = { ...opened, text, model: of, heat, say };
+    sayWhat();
     if (shown === slide) opened.turn(view.quarters());
     lock = follow(view, other, locked.input);
     if (of?.map) await heat.show(of, 0);
     redraw(look);
+  }
+
+  function sayWhat() {
+    const fixed = other.slide.colours.both ? "" : colourWords(other.slide, icc);
+    other.say(fixed ? `${other.text}. ${fixed}` : other.text);
+  }
+
+  function recolour(wanted) {
+    icc = wanted;
+    if (other === null) return;
+    other.recolour(icc);
+    sayWhat();
   }
 
   function redraw(how) {
@@ -64,20 +82,23 @@ export function sideBySide(view, place) {
 
   choice.addEventListener("change", choose);
   map.on("turn", () => { if (other?.slide === slide) other.turn(view.quarters() - other.quarters()); });
-  return { elements: [element], redraw, views: () => other === null ? [] : [other], words: () => other === null ? [] : [`${T.choose}: ${other.text}`] };
+  const words = () => other === null ? [] : [`${T.choose}: ${other.text}`, colourWords(other.slide, icc)];
+  return { elements: [element], redraw, recolour, views: () => other === null ? [] : [other], words };
 }
 
 const group = (label, options) =>
   options.length ? [make("optgroup", { label }, ...options.map(([value, text]) => make("option", { value }, text)))] : [];
 
-// What the map shows, and a button that turns it alone.
-function caption({ map, turn }, text) {
+// Says in a corner of the map what it shows, beside a button that turns it alone.
+function caption({ map, turn }) {
   const control = L.control({ position: "topright" });
   const button = make("button", { type: "button", className: "turn" }, T.turn);
   button.addEventListener("click", () => turn(1));
-  control.onAdd = () => make("div", { className: "caption" }, `${text} `, button);
+  const words = make("span");
+  control.onAdd = () => make("div", { className: "caption" }, words, " ", button);
   control.addTo(map);
   L.DomEvent.disableClickPropagation(control.getContainer());
+  return (text) => { words.textContent = text; };
 }
 
 // While a box is checked, each of two maps shows what lies as far from a common place as in the other, at the same scale:

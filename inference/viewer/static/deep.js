@@ -7,8 +7,9 @@ export const TILE_PX = 256;
 // Where a place of a square lies when that is turned clockwise by quarters of a circle; `last` is its largest coordinate.
 const turned = (x, y, quarters, last) => [[x, y], [last - y, x], [last - x, last - y], [y, last - x]][quarters];
 
-// A slide on a map that can be turned: { map, slide, whole, quarters(), turn(by), recolour(on) }. Turning fires the map's events "beforeturn" and "turn".
-export function deepZoom(place, slide) {
+// A slide on a map that can be turned, in the colours `icc`, "none" or "srgb", where it has them:
+// { map, slide, whole, quarters(), turn(by), recolour(icc) }. Turning fires the map's events "beforeturn" and "turn".
+export function deepZoom(place, slide, icc) {
   const [width, height] = slide.size0;
   const scale = 1 / 2 ** slide.zooms;
   const side0 = TILE_PX / scale; // of the square that the tiles fill: turned, they are at the places of tiles again
@@ -30,6 +31,7 @@ export function deepZoom(place, slide) {
   });
   tiles.getTileUrl = ({ x, y, z }) => tileAddress(slide, z, ...turned(x, y, (4 - quarters) % 4, 2 ** z - 1));
   tiles.on("tileloadstart", ({ tile }) => { tile.style.transform += ` rotate(${90 * quarters}deg)`; });
+  choose(slide, icc);
   tiles.addTo(map);
   const far = 10 * Math.max(width, height);
   const beyond = [[[-far, -far], [-far, far], [far, far], [far, -far]], [[0, 0], [0, width], [height, width], [height, 0]]];
@@ -42,14 +44,22 @@ export function deepZoom(place, slide) {
     map.setView(centre, zoom, { reset: true, animate: false });
     map.fire("turn");
   };
-  const recolour = (on) => {
-    slide.recoloured = on;
-    tiles.redraw();
+  const recolour = (wanted) => {
+    choose(slide, wanted);
+    tiles.remove().addTo(map); // its own redraw asks for tiles of fractions of a zoom
   };
   return { map, slide, whole, turn, recolour, quarters: () => quarters };
 }
 
-const tileAddress = (slide, zoom, column, row) => `data/${slide.number}/${slide.recoloured ? "recoloured/" : ""}${zoom}/${column}-${row}.jpg`;
+const tileAddress = (slide, zoom, column, row) =>
+  `data/${slide.number}/${slide.drawn === slide.colours.drawn ? "" : "recoloured/"}${zoom}/${column}-${row}.jpg`;
+
+function choose(slide, icc) {
+  slide.drawn = slide.colours.both ? icc : slide.colours.drawn;
+}
+
+// What is to be said of a slide's colours where `icc` are asked for.
+export const colourWords = (slide, icc) => slide.drawn === "srgb" ? TEXTS.colours.srgb : icc === "srgb" ? TEXTS.colours.lacking : "";
 
 // Level-0 pixels per pixel of the screen.
 export const pixel0 = (slide, zoom) => 2 ** (slide.zooms - zoom);

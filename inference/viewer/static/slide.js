@@ -3,7 +3,7 @@
 import { sideBySide } from "./beside.js";
 import { checkbox, fetched, field, make, modelName, number, order, percent, TEXTS } from "./common.js";
 import { comparison } from "./compare.js";
-import { deepZoom, drawSquare, linkPlace, pixel0, scaleBar } from "./deep.js";
+import { colourWords, deepZoom, drawSquare, linkPlace, pixel0, scaleBar } from "./deep.js";
 import { marksPanel } from "./marks.js";
 import { addOutline, fetchMask, fetchTiles, heatLayer, highest, histogram, shade, tileFinder } from "./heat.js";
 import { download, snapshot } from "./snapshot.js";
@@ -31,7 +31,7 @@ found("title").textContent = slide.label === null ? slide.slide_id : `${slide.sl
 found("notice").textContent = slide.notice;
 found("map").setAttribute("aria-label", TEXTS.map);
 
-const view = deepZoom(found("map"), slide);
+const view = deepZoom(found("map"), slide, slide.colours.wanted);
 const { map } = view;
 const showWhole = linkPlace(view);
 scaleBar(map, slide);
@@ -46,7 +46,7 @@ const grid = L.layerGroup().addTo(map);
 const mark = L.layerGroup().addTo(map);
 const renderer = L.canvas({ pane: "marks", padding: 0.3 });
 const compared = slide.models.length > 1 ? comparison(view, heat.panes) : null;
-const beside = sideBySide(view, found("beside"));
+const beside = sideBySide(view, found("beside"), sayColours);
 
 // ------------------------------------------------------------------------------------------------ the panel's parts
 
@@ -56,8 +56,9 @@ const controls = {
   threshold: make("input", { type: "range", step: "any" }),
   at: make("input", { type: "number", step: "any" }),
   rising: checkbox(T.rising, true), above: checkbox(T.above, false), outline: checkbox(T.outline, true), grid: checkbox(T.grid, true),
-  tissue: checkbox(T.tissue, false), srgb: checkbox(T.srgb, slide.icc === "srgb"),
+  tissue: checkbox(T.tissue, false), srgb: checkbox(T.srgb, slide.colours.wanted === "srgb"),
 };
+const colourNote = make("p", { className: "note", role: "status" });
 const legend = make("canvas", { className: "legend", width: 256, height: 14 });
 const ends = make("div", { className: "ends" });
 const bars = make("canvas", { className: "histogram", width: 300, height: 70 });
@@ -76,7 +77,8 @@ function section(title, open, ...children) {
 function buildPanel() {
   const panel = found("panel");
   if (slide.pixels !== "slide") panel.append(make("p", { className: "note" }, TEXTS.pixels[slide.pixels]));
-  const layers = [...(slide.mask ? [controls.tissue.label] : []), ...(slide.icc ? [controls.srgb.label] : []), ...beside.elements];
+  const layers = [...(slide.mask ? [controls.tissue.label] : []), controls.srgb.label, colourNote, ...beside.elements];
+  sayColours();
   if (!predicted) panel.append(make("p", {}, T.none));
   if (!slide.models.length) {
     panel.append(...layers);
@@ -192,12 +194,26 @@ async function drawTissue() {
   addOutline(tissue, renderer, edges, downsample, ["#fff", "#0072b2"]);
 }
 
+const wantedColours = () => controls.srgb.input.checked ? "srgb" : "none";
+
+function recolour() {
+  view.recolour(wantedColours());
+  beside.recolour(wantedColours());
+  sayColours();
+  if (state.pinned !== null) pin(state.pinned);
+}
+
+// The colours can be changed where one of the slides that are seen has both; of one that has not, which they are is said.
+function sayColours() {
+  controls.srgb.label.hidden = ![view, ...beside.views()].some((one) => one.slide.colours.both);
+  colourNote.textContent = slide.colours.both ? "" : colourWords(slide, wantedColours());
+}
+
 // What is seen, with its scale bar and what it is, as a PNG.
 function save() {
   const shown = state.model === null || !model().layers.length ? [] : [modelName(model()), layer().words, TEXTS.save.threshold(controls.at.value)];
-  const words = [slide.slide_id, ...shown.filter((text) => text !== "")];
-  const others = [...(compared?.words() ?? []), ...beside.words()];
-  return download(snapshot([view, ...beside.views()], [...words, ...others, slide.notice]), `${slide.slide_id}.png`);
+  const words = [slide.slide_id, ...shown, colourWords(slide, wantedColours()), ...(compared?.words() ?? []), ...beside.words(), slide.notice];
+  return download(snapshot([view, ...beside.views()], words.filter((text) => text !== "")), `${slide.slide_id}.png`);
 }
 
 // Outlines of the tiles that are seen, where they are large enough.
@@ -343,10 +359,7 @@ if (untouched) showWhole();
 found("turn").addEventListener("click", () => view.turn(1));
 found("save").addEventListener("click", save);
 controls.tissue.input.addEventListener("input", drawTissue);
-controls.srgb.input.addEventListener("input", () => {
-  view.recolour(controls.srgb.input.checked !== (slide.icc === "srgb"));
-  if (state.pinned !== null) pin(state.pinned);
-});
+controls.srgb.input.addEventListener("input", recolour);
 found("previous").addEventListener("click", () => step(-1));
 found("next").addEventListener("click", () => step(1));
 found("panel-button").addEventListener("click", togglePanel);

@@ -15,6 +15,7 @@ export const TEXTS = {
     thumbnail: "The slide is not at hand: only a small picture of it is shown, which came with its features.",
     none: "Neither the slide nor its store is at hand: only what was predicted is shown.",
   },
+  colours: { srgb: "Colours in sRGB, by the slide's ICC profile.", lacking: "Colours as scanned: no ICC profile is at hand." },
   list: {
     columns: {
       thumbnail: "", slide_id: "slide", label: "label", positive: "class", score: "score", mean: "mean",
@@ -37,7 +38,7 @@ export const TEXTS = {
     title: "Overlay", show: "Show the overlay", layer: "What is shown", model: "Model", colours: "Colours",
     opacity: "Opacity", threshold: "Threshold", rising: "Opacity rises with the value", above: "Only at or above the threshold",
     outline: "Outline at the threshold", grid: "Tiles when zoomed in", tissue: "Tissue mask",
-    srgb: "Colours by the slide's ICC profile (sRGB)",
+    srgb: "sRGB, by each slide's ICC profile",
     none: "Nothing was predicted of this slide.",
     share: (count, total) => `${count.toLocaleString("en")} of ${total.toLocaleString("en")} tiles at or above it.`,
     rates: (sensitivity, specificity) => `Of the tiles at least half under the annotation ${sensitivity} (sensitivity), of those ` +

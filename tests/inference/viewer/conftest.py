@@ -138,9 +138,11 @@ def serving(app: ASGIApp) -> Iterator[int]:
     thread.start()
     while not server.started:
         assert thread.is_alive()
-    yield server.servers[0].sockets[0].getsockname()[1]
-    server.should_exit = True
-    thread.join(20)
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join(20)
     assert not thread.is_alive()
 
 

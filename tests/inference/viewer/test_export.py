@@ -5,18 +5,23 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
-from playwright.sync_api import Browser
+import simplejpeg
+from playwright.sync_api import Browser, Page
 
 from inference.viewer.cohort import find_cohort
 from inference.viewer.export import export_site
+from inference.viewer.pictures import Pictures
 from inference.viewer.site import Site
 from tests.inference.viewer.conftest import Places, got
-from tests.inference.viewer.test_viewer_browser import READY, drawn, ids
+from tests.inference.viewer.test_viewer_browser import PINK, READY, ROUND, drawn, ids, in_srgb, write_coloured
+from tests.tiling.test_icc import PROFILE
 from tiling.core.errors import OutputError
 
 
@@ -66,8 +71,10 @@ def test_another_cohort_replaces_an_export(exported: Path, places: Places, tmp_p
     assert not (folder / "data" / "1").exists()
 
 
-def test_it_works_behind_a_prefix_without_specslide(exported: Path, browser: Browser) -> None:
-    handler = partial(SimpleHTTPRequestHandler, directory=str(exported.parents[1]))
+@contextmanager
+def on_the_web(folder: Path, browser: Browser) -> Iterator[tuple[Page, str]]:
+    """A page, the address of a folder on a web server, and the certainty that nothing goes wrong."""
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
     handler.func.log_message = lambda *_: None  # type: ignore[attr-defined]
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -75,13 +82,45 @@ def test_it_works_behind_a_prefix_without_specslide(exported: Path, browser: Bro
             said: list[str] = []
             page.on("console", lambda message: said.append(message.text))
             page.on("pageerror", lambda error: said.append(str(error)))
-            page.goto(f"http://127.0.0.1:{server.server_port}/a%20prefix/view/")
-            page.wait_for_selector(READY)
-            assert ids(page) == ["one", "two"]
-            page.get_by_role("link", name="one", exact=True).click()
-            drawn(page)
-            page.get_by_role("button", name="1: 0.980").click()
-            page.get_by_role("img", name="The pinned tile").wait_for()
-            assert not page.get_by_text("Marks").is_visible()
+            yield page, f"http://127.0.0.1:{server.server_port}"
             assert said == []
         server.shutdown()
+
+
+def test_it_works_behind_a_prefix_without_specslide(exported: Path, browser: Browser) -> None:
+    with on_the_web(exported.parents[1], browser) as (page, address):
+        page.goto(f"{address}/a%20prefix/view/")
+        page.wait_for_selector(READY)
+        assert ids(page) == ["one", "two"]
+        page.get_by_role("link", name="one", exact=True).click()
+        drawn(page)
+        page.get_by_role("button", name="1: 0.980").click()
+        page.get_by_role("img", name="The pinned tile").wait_for()
+        assert not page.get_by_text("Marks").is_visible()
+
+
+def test_it_holds_the_colours_that_were_asked_for(browser: Browser, tmp_path: Path) -> None:
+    """Each slide's by its own profile, in one folder once and in another in both; the page says which."""
+    (tmp_path / "of").mkdir()
+    cohort = write_coloured(tmp_path / "of")
+    for name, recoloured in (("once", None), ("both", Pictures(cohort.slides))):
+        site = Site(cohort, Pictures(cohort.slides, icc="srgb"), recoloured=recoloured)
+        export_site(site, tmp_path / "web" / name, quiet)
+    once, both = tmp_path / "web" / "once" / "data", tmp_path / "web" / "both" / "data"
+    for number, wanted in enumerate((in_srgb(PROFILE), in_srgb(ROUND), PINK)):
+        for tile in (once / f"{number}/1/0-0.jpg", both / f"{number}/1/0-0.jpg", both / f"{number}/0/0-0.jpg"):
+            np.testing.assert_allclose(simplejpeg.decode_jpeg(tile.read_bytes())[99, 99], wanted, atol=3)
+    own = sorted(both.glob("*/recoloured/1/*.jpg"))
+    assert [path.parts[-4] for path in own] == ["0"] * 4 + ["1"] * 4
+    for tile in own:
+        np.testing.assert_allclose(simplejpeg.decode_jpeg(tile.read_bytes())[99, 99], PINK, atol=3)
+    assert not list(once.glob("*/recoloured"))
+    with on_the_web(tmp_path / "web", browser) as (page, address):
+        for name, number, switch, words in (
+            ("once", 0, False, "Colours in sRGB"), ("once", 2, False, "no ICC profile"), ("both", 0, True, None),
+        ):  # fmt: skip
+            page.goto(f"{address}/{name}/slide.html?slide={number}")
+            drawn(page)
+            assert page.get_by_label("ICC profile").is_visible() == switch
+            note = page.locator("#panel .note[role=status]")
+            assert words in note.inner_text() if words else not note.is_visible()

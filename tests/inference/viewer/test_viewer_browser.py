@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import shapely
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Browser, Page
 
-from inference.viewer.cohort import find_cohort
+from inference.viewer.cohort import Cohort, find_cohort
 from inference.viewer.pictures import Pictures
 from inference.viewer.run import leading_to
 from inference.viewer.server import make_app
@@ -33,6 +34,7 @@ from tests.inference.viewer.conftest import (
     write_heatmap,
 )
 from tests.inference.viewer.test_stores import write_features_of
+from tests.tiling.icc_files import by_pillow
 from tests.tiling.test_icc import PROFILE, write_slide
 from tiling import Slide, TileStore
 from tiling.annotations.rasterize import read_polygons
@@ -374,7 +376,7 @@ def test_colours_by_the_profile_are_a_click_away(browser: Browser, tmp_path: Pat
         np.testing.assert_allclose(pixels(drawn(page)).mean((0, 1)), plain, atol=0.5)
         page.goto(f"http://127.0.0.1:{port}/slide.html?slide=1")
         drawn(page)
-        assert page.get_by_label("ICC profile").count() == 0
+        assert page.get_by_label("ICC profile").is_hidden()
     assert site.get("data/1/recoloured/0/0-0.jpg") is None
     with Slide(path) as own, Slide(path, icc="srgb") as in_srgb:
         whole = [one.read_region(0, 0, 0, 512, 512).mean((0, 1)) for one in (own, in_srgb)]
@@ -382,6 +384,74 @@ def test_colours_by_the_profile_are_a_click_away(browser: Browser, tmp_path: Pat
     assert np.abs(wanted).max() > 3
     ratio = moved @ wanted / (wanted @ wanted)
     np.testing.assert_allclose(moved, ratio * wanted, atol=1.5)
+
+
+PINK = (200, 120, 160)
+ROUND = PROFILE.replace(b"rXYZ", b"----").replace(b"bXYZ", b"rXYZ").replace(b"----", b"bXYZ")
+"""Another profile: the red and blue of the first change places."""
+
+
+def write_coloured(folder: Path) -> Cohort:
+    """Slides of one colour: a and b with profiles of their own, c without; two models have looked at a."""
+    for name, profile in (("a", PROFILE), ("b", ROUND), ("c", None)):
+        tifffile.imwrite(
+            folder / f"{name}.tif", np.full((512, 512, 3), PINK, np.uint8), tile=(256, 256), photometric="rgb",
+            compression="jpeg", metadata=None, iccprofile=profile, resolution=(20_000, 20_000),
+            resolutionunit="CENTIMETER",
+        )  # fmt: skip
+    for name in ("m", "n"):
+        (folder / name).mkdir()
+        write_heatmap(folder / name / "a", folder / "a.tif", "a", np.full((4, 4), 0.5, np.float32))
+    return find_cohort([folder])
+
+
+def in_srgb(profile: bytes) -> list[int]:
+    """The one colour by a profile, as Pillow computes it."""
+    return [int(value) for value in by_pillow(np.full((1, 1, 3), PINK, np.uint8), profile)[0, 0]]
+
+
+def colours_of(page: Page) -> list[list[int]]:
+    """The colour of the middle of each map's left and right half."""
+    return [
+        picture[picture.shape[0] // 2, round(picture.shape[1] * at)].tolist()
+        for picture in at_once(drawn(page))
+        for at in (0.35, 0.65)
+    ]
+
+
+def test_maps_beside_each_other_and_a_line_keep_to_the_chosen_colours(browser: Browser, tmp_path: Path) -> None:
+    """Each slide by its own profile, on either side of the line too; one without is as scanned, and that is said."""
+    cohort = write_coloured(tmp_path)
+    site = Site(cohort, recoloured=Pictures(cohort.slides, icc="srgb"))
+    with (
+        serving(make_app(site, TOKEN)) as port,
+        browser.new_page(viewport={"width": 1300, "height": 600}) as page,
+    ):
+        page.goto(f"http://127.0.0.1:{port}/?token={TOKEN}")
+        page.goto(f"http://127.0.0.1:{port}/slide.html?slide=0")
+        drawn(page)
+        page.get_by_label("Show the overlay").uncheck()
+        tick, lacking = page.get_by_label("ICC profile"), page.get_by_text("no ICC profile")
+        page.get_by_label("To the right of the line").select_option(index=2)
+        one, other = in_srgb(PROFILE), in_srgb(ROUND)
+        assert np.abs(np.subtract(one, other)).max() > 20 < np.abs(np.subtract(one, PINK)).max()
+        for beside, ticked, wanted in (
+            ("b", True, [one, one, other, other]),
+            ("b", False, [PINK] * 4),
+            ("c", True, [one, one, PINK, PINK]),
+            ("b", True, [one, one, other, other]),
+        ):
+            page.get_by_label("Beside it").select_option(label=beside)
+            tick.set_checked(ticked)
+            np.testing.assert_allclose(colours_of(page), wanted, atol=4)
+            assert lacking.is_visible() == (beside == "c")
+        page.goto(f"http://127.0.0.1:{port}/slide.html?slide=2")
+        drawn(page)
+        assert tick.is_hidden()
+        page.get_by_label("Beside it").select_option(label="b")
+        tick.check()
+        np.testing.assert_allclose(colours_of(page), [PINK, PINK, other, other], atol=4)
+        assert lacking.is_visible()
 
 
 @pytest.fixture(scope="module")
