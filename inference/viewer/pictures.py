@@ -53,6 +53,10 @@ class Picture(Protocol):
         """Level-0 pixels per pixel of the finest picture there is: finer ones are enlarged."""
 
     @property
+    def tile_px(self) -> int:
+        """Side of the tiles that it is best drawn in, pixels."""
+
+    @property
     def has_profile(self) -> bool:
         """Whether the slide's file is read and has an ICC profile that can be used."""
 
@@ -81,6 +85,7 @@ class StorePicture:
     """A store: its tiles, on its thumbnail."""
 
     kind: Final = "store"
+    tile_px: Final = TILE_PX
     has_profile: Final = False
 
     def __init__(self, store: TileStore) -> None:
@@ -105,6 +110,7 @@ class ThumbnailPicture:
     """The slide in small, which is all that a feature store has of it."""
 
     kind: Final = "thumbnail"
+    tile_px: Final = TILE_PX
     has_profile: Final = False
 
     def __init__(self, facts: SlideFacts, thumbnail: Raster, icc: Icc) -> None:
@@ -128,6 +134,7 @@ class NoPicture:
     """A slide of which neither file nor store is at hand: grey."""
 
     kind: Final = "none"
+    tile_px: Final = TILE_PX
     has_profile: Final = False
     icc: Icc = "none"
 
@@ -182,7 +189,7 @@ class Pictures:
     ) -> None:
         self.icc: Icc = icc
         self._slides, self._limit, self._bytes, self._opener = slides, cache_bytes, 0, opener
-        self._kept: OrderedDict[tuple[int, Square, int], bytes] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, Square], bytes] = OrderedDict()
         self._open: OrderedDict[int, Picture] = OrderedDict()
         self._users: dict[int, int] = {}
         self._lock, self._opening = threading.Lock(), [threading.Lock() for _ in slides]
@@ -212,22 +219,22 @@ class Pictures:
             with self._lock:
                 self._users[number] -= 1
 
-    def jpeg(self, number: int, square: Square, side_px: int = TILE_PX) -> bytes:
-        """A square of a slide as JPEG; grey, with words, where it is damaged.
+    def jpeg(self, number: int, square: Square) -> bytes:
+        """A square of a slide as JPEG of the picture's `tile_px`; grey, with words, where it is damaged.
 
         Raises SpecslideError for a slide that cannot be opened.
         """
-        key = (number, square, side_px)
+        key = (number, square)
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
         with self.opened(number) as picture:
             try:
-                data = picture.jpeg(square, side_px)
+                data = picture.jpeg(square, picture.tile_px)
             except SpecslideError as error:
                 log.warning("%s: %s", self._slides[number].slide_id, error.what)
-                data = drawn_jpeg(_damaged(side_px))
+                data = drawn_jpeg(_damaged(picture.tile_px))
         with self._lock:
             if key not in self._kept:
                 self._kept[key] = data

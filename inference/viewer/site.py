@@ -101,7 +101,7 @@ class Site:
                 layers = self._numbers_of(number, model).layers
                 yield from (f"data/{number}/{model}/map-{layer}.bin" for layer in range(len(layers)))
             with self.pictures.opened(number) as picture:
-                zooms, coarsest = Zooms(picture.frame.size0), _last_zoom(picture)
+                zooms, coarsest = _zooms(picture), _last_zoom(picture)
                 recoloured = self.recoloured is not None and picture.has_profile
             for zoom in range(coarsest + 1):
                 places = [f"{zoom}/{column}-{row}.jpg" for column, row in zooms.tiles(zoom)]
@@ -245,7 +245,7 @@ class Site:
             return None
         with pictures.opened(number) as picture:
             shown = zoom <= _last_zoom(picture) and (pictures is self.pictures or picture.has_profile)
-            square = Zooms(picture.frame.size0).square(zoom, column, row) if shown else None
+            square = _zooms(picture).square(zoom, column, row) if shown else None
         return None if square is None else pictures.jpeg(number, square)
 
     def _has(self, number: int, model: int) -> bool:
@@ -347,15 +347,18 @@ def _at_hand(shown: Shown) -> str:
 
 def _pictured(picture: Picture) -> dict[str, Any]:
     """What the browser needs to draw a slide."""
-    size0 = picture.frame.size0
-    drawn = {"pixels": picture.kind, "zooms": Zooms(size0).last, "last_drawn": _last_zoom(picture)}
-    return {"size0": size0, "qupath0": picture.frame.qupath0, "mpp": picture.mpp} | drawn
+    zooms = _zooms(picture)
+    drawn = {"tile_px": zooms.tile_px, "zooms": zooms.last, "last_drawn": _last_zoom(picture)}
+    return {"pixels": picture.kind, "size0": zooms.size0, "qupath0": picture.frame.qupath0, "mpp": picture.mpp} | drawn
+
+
+def _zooms(picture: Picture) -> Zooms:
+    return Zooms(picture.frame.size0, picture.tile_px)
 
 
 def _last_zoom(picture: Picture) -> int:
     """The finest level that is drawn: finer ones would only enlarge it."""
-    zooms = Zooms(picture.frame.size0)
-    return max(0, zooms.last - int(math.log2(max(1.0, picture.finest_px0))))
+    return max(0, _zooms(picture).last - int(math.log2(max(1.0, picture.finest_px0))))
 
 
 def _floats(values: NDArray[np.floating[Any]]) -> bytes:

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from inference.viewer.zooms import TILE_PX, Square
+from inference.viewer.zooms import Square, tile_px_for
 from tiling.core.arrays import Icc, UInt8Array
 from tiling.core.errors import SlideError
+from tiling.slides.jpeg_stream import decode_stream
 from tiling.slides.slide import Slide
-from tiling.stores.codec import decode_jpeg, encode_jpeg
+from tiling.stores.codec import encode_jpeg
 
 _QUALITY: Final = 85
 _SUBSAMPLING: Final = "4:2:2"
@@ -39,6 +40,7 @@ class SlidePicture:
     def __init__(self, source: SlideSource) -> None:
         self._slide = Slide(source.path, mpp=source.mpp, icc=source.icc)
         self.frame = self._slide.frame
+        self.tile_px = tile_px_for(self._slide.tile_px)
         if source.size0 not in (None, self.frame.size0):
             self._slide.close()
             what = "is not the heatmap's slide: that has {} x {} px".format(*source.size0 or ())
@@ -64,11 +66,10 @@ class SlidePicture:
 
     def jpeg(self, square: Square, side_px: int) -> bytes:
         """See `Picture`."""
-        stored = self._stored(square) if side_px == TILE_PX else None
-        return stored or drawn_jpeg(self.region(square, side_px))
+        return self._stored(square, side_px) or drawn_jpeg(self.region(square, side_px))
 
-    def _stored(self, square: Square) -> bytes | None:
-        """The slide's own JPEG tile where that shows just the square, looked at whether it can be decoded; else None.
+    def _stored(self, square: Square, side_px: int) -> bytes | None:
+        """The slide's own JPEG tile where that shows just the square at that size and can be decoded; else None.
 
         It carries no text: its application segments are left out.
         """
@@ -77,11 +78,13 @@ class SlidePicture:
             return None  # what fills such a tile up beyond the slide is often black
         column, row = square.x0 // square.side0, square.y0 // square.side0
         for number, level in enumerate(self._slide.levels):
-            own = self._slide.native_tile_px(number) == (TILE_PX, TILE_PX)
-            if own and level.downsample * TILE_PX == square.side0:
+            own = self._slide.native_tile_px(number) == (side_px, side_px)
+            if own and level.downsample * side_px == square.side0:
                 try:
                     stream = self._slide.native_stream(number, column, row)
-                    return stream if stream is not None and len(decode_jpeg(stream)) == TILE_PX else None
+                    if stream is not None:
+                        decode_stream(stream, side_px, side_px, 8)  # the smallest picture: all of it is read for that
+                    return stream
                 except (SlideError, ValueError, IndexError):  # a level may be a pixel short of the last column
                     return None  # who reads the pixels says so
         return None

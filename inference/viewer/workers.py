@@ -99,8 +99,8 @@ class RemotePicture:
 
     def __init__(self, workers: Workers, source: SlideSource) -> None:
         self._workers, self._source = workers, source
-        self.frame, self.mpp, self.finest_px0, self.has_profile, self.icc = (
-            workers.ask(source, name) for name in ("frame", "mpp", "finest_px0", "has_profile", "icc")
+        self.frame, self.mpp, self.finest_px0, self.tile_px, self.has_profile, self.icc = (
+            workers.ask(source, name) for name in ("frame", "mpp", "finest_px0", "tile_px", "has_profile", "icc")
         )
 
     def region(self, square: Square, side_px: int) -> UInt8Array:

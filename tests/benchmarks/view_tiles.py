@@ -2,10 +2,11 @@
 
     python -m tests.benchmarks.view_tiles path/to/CMU-1-Small-Region.svs
 
-The slide is 20,000 x 20,000 px: the real one's pixels repeated, in a pyramid of JPEG tiles of 256 px. Each round draws
-the same random tiles of the four finest levels by each way in turn; what counts is the median over rounds of the ratio
-of their processor times within a round, since the speed of a shared machine drifts. Then first views and new viewports
-through the whole server, and its memory over 10,000 requests.
+The slides are 20,000 x 20,000 px: the real one's pixels repeated, in pyramids of JPEG tiles of 256 px, each level half
+of the one before, and of 240 px, a quarter, as Aperio's. Each round draws the same random tiles of each of the four
+finest levels by each way in turn; what counts is the median over rounds of the ratio of their processor times within a
+round, since the speed of a shared machine drifts. Then first views and new viewports through the whole server, and its
+memory over 10,000 requests.
 """
 
 from __future__ import annotations
@@ -35,37 +36,37 @@ from inference.viewer.site import Site
 from inference.viewer.zooms import Zooms
 from tiling.slides.slide import Slide
 
-SIDE0, TILE_PX, QUALITY = 20_000, 256, 85
+SIDE0, QUALITY = 20_000, 85
+PYRAMIDS = {256: (1, 2, 4, 8, 16), 240: (1, 4, 16)}
+"""Downsamples of the levels, by the side of their tiles, pixels."""
 Tile = tuple[int, int, int]
 """Zoom, column, row."""
 
 
-def write_slide(path: Path, source: Path) -> None:
-    """A pyramid of 20,000 x 20,000 px: the source's pixels repeated, JPEG tiles of 256 px."""
+def write_slide(path: Path, source: Path, tile_px: int) -> None:
+    """A pyramid of 20,000 x 20,000 px: the source's pixels repeated, JPEG tiles of so many pixels."""
     with Slide(source) as slide:
         pixels = slide.read_region(0, 0, 0, slide.width, slide.height)
     times = [-(-SIDE0 // length) for length in pixels.shape[:2]]
     whole = np.tile(pixels, (*times, 1))[:SIDE0, :SIDE0]
     options: dict[str, Any] = {
-        "tile": (TILE_PX, TILE_PX),
+        "tile": (tile_px, tile_px),
         "photometric": "rgb",
         "compression": "jpeg",
         "compressionargs": {"level": 90},
     }
     with tifffile.TiffWriter(path, bigtiff=True) as tiff:
-        for number in range(5):
-            scale = 1 << number
+        for scale in PYRAMIDS[tile_px]:
             tiff.write(
-                whole[::scale, ::scale], subfiletype=int(number > 0), resolution=(20_000 / scale, 20_000 / scale),
+                whole[::scale, ::scale], subfiletype=int(scale > 1), resolution=(20_000 / scale, 20_000 / scale),
                 resolutionunit="CENTIMETER", metadata=None, **options,
             )  # fmt: skip
 
 
-def sample(zooms: Zooms, count: int, seed: int) -> list[Tile]:
-    """As many random tiles of each of the four finest levels, none twice."""
-    random_ = random.Random(seed)
-    levels = range(zooms.last - 3, zooms.last + 1)
-    return [(z, *at) for z in levels for at in random_.sample(zooms.tiles(z), min(count, len(zooms.tiles(z))))]
+def sample(zooms: Zooms, zoom: int, count: int, seed: int) -> list[Tile]:
+    """As many random tiles of a level, none twice."""
+    places = zooms.tiles(zoom)
+    return [(zoom, *at) for at in random.Random(seed).sample(places, min(count, len(places)))]
 
 
 def by_viewer(pictures: Pictures, zooms: Zooms, tiles: Sequence[Tile]) -> float:
@@ -79,7 +80,7 @@ def by_viewer(pictures: Pictures, zooms: Zooms, tiles: Sequence[Tile]) -> float:
 
 def by_deepzoom(path: Path, zooms: Zooms, tiles: Sequence[Tile]) -> float:
     with openslide.OpenSlide(path) as slide:
-        generator = DeepZoomGenerator(slide, TILE_PX, 0, limit_bounds=False)
+        generator = DeepZoomGenerator(slide, zooms.tile_px, 0, limit_bounds=False)
         shift = generator.level_count - 1 - zooms.last
         began = time.process_time()
         for zoom, column, row in tiles:
@@ -112,6 +113,28 @@ def resident_mib() -> float:
     """Memory of this process now."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 2**20
+
+
+def compare(path: Path, tile_px: int, rounds: int, count: int) -> None:
+    """Print the median ratio of each of the four finest levels, and of all."""
+    zooms, totals = Zooms((SIDE0, SIDE0), tile_px), [[0.0, 0.0] for _ in range(rounds)]
+    for back in range(4):
+        spent = list[tuple[float, float]]()
+        for number in range(rounds):
+            tiles = sample(zooms, zooms.last - back, count, number)
+            pictures = Pictures(find_cohort([path]).slides, cache_bytes=0)
+            with pictures.opened(0):
+                spent.append((by_viewer(pictures, zooms, tiles), by_deepzoom(path, zooms, tiles)))
+            pictures.close()
+            totals[number] = [total + one for total, one in zip(totals[number], spent[-1], strict=True)]
+        _say(f"tiles of {tile_px} px, 1/{1 << back}, {len(tiles)} a round", spent, len(tiles))
+    _say(f"tiles of {tile_px} px, all", totals, 4 * count)
+
+
+def _say(what: str, spent: Sequence[Sequence[float]], tiles: int) -> None:
+    ours, theirs = (1000 * statistics.median(one) / tiles for one in zip(*spent, strict=True))
+    ratio = statistics.median(other / own for own, other in spent)
+    print(f"{what}: {ours:.2f} ms a tile, DeepZoomGenerator {theirs:.2f} ms: median ratio {ratio:.2f}", flush=True)
 
 
 async def views(path: Path, requests: int) -> None:
@@ -149,20 +172,10 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=10_000)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "large.tif"
-        write_slide(path, asked.slide)
-        zooms, ratios, rates = Zooms((SIDE0, SIDE0)), [], []
-        for number in range(asked.rounds):
-            tiles = sample(zooms, asked.tiles, number)
-            pictures = Pictures(find_cohort([path]).slides, cache_bytes=0)
-            with pictures.opened(0):
-                ours, theirs = by_viewer(pictures, zooms, tiles), by_deepzoom(path, zooms, tiles)
-            pictures.close()
-            ratios.append(theirs / ours)
-            rates.append((len(tiles) / ours, len(tiles) / theirs))
-            print(f"round {number}: {rates[-1][0]:.0f} tiles/s, DeepZoomGenerator {rates[-1][1]:.0f}: {ratios[-1]:.2f}")
-        print(f"median ratio {statistics.median(ratios):.2f}")
-        asyncio.run(views(path, asked.requests))
+        for tile_px in PYRAMIDS:
+            write_slide(Path(folder) / f"{tile_px}.tif", asked.slide, tile_px)
+            compare(Path(folder) / f"{tile_px}.tif", tile_px, asked.rounds, asked.tiles)
+        asyncio.run(views(Path(folder) / "256.tif", asked.requests))
 
 
 if __name__ == "__main__":

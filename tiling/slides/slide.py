@@ -236,6 +236,11 @@ class Slide:
         except SlideError as error:
             return error
 
+    @property
+    def tile_px(self) -> tuple[int, int] | None:
+        """Width and height of the tiles that level 0 is decoded by, pixels; None if they are not decoded directly."""
+        return None if self._fast is None else self._fast.tile_px(0)
+
     def native_tile_px(self, level: int) -> tuple[int, int] | None:
         """Width and height of the level's own JPEG tiles, its pixels; None if it has none that can be copied as is."""
         return None if self._fast is None or self._to_srgb is not None else self._fast.jpeg_tile_px(level)

@@ -154,6 +154,11 @@ class TiledLevels:
         """Whether the tiles of a level are known; of another, nothing may be asked but its `jpeg_tile_px`."""
         return self._levels[level] is not None
 
+    def tile_px(self, level: int) -> tuple[int, int] | None:
+        """Width and height of the native tiles of a level, in its pixels; None if they are not known."""
+        shape = self._levels[level]
+        return None if shape is None else (shape.tile_w, shape.tile_h)
+
     def jpeg_tile_px(self, level: int) -> tuple[int, int] | None:
         """Width and height of the native JPEG tiles of a level, in its pixels: multiples of 16; None if it has none."""
         shape = self._levels[level]

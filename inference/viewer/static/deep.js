@@ -2,8 +2,6 @@
 /* global L */
 import { length, make, TEXTS } from "./common.js";
 
-export const TILE_PX = 256;
-
 // Where a place of a square lies when that is turned clockwise by quarters of a circle; `last` is its largest coordinate.
 const turned = (x, y, quarters, last) => [[x, y], [last - y, x], [last - x, last - y], [y, last - x]][quarters];
 
@@ -12,7 +10,7 @@ const turned = (x, y, quarters, last) => [[x, y], [last - y, x], [last - x, last
 export function deepZoom(place, slide, icc) {
   const [width, height] = slide.size0;
   const scale = 1 / 2 ** slide.zooms;
-  const side0 = TILE_PX / scale; // of the square that the tiles fill: turned, they are at the places of tiles again
+  const side0 = slide.tile_px / scale; // of the square that the tiles fill: turned, they are at the places of tiles again
   let quarters = 0;
   const projection = {
     project: ({ lat, lng }) => L.point(turned(lng, lat, quarters, side0)),
@@ -26,7 +24,7 @@ export function deepZoom(place, slide, icc) {
   const whole = L.latLngBounds([0, 0], [height, width]);
   map.setMaxBounds(whole.pad(0.5));
   const tiles = L.tileLayer("", {
-    tileSize: TILE_PX, minNativeZoom: 0, maxNativeZoom: slide.last_drawn, bounds: whole, noWrap: true,
+    tileSize: slide.tile_px, minNativeZoom: 0, maxNativeZoom: slide.last_drawn, bounds: whole, noWrap: true,
     minZoom: -Infinity, maxZoom: Infinity, keepBuffer: 1, updateWhenZooming: false,
   });
   tiles.getTileUrl = ({ x, y, z }) => tileAddress(slide, z, ...turned(x, y, (4 - quarters) % 4, 2 ** z - 1));
@@ -105,7 +103,7 @@ export function linkPlace({ map, whole, turn, quarters }) {
 export async function drawSquare(canvas, slide, x0, y0, side0) {
   const zoom = slide.last_drawn;
   const px0 = 2 ** (slide.zooms - zoom);
-  const step = TILE_PX * px0;
+  const step = slide.tile_px * px0;
   canvas.width = canvas.height = Math.min(1024, Math.max(64, Math.round(side0 / px0)));
   const context = canvas.getContext("2d");
   const scale = canvas.width / side0;

@@ -466,7 +466,7 @@ def two_models(places: Places, tmp_path_factory: pytest.TempPathFactory) -> Iter
         columns = {"annotation/tumour": annotated.reshape(-1)}
         slide = places.slides / "one-file.tif"
         write_heatmap(folder / name / "one", slide, "one", np.ascontiguousarray(values), columns=columns)
-    write_pyramid(folder / "other.tif", np.ascontiguousarray(black_tile()[::2, ::2]), mpp=1.0, levels=2)
+    write_pyramid(folder / "other.tif", np.ascontiguousarray(black_tile()[::2, ::2]), mpp=1.0, levels=2, tile_px=240)
     other = ManifestRow(slide_path=folder / "other.tif", slide_id="other", case_id="one")
     site = Site(find_cohort([folder / "a", folder / "b"], [places.rows[0], other]))
     with serving(make_app(site, TOKEN)) as port:
@@ -511,7 +511,7 @@ def at_once(page: Page) -> list[NDArray[np.int16]]:
 
 
 def test_two_models_and_two_slides_side_by_side_move_together(browser: Browser, two_models: str) -> None:
-    """The other slide is the same picture at half the resolution: at one scale and place both maps show the same."""
+    """The other slide is the same picture at half the resolution, in other tiles: both show the same at one scale."""
     with browser.new_page(viewport={"width": 1300, "height": 700}, reduced_motion="reduce") as page:
         page.goto(f"{two_models}/?token={TOKEN}")
         page.goto(f"{two_models}/slide.html?slide=0#700,450,2.25")
