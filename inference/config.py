@@ -96,8 +96,8 @@ class EncoderConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     encoder: str = "tf_efficientnet_lite0"
-    """A known encoder (uni, uni2-h, virchow, virchow2, h-optimus-0, prov-gigapath, phikon-v2), one of timm's names,
-    hf-hub:OWNER/NAME, a model folder of specslide's, or a TorchScript (.pt, .ts) or ONNX file."""
+    """A known encoder (uni, uni2-h, conch, virchow, virchow2, h-optimus-0, prov-gigapath, phikon-v2), one of timm's
+    names, hf-hub:OWNER/NAME, a model folder of specslide's, or a TorchScript (.pt, .ts) or ONNX file."""
     weights: str = "auto"
     """Weights of a known or timm's encoder: a .safetensors or .pth file, packaged, or hf-hub:OWNER/NAME."""
     mpp: PositiveFloat | None = None

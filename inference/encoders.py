@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from inference.backends import AGREEMENT, uses_bf16
 from inference.config import Backend, EncoderConfig, Precision
 from inference.export_model import load_script
+from inference.image_tower import ImageTower, tower_state
 from inference.known_encoders import ENCODERS, IMAGENET_MEAN, IMAGENET_STD, Fit, KnownEncoder, Pooling
 from inference.onnx import onnx_graph, onnx_session
 from tiling import TilingConfig
@@ -33,10 +34,12 @@ from training.models.backbones import (
     HUB,
     PACKAGED_BACKBONE,
     Architecture,
+    fill,
     find_architecture,
     input_side,
     load_weights,
     make_backbone,
+    read_weights,
 )
 from training.models.classifier import TileClassifier
 
@@ -118,8 +121,11 @@ def _known(config: EncoderConfig, known: KnownEncoder, place: torch.device) -> T
     own = find_architecture(known.architecture)
     settings = {**own.settings, "fixed_input_size": False}
     architecture = Architecture(own.name, {name: _layer(value) for name, value in known.args.items()}, settings)
-    network = TileClassifier(make_backbone(architecture, 0, known.input_px), known.input_px, known.mean, known.std)
-    load_weights(network, known.architecture, config.weights)
+    backbone, state = make_backbone(architecture, 0, known.input_px), read_weights(config.weights)
+    if known.attention_heads:
+        backbone, state = ImageTower(backbone, known.dim, known.attention_heads), tower_state(state)
+    fill(backbone, state, config.weights)
+    network = TileClassifier(backbone, known.input_px, known.mean, known.std)
     return _finished(
         network, place, known.pooling, known.fit,
         {"name": config.encoder, "kind": "timm", "sha256": _state_hash(network.backbone), "tile_px": known.tile_px,

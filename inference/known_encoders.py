@@ -45,6 +45,8 @@ class KnownEncoder:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     pooling: Pooling = "own"
+    attention_heads: int = 0
+    """Heads of the attention that pools the tokens, in a network of images and text; 0: it is of images alone."""
 
 
 _SWIGLU = {"mlp_layer": "SwiGLUPacked", "act_layer": "SiLU"}
@@ -125,6 +127,19 @@ ENCODERS: Final[dict[str, KnownEncoder]] = {
         dim=1024,
         licence="Owkin non-commercial",
         pooling="token",
+    ),
+    # https://github.com/mahmoodlab/CONCH: its image tower, before the projection; 512 px at 0.5 as TRIDENT cuts for it
+    "conch": KnownEncoder(
+        "vit_base_patch16_224",
+        {"img_size": 448, "dynamic_img_size": True},
+        "hf-hub:MahmoodLab/CONCH",
+        dim=512,
+        licence=_NC,
+        tile_px=512,
+        input_px=448,
+        mean=(0.48145466, 0.4578275, 0.40821073),
+        std=(0.26862954, 0.26130258, 0.27577711),
+        attention_heads=8,
     ),
 }  # fmt: skip
 """Known encoders by name; `specslide embed --encoder NAME --weights FILE`."""

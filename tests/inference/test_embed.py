@@ -155,7 +155,7 @@ def test_class_token_beside_the_mean_of_patches(monkeypatch: pytest.MonkeyPatch,
 
 PARAMETERS = {
     "uni": 303, "uni2-h": 681, "virchow": 631, "virchow2": 631, "h-optimus-0": 1134, "prov-gigapath": 1134,
-    "phikon-v2": 303,
+    "phikon-v2": 303, "conch": 86,
 }  # fmt: skip
 """Millions, as the encoders' pages and papers give them."""
 
@@ -168,7 +168,8 @@ def test_known_encoders_are_of_the_published_size(name: str) -> None:
     with torch.device("meta"):
         network: Any = timm.create_model(known.architecture, num_classes=0, **args)
     assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(PARAMETERS[name], abs=1.5)
-    assert known.dim == network.num_features * (2 if known.pooling == "token+mean" else 1)
+    if not known.attention_heads:
+        assert known.dim == network.num_features * (2 if known.pooling == "token+mean" else 1)
 
 
 SIDE, PATCH, DIM, LAYERS, HEADS = 32, 16, 64, 2, 2
@@ -238,6 +239,68 @@ def test_a_dinov2_network_by_transformers_names_is_its_formula(tmp_path: Path, m
     save_file({name: torch.from_numpy(value) for name, value in weights.items()}, path)
     with pytest.raises(ModelError, match=r"model\.safetensors.*layer\.1\.mlp\.fc2\.bias"):
         load_encoder(EncoderConfig(encoder="small", weights=str(path)))
+
+
+def conch_weights(network: Any, dim: int) -> dict[str, torch.Tensor]:
+    """Random weights around a vision transformer's, by CONCH's names, text's and captions' among them."""
+    torch.manual_seed(1)
+    width, pool = network.num_features, "visual.attn_pool_contrast"
+    shapes: dict[str, tuple[int, ...]] = {
+        f"{pool}.query": (1, dim), f"{pool}.attn.q_proj_weight": (dim, dim), f"{pool}.attn.k_proj_weight": (dim, width),
+        f"{pool}.attn.v_proj_weight": (dim, width), f"{pool}.attn.in_proj_bias": (3 * dim,),
+        f"{pool}.attn.out_proj.weight": (dim, dim), f"{pool}.attn.out_proj.bias": (dim,),
+        f"{pool}.ln_q.weight": (dim,), f"{pool}.ln_q.bias": (dim,), f"{pool}.ln_k.weight": (width,),
+        f"{pool}.ln_k.bias": (width,), "visual.ln_contrast.weight": (dim,), "visual.ln_contrast.bias": (dim,),
+        "visual.proj_contrast": (dim, dim), "visual.attn_pool_caption.query": (4, width), "logit_scale": (),
+        "text.cls_emb": (width,),
+    }  # fmt: skip
+    trunk = {f"visual.trunk.{name}": tensor for name, tensor in network.state_dict().items()}
+    return trunk | {name: torch.randn(shape) for name, shape in shapes.items()}
+
+
+def attention_pooled(tokens: Any, w: dict[str, Any], heads: int) -> Any:
+    """Tokens (B, N, K) -> (B, D), by the formulas of attention and of layer normalisation, in float64."""
+
+    def norm(x: Any, name: str) -> Any:
+        centred = x - x.mean(-1, keepdims=True)
+        return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * w[f"{name}.weight"] + w[f"{name}.bias"]
+
+    pool = "visual.attn_pool_contrast"
+    bias = np.split(w[f"{pool}.attn.in_proj_bias"], 3)
+    keys = norm(tokens, f"{pool}.ln_k")
+    q = norm(w[f"{pool}.query"], f"{pool}.ln_q") @ w[f"{pool}.attn.q_proj_weight"].T + bias[0]
+    k, v = (keys @ w[f"{pool}.attn.{n}_proj_weight"].T + b for n, b in (("k", bias[1]), ("v", bias[2])))
+    out = []
+    for qh, kh, vh in zip(*(np.split(x, heads, axis=-1) for x in (q, k, v)), strict=True):
+        weights = np.exp(kh @ qh[0] / np.sqrt(len(qh[0])))
+        out.append(((weights / weights.sum(-1, keepdims=True))[..., None] * vh).sum(1))
+    pooled = np.concatenate(out, -1) @ w[f"{pool}.attn.out_proj.weight"].T + w[f"{pool}.attn.out_proj.bias"]
+    return norm(pooled, "visual.ln_contrast")
+
+
+def test_the_image_tower_of_conch_is_its_formula(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a small network, from a file that holds the network of images and text."""
+    args: dict[str, Any] = {"img_size": SIDE, "dynamic_img_size": True}
+    torch.manual_seed(0)
+    network: Any = timm.create_model("test_vit", num_classes=0, **args).eval()
+    known = replace(
+        ENCODERS["conch"], architecture="test_vit", args=args, dim=16, tile_px=SIDE, input_px=SIDE, attention_heads=4
+    )
+    monkeypatch.setitem(ENCODERS, "small", known)
+    weights = conch_weights(network, 16)
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    tiles = some_tiles(3, SIDE)
+    encoder = load_encoder(EncoderConfig(encoder="small", weights=str(tmp_path / "pytorch_model.bin")))
+    pixels = torch.from_numpy(((tiles / 255 - known.mean) / known.std).astype(np.float32).transpose(0, 3, 1, 2))
+    with torch.inference_mode():
+        tokens = network.forward_features(pixels).double().numpy()
+    expected = attention_pooled(tokens, {name: tensor.double().numpy() for name, tensor in weights.items()}, 4)
+    np.testing.assert_allclose(encoder.encode(tiles), expected, atol=1e-4)
+    assert (encoder.record.dim, encoder.record.licence) == (16, "CC-BY-NC-ND-4.0")
+    del weights["visual.ln_contrast.bias"]
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"ln_contrast\.bias"):
+        load_encoder(EncoderConfig(encoder="small", weights=str(tmp_path / "pytorch_model.bin")))
 
 
 class _Eigen(nn.Module):

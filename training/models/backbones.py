@@ -183,7 +183,7 @@ def load_weights(classifier: TileClassifier, backbone: str, weights: str) -> str
         return weights
     else:
         state, where = read_weights(weights), weights
-    _fill(classifier.backbone, state, where)
+    fill(classifier.backbone, state, where)
     return weights if weights.startswith(HUB) else Path(weights).name
 
 
@@ -212,8 +212,8 @@ def _read_weights(path: Path) -> State:
     return {str(name): tensor for name, tensor in state.items()}
 
 
-def _fill(network: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Copy the state into the network; only the head may lack, or be of another size."""
+def fill(network: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Copy the state into the network; only the head may lack, or be of another size. Raises ModelError."""
     heads = head_names(network)
     own, state = network.state_dict(), timm_state(state, where)
     fitting = {
