@@ -6,7 +6,8 @@ A step is the trainer's: augmentation, forward, loss with spectral decoupling, b
 the slide, its tiles overlapping so that there are many; they are read in the trainer's random order. Each round trains
 the same number of steps by each way in turn, from a loader that starts with nothing read ahead; what counts is the
 median over rounds of the ratio within a round, since the speed of a shared machine drifts. Without workers the same
-ratio is given in CPU time of the process too, which others on the machine hardly disturb.
+ratio is given in CPU time of the process too, which others on the machine hardly disturb. `--backbone null` is no
+network but a look at each pixel: what the loader can feed a GPU.
 """
 
 from __future__ import annotations
@@ -65,6 +66,11 @@ def training_step(network: TileClassifier, device: torch.device) -> Step:
     return step
 
 
+def null_step(batch: Batch) -> None:
+    """A look at each value."""
+    batch.tiles.max()
+
+
 def seconds(step: Step, batches: Iterable[Batch], device: torch.device) -> tuple[float, float, float]:
     """(of all steps, of these waiting for a batch, of the process's CPU time)"""
     waited, start, start_cpu = 0.0, time.perf_counter(), time.process_time()
@@ -111,7 +117,7 @@ def compare(samples: Samples, step: Step, device: torch.device, workers: int, gi
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("slide", type=Path, nargs="?", default=SLIDE, help="a slide to take the tiles from")
-    parser.add_argument("--backbone", default="resnet10t")
+    parser.add_argument("--backbone", default="resnet10t", help="of timm's, or null")
     parser.add_argument("--tile-px", type=int, default=128, help="side of the tiles, and of what the backbone sees")
     parser.add_argument("--overlap", type=float, default=0.5, help="of the tiles: the more, the larger the store")
     parser.add_argument("--batch", type=int, default=32)
@@ -122,8 +128,9 @@ def main() -> None:
     given = parser.parse_args()
     device = torch.device(given.device)
     torch.manual_seed(0)
-    network = make_classifier(given.backbone, 2, given.tile_px, given.tile_px).to(device)
-    step = training_step(network, device)
+    step: Step = null_step
+    if given.backbone != "null":
+        step = training_step(make_classifier(given.backbone, 2, given.tile_px, given.tile_px).to(device), device)
     with tempfile.TemporaryDirectory() as folder:
         samples = samples_of(given.slide, Path(folder), given.tile_px, given.overlap)
         print(f"{given.backbone}, {len(samples)} tiles of {given.tile_px} px, batches of {given.batch}, on {device},")
