@@ -7,15 +7,16 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import pyarrow
-import pyarrow.parquet
 from pydantic import BaseModel, ConfigDict, PositiveFloat, ValidationError, field_validator
 
 from tiling.core.errors import ConfigError, InputError
 from tiling.core.files import require_regular
 from tiling.slides.files import slide_name
+
+if TYPE_CHECKING:  # imported where a table is Parquet
+    import pyarrow
 
 ALIASES = {
     "sample_id": "slide_id",
@@ -190,9 +191,8 @@ def read_columns(path: Path) -> tuple[list[str], dict[int, list[str]]]:
     try:
         require_regular(path)
         names, rows = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
-    except (OSError, ValueError, pyarrow.ArrowException) as error:  # ValueError: no UTF-8, or a name with a NUL in it
-        reason = getattr(error, "strerror", None) or type(error).__name__
-        raise InputError(path, f"cannot be read ({reason})", "pass a CSV or Parquet table") from error
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a name with a NUL in it
+        raise _unreadable(path, error) from error
     if not rows:
         raise InputError(path, "has no rows", "list one slide or image a row under a header line")
     return names, rows
@@ -231,19 +231,30 @@ def _fields(line: str, separator: str, where: str) -> list[str]:
 
 
 def _read_parquet(path: Path) -> tuple[list[str], dict[int, list[str]]]:
-    schema = pyarrow.parquet.read_schema(path)
-    if packed := [field.name for field in schema if holds_bytes(field.type)]:
-        what = f"holds pictures in its column {packed[0]!r}; its columns are {', '.join(schema.names)}"
-        raise InputError(path, what, "unpack them with specslide import pictures")
-    table = pyarrow.parquet.read_table(path)
+    import pyarrow.parquet
+
+    try:
+        schema = pyarrow.parquet.read_schema(path)
+        if packed := [field.name for field in schema if holds_bytes(field.type)]:
+            what = f"holds pictures in its column {packed[0]!r}; its columns are {', '.join(schema.names)}"
+            raise InputError(path, what, "unpack them with specslide import pictures")
+        table = pyarrow.parquet.read_table(path)
+    except pyarrow.ArrowException as error:
+        raise _unreadable(path, error) from error
     columns = [["" if v is None else str(v) for v in column.to_pylist()] for column in table.columns]
     rows = enumerate(zip(*columns, strict=True), start=1)
     return [name.strip() for name in table.column_names], {number: list(values) for number, values in rows}
 
 
+def _unreadable(path: Path, error: Exception) -> InputError:
+    reason = getattr(error, "strerror", None) or type(error).__name__
+    return InputError(path, f"cannot be read ({reason})", "pass a CSV or Parquet table")
+
+
 def holds_bytes(kind: pyarrow.DataType) -> bool:
     """Whether a column of that type holds files: bytes, or a struct with a field of that name."""
-    types = pyarrow.types
+    from pyarrow import types
+
     if types.is_struct(kind):
         return any(field.name == "bytes" and holds_bytes(field.type) for field in kind)
     return bool(types.is_binary(kind) or types.is_large_binary(kind))

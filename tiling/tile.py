@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -26,6 +26,7 @@ from tiling.manifest import require_slide_id
 from tiling.plan import Plan, plan_tiles
 from tiling.preview import write_preview
 from tiling.quality import Measure, measurer, no_quality
+from tiling.reports import TileReport
 from tiling.slides.files import slide_name
 from tiling.slides.slide import Slide
 from tiling.stores.codec import TileCodec
@@ -39,7 +40,6 @@ from tiling.stores.store import (
     annotated_inputs,
     store_recipe,
 )
-from tiling.stores.summary import TissueSummary
 from tiling.stores.write import write_columns, write_tiles
 
 log = logging.getLogger(__name__)
@@ -52,29 +52,6 @@ Progress = Callable[[int, int], None]
 """Called with (tiles done, tiles in all)."""
 
 _STORE_SUFFIX = ".zarr"
-
-
-@dataclass(frozen=True)
-class TileReport:
-    """The result of tiling one slide."""
-
-    slide_id: str
-    store: Path
-    tiles: int
-    reused: bool
-    """Whether the store was there already, complete and made the same way."""
-    mpp: float
-    """Micrometres per pixel of its tiles."""
-    tissue: TissueSummary | None = None
-    """What became of the slide's area; None if the store does not say."""
-    doubts: tuple[str, ...] = ()
-    """What a person should look at."""
-    bad: tuple[tuple[int, int], ...] = ()
-    """Corners (x0, y0), level-0 pixels, of the tiles left out because they cannot be decoded."""
-    classes: tuple[str, ...] | None = None
-    """Its annotation columns; None where no annotation was given."""
-    annotated: int = 0
-    """Tiles that lie under an annotation, at least in part."""
 
 
 def tile_slide(

@@ -7,14 +7,17 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from pipeline.execution.dask_config import ClusterConfig
 from pipeline.execution.job import anywhere, require_folder
 from pipeline.execution.pool import Outcome, TileProgress, bytes_of, run_slides, threads_for_slide
 from pipeline.redaction import redacted_log
 from pipeline.study.ledger import timed
-from tiling import TileReport, TilingConfig, tile_slide
 from tiling.manifest import ManifestRow
+
+if TYPE_CHECKING:  # imported when needed: zarr and the libraries of pictures take a while
+    from tiling import TileReport, TilingConfig
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class TileJob:
 
 def tile_job(job: TileJob, progress: TileProgress) -> TileReport:
     """Tile the slide of one job."""
+    from tiling import tile_slide
+
     work = partial(
         tile_slide, job.row.slide_path, job.out, job.config,
         slide_id=job.row.slide_id, slide_mpp=job.row.mpp, annotation=job.row.annotation,

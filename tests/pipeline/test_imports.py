@@ -43,7 +43,7 @@ WINGS: dict[str, tuple[str, ...]] = {  # what the modules of a wing may import o
     "tiling/slides": ("core", "grid"),
     "tiling/annotations": ("core", "grid"),
     # Annotations and metrics are columns of a store; importing HistoPrep's folders is a verb beside tiling.tile.
-    "tiling/stores": ("core", "grid", "annotations", "manifest", "quality", "tile"),
+    "tiling/stores": ("core", "grid", "annotations", "manifest", "quality", "reports", "tile"),
     "training/data": ("config", "models"),  # of models, how large a picture a backbone sees
     "training/models": ("evaluation",),  # of which those below
     "training/evaluation": ("config", "data", "devices", "models", "recipes"),

@@ -1,4 +1,4 @@
-"""DICOM slides: which files of a folder are one, by their headers alone; OpenSlide reads the pixels.
+"""DICOM slides: which files of a folder are one, by their headers alone.
 
 A slide is the whole-slide images (SOP class VL Whole Slide Microscopy) of one series, whatever their files are called;
 other objects beside it are left alone. Of a header only what `Header` holds is read, nothing of the patient.
@@ -13,29 +13,21 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tiling.core.errors import SlideError, UnsupportedSlideError
+from tiling.core.errors import SlideError
 from tiling.slides.dicom_elements import FRAME_PLACES, elements
-from tiling.slides.dicom_jpeg2000 import DicomStreams, FramesFile
-from tiling.slides.openslide_reader import OpenSlideReader
 
 _log = logging.getLogger(__name__)
 
 _WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
-_IMPLICIT_VR, _EXPLICIT_VR, _DEFLATED, _BIG_ENDIAN = (f"1.2.840.10008.1.2{n}" for n in ("", ".1", ".1.99", ".2"))
-_OTHERWISE_LAID_OUT = (_DEFLATED, _BIG_ENDIAN)  # of these only the first part of the header is read
-_COMPRESSION = {  # by transfer syntax (DICOM PS3.6), and the colours that OpenSlide reads in it
-    _EXPLICIT_VR: ("NONE", ("RGB",)),
+IMPLICIT_VR, EXPLICIT_VR, DEFLATED, BIG_ENDIAN = (f"1.2.840.10008.1.2{n}" for n in ("", ".1", ".1.99", ".2"))
+_OTHERWISE_LAID_OUT = (DEFLATED, BIG_ENDIAN)  # of these only the first part of the header is read
+COMPRESSION = {
+    EXPLICIT_VR: ("NONE", ("RGB",)),
     "1.2.840.10008.1.2.4.50": ("JPEG", ("YBR_FULL_422", "RGB")),
     "1.2.840.10008.1.2.4.90": ("JPEG2000", ("YBR_RCT", "YBR_ICT", "RGB")),
     "1.2.840.10008.1.2.4.91": ("JPEG2000", ("YBR_RCT", "YBR_ICT", "RGB")),
 }
-_UNSUPPORTED = {
-    _IMPLICIT_VR: "implicit VR", _DEFLATED: "deflate", _BIG_ENDIAN: "big endian",
-    "1.2.840.10008.1.2.5": "RLE", "1.2.840.10008.1.2.4.51": "JPEG Extended", "1.2.840.10008.1.2.4.57": "lossless JPEG",
-    "1.2.840.10008.1.2.4.70": "lossless JPEG", "1.2.840.10008.1.2.4.80": "JPEG-LS", "1.2.840.10008.1.2.4.81": "JPEG-LS",
-    "1.2.840.10008.1.2.4.110": "JPEG XL", "1.2.840.10008.1.2.4.111": "JPEG XL", "1.2.840.10008.1.2.4.112": "JPEG XL",
-    "1.2.840.10008.1.2.4.201": "HTJ2K", "1.2.840.10008.1.2.4.202": "HTJ2K", "1.2.840.10008.1.2.4.203": "HTJ2K",
-}  # fmt: skip
+"""By transfer syntax (DICOM PS3.6): the compression, and the colours that OpenSlide reads in it."""
 _KINDS = {  # by the beginning of their SOP class
     "1.2.840.10008.1.3.10": "directory", "1.2.840.10008.5.1.4.1.1.88.": "report",
     "1.2.840.10008.5.1.4.1.1.66.": "segmentation", "1.2.840.10008.5.1.4.1.1.91.": "annotation",
@@ -55,10 +47,6 @@ _WANTED = {
     _META_SOP_CLASS, _TRANSFER_SYNTAX, _SOP_CLASS, _IMAGE_TYPE, _SERIES, _CONCATENATION, _SAMPLES, _PHOTOMETRIC, _BITS,
     _COLUMNS, _ROWS, _ORGANISATION, _FOCAL_PLANES, _TILE_ROWS, _TILE_COLUMNS, _FRAMES, _FRAMES_BEFORE,
 }  # fmt: skip
-_COLOURS = (
-    "MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT",
-    "YBR_RCT",
-)  # fmt: skip
 _FIX = "pass a whole-slide image (VL Whole Slide Microscopy, VOLUME), or the folder of its series"
 
 
@@ -103,7 +91,7 @@ class Header:
     @property
     def compression(self) -> str:
         """How its frames are compressed; empty if OpenSlide does not read it."""
-        return _COMPRESSION.get(self.transfer_syntax, ("", ()))[0]
+        return COMPRESSION.get(self.transfer_syntax, ("", ()))[0]
 
     @property
     def kind(self) -> str:
@@ -160,7 +148,7 @@ def read_header(path: Path) -> Header | None:
             found = dict(elements(f, _WANTED, explicit=True, last=0x0002FFFF))
             syntax = _text(found, _TRANSFER_SYNTAX)
             if syntax not in _OTHERWISE_LAID_OUT:
-                found |= dict(elements(f, _WANTED, explicit=syntax != _IMPLICIT_VR, last=FRAME_PLACES))
+                found |= dict(elements(f, _WANTED, explicit=syntax != IMPLICIT_VR, last=FRAME_PLACES))
             beyond = f.tell()
     except (ValueError, struct.error):
         return None
@@ -238,32 +226,6 @@ def dicom_slide(path: Path) -> DicomSlide | None:
     raise SlideError(path, "is a DICOM label or overview without its slide", _FIX)
 
 
-def open_with_dicom(path: Path, entry: Path) -> OpenSlideReader | None:
-    """The reader of a DICOM slide; None for what is no DICOM. Raises SlideError, naming what is not supported."""
-    slide = dicom_slide(path)
-    if slide is None:
-        return None
-    if any(file.is_fifo() or file.is_char_device() for file in slide.entry.parent.iterdir()):
-        fix = "take it away, or the slide elsewhere"
-        raise SlideError(path, "lies beside a pipe or device, at which OpenSlide would wait for ever", fix)
-    if slide.beside:
-        _log.info("%s: left alone beside the DICOM slide: %s", path, slide.beside)
-    for _, header in slide.pyramid:
-        _require_supported(path, header)
-    sizes = Counter(header.size for _, header in slide.pyramid if not header.concatenation)
-    for size, count in sizes.items():
-        if count > 1:
-            what = "holds {} images of {} x {} px in one series, focal planes or copies".format(count, *size)
-            raise UnsupportedSlideError(path, f"{what}, which is not supported", "keep one image of each size")
-    jpeg2000 = [
-        FramesFile(file, header.size, header.tile, header.in_order, header.beyond)
-        for file, header in slide.pyramid
-        if header.compression == "JPEG2000"
-    ]
-    streams = DicomStreams(path, jpeg2000) if jpeg2000 else None
-    return OpenSlideReader(path, slide.entry, slide.pyramid[0][1].compression, streams=streams)
-
-
 def _only_slide(path: Path, found: DicomFolder) -> DicomSlide | None:
     others = ", ".join(f"{count} {kind}" for kind, count in sorted(found.others.items()))
     if found.damaged:
@@ -275,31 +237,6 @@ def _only_slide(path: Path, found: DicomFolder) -> DicomSlide | None:
     if not found.slides and others:
         raise SlideError(path, f"holds no DICOM slide but {others}", _FIX)
     return replace(found.slides[0], beside=others) if found.slides else None
-
-
-def _require_supported(path: Path, header: Header) -> None:
-    """Raise UnsupportedSlideError for what OpenSlide does not read, by the name of what that is."""
-    syntax, fix = header.transfer_syntax, "convert it to JPEG or JPEG 2000 in 8-bit RGB"
-    if syntax not in _COMPRESSION:
-        named = _UNSUPPORTED.get(syntax, "unknown")
-        shown = f" ({syntax})" if re.fullmatch(r"[\d.]{1,64}", syntax) else ""
-        raise UnsupportedSlideError(
-            path, f"is DICOM of the transfer syntax {named}{shown}, which is not supported", fix
-        )
-    if header.samples != 3 or header.bits != 8:
-        what = f"is DICOM with {header.samples} samples of {header.bits} bits a pixel, not three of 8"
-        raise UnsupportedSlideError(path, f"{what}, which is not supported", fix)
-    if header.focal_planes > 1:
-        what = f"is DICOM of {header.focal_planes} focal planes in one file, which is not supported"
-        raise UnsupportedSlideError(path, what, "export one of them")
-    if not header.placed:  # OpenSlide crashes on it
-        raise SlideError(path, "is TILED_SPARSE DICOM that does not say where its frames lie", "export the slide again")
-    compression, colours = _COMPRESSION[syntax]
-    if header.colours not in colours:
-        named = header.colours if header.colours in _COLOURS else "unknown"
-        raise UnsupportedSlideError(
-            path, f"is DICOM with {compression} in the colours {named}, which is not supported", fix
-        )
 
 
 def _text(found: dict[int, bytes], tag: int) -> str:

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from tiling.core.errors import SlideError
-from tiling.slides.dicom import open_with_dicom
+from tiling.slides.dicom_reader import open_with_dicom
 from tiling.slides.files import entry_file
 from tiling.slides.ome_zarr_reader import open_with_zarr
 from tiling.slides.openslide_reader import open_with_openslide

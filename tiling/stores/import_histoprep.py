@@ -32,11 +32,11 @@ from tiling.core.files import sha256_file, sha256_json
 from tiling.core.versions import software_versions
 from tiling.grid import MAX_SIDE0, MAX_TILE_PX, Grid, Raster, Tiles
 from tiling.manifest import require_slide_id
+from tiling.reports import TileReport
 from tiling.stores.codec import TileCodec, decode_jpeg
 from tiling.stores.group import MAX_VALUES
 from tiling.stores.store import MARK, SlideFacts, StoreAttributes, TileStore, store_recipe
 from tiling.stores.write import write_columns, write_tiles
-from tiling.tile import TileReport
 
 _JPEG: Final = (".jpeg", ".jpg")
 _ENDINGS: Final = (*_JPEG, ".png", ".tif", ".tiff")
