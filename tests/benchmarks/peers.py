@@ -1,11 +1,13 @@
 """specslide's tiling against its peers: tiles a second while tiling, and of the whole job with its start-up.
 
     python -m tests.benchmarks.peers path/to/CMU-1-Small-Region.svs [--rounds 3] [--venvs DIR] [--python python3.11]
-        [--json FILE]
+        [--cores 1] [--json FILE]
 
 Every peer lives in a venv of its own, made once from the package index with pip; its settings are in the docstring of
 its script in peer_jobs/: its own tissue mask, tiles at least half tissue, JPEG quality 90 at Pillow's 4:2:0 (specslide:
 `jpeg:90:420`), one worker, and one thread in libvips, OpenCV and polars. specslide writes its quality columns besides.
+With `--cores 2` those that can use two workers or threads on one slide do (specslide, hs2p, histoslice, HistoPrep, the
+bare loop); the processor time is then of the process that began them alone.
 
 The slide repeats the real one's own streams, with levels 4 and 16 times smaller as scanners write them, so that no peer
 must decode all of it for its mask. It is a generic TIFF, which libvips reads with libtiff: what the peers on libvips
@@ -80,9 +82,9 @@ class Peer:
     """The file in peer_jobs/, and what it takes before the slide."""
     takes_mpp: bool = False
 
-    def command(self, python: Path, slide: Path, out: Path, job: Job) -> list[str]:
+    def command(self, python: Path, slide: Path, out: Path, job: Job, cores: int) -> list[str]:
         script, *first = self.script
-        last = [str(MPP)] if self.takes_mpp else []
+        last = [str(cores), str(MPP)] if self.takes_mpp else [str(cores)]
         sizes = [str(job.tile_px0), str(job.tile_px)]
         return [str(python), "-I", str(JOBS_FOLDER / script), *first, str(slide), str(out), *sizes, *last]
 
@@ -166,19 +168,27 @@ def make_slide(source: Path, target: Path, side_px: int) -> None:
             )
 
 
-def peer_rates(peer: Peer, python: Path, slide: Path, out: Path, job: Job) -> Rates:
-    printed, seconds = run(peer.command(python, slide, out, job))
+def peer_rates(peer: Peer, python: Path, slide: Path, out: Path, job: Job, cores: int) -> Rates:
+    printed, seconds = run(peer.command(python, slide, out, job, cores))
     return as_rates(printed, seconds)
 
 
-def our_rates(slide: Path, out: Path, job: Job) -> Rates:
+def our_rates(slide: Path, out: Path, job: Job, cores: int) -> Rates:
     """Tiling is timed inside `tile_slide`, the whole job as `specslide tile` on the command line: two runs."""
     mpp = str(job.mpp)
     module = f"{__package__}.peer_jobs.with_specslide"
-    printed, _ = run([sys.executable, "-m", module, str(slide), str(out), str(job.tile_px), mpp, str(MPP), job.codec])
+    given = [str(value) for value in (slide, out, job.tile_px, mpp, MPP, job.codec, cores)]
+    printed, _ = run([sys.executable, "-m", module, *given])
     shutil.rmtree(out)
     command = [sys.executable, "-c", "from pipeline.cli import main; main()", "tile", str(slide), "--out", str(out)]
-    settings = {"tile-px": job.tile_px, "mpp": mpp, "slide-mpp": MPP, "codec": job.codec, "workers": 1, "threads": 1}
+    settings = {
+        "tile-px": job.tile_px,
+        "mpp": mpp,
+        "slide-mpp": MPP,
+        "codec": job.codec,
+        "workers": 1,
+        "threads": cores,
+    }
     _, seconds = run([*command, *(part for name, value in settings.items() for part in (f"--{name}", str(value)))])
     return as_rates(printed, seconds)
 
@@ -190,7 +200,7 @@ def as_rates(printed: str, seconds: float) -> Rates:
 
 
 def one_round(
-    slide: Path, job: Job, pythons: Mapping[str, Path], first: int, failed: dict[str, str]
+    slide: Path, job: Job, pythons: Mapping[str, Path], first: int, failed: dict[str, str], cores: int
 ) -> dict[str, Rates]:
     """Every program once, the `first` of them first. A peer that fails is noted in `failed` and left out."""
     rates, peers = {}, {peer.name: peer for peer in PEERS if peer.name in pythons}
@@ -201,9 +211,9 @@ def one_round(
             out = Path(folder) / "out"
             try:
                 rates[name] = (
-                    our_rates(slide, out, job)
+                    our_rates(slide, out, job, cores)
                     if name == OURS
-                    else peer_rates(peers[name], pythons[name], slide, out, job)
+                    else peer_rates(peers[name], pythons[name], slide, out, job, cores)
                 )
             except FailedError as error:
                 failed[f"{name}, {job.name}"] = str(error)
@@ -216,7 +226,9 @@ def versions_in(python: Path) -> dict[str, str]:
     return {package["name"]: package["version"] for package in listed}
 
 
-def record(pythons: Mapping[str, Path], rounds: Mapping[str, Sequence[Mapping[str, Rates]]]) -> dict[str, Any]:
+def record(
+    pythons: Mapping[str, Path], rounds: Mapping[str, Sequence[Mapping[str, Rates]]], cores: int
+) -> dict[str, Any]:
     """All that was measured, and where."""
     rates = {
         job: [{name: asdict(its) for name, its in one.items()} for one in of_job] for job, of_job in rounds.items()
@@ -226,6 +238,7 @@ def record(pythons: Mapping[str, Path], rounds: Mapping[str, Sequence[Mapping[st
         "date": date.today().isoformat(),
         "machine": f"{processor()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "programs": programs,
+        "cores_used": cores,
         "rounds": rates,
     }
 
@@ -272,6 +285,7 @@ def main() -> int:
     parser.add_argument("--side", type=int, default=20_000, help="of the slide that is made, px")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--jobs", nargs="+", choices=JOBS, default=list(JOBS))
+    parser.add_argument("--cores", type=int, default=1, help="that each program may use for the one slide")
     parser.add_argument("--venvs", type=Path, help="folder of the venvs, kept and reused; default: a temporary one")
     parser.add_argument("--python", default=sys.executable, help="for the venvs; HistoPrep needs Python 3.11")
     parser.add_argument("--json", type=Path, help="file for the rates of every run")
@@ -292,13 +306,13 @@ def main() -> int:
         rounds: dict[str, list[dict[str, Rates]]] = {job.name: [] for job in jobs}
         for number in range(options.rounds):
             for job in jobs:
-                rounds[job.name].append(one_round(slide, job, pythons, number, failed))
+                rounds[job.name].append(one_round(slide, job, pythons, number, failed, options.cores))
                 print(f"round {number + 1} of {options.rounds}, {job.name}: done", file=sys.stderr)
     print(HEAD)
     for job in jobs:
         print("\n".join(table(job, rounds[job.name])))
     if options.json:
-        options.json.write_text(json.dumps(record(pythons, rounds), indent=1) + "\n")
+        options.json.write_text(json.dumps(record(pythons, rounds, options.cores), indent=1) + "\n")
     for name, reason in failed.items():
         print(f"FAILED {name}: {reason}", file=sys.stderr)
     return 1 if failed else 0

@@ -1,10 +1,10 @@
 """One tiling job with hs2p, run in a venv that has it.
 
-    python with_hs2p.py SLIDE OUT TILE_PX0 TILE_PX SLIDE_MPP
+    python with_hs2p.py SLIDE OUT TILE_PX0 TILE_PX CORES SLIDE_MPP
 
 Settings: the vips backend, its default `hsv` segmentation, tiles at least half tissue, its own grouping of neighbouring
 tiles into one read of up to 8 x 8, Pillow as the encoder (its default: PyTurboJPEG needs a system library), quality 90,
-one worker. It writes one tar a slide. Tiling is `extract_tiles_to_tar`, which reads, resizes (bilinear), encodes.
+a worker a core. It writes one tar a slide. Tiling is `extract_tiles_to_tar`, which reads, resizes (bilinear), encodes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 
-def main(slide: str, out: str, tile_px0: int, tile_px: int, slide_mpp: float) -> None:
+def main(slide: str, out: str, tile_px0: int, tile_px: int, cores: int, slide_mpp: float) -> None:
     importlib.import_module("cv2").setNumThreads(1)
     api = importlib.import_module("hs2p.api")
     result = api.tile_slide(
@@ -31,15 +31,15 @@ def main(slide: str, out: str, tile_px0: int, tile_px: int, slide_mpp: float) ->
         ),
         segmentation=api.SegmentationConfig(method="hsv"),
         masks=replace(api.DEFAULT_MASK_SAMPLING, min_coverage={"tissue": 0.5}),
-        num_workers=1,
+        num_workers=cores,
     )
     api.save_tiling_result(result, Path(out))
     start, start_cpu = time.perf_counter(), time.process_time()
-    _, kept = api.extract_tiles_to_tar(result, Path(out), jpeg_quality=90, jpeg_backend="pil", num_workers=1)
+    _, kept = api.extract_tiles_to_tar(result, Path(out), jpeg_quality=90, jpeg_backend="pil", num_workers=cores)
     seconds, cpu = time.perf_counter() - start, time.process_time() - start_cpu
     print(json.dumps({"tiles": len(kept.x), "seconds": seconds, "cpu_seconds": cpu}))
 
 
 if __name__ == "__main__":
-    _, slide, out, tile_px0, tile_px, slide_mpp = sys.argv
-    main(slide, out, int(tile_px0), int(tile_px), float(slide_mpp))
+    _, slide, out, tile_px0, tile_px, cores, slide_mpp = sys.argv
+    main(slide, out, int(tile_px0), int(tile_px), int(cores), float(slide_mpp))

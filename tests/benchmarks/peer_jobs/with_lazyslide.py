@@ -1,6 +1,6 @@
 """One tiling job with LazySlide, run in a venv that has it.
 
-    python with_lazyslide.py SLIDE OUT TILE_PX0 TILE_PX SLIDE_MPP
+    python with_lazyslide.py SLIDE OUT TILE_PX0 TILE_PX CORES SLIDE_MPP
 
 Settings: its own tissue contours (`find_tissues`) and tiles (`tile_tissues`, at most half background), its reader's
 default order (OpenSlide here), tiles through `wsi.iter.tile_images`, Pillow as the encoder, quality 90, one process.
@@ -35,5 +35,5 @@ def main(slide: str, out: str, tile_px0: int, tile_px: int, slide_mpp: float) ->
 
 
 if __name__ == "__main__":
-    _, slide, out, tile_px0, tile_px, slide_mpp = sys.argv
+    _, slide, out, tile_px0, tile_px, _, slide_mpp = sys.argv  # it works with one core
     main(slide, out, int(tile_px0), int(tile_px), float(slide_mpp))
