@@ -12,10 +12,12 @@ from pipeline.commands.options import (
     CheckOption,
     ClusterConfigFile,
     ClusterOption,
+    EncoderOfBags,
     ManifestOption,
     Overwrite,
     PartOption,
     SlideMpp,
+    WeightsOfBags,
     WorkerMemory,
     are_bag_models,
     cluster_of,
@@ -55,12 +57,8 @@ def heatmap(
         Path | None,
         typer.Option(help="Predict only within its polygons: GeoJSON or ASAP XML; or a folder of <slide_id>.geojson."),
     ] = None,
-    encoder: Annotated[
-        str | None, typer.Option(help="Of a model of bags: its encoder's folder or file, if a name does not give it.")
-    ] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="Of a model of bags: the weights of its encoder, if none are packaged.")
-    ] = None,
+    encoder: EncoderOfBags = None,
+    weights: WeightsOfBags = None,
     batch_size: Annotated[str, typer.Option(help="Tiles the model sees at once; halved if they do not fit.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     cluster: ClusterOption = None,

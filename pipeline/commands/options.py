@@ -33,6 +33,12 @@ ManifestOption = Annotated[Path | None, typer.Option(help="Table of slides (CSV 
 WhereOption = Annotated[
     str | None, typer.Option(help="Which tiles of the stores, by their columns: `blur < 1.2 and black < 0.1`.")
 ]
+EncoderOfBags = Annotated[
+    str | None, typer.Option(help="Of a model of bags: its encoder's folder or file, if a name does not give it.")
+]
+WeightsOfBags = Annotated[
+    str | None, typer.Option(help="Of a model of bags: the weights of its encoder, if none are packaged.")
+]
 CheckOption = Annotated[bool, typer.Option("--check", hidden=True, help="Check options and settings; do nothing.")]
 PartOption = Annotated[
     Part | None, typer.Option(parser=parse_part, metavar="I/N", help="Do the I-th of N shares of the slides only.")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline import console
-from pipeline.commands.options import ManifestOption, model_folders
+from pipeline.commands.options import EncoderOfBags, ManifestOption, WeightsOfBags, model_folders
 from pipeline.meter import progress_of
 from tiling.core.arrays import Icc
 from tiling.core.errors import ConfigError
@@ -37,12 +37,8 @@ def view(
             "several, or those of an ensemble."
         ),
     ] = None,
-    encoder: Annotated[
-        str | None, typer.Option(help="Of a model of bags: its encoder's folder or file, if a name does not give it.")
-    ] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="Of a model of bags: the weights of its encoder, if none are packaged.")
-    ] = None,
+    encoder: EncoderOfBags = None,
+    weights: WeightsOfBags = None,
     icc: Annotated[
         Icc,
         typer.Option(help="Colours of slides: as they are in their files, or in sRGB by the ICC profiles in these."),

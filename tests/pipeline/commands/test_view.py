@@ -50,7 +50,13 @@ def test_the_printed_address_shows_the_slide_and_ctrl_c_ends_it(small_slide: Pat
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
-    [((), "--manifest"), (("absent.svs",), "absent.svs"), ((".",), "no heatmap"), (("SLIDE", "--host", "a b"), "a b")],
+    [
+        ((), "--manifest"),
+        (("absent.svs",), "absent.svs"),
+        ((".",), "no heatmap"),
+        (("SLIDE", "--host", "a b"), "a b"),
+        (("SLIDE", "--model", "breast-idc"), "made none of these heatmaps"),
+    ],
 )
 def test_what_cannot_be_shown_is_said(
     arguments: tuple[str, ...], named: str, small_slide: Path, tmp_path: Path, run_cli: RunCli
