@@ -13,6 +13,7 @@ export function sideBySide(view, place, changed) {
   const models = slide.models.length < 2 ? [] : slide.models.map((model) => [`${slide.number},${model.number}`, modelName(model)]);
   const choice = make("select", {}, make("option", { value: "" }, T.none), ...group(T.models, models));
   const locked = checkbox(T.locked, true);
+  locked.label.hidden = true;
   const element = make("div", { hidden: !models.length }, field(T.choose, choice), locked.label);
   let [other, lock, look, icc] = [null, null, null, slide.colours.wanted];
   place.setAttribute("aria-label", T.map);
@@ -39,6 +40,7 @@ export function sideBySide(view, place, changed) {
     const shown = chosen === "" || number === slide.number ? slide : await fetched(`data/${number}/slide.json`);
     if (chosen !== choice.value) return; // another one was chosen meanwhile
     if (other !== null) close();
+    locked.label.hidden = chosen === "";
     if (chosen !== "") await open(shown, model);
     changed();
   }

@@ -23,17 +23,21 @@ export function deepZoom(place, slide, icc) {
   });
   const whole = L.latLngBounds([0, 0], [height, width]);
   map.setMaxBounds(whole.pad(0.5));
-  const tiles = L.tileLayer("", {
-    tileSize: slide.tile_px, minNativeZoom: 0, maxNativeZoom: slide.last_drawn, bounds: whole, noWrap: true,
-    minZoom: -Infinity, maxZoom: Infinity, keepBuffer: 1, updateWhenZooming: false,
-  });
-  tiles.getTileUrl = ({ x, y, z }) => tileAddress(slide, z, ...turned(x, y, (4 - quarters) % 4, 2 ** z - 1));
-  tiles.on("tileloadstart", ({ tile }) => { tile.style.transform += ` rotate(${90 * quarters}deg)`; });
+  const tiles = (coarser, zIndex) => {
+    const layer = L.tileLayer("", {
+      tileSize: slide.tile_px * 2 ** coarser, minNativeZoom: coarser, maxNativeZoom: slide.last_drawn, bounds: whole, noWrap: true,
+      minZoom: -Infinity, maxZoom: Infinity, keepBuffer: 1, updateWhenZooming: false, zIndex,
+    });
+    layer.getTileUrl = ({ x, y, z }) => tileAddress(slide, z - coarser, ...turned(x, y, (4 - quarters) % 4, 2 ** (z - coarser) - 1));
+    return layer.on("tileloadstart", ({ tile }) => { tile.style.transform += ` rotate(${90 * quarters}deg)`; });
+  };
+  // Below the tiles a blurred slide, seen where they are not there yet, and through the seams between them at fractions of a zoom.
+  const layers = [...(slide.last_drawn ? [tiles(Math.min(3, slide.last_drawn), 0)] : []), tiles(0, 1)];
   choose(slide, icc);
-  tiles.addTo(map);
+  for (const layer of layers) layer.addTo(map);
   const far = 10 * Math.max(width, height);
   const beyond = [[[-far, -far], [-far, far], [far, far], [far, -far]], [[0, 0], [0, width], [height, width], [height, 0]]];
-  L.polygon(beyond, { className: "beyond", interactive: false, stroke: false, noClip: true }).addTo(map);
+  L.polygon(beyond, { className: "beyond", interactive: false, weight: 1, opacity: 1, noClip: true }).addTo(map);
   map.fitBounds(whole, { animate: false });
   const turn = (by) => {
     map.fire("beforeturn");
@@ -44,7 +48,7 @@ export function deepZoom(place, slide, icc) {
   };
   const recolour = (wanted) => {
     choose(slide, wanted);
-    tiles.remove().addTo(map); // its own redraw asks for tiles of fractions of a zoom
+    for (const layer of layers) layer.remove().addTo(map); // its own redraw asks for tiles of fractions of a zoom
   };
   return { map, slide, whole, turn, recolour, quarters: () => quarters };
 }
