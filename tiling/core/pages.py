@@ -72,7 +72,8 @@ def markdown_page(markdown: str, pictures: Sequence[str] = ()) -> str:
     """
     first, _, rest = markdown.partition("\n")
     reader = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["link", "image", "autolink"])
-    body = Markup(reader.render(rest.replace(f"**{RESEARCH_USE}**", "", 1)))
+    html = reader.render(rest.replace(f"**{RESEARCH_USE}**", "", 1))
+    body = Markup(html.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>"))
     return render("markdown.html", title=first.removeprefix("# "), body=body, pictures=pictures)
 
 

@@ -14,7 +14,9 @@ from playwright.sync_api import Browser, Page
 
 from inference.heatmap import make_heatmap
 from tests.inference.conftest import write_model
+from tiling.core.pages import Section, markdown_page, write_page
 from training import load_model
+from training.evaluation.tables import markdown_table
 
 
 @pytest.fixture(scope="module")
@@ -118,3 +120,23 @@ def test_what_is_not_analysed_shows_the_slide_alone(opened: Page) -> None:
 def pixels(png: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.int16]]:
     with Image.open(io.BytesIO(png)) as image:
         return np.asarray(image.convert("RGB")).astype(np.int16)
+
+
+@pytest.mark.parametrize("of_markdown", [False, True])
+def test_on_a_telephone_a_table_scrolls_and_breaks_no_number(
+    browser: Browser, tmp_path: Path, of_markdown: bool
+) -> None:
+    columns, row = ("slide", "class", "tiles", "top 5%", "mean", "share"), ("her2st_B4", "idc", "1,299", *["0.713"] * 3)
+    path = tmp_path / "index.html"
+    write_page(path, "Slides", [Section("Slides", columns=columns * 2, rows=(row * 2,))])
+    if of_markdown:
+        path.write_text(markdown_page("# Slides\n\n" + markdown_table(columns * 2, [row * 2])))
+    with browser.new_page(viewport={"width": 380, "height": 800}) as page:
+        page.goto(path.as_uri())
+        page.evaluate("document.fonts.ready")
+        lines = page.evaluate(
+            "[...document.querySelectorAll('td')].map((cell) => { const all = document.createRange();"
+            "all.selectNodeContents(cell); return all.getClientRects().length; })"
+        )
+        assert lines == [1] * 12
+        assert page.evaluate("document.documentElement.scrollWidth") <= 380
