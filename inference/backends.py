@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,6 +23,9 @@ from tiling.core.errors import ConfigError, ModelError
 from training import TileModel
 from training.models.classifier import TileClassifier
 from training.models.ood import Novelty
+
+if TYPE_CHECKING:
+    from training import BagModel, ModelInfo
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +42,8 @@ NOVELTY_AGREEMENT = 1e-3
 # What torch's allocator on a CPU and ONNX Runtime say, which have no type of their own; and cuBLAS and cuDNN.
 _NO_MEMORY = ("allocate memory", "ALLOC_FAILED")
 _PROBE_TILES = 4
+_PAYS_FROM = 2000
+"""Predictions of a test; as many of a small network's take a few seconds, making its graph up to one."""
 # Maximum input pixels and tiles of a batch: about 1 GiB of activations of a small network on a CPU, where larger ones
 # gain nothing; on a GPU enough to keep it busy, and halved where it has less memory.
 _AUTO_PIXELS = {"cpu": (1 << 20, 64), "cuda": (1 << 24, 512)}
@@ -77,6 +84,29 @@ def choose_backend(model: TileModel, backend: Backend, precision: Precision) -> 
     of = model.info
     chosen = agreeing_onnx(model.network, of.temperature, model.novelty, of.tile_px, backend == "onnx")
     return ("torch", plain) if chosen is None else ("onnx", chosen)
+
+
+@dataclass(frozen=True)
+class QuickModel:
+    """A tile classifier without its network, as tests know it: see `training.evaluation.predictions.Model`."""
+
+    info: ModelInfo
+    sha256: str
+    device: torch.device
+    predict: Predict
+
+
+def quickest(model: TileModel | BagModel, predictions: int) -> TileModel | BagModel | QuickModel:
+    """The model as a test that asks for so many predictions is to see it: by the rule of `choose_backend`, in 32 bits.
+
+    For few predictions, where making ONNX Runtime's graph would not pay, and of bags, it is the model itself.
+    """
+    if predictions < _PAYS_FROM or not isinstance(model, TileModel):
+        return model
+    backend, predict = choose_backend(replace(model, novelty=None), "auto", "32")
+    if backend == "torch":
+        return model
+    return QuickModel(model.info, model.sha256, model.device, BatchSizer(predict, (model.sha256, "test")))
 
 
 @lru_cache(maxsize=32)  # a cohort's slides share what took seconds to make; ensembles are smaller than that

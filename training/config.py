@@ -283,6 +283,11 @@ class ShiftsConfig(BaseModel):
     strengths: int = Field(4, ge=1, le=100)
     """Strengths to each side of a shift."""
 
+    @property
+    def predictions(self) -> int:
+        """Of each sample, at least."""
+        return len(self.shifts) * self.strengths
+
     @field_validator("shifts")
     @classmethod
     def _known_shifts(cls, shifts: tuple[str, ...]) -> tuple[str, ...]:

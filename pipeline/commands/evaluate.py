@@ -42,6 +42,7 @@ def evaluate(
         return
     data.require()
     folders = model_folders(models)
+    from inference.backends import quickest
     from inference.models.load import load_any_model
     from training import evaluate_models, load_train_config
     from training.devices import device_of
@@ -50,9 +51,10 @@ def evaluate(
     device = device_of(load_train_config())
     loaded = [load_any_model(folder, device) for folder in folders]
     chosen = data.labelled(loaded[0].info)
+    quick = [quickest(model, len(chosen)) for model in loaded]
     with progress_of("evaluation", f"{chosen.samples.noun}s") as progress:
         found = evaluate_models(
-            loaded, chosen, out, by=by or (), resamples=data.resamples, seed=data.seed, batch_size=data.batch_size,
+            quick, chosen, out, by=by or (), resamples=data.resamples, seed=data.seed, batch_size=data.batch_size,
             progress=progress,
         )  # fmt: skip
     results: dict[str, Any] = {model.name: model.overall.metrics for model in found.models}

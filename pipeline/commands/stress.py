@@ -96,6 +96,7 @@ def stress(
         return
     data.require()
     named = names_of(model_folders(models))
+    from inference.backends import quickest
     from inference.models.load import load_any_model
     from pipeline.execution.job import require_folder
     from training import BagModel, load_train_config
@@ -110,9 +111,10 @@ def stress(
     if isinstance(first, BagModel) and data.manifest is not None:
         chosen, predict = pixels.fewer(chosen, data.seed), pixels.prediction(first, data.manifest, device)
     require_folder(out)
+    quick = {name: quickest(model, len(chosen) * config.predictions) for name, model in loaded.items()}
     with progress_of("stress", "predictions") as progress:
         found = verb(
-            loaded, chosen, out, config, resamples=data.resamples, seed=data.seed, batch_size=data.batch_size,
+            quick, chosen, out, config, resamples=data.resamples, seed=data.seed, batch_size=data.batch_size,
             predict=predict, progress=progress,
         )  # fmt: skip
     rows: list[tuple[object, ...]] = [("none", *found.unshifted.values())]

@@ -11,7 +11,16 @@ import torch
 from numpy.typing import NDArray
 
 from inference import backends
-from inference.backends import AGREEMENT, BatchSizer, auto_batch_size, choose_backend, onnx_predict, uses_bf16
+from inference.backends import (
+    AGREEMENT,
+    BatchSizer,
+    QuickModel,
+    auto_batch_size,
+    choose_backend,
+    onnx_predict,
+    quickest,
+    uses_bf16,
+)
 from tests.inference.conftest import MakeModel
 from tiling.core.errors import ConfigError, ModelError
 from training import TileModel, load_model
@@ -103,6 +112,17 @@ def test_the_batch_size_is_found_from_device_and_side(
 ) -> None:
     info = model.info.model_copy(update={"input_px": side, "tile_px": 32})
     assert auto_batch_size(replace(model, info=info, device=device)) == tiles
+
+
+def test_a_test_of_many_tiles_is_as_by_torch(model: TileModel) -> None:
+    """Few are left to torch, and models of bags, which no tile passes through."""
+    quick, tiles = quickest(model, 2000), some_tiles(9)
+    assert isinstance(quick, QuickModel)
+    assert (quick.info, quick.sha256, quick.device) == (model.info, model.sha256, model.device)
+    np.testing.assert_allclose(quick.predict(tiles), model.predict(tiles), atol=AGREEMENT)
+    assert quickest(model, 1999) is model
+    bags: Any = object()
+    assert quickest(bags, 10**6) is bags
 
 
 # ------------------------------------------------------------------------------------------------------ precision

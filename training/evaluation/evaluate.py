@@ -229,7 +229,7 @@ def scale_notes(split: Split) -> list[str]:
 
 def made_with(model: Model) -> dict[str, str]:
     """Versions of the software, and the device, behind a model's figures, for commit.json."""
-    software = software_versions("torch", "timm", "numpy", "matplotlib", "scikit-learn")
+    software = software_versions("torch", "onnxruntime", "timm", "numpy", "matplotlib", "scikit-learn")
     return software | {"device": device_name(model.device)}
 
 

@@ -33,10 +33,11 @@ def _artefact(one: Trained, study: Study) -> Artefact:
     recipe = evaluation_recipe({"model": one.sha256}, tested, by=by, resamples=resamples)
 
     def make() -> None:
+        from inference.backends import quickest
         from training import evaluate_models, load_model
 
         with progress_of("evaluation", "tiles") as progress:
-            model = load_model(one.folder, study.place())
+            model = quickest(load_model(one.folder, study.place()), len(tested))
             evaluate_models([model], tested, study.out / name, by=by, resamples=resamples, progress=progress)
 
     return Artefact(name, lambda: state(study.out / name, recipe), make)

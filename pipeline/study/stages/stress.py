@@ -44,11 +44,13 @@ def _artefact(name: str, models: Sequence[Trained], study: Study) -> Artefact:
     recipe = stress_recipe({one.title: one.sha256 for one in models}, tested, how, resamples=resamples)
 
     def make() -> None:
+        from inference.backends import quickest
         from training import load_model
         from training.evaluation.robustness import stress
 
         with progress_of("stress", "tiles") as progress:
-            loaded = {one.title: load_model(one.folder, study.place()) for one in models}
+            count = len(tested) * how.predictions
+            loaded = {one.title: quickest(load_model(one.folder, study.place()), count) for one in models}
             stress(loaded, tested, study.out / name, how, resamples=resamples, progress=progress)
 
     return Artefact(name, lambda: state(study.out / name, recipe), make)
