@@ -12,6 +12,7 @@ import struct
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import BinaryIO
 
 from tiling.core.errors import SlideError
 from tiling.slides.dicom_elements import FRAME_PLACES, elements
@@ -26,8 +27,11 @@ COMPRESSION = {
     "1.2.840.10008.1.2.4.50": ("JPEG", ("YBR_FULL_422", "RGB")),
     "1.2.840.10008.1.2.4.90": ("JPEG2000", ("YBR_RCT", "YBR_ICT", "RGB")),
     "1.2.840.10008.1.2.4.91": ("JPEG2000", ("YBR_RCT", "YBR_ICT", "RGB")),
+    "1.2.840.10008.1.2.4.201": ("HTJ2K", ("YBR_RCT", "RGB")),
+    "1.2.840.10008.1.2.4.202": ("HTJ2K", ("YBR_RCT", "RGB")),
+    "1.2.840.10008.1.2.4.203": ("HTJ2K", ("YBR_RCT", "YBR_ICT", "RGB")),
 }
-"""By transfer syntax (DICOM PS3.6): the compression, and the colours that OpenSlide reads in it."""
+"""By transfer syntax (DICOM PS3.6): the compression, and the colours that are read in it."""
 _KINDS = {  # by the beginning of their SOP class
     "1.2.840.10008.1.3.10": "directory", "1.2.840.10008.5.1.4.1.1.88.": "report",
     "1.2.840.10008.5.1.4.1.1.66.": "segmentation", "1.2.840.10008.5.1.4.1.1.91.": "annotation",
@@ -90,7 +94,7 @@ class Header:
 
     @property
     def compression(self) -> str:
-        """How its frames are compressed; empty if OpenSlide does not read it."""
+        """How its frames are compressed; empty if that is not read."""
         return COMPRESSION.get(self.transfer_syntax, ("", ()))[0]
 
     @property
@@ -140,12 +144,17 @@ def is_dicom(path: Path) -> bool:
         return f.read(_PREAMBLE + len(_MAGIC))[_PREAMBLE:] == _MAGIC
 
 
+def after_preamble(f: BinaryIO) -> dict[int, bytes]:
+    """The wanted elements of a DICOM file's meta information, behind which the file is left. Raises as `elements`."""
+    f.seek(_PREAMBLE + len(_MAGIC))
+    return dict(elements(f, _WANTED, explicit=True, last=0x0002FFFF))
+
+
 def read_header(path: Path) -> Header | None:
     """The header of a DICOM file; None if it is damaged. Raises OSError."""
     try:
         with path.open("rb") as f:
-            f.seek(_PREAMBLE + len(_MAGIC))
-            found = dict(elements(f, _WANTED, explicit=True, last=0x0002FFFF))
+            found = after_preamble(f)
             syntax = _text(found, _TRANSFER_SYNTAX)
             if syntax not in _OTHERWISE_LAID_OUT:
                 found |= dict(elements(f, _WANTED, explicit=syntax != IMPLICIT_VR, last=FRAME_PLACES))

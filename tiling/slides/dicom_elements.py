@@ -74,16 +74,15 @@ def elements(
     raise ValueError("too many elements")
 
 
-def frame_corners(f: BinaryIO, max_frames: int) -> list[tuple[int, int]]:
-    """Where the frames lie, by the per-frame functional groups: x and y of their corners, pixels of the whole image.
+def nested_elements(f: BinaryIO, wanted: Collection[int], max_bytes: int) -> Iterator[tuple[int, bytes]]:
+    """The wanted elements of a sequence, at any depth; (tag, value), of a longer value b"".
 
-    `f` is where `elements` leaves it at FRAME_PLACES, and is left behind the groups, however their sequences and items
-    are delimited. Raises ValueError, struct.error.
+    `f` is behind the tag and representation of the sequence, where `elements` leaves it at its last, and is left behind
+    the sequence, however it and its items are delimited. Raises ValueError, struct.error.
     """
     length = struct.unpack("<I", f.read(4))[0]
     at, opened = 0, int(length == UNDEFINED_LENGTH)  # bytes read; sequences and items that an element of its own ends
     end = length if not opened else math.inf
-    columns, rows = list[int](), list[int]()
     while at < end:
         group, element, size = struct.unpack("<HHI", head := f.read(8))
         at += 8
@@ -103,10 +102,20 @@ def frame_corners(f: BinaryIO, max_frames: int) -> list[tuple[int, int]]:
         if tag == ITEM or representation == b"SQ":  # entered: what it holds comes next
             opened += size == UNDEFINED_LENGTH
             continue
-        value = f.read(size)
+        if tag in wanted:
+            yield tag, f.read(size) if size <= max_bytes else b""
+        f.seek(0 if tag in wanted and size <= max_bytes else size, os.SEEK_CUR)
         at += size
-        if tag in (_COLUMN, _ROW):
-            (columns if tag == _COLUMN else rows).append(struct.unpack("<i", value)[0] - 1)
+
+
+def frame_corners(f: BinaryIO, max_frames: int) -> list[tuple[int, int]]:
+    """Where the frames lie, by the per-frame functional groups: x and y of their corners, pixels of the whole image.
+
+    `f` is where `elements` leaves it at FRAME_PLACES, and is left behind the groups. Raises ValueError, struct.error.
+    """
+    columns, rows = list[int](), list[int]()
+    for tag, value in nested_elements(f, (_COLUMN, _ROW), 4):
+        (columns if tag == _COLUMN else rows).append(struct.unpack("<i", value)[0] - 1)
         if len(columns) > max_frames:
             raise ValueError("too many places")
     if len(columns) != len(rows):

@@ -1,4 +1,7 @@
-"""DICOM slides as OpenSlide reads them; what it does not read is refused by the name of what that is."""
+"""DICOM slides as OpenSlide reads them, and those in HTJ2K, which it does not, frame by frame.
+
+What is not read is refused by the name of what that is.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from pathlib import Path
 
 from tiling.core.errors import SlideError, UnsupportedSlideError
 from tiling.slides.dicom import BIG_ENDIAN, COMPRESSION, DEFLATED, IMPLICIT_VR, Header, dicom_slide
+from tiling.slides.dicom_frames_reader import DicomFramesReader
 from tiling.slides.dicom_jpeg2000 import DicomStreams, FramesFile
 from tiling.slides.openslide_reader import OpenSlideReader
 
@@ -19,7 +23,6 @@ _UNSUPPORTED = {
     "1.2.840.10008.1.2.5": "RLE", "1.2.840.10008.1.2.4.51": "JPEG Extended", "1.2.840.10008.1.2.4.57": "lossless JPEG",
     "1.2.840.10008.1.2.4.70": "lossless JPEG", "1.2.840.10008.1.2.4.80": "JPEG-LS", "1.2.840.10008.1.2.4.81": "JPEG-LS",
     "1.2.840.10008.1.2.4.110": "JPEG XL", "1.2.840.10008.1.2.4.111": "JPEG XL", "1.2.840.10008.1.2.4.112": "JPEG XL",
-    "1.2.840.10008.1.2.4.201": "HTJ2K", "1.2.840.10008.1.2.4.202": "HTJ2K", "1.2.840.10008.1.2.4.203": "HTJ2K",
 }  # fmt: skip
 _COLOURS = (
     "MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT",
@@ -27,7 +30,7 @@ _COLOURS = (
 )  # fmt: skip
 
 
-def open_with_dicom(path: Path, entry: Path) -> OpenSlideReader | None:
+def open_with_dicom(path: Path, entry: Path) -> OpenSlideReader | DicomFramesReader | None:
     """The reader of a DICOM slide; None for what is no DICOM. Raises SlideError, naming what is not supported."""
     slide = dicom_slide(path)
     if slide is None:
@@ -44,6 +47,8 @@ def open_with_dicom(path: Path, entry: Path) -> OpenSlideReader | None:
         if count > 1:
             what = "holds {} images of {} x {} px in one series, focal planes or copies".format(count, *size)
             raise UnsupportedSlideError(path, f"{what}, which is not supported", "keep one image of each size")
+    if any(header.compression == "HTJ2K" for _, header in slide.pyramid):
+        return DicomFramesReader(path, slide)
     jpeg2000 = [
         FramesFile(file, header.size, header.tile, header.in_order, header.beyond)
         for file, header in slide.pyramid
@@ -54,7 +59,7 @@ def open_with_dicom(path: Path, entry: Path) -> OpenSlideReader | None:
 
 
 def _require_supported(path: Path, header: Header) -> None:
-    """Raise UnsupportedSlideError for what OpenSlide does not read, by the name of what that is."""
+    """Raise UnsupportedSlideError for what is not read, by the name of what that is."""
     syntax, fix = header.transfer_syntax, "convert it to JPEG or JPEG 2000 in 8-bit RGB"
     if syntax not in COMPRESSION:
         named = _UNSUPPORTED.get(syntax, "unknown")

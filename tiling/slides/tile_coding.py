@@ -123,8 +123,10 @@ class LosslessTiles:
 
 @dataclass(frozen=True)
 class Jpeg2000Tiles:
-    """Tiles that are JPEG 2000 streams in RGB, or in what the stream itself says is made of it; at full size only.
+    """Tiles that are JPEG 2000 or HTJ2K streams in RGB, or in what the stream says is made of it; at full size only.
 
+    OpenJPEG decodes both. OpenJPH, which is faster at HTJ2K, does not clip what lossy compression leads beyond white
+    (imagecodecs 2026.3): white becomes black.
     A stream can be decoded at half its size too, but its pixels then lie half a pixel off those of an area average.
     """
 

@@ -1,6 +1,6 @@
 """Where DICOM slides keep their frames, by their offset tables, and how these are coded.
 
-JPEG baseline, JPEG 2000, and no compression.
+JPEG baseline, JPEG 2000, HTJ2K, and no compression.
 """
 
 from __future__ import annotations
@@ -148,6 +148,8 @@ def _level(parts: list[tuple[int, Header, Frames]]) -> TiledLevel:
         raise NotUnderstoodError("no file or several kinds of a level's size")
     (width, height), tile = headers[0].size, headers[0].tile
     across, down = (math.ceil(side / px) for side, px in zip((width, height), tile, strict=True))
+    if across * down > _MAX_FRAMES:
+        raise NotUnderstoodError(f"{across} x {down} places for frames")
     offsets, counts = np.zeros(across * down, np.int64), np.zeros(across * down, np.int64)
     files = np.zeros(across * down, np.uint16)
     for number, header, frames in parts:
@@ -184,6 +186,6 @@ def _coding(header: Header) -> Coding:
         return JpegTiles(stream_prefix(None, _PHOTOMETRIC[header.colours]), header.tile)
     if header.compression == "NONE" and header.colours == "RGB":
         return LosslessTiles(header.tile, lambda data, size: data)
-    if header.compression == "JPEG2000":
+    if header.compression in ("JPEG2000", "HTJ2K"):
         return Jpeg2000Tiles(header.tile)
     raise NotUnderstoodError(f"frames in {header.compression}")

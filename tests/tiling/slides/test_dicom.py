@@ -144,7 +144,6 @@ def test_folders_hold_slides_of_many_formats(tmp_path: Path, picture: U8) -> Non
     [
         (f"{SYNTAX}.4.80", "RGB", imagecodecs.jpegls_encode, "JPEG-LS"),
         (f"{SYNTAX}.4.51", "YBR_FULL_422", None, "JPEG Extended"),
-        (f"{SYNTAX}.4.201", "YBR_RCT", lossless, "HTJ2K"),
         (f"{SYNTAX}.5", "RGB", imagecodecs.packbits_encode, "RLE"),
         (f"{SYNTAX}.4.50", "YBR_FULL", None, "YBR_FULL"),
     ],
