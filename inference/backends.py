@@ -99,14 +99,15 @@ class QuickModel:
 def quickest(model: TileModel | BagModel, predictions: int) -> TileModel | BagModel | QuickModel:
     """The model as a test that asks for so many predictions is to see it: by the rule of `choose_backend`, in 32 bits.
 
-    For few predictions, where making ONNX Runtime's graph would not pay, and of bags, it is the model itself.
+    Batches are no larger than `auto_batch_size`, beyond which a CPU takes more memory and time. For few predictions,
+    where making ONNX Runtime's graph would not pay, and of bags, it is the model itself.
     """
     if predictions < _PAYS_FROM or not isinstance(model, TileModel):
         return model
     backend, predict = choose_backend(replace(model, novelty=None), "auto", "32")
-    if backend == "torch":
-        return model
-    return QuickModel(model.info, model.sha256, model.device, BatchSizer(predict, (model.sha256, "test")))
+    sizer = BatchSizer(predict, (model.sha256, str(model.device), backend, "test"))
+    sizer.largest = sizer.largest or auto_batch_size(model)
+    return QuickModel(model.info, model.sha256, model.device, sizer)
 
 
 @lru_cache(maxsize=32)  # a cohort's slides share what took seconds to make; ensembles are smaller than that

@@ -114,8 +114,15 @@ def test_the_batch_size_is_found_from_device_and_side(
     assert auto_batch_size(replace(model, info=info, device=device)) == tiles
 
 
-def test_a_test_of_many_tiles_is_as_by_torch(model: TileModel) -> None:
-    """Few are left to torch, and models of bags, which no tile passes through."""
+def test_a_test_of_many_tiles_is_as_by_torch(model: TileModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few are left to torch, and models of bags, which no tile passes through; no batch is larger than pays."""
+    small = Small(99)
+    with monkeypatch.context() as patch:
+        patch.setattr(backends, "choose_backend", lambda *asked: ("torch", small))
+        capped = quickest(model, 2000)
+    assert isinstance(capped, QuickModel)
+    capped.predict(some_tiles(150))
+    assert small.asked == [64, 64, 22]
     quick, tiles = quickest(model, 2000), some_tiles(9)
     assert isinstance(quick, QuickModel)
     assert (quick.info, quick.sha256, quick.device) == (model.info, model.sha256, model.device)
