@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import shapely
+from numpy.typing import NDArray
 from PIL import Image
 
 from inference.config import PredictConfig
@@ -380,10 +381,11 @@ def test_a_large_slide_makes_no_large_page(make_prediction: MakePrediction) -> N
         [(x * 4, y * 4) for y in range(48) for x in range(64)], random.random(48 * 64).tolist(),
         thumbnail=Raster(random.integers(0, 256, (3000, 4000, 3), dtype=np.uint8), 0.064),
     )  # fmt: skip
-    tiles = tuple(
-        ShownTile(i, *(random.integers(0, 256, (side, side, 3), dtype=np.uint8) for side in (512, AROUND_PX)))
-        for i in range(8)
-    )
+
+    def noise(side: int) -> NDArray[np.uint8]:
+        return random.integers(0, 256, (side, side, 3), dtype=np.uint8)
+
+    tiles = tuple(ShownTile(i, noise(512), noise(AROUND_PX)) for i in range(8))
     assert len(page_of(noisy, highest=tiles, lowest=tiles)) < 5_000_000
 
 
