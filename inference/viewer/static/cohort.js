@@ -111,7 +111,8 @@ function step(by) {
 }
 
 document.addEventListener("keydown", (event) => {
-  if (event.target.matches("input, select") || event.ctrlKey || event.altKey || event.metaKey) return;
+  const letter = event.key.length === 1 && event.target.matches("input");
+  if (letter || event.target.matches("input:not([type=search]), select") || event.ctrlKey || event.altKey || event.metaKey) return;
   const by = { ArrowDown: 1, j: 1, ArrowUp: -1, k: -1 }[event.key];
   if (by) { event.preventDefault(); step(by); }
 });

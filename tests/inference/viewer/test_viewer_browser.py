@@ -141,6 +141,7 @@ def test_labels_and_scores_are_counted_at_a_threshold(opened: Page) -> None:
 
 
 def test_by_keyboard_from_the_list_to_the_next_slide_and_back(opened: Page) -> None:
+    opened.keyboard.press("Tab")
     opened.keyboard.press("ArrowDown")
     opened.keyboard.press("Enter")
     drawn(opened)
