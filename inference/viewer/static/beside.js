@@ -7,15 +7,15 @@ import { heatLayer } from "./heat.js";
 const T = TEXTS.beside;
 
 // The controls, `redraw` for when the look of the first heatmap has changed, `recolour` for other colours of slides, the `views`
-// beside the first, one or none, and `words` on them. `changed` is called when another one is beside it.
-export function sideBySide(view, place, changed) {
+// beside the first, one or none, and `words` on them. `icc` are these at first; `changed` is called when another one is beside it.
+export function sideBySide(view, place, icc, changed) {
   const { map, slide } = view;
   const models = slide.models.length < 2 ? [] : slide.models.map((model) => [`${slide.number},${model.number}`, modelName(model)]);
   const choice = make("select", {}, make("option", { value: "" }, T.none), ...group(T.models, models));
   const locked = checkbox(T.locked, true);
   locked.label.hidden = true;
   const element = make("div", { hidden: !models.length }, field(T.choose, choice), locked.label);
-  let [other, lock, look, icc] = [null, null, null, slide.colours.wanted];
+  let [other, lock, look] = [null, null, null];
   place.setAttribute("aria-label", T.map);
 
   fetched("data/slides.json").then(({ slides }) => {

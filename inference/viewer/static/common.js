@@ -48,5 +48,14 @@ export const order = {
   },
 };
 
+// The colours that a reader chose for slides that have both, "none" or "srgb", as long as the window is open.
+export const chosenColours = {
+  write: (icc) => sessionStorage.setItem("icc", icc),
+  read: ({ both, wanted }) => {
+    const kept = sessionStorage.getItem("icc");
+    return both && ["none", "srgb"].includes(kept) ? kept : wanted;
+  },
+};
+
 export const length = (um) => um >= 1000 ? `${+(um / 1000).toPrecision(3)} mm` : `${+um.toPrecision(3)} µm`;
 export { TEXTS };

@@ -1,7 +1,7 @@
 // The page of one slide: the map, the heatmap over it, and the panel beside it.
 /* global L */
 import { sideBySide } from "./beside.js";
-import { checkbox, fetched, field, make, modelName, number, order, percent, TEXTS } from "./common.js";
+import { checkbox, chosenColours, fetched, field, make, modelName, number, order, percent, TEXTS } from "./common.js";
 import { comparison } from "./compare.js";
 import { colourWords, deepZoom, drawSquare, linkPlace, pixel0, scaleBar } from "./deep.js";
 import { marksPanel } from "./marks.js";
@@ -31,7 +31,8 @@ found("title").textContent = slide.label === null ? slide.slide_id : `${slide.sl
 found("notice").textContent = slide.notice;
 found("map").setAttribute("aria-label", TEXTS.map);
 
-const view = deepZoom(found("map"), slide, slide.colours.wanted);
+const icc = chosenColours.read(slide.colours);
+const view = deepZoom(found("map"), slide, icc);
 const { map } = view;
 const showWhole = linkPlace(view);
 scaleBar(map, slide);
@@ -46,7 +47,7 @@ const grid = L.layerGroup().addTo(map);
 const mark = L.layerGroup().addTo(map);
 const renderer = L.canvas({ pane: "marks", padding: 0.3 });
 const compared = slide.models.length > 1 ? comparison(view, heat.panes) : null;
-const beside = sideBySide(view, found("beside"), sayColours);
+const beside = sideBySide(view, found("beside"), icc, sayColours);
 
 // ------------------------------------------------------------------------------------------------ the panel's parts
 
@@ -56,7 +57,7 @@ const controls = {
   threshold: make("input", { type: "range", step: "any" }),
   at: make("input", { type: "number", step: "any" }),
   rising: checkbox(T.rising, true), above: checkbox(T.above, false), outline: checkbox(T.outline, true), grid: checkbox(T.grid, true),
-  tissue: checkbox(T.tissue, false), srgb: checkbox(T.srgb, slide.colours.wanted === "srgb"),
+  tissue: checkbox(T.tissue, false), srgb: checkbox(T.srgb, icc === "srgb"),
 };
 const colourNote = make("p", { className: "note", role: "status" });
 const legend = make("canvas", { className: "legend", width: 256, height: 14 });
@@ -197,6 +198,7 @@ async function drawTissue() {
 const wantedColours = () => controls.srgb.input.checked ? "srgb" : "none";
 
 function recolour() {
+  chosenColours.write(wantedColours());
   view.recolour(wantedColours());
   beside.recolour(wantedColours());
   sayColours();

@@ -448,6 +448,11 @@ def test_maps_beside_each_other_and_a_line_keep_to_the_chosen_colours(browser: B
         tick.check()
         np.testing.assert_allclose(colours_of(page), [PINK, PINK, other, other], atol=4)
         assert lacking.is_visible()
+        page.goto(f"http://127.0.0.1:{port}/slide.html?slide=1")
+        shown = pixels(drawn(page))
+        middle = shown[shown.shape[0] // 2, shown.shape[1] // 2]
+        np.testing.assert_allclose(middle, other, atol=4, err_msg="what was chosen holds for the next slide")
+        assert tick.is_checked()
 
 
 @pytest.fixture(scope="module")
