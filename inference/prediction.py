@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tiling.core.arrays import Float32Array, Icc
+from tiling.core.text import counted
 from tiling.grid import Grid, Raster, Tiles
 from tiling.stores.store import SlideFacts
 
@@ -66,7 +67,7 @@ class Prediction:
     """Of the validation tiles' distances to the training tiles, where `ood` begins; None: no model tells."""
 
     def __repr__(self) -> str:
-        tiles = f"{len(self.tiles):,} tiles of {self.grid.tile_px} px at {self.grid.mpp:.4g} µm/px"
+        tiles = f"{counted(len(self.tiles), 'tile')} of {self.grid.tile_px} px at {self.grid.mpp:.4g} µm/px"
         return f"<Prediction {self.slide.slide_id}: {tiles}; {self.positive_class} by {self.model_name}>"
 
     @property

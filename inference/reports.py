@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inference.maps.scores import SlideScores
+from tiling.core.text import counted
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class HeatmapReport:
     """The result of making one slide's heatmap."""
 
@@ -23,8 +24,12 @@ class HeatmapReport:
     bag: float | None = None
     """The probability that a model of bags gives the slide as a whole; None without tiles, or of a model of tiles."""
 
+    def __repr__(self) -> str:
+        mean = "" if self.scores.mean is None else f" of mean probability {self.scores.mean:.3f}"
+        return f"<HeatmapReport {self.slide_id}: {counted(self.tiles, 'tile')}{mean}, in {self.folder}>"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class EmbedReport:
     """The result of embedding one slide."""
 
@@ -35,3 +40,6 @@ class EmbedReport:
     """Length of a feature vector."""
     reused: bool
     """Whether the store was there already, made from the same tiles by the same encoder and settings."""
+
+    def __repr__(self) -> str:
+        return f"<EmbedReport {self.slide_id}: {counted(self.tiles, 'tile')}, {self.dim} features, in {self.store}>"

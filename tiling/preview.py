@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tiling.core.arrays import UInt8Array
 from tiling.core.files import write_file
 from tiling.core.images import length_text, nice_length
+from tiling.core.text import counted
 from tiling.stores.store import TileStore
 from tiling.tissue import INK, TOO_SMALL
 
@@ -57,7 +58,7 @@ def _legend(store: TileStore, width: int) -> UInt8Array:
     if summary is None:
         return np.full((0, width, 3), 255, np.uint8)
     lines = [(f"tissue {summary.tissue_mm2:.2f} mm2", _OUTLINE if summary.tissue_mm2 else None)]
-    lines += [(f"{len(store)} tiles", _TILES if len(store) else None)]
+    lines += [(counted(len(store), "tile"), _TILES if len(store) else None)]
     colours = {label: colour for colour, label in _CUT.values()}
     left_out = summary.left_out()
     for why, area in left_out.items():

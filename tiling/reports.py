@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from tiling.core.text import counted
 from tiling.stores.summary import TissueSummary
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TileReport:
     """The result of tiling one slide."""
 
@@ -29,3 +30,6 @@ class TileReport:
     """Its annotation columns; None where no annotation was given."""
     annotated: int = 0
     """Tiles that lie under an annotation, at least in part."""
+
+    def __repr__(self) -> str:
+        return f"<TileReport {self.slide_id}: {counted(self.tiles, 'tile')} at {self.mpp:.4g} µm/px, in {self.store}>"

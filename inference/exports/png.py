@@ -27,7 +27,7 @@ from inference.maps.stitch import assemble
 from inference.prediction import Prediction
 from tiling.core.files import canonical_json
 from tiling.core.images import length_text, nice_length
-from tiling.core.text import printable, threshold_text
+from tiling.core.text import counted, printable, threshold_text
 from tiling.core.versions import RESEARCH_USE
 from training.evaluation.figures import drawn
 
@@ -134,7 +134,7 @@ def draw_outlines(axes: Axes, rings: Sequence[NDArray[np.float64]], downsample: 
 def _title(prediction: Prediction) -> str:
     grid, sha256 = prediction.grid, prediction.provenance["model_sha256"]
     model = printable(prediction.model_name) + (f", model {sha256[:8]}" if sha256 else "")
-    tiles = f"{len(prediction.tiles)} tiles of {grid.tile_px} px at {grid.mpp:.3g} µm/px"
+    tiles = f"{counted(len(prediction.tiles), 'tile')} of {grid.tile_px} px at {grid.mpp:.3g} µm/px"
     return f"{printable(prediction.slide.slide_id)}\n{model}, {tiles}"
 
 

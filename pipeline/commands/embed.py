@@ -24,6 +24,7 @@ from pipeline.commands.options import (
 from pipeline.commands.outcomes import failed_outcomes, refused_outcomes, show_outcomes
 from pipeline.commands.settings import Settings, options_of, settings_of
 from pipeline.execution.partition import Part
+from tiling.core.text import counted
 from training.config import load_train_config
 
 
@@ -87,6 +88,8 @@ def embed(
     reports, failed = embed_all(
         rows, encoder, out, config, roi=roi, part=share, overwrite=overwrite, device=place, cluster=workers
     )
-    made = [(r.slide_id, f"{r.tiles} tiles, {r.dim} features", "kept" if r.reused else "made") for r in reports]
+    made = [
+        (r.slide_id, f"{counted(r.tiles, 'tile')}, {r.dim} features", "kept" if r.reused else "made") for r in reports
+    ]
     reasons = failed_outcomes(failed, rows, manifest)
     show_outcomes(f"features in {out}", [*made, *reasons, *refused_outcomes(refused, share)])

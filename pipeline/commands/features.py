@@ -11,6 +11,7 @@ import typer
 from pipeline.commands.options import Overwrite
 from pipeline.commands.outcomes import show_outcomes
 from tiling.core.errors import SpecslideError
+from tiling.core.text import counted
 
 
 def import_features(
@@ -44,7 +45,7 @@ def import_features(
         report = verb(
             path, out, slide_mpp=slide_mpp, tile_px=tile_px, tile_px0=tile_px0, encoder=encoder, overwrite=overwrite
         )
-        return f"{report.tiles} tiles, {report.dim} features, {'kept' if report.reused else 'made'}"
+        return f"{counted(report.tiles, 'tile')}, {report.dim} features, {'kept' if report.reused else 'made'}"
 
     show_outcomes(f"features in {out}", _each(files, made))
 

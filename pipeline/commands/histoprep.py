@@ -10,6 +10,7 @@ import typer
 from pipeline.commands.options import Overwrite
 from pipeline.commands.outcomes import show_outcomes
 from tiling.core.errors import InputError, SpecslideError
+from tiling.core.text import counted
 
 
 def histoprep(
@@ -37,7 +38,7 @@ def histoprep(
     for name, folder in folder_of.items():
         try:
             report = import_histoprep(folder, out, mpp=mpp, overwrite=overwrite)
-            rows.append((name, f"{report.tiles} tiles", "kept" if report.reused else "made"))
+            rows.append((name, counted(report.tiles, "tile"), "kept" if report.reused else "made"))
         except SpecslideError as error:
             rows.append((name, "", str(error)))
     show_outcomes(f"stores in {out}", rows)

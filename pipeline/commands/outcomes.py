@@ -13,6 +13,7 @@ from pipeline import console
 from pipeline.execution.partition import Part
 from pipeline.redaction import files_of, redact_names
 from pipeline.study.ledger import Step
+from tiling.core.text import counted
 from tiling.manifest import ManifestRow
 
 if TYPE_CHECKING:  # commands that need no torch must not wait for it
@@ -53,7 +54,7 @@ def heatmap_outcome(report: HeatmapReport) -> tuple[str, str, str]:
     done = "kept" if report.reused else "made"
     note = f"{done}. {report.warning}" if report.warning else done
     whole = "" if report.bag is None else f"slide {report.bag:.3f}; each tile alone: "
-    return report.slide_id, f"{report.tiles} tiles, {whole}{_scores_text(report.scores)}", note
+    return report.slide_id, f"{counted(report.tiles, 'tile')}, {whole}{_scores_text(report.scores)}", note
 
 
 def show_plan(out: Path, steps: Sequence[Step], *, whole: bool = False) -> None:

@@ -28,6 +28,7 @@ from pipeline.commands.settings import Settings, options_of, settings_of
 from pipeline.execution.partition import Part
 from tiling.config import TilingConfig
 from tiling.core.errors import ConfigError, InputError
+from tiling.core.text import counted
 from tiling.grid import same_scale
 
 if TYPE_CHECKING:
@@ -228,4 +229,4 @@ def _scales(mpps: list[float]) -> str:
 
 def _tiles_made(report: Any) -> str:
     bad = f", {len(report.bad)} left out that cannot be decoded" if report.bad else ""
-    return f"{report.tiles} tiles{bad}"
+    return f"{counted(report.tiles, 'tile')}{bad}"

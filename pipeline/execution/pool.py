@@ -31,6 +31,7 @@ from pipeline.execution.dask_config import ClusterConfig
 from pipeline.meter import Meter, meter
 from tiling.core.errors import SlideError, SpecslideError, StoppedError
 from tiling.core.signals import SENT_TO_ALL, STOPPING, Stop, end_with_parent, listening
+from tiling.core.text import counted
 from tiling.core.threads import usable_cores
 from tiling.slides.files import slide_files
 
@@ -171,7 +172,7 @@ class Watch(Generic[Job, Result]):
     def _text(self) -> str:
         parts = [f"{len(self.outcomes)}/{len(self.jobs)} {self._unit}"]
         if tiles := sum(done for done, _ in self._tiles.values()):
-            parts.append(f"{tiles:,} tiles")
+            parts.append(counted(tiles, "tile"))
         if speed := self._shown.pace.rate():  # in the unit of the weights
             parts.append(f"{60 * speed * len(self.jobs) / sum(self._weights):.3g} {self._unit}/min")
         return ", ".join(parts)

@@ -13,9 +13,12 @@ import pytest
 
 from inference import Heatmap, make_heatmap
 from inference.exports import TABLE
+from inference.maps.scores import slide_scores
+from inference.reports import EmbedReport, HeatmapReport
 from tests.tiling.stores.test_features import made, random_features
 from tiling import FeatureStore, TileStore, TilingConfig, tile_slide
 from tiling.core.errors import ConfigError, InputError
+from tiling.reports import TileReport
 from tiling.stores.tabular import Tabular
 from training import TileModel
 
@@ -147,3 +150,12 @@ def test_spatialdata_reads_it_back(things: dict[str, Tabular], tmp_path: Path) -
     environment = {"PYTHONPATH": f"{tmp_path / 'own'}:{root}", "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=600)
     assert done.stdout.strip() == "read back", done.stderr[-3000:]
+
+
+def test_reports_say_what_they_are_in_a_line() -> None:
+    heatmap = HeatmapReport("s1", Path("out/s1"), 1, slide_scores(np.array([0.25], np.float32), 0.5), False)
+    assert repr(heatmap) == "<HeatmapReport s1: 1 tile of mean probability 0.250, in out/s1>"
+    embedded = EmbedReport("s1", Path("out/s1.features.zarr"), 1234, 5, True)
+    assert repr(embedded) == "<EmbedReport s1: 1,234 tiles, 5 features, in out/s1.features.zarr>"
+    tiled = TileReport("s1", Path("out/s1.zarr"), 0, False, 0.5)
+    assert repr(tiled) == "<TileReport s1: 0 tiles at 0.5 µm/px, in out/s1.zarr>"

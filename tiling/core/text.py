@@ -20,3 +20,8 @@ def threshold_text(value: float) -> str:
 def printable(text: str) -> str:
     """Text made fit for one line of a picture, and for XML: what cannot be printed is replaced."""
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 seed`, `2,000 seeds`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -15,6 +15,7 @@ import numpy as np
 
 from tiling.core.arrays import Float32Array
 from tiling.core.errors import ConfigError
+from tiling.core.text import counted
 from tiling.core.versions import RESEARCH_USE
 from tiling.grid import Grid, Raster, Tiles
 
@@ -48,7 +49,7 @@ class Tabular(ABC):
     def __repr__(self) -> str:
         grid, more = self.grid, "".join(f"; {text}" for text in self._about())
         return (
-            f"<{type(self).__name__} {self.slide.slide_id}: {len(self):,} tiles of {grid.tile_px} px at "
+            f"<{type(self).__name__} {self.slide.slide_id}: {counted(len(self), 'tile')} of {grid.tile_px} px at "
             f"{grid.mpp:.4g} µm/px{more}>"
         )
 

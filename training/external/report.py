@@ -13,13 +13,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from tiling.core.text import counted
 from tiling.core.versions import RESEARCH_USE
 from training.evaluation.bootstrap import Interval, bootstrap_interval
 from training.evaluation.figures import COLOURS, png, tidy
 from training.evaluation.tables import csv_text, markdown_table
 from training.external.config import AnyExternalConfig, ExternalBagConfig
 from training.selection.rules import RULES
-from training.trials.choice import Estimate, Grid, Line, chosen_lines, counted, fixed_lines, rule_lines, t_interval
+from training.trials.choice import Estimate, Grid, Line, chosen_lines, fixed_lines, rule_lines, t_interval
 from training.trials.config import grids_of, views_of
 from training.trials.records import VALIDATION, unpacked
 from training.trials.study import SetFacts, Study

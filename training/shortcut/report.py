@@ -9,13 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from tiling.core.text import counted
 from tiling.core.versions import RESEARCH_USE
 from training.evaluation.figures import png, tidy
 from training.evaluation.tables import csv_text, markdown_table
 from training.selection.rules import RULES
 from training.shortcut.config import TESTS, ShortcutConfig
 from training.shortcut.confound import CONFOUNDERS, amount_of
-from training.trials.choice import Estimate, Grid, Line, chosen_lines, counted, fixed_lines, t_interval
+from training.trials.choice import Estimate, Grid, Line, chosen_lines, fixed_lines, t_interval
 from training.trials.records import VALIDATION
 from training.trials.study import Study
 

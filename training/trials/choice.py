@@ -134,8 +134,3 @@ def fixed_lines(grid: Grid, rule: str = "log_loss") -> list[Line]:
             for setting, records in by_setting.items()
         ]
     return lines
-
-
-def counted(count: int, noun: str) -> str:
-    """`1 seed`, `2 seeds`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -14,6 +14,7 @@ from pipeline.study.stages.stage import HEATMAPS, Artefact, Stage, Study, Traine
 from pipeline.study.stages.tile import name_of as store_of
 from tiling.core.artefact import TO_DO, State
 from tiling.core.errors import SpecslideError
+from tiling.core.text import counted
 
 if TYPE_CHECKING:
     import shapely
@@ -231,7 +232,7 @@ def _caption(report: HeatmapReport) -> str:
     scores = report.scores
     if scores.mean is None:
         return f"{report.slide_id}: no tissue"
-    of_tiles = f"mean {scores.mean:.2f}, top 5% {scores.top5_mean:.2f}, {report.tiles} tiles"
+    of_tiles = f"mean {scores.mean:.2f}, top 5% {scores.top5_mean:.2f}, {counted(report.tiles, 'tile')}"
     whole = "" if report.bag is None else f"probability {report.bag:.2f}; each tile alone: "
     text = f"{report.slide_id}: {whole}{of_tiles}"
     return f"{text}. {report.warning}" if report.warning else text
