@@ -15,6 +15,8 @@ from tiling.stores.codec import encode_jpeg
 
 _QUALITY: Final = 85
 _SUBSAMPLING: Final = "4:2:2"
+_STRIPS_BYTES: Final = 32 << 20
+"""Of decoded strips that are kept of a slide; as much as OpenSlide keeps."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,10 @@ class SlidePicture:
     def __init__(self, source: SlideSource) -> None:
         self._slide = Slide(source.path, mpp=source.mpp, icc=source.icc)
         self.frame = self._slide.frame
-        self.tile_px = tile_px_for(self._slide.tile_px)
+        native = self._slide.tile_px
+        self.tile_px = tile_px_for(native)
+        if native is not None and native[0] != native[1]:  # tiles share strips, and browsers ask for the middle first
+            self._slide.keep_decoded(_STRIPS_BYTES)
         if source.size0 not in (None, self.frame.size0):
             self._slide.close()
             what = "is not the heatmap's slide: that has {} x {} px".format(*source.size0 or ())

@@ -241,6 +241,11 @@ class Slide:
         """Width and height of the tiles that level 0 is decoded by, pixels; None if they are not decoded directly."""
         return None if self._fast is None else self._fast.tile_px(0)
 
+    def keep_decoded(self, decoded_bytes: int) -> None:
+        """Keep at least so many bytes of decoded tiles, for regions that are read in any order and not row by row."""
+        if self._fast is not None:
+            self._fast.keep(decoded_bytes)
+
     def native_tile_px(self, level: int) -> tuple[int, int] | None:
         """Width and height of the level's own JPEG tiles, its pixels; None if it has none that can be copied as is."""
         return None if self._fast is None or self._to_srgb is not None else self._fast.jpeg_tile_px(level)

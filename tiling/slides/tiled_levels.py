@@ -150,6 +150,11 @@ class TiledLevels:
                 os.close(fd)
         self._cache.clear()
 
+    def keep(self, decoded_bytes: int) -> None:
+        """From now on keep at least so many bytes of decoded tiles, for regions that are read in any order."""
+        with self._cache.reading(decoded_bytes):
+            pass
+
     def holds(self, level: int) -> bool:
         """Whether the tiles of a level are known; of another, nothing may be asked but its `jpeg_tile_px`."""
         return self._levels[level] is not None

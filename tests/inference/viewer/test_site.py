@@ -14,12 +14,16 @@ import tifffile
 from inference.viewer.cohort import find_cohort
 from inference.viewer.pictures import Pictures
 from inference.viewer.site import Site
+from inference.viewer.slide_picture import SlidePicture, SlideSource
 from inference.viewer.zooms import Square
 from pipeline.demo.synthetic import write_pyramid
 from tests.inference.viewer.conftest import BLACK, SIZE0, TILE0, Places, black_tile, got
 from tests.pipeline.test_phi import LIME, MAGENTA, make_canary
 from tiling import Slide
+from tiling.core.arrays import UInt8Array
 from tiling.manifest import ManifestRow
+from tiling.slides.jpeg_stream import ScaleDenom
+from tiling.slides.tiled_levels import TiledLevels
 from tiling.stores.store import TileStore
 
 
@@ -165,6 +169,23 @@ def test_a_tile_of_the_slides_own_is_copied_without_its_texts(tmp_path: Path, si
         four = slide.read_region(0, 0, 0, 2 * side, 2 * side)
     drawn = pixels_of(got(site, f"data/0/{last - 1}/0-0.jpg"))
     assert np.abs(drawn - four.reshape(side, 2, side, 2, 3).mean((1, 3))).mean() < 2, "coarser ones are drawn"
+
+
+def test_a_strip_is_decoded_once_for_all_tiles_that_share_it(ndpi: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of NDPI, strips as wide as the slide and 128 px high; asked for as browsers do, the middle first."""
+    decoded, decode = list[tuple[int, int, int]](), TiledLevels._decode
+
+    def counted(self: TiledLevels, level: int, column: int, row: int, denom: ScaleDenom) -> UInt8Array:
+        decoded.append((level, column, row))
+        return decode(self, level, column, row, denom)
+
+    picture = SlidePicture(SlideSource("a", ndpi, None, None))
+    monkeypatch.setattr(TiledLevels, "_decode", counted)
+    places = [(column, row) for column in range(4) for row in range(4)]
+    for column, row in sorted(places, key=lambda at: (at[0] - 1.5) ** 2 + (at[1] - 1.5) ** 2):
+        picture.jpeg(Square(256 * column, 256 * row, 256), 256)
+    picture.close()
+    assert sorted(decoded) == [(0, 0, strip) for strip in range(8)]
 
 
 def test_a_tile_across_the_edge_shows_white_beyond_the_slide(tmp_path: Path) -> None:
