@@ -94,6 +94,7 @@ class QuickModel:
     sha256: str
     device: torch.device
     predict: Predict
+    backend: str
 
 
 def quickest(model: TileModel | BagModel, predictions: int) -> TileModel | BagModel | QuickModel:
@@ -107,7 +108,7 @@ def quickest(model: TileModel | BagModel, predictions: int) -> TileModel | BagMo
     backend, predict = choose_backend(replace(model, novelty=None), "auto", "32")
     sizer = BatchSizer(predict, (model.sha256, str(model.device), backend, "test"))
     sizer.largest = sizer.largest or auto_batch_size(model)
-    return QuickModel(model.info, model.sha256, model.device, sizer)
+    return QuickModel(model.info, model.sha256, model.device, sizer, backend)
 
 
 @lru_cache(maxsize=32)  # a cohort's slides share what took seconds to make; ensembles are smaller than that

@@ -24,6 +24,7 @@ from inference.backends import (
 from tests.inference.conftest import MakeModel
 from tiling.core.errors import ConfigError, ModelError
 from training import TileModel, load_model
+from training.evaluation.evaluate import made_with
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -126,6 +127,7 @@ def test_a_test_of_many_tiles_is_as_by_torch(model: TileModel, monkeypatch: pyte
     quick, tiles = quickest(model, 2000), some_tiles(9)
     assert isinstance(quick, QuickModel)
     assert (quick.info, quick.sha256, quick.device) == (model.info, model.sha256, model.device)
+    assert (made_with(quick)["backend"], made_with(model)["backend"]) == ("onnx", "torch")
     np.testing.assert_allclose(quick.predict(tiles), model.predict(tiles), atol=AGREEMENT)
     assert quickest(model, 1999) is model
     bags: Any = object()

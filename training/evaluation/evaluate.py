@@ -228,9 +228,9 @@ def scale_notes(split: Split) -> list[str]:
 
 
 def made_with(model: Model) -> dict[str, str]:
-    """Versions of the software, and the device, behind a model's figures, for commit.json."""
+    """Versions of the software, the device and what computes there, behind a model's figures, for commit.json."""
     software = software_versions("torch", "onnxruntime", "timm", "numpy", "matplotlib", "scikit-learn")
-    return software | {"device": device_name(model.device)}
+    return software | {"device": device_name(model.device), "backend": model.backend}
 
 
 def _write(folder: Path, evaluation: Evaluation, split: Split, predicted: Mapping[str, Predictions], seed: int) -> None:

@@ -39,6 +39,11 @@ class Model(Protocol):
         """Where it computes."""
         ...
 
+    @property
+    def backend(self) -> str:
+        """What computes: "torch" or "onnx"."""
+        ...
+
     def predict(self, tiles: NDArray[Any], /) -> NDArray[np.float32]:
         """Class probabilities float32 (B, C) of what its `TileDataset` reads, (B, ...)."""
         ...

@@ -127,6 +127,11 @@ class BagModel:
     def __repr__(self) -> str:
         return f"<BagModel {', '.join(self.info.classes)} by {self.info.network}>"
 
+    @property
+    def backend(self) -> str:
+        """What computes."""
+        return "torch"
+
     def predict(self, tiles: Floats) -> Floats:
         """Class probabilities float32 (B, C), after the temperature, of bags float32 (B, n, 1 + D)."""
         with torch.inference_mode():

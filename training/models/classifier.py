@@ -144,6 +144,11 @@ class TileModel:
         info, scale = self.info, "" if self.info.mpp is None else f" at {self.info.mpp:g} µm/px"
         return f"<TileModel {', '.join(info.classes)} by {info.network}; {info.tile_px} px{scale}>"
 
+    @property
+    def backend(self) -> str:
+        """What computes."""
+        return "torch"
+
     def predict(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Class probabilities float32 (B, C), after the temperature, of tiles uint8 (B, T, T, 3)."""
         with torch.inference_mode():
