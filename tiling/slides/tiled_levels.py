@@ -87,17 +87,17 @@ class TiledLevel:
         if len(self.offsets) != self.across * self.down or self.counts.shape != self.offsets.shape:
             raise NotUnderstoodError(f"{len(self.offsets)} tiles, not {self.across * self.down}")
 
-    @property
+    @cached_property
     def across(self) -> int:
         """Tiles in a row."""
         return math.ceil(self.width / self.tile_w)
 
-    @property
+    @cached_property
     def down(self) -> int:
         """Tiles in a column."""
         return math.ceil(self.height / self.tile_h)
 
-    @property
+    @cached_property
     def longest(self) -> int:
         """The most bytes that a tile may have."""
         return _LONGEST_STREAM * 3 * self.tile_w * self.tile_h * self.shrunk**2
@@ -201,11 +201,10 @@ class TiledLevels:
         # One row of tiles more than regions of this height touch: what the next row of regions shares with this one.
         row_bytes = 3 * shape.tile_w * shape.tile_h * shape.across // scale_denom**2
         with self._cache.reading(row_bytes * (len(rows) + 1)):
-            for row, column in itertools.product(rows, columns):
+            across = [(i, *_overlap(x, width, i, shape.tile_w, shape.width, scale_denom)) for i in columns]
+            down = [(i, *_overlap(y, height, i, shape.tile_h, shape.height, scale_denom)) for i in rows]
+            for (row, ys, ty), (column, xs, tx) in itertools.product(down, across):
                 tile = self._tile(level, column, row, scale_denom)
-                inside_w, inside_h = shape.inside(column, row)
-                ys, ty = _overlap(y, height, row * shape.tile_h, inside_h, scale_denom)
-                xs, tx = _overlap(x, width, column * shape.tile_w, inside_w, scale_denom)
                 out[ys, xs] = _WHITE if tile is None else tile[ty, tx]
         return out
 
@@ -235,7 +234,8 @@ class TiledLevels:
             raise IndexError(f"level {level} has {shape.across} x {shape.down} tiles, no column {column}, row {row}")
         index = row * shape.across + column
         file = 0 if shape.files is None else int(shape.files[index])
-        places = list(zip(np.ravel(shape.offsets[index]).tolist(), np.ravel(shape.counts[index]).tolist(), strict=True))
+        offsets, counts = (places[index].tolist() for places in (shape.offsets, shape.counts))
+        places = zip(offsets, counts, strict=True) if isinstance(offsets, list) else ((offsets, counts),)
         pieces, longest = [], shape.longest
         for offset, count in places:
             if count and (offset < 0 or not 0 < count <= longest or offset + count > self._bytes[file]):
@@ -334,12 +334,25 @@ def _tiles_over(start: int, length: int, tile: int, end: int) -> range:
     return range(first // tile, math.ceil(last / tile)) if first < last else range(0)
 
 
-def _overlap(start: int, length: int, tile_start: int, tile_length: int, denom: int) -> tuple[slice, slice]:
-    """Along one axis, where a tile and a stretch meet: (slice of the stretch, slice of the tile), in result pixels."""
-    begin = max(start, tile_start) // denom
-    end = min((start + length) // denom, math.ceil((tile_start + tile_length) / denom))
-    return slice(begin - start // denom, end - start // denom), slice(
-        begin - tile_start // denom, end - tile_start // denom
+def _overlap(start: int, length: int, index: int, tile: int, end: int, denom: int) -> tuple[slice, slice]:
+    """Along one axis, where a tile of a level and a stretch meet, in result pixels.
+
+    Args:
+        start: Where the stretch begins, pixels of the level.
+        length: How long it is.
+        index: Which tile it is.
+        tile: How long tiles are.
+        end: How long the level is.
+        denom: Pixels of the level for one of the result.
+
+    Returns:
+        The slice of the stretch, and the slice of the tile.
+    """
+    from_px = index * tile
+    first = max(start, from_px) // denom
+    last = min((start + length) // denom, -(-min(from_px + tile, end) // denom))
+    return slice(first - start // denom, last - start // denom), slice(
+        first - from_px // denom, last - from_px // denom
     )
 
 
