@@ -57,5 +57,11 @@ export const chosenColours = {
   },
 };
 
+// How a reader wants overlays to look, by the controls' names, as long as the window is open.
+export const chosenLook = {
+  write: (look) => sessionStorage.setItem("look", JSON.stringify(look)),
+  read: () => JSON.parse(sessionStorage.getItem("look") ?? "{}"),
+};
+
 export const length = (um) => um >= 1000 ? `${+(um / 1000).toPrecision(3)} mm` : `${+um.toPrecision(3)} µm`;
 export { TEXTS };

@@ -1,7 +1,7 @@
 // The page of one slide: the map, the heatmap over it, and the panel beside it.
 /* global L */
 import { sideBySide } from "./beside.js";
-import { checkbox, chosenColours, fetched, field, make, modelName, number, order, percent, TEXTS } from "./common.js";
+import { checkbox, chosenColours, chosenLook, fetched, field, make, modelName, number, order, percent, TEXTS } from "./common.js";
 import { comparison } from "./compare.js";
 import { colourWords, deepZoom, drawSquare, linkPlace, pixel0, scaleBar } from "./deep.js";
 import { marksPanel } from "./marks.js";
@@ -59,6 +59,11 @@ const controls = {
   rising: checkbox(T.rising, true), above: checkbox(T.above, false), outline: checkbox(T.outline, true), grid: checkbox(T.grid, true),
   tissue: checkbox(T.tissue, false), srgb: checkbox(T.srgb, icc === "srgb"),
 };
+// What holds for the next slide too; the threshold is of the model, and whether the overlay is shown of the slide.
+const lookInputs = { opacity: controls.opacity, colours: controls.colours,
+  ...Object.fromEntries(["rising", "above", "outline", "grid"].map((name) => [name, controls[name].input])) };
+const keepLook = () => chosenLook.write(Object.fromEntries(Object.entries(lookInputs)
+  .map(([name, input]) => [name, input.type === "checkbox" ? input.checked : input.value])));
 const colourNote = make("p", { className: "note", role: "status" });
 const legend = make("canvas", { className: "legend", width: 256, height: 14 });
 const ends = make("div", { className: "ends" });
@@ -383,9 +388,12 @@ if (slide.models.length) {
   controls.layer.addEventListener("change", () => chooseLayer(Number(controls.layer.value)));
   controls.threshold.addEventListener("input", () => setThreshold(Number(controls.threshold.value)));
   controls.at.addEventListener("change", () => setThreshold(Number(controls.at.value)));
-  for (const input of [controls.opacity, controls.colours, ...[controls.show, controls.rising, controls.above, controls.outline, controls.grid].map((one) => one.input)]) {
-    input.addEventListener("input", redraw);
+  for (const [name, input] of Object.entries(lookInputs)) {
+    input.addEventListener("input", () => { keepLook(); redraw(); });
+    const kept = chosenLook.read()[name];
+    if (kept !== undefined) input[input.type === "checkbox" ? "checked" : "value"] = kept;
   }
+  controls.show.input.addEventListener("input", redraw);
   release.addEventListener("click", () => pin(null));
   map.on("click", ({ latlng }) => { if (!marks?.busy()) pin(state.find(latlng.lng, latlng.lat)); });
   map.on("moveend", drawGrid);

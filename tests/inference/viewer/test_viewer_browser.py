@@ -158,6 +158,23 @@ def test_by_keyboard_from_the_list_to_the_next_slide_and_back(opened: Page) -> N
     opened.wait_for_url("**/slide.html?slide=0*")
 
 
+def test_how_overlays_look_holds_for_the_next_slide(slide: Page) -> None:
+    """But not the threshold, which is the model's."""
+    slide.get_by_label("Opacity", exact=True).fill("80")
+    slide.get_by_label("Colours").select_option("cividis")
+    slide.get_by_role("checkbox", name="Outline at the threshold").uncheck()
+    slide.get_by_label("Threshold", exact=True).first.fill("0.3")
+    slide.keyboard.press("Escape")
+    slide.get_by_role("button", name="Next").click()
+    slide.wait_for_url("**/slide.html?slide=1*")
+    drawn(slide)
+    assert slide.get_by_label("Opacity", exact=True).input_value() == "80"
+    assert slide.get_by_label("Colours").input_value() == "cividis"
+    assert not slide.get_by_role("checkbox", name="Outline at the threshold").is_checked()
+    assert slide.get_by_role("checkbox", name="Tiles when zoomed in").is_checked()
+    assert slide.get_by_label("Threshold", exact=True).first.input_value() == "0.5"
+
+
 @pytest.mark.parametrize("zoom", [0, 1, 1.75, 2.5, 3, 4.25])
 def test_the_overlay_lies_on_the_slide_at_every_zoom(slide: Page, zoom: float) -> None:
     """The edges of the one black tile and of the one yellow square over it are the same, within a pixel."""
