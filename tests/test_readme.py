@@ -26,9 +26,9 @@ QUICK = {"info", "tile", "tiles", "label", "embed", "verify", "slurm"}
 OTHERS = {
     "--help", "--version", "--log-format", "--exclude", "--rm", "--read-only",
     "--ntasks-per-node", "--ntasks", "--build-arg", "--profile", "--nv",
-    "--patch-size", "--mag", "--batch",
+    "--cores", "--patch-size", "--mag", "--batch",
 }  # fmt: skip
-"""Options of other programs, or of every command; the last are what other tools call ours."""
+"""Options of other programs and of benchmarks, or of every command; the last are what other tools call ours."""
 
 
 TOUR_BLOCKS = [block for page in TOUR for block in blocks(page) if not block.not_run]
