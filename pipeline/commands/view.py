@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,10 @@ from pipeline.commands.options import EncoderOfBags, ManifestOption, WeightsOfBa
 from pipeline.meter import progress_of
 from tiling.core.arrays import Icc
 from tiling.core.errors import ConfigError
+
+if TYPE_CHECKING:  # imported when needed
+    from inference.viewer.cohort import Cohort
+    from inference.viewer.explainer import Explainer
 
 _LOCAL = "127.0.0.1"
 
@@ -81,6 +85,8 @@ def view(
 
     if not paths and manifest is None:
         raise ConfigError("the arguments", "name nothing to look at", "pass heatmaps, stores, slides or --manifest")
+    if model and export is not None:
+        raise ConfigError("--model", "is asked while the viewer serves, and an export serves nothing", "leave it out")
     rows = [] if manifest is None else slides_of_manifest(manifest).rows
     cohort = find_cohort(paths or [], rows)
     for path, why in cohort.refused.items():
@@ -106,12 +112,15 @@ def view(
         console.say(f"{count:,} files in {export}: look at them by `python -m http.server -d {export}`")
         return
     marks = None if annotations is None else MarkFolder(annotations)
-    explainer = None
-    if model:
-        from inference.explain import load_positives
-        from inference.viewer.explainer import Explainer
-
-        made = [result.summary.made_from["model_sha256"] for shown in cohort.slides for result in shown.results]
-        explainer = Explainer(load_positives(model_folders(model), made, encoder, weights))
+    explainer = _explainer(cohort, model, encoder, weights) if model else None
     site = Site(cohort, pictures, drawable=marks is not None, recoloured=recoloured, explainer=explainer)
     serve(site, host, port, say=console.say, open_browser=browser, marks=marks)
+
+
+def _explainer(cohort: Cohort, models: list[Path], encoder: str | None, weights: str | None) -> Explainer:
+    """What asks the models of a cohort's heatmaps. Raises ConfigError and ModelError as `load_positives`."""
+    from inference.explain import load_positives
+    from inference.viewer.explainer import Explainer
+
+    made = [result.summary.made_from["model_sha256"] for shown in cohort.slides for result in shown.results]
+    return Explainer(load_positives(model_folders(models), made, encoder, weights))

@@ -106,7 +106,7 @@ def test_lesions_of_a_hundredth_of_the_tiles_are_found_from_labels_of_slides(
 ) -> None:
     """Of 16 slides held out AUROC was 1.000 both times, and within the positive 8 that of attention 0.997 and 0.958.
 
-    With features by ONNX Runtime in place of torch, equal to 1e-5, the last is 0.927. Of lesions of 55 µm the gated
-    head learns nothing (0.48), as its validation says too.
+    With features by ONNX Runtime in place of torch, equal to 1e-5 of the largest, the last is 0.927. Of lesions of
+    55 µm the gated head learns nothing (0.48), as its validation says too.
     """
     require_found(tmp_path, write_cohort(tmp_path, radius_um), head, max_share, min_auroc)

@@ -53,7 +53,7 @@ export const TEXTS = {
   },
   why: {
     button: "What does the model look at?", asking: "Asking the model...", failed: "The model is busy or the tile cannot be read; ask again.",
-    meaning: (name, scale, attention) => `Where the tile is orange, blurring that part lowers its probability of ${name}` +
+    meaning: (name, scale, attention) => `Occlusion map: where the tile is orange, blurring that part lowers its probability of ${name}` +
       `${attention ? " (as if the tile were the whole slide)" : ""}; where it is blue, it raises it. Full colour is a change of ` +
       `${scale}. It does not say what these parts show, or that the model is right.`,
     anew: (again, table) => `From these pixels the probability is ${again}, in the heatmap it is ${table}.`,

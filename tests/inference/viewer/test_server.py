@@ -103,6 +103,7 @@ def hostile(random_: random.Random) -> tuple[str, bytes, bytes, list[tuple[bytes
     parts = [
         "..", ".", "", "%2e%2e", "%2f", "..%2f", "%00", "\\", "~root", "etc", "passwd", "data", "0", "1", "-1", "00",
         "9" * random_.randint(1, 60), "0x1", "1e9", "slide.json", "tiles.bin", "0-0.jpg", "map-0.bin", "thumbnail.jpg",
+        "recoloured", "occlusion-0.bin", "occlusion-999999999.bin",
         "slides.json", "leaflet", "leaflet.js", "%ff%fe", "%F0%9F%92%A9", "<script>", "one-file.tif", "tmp", "NaN",
         "a" * random_.randint(1, 400), ";", "?", "#", "\r\nX: y", "con", "slide.py", "__pycache__", "static", "*",
     ]  # fmt: skip

@@ -56,6 +56,7 @@ def test_the_printed_address_shows_the_slide_and_ctrl_c_ends_it(small_slide: Pat
         ((".",), "no heatmap"),
         (("SLIDE", "--host", "a b"), "a b"),
         (("SLIDE", "--model", "breast-idc"), "made none of these heatmaps"),
+        (("SLIDE", "--model", "breast-idc", "--export", "out"), "--model"),
     ],
 )
 def test_what_cannot_be_shown_is_said(
