@@ -13,17 +13,18 @@ import numpy as np
 import shapely
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from PIL import Image
 
-from inference.colours import HEATMAP, opacity
+from inference.colours import HEATMAP
+from inference.maps.overview import heat, overview
 from inference.maps.regions import rings_of
 from inference.maps.slide_map import probability_map, threshold_rings
-from inference.maps.stitch import assemble
 from inference.prediction import Prediction
 from tiling.core.files import canonical_json
 from tiling.core.images import length_text, nice_length
@@ -32,21 +33,23 @@ from tiling.core.versions import RESEARCH_USE
 from training.evaluation.figures import drawn
 
 _HEIGHT_IN = 7.0
-_WIDTHS_IN = (3.2, 28.0)  # min, max: a strip of a slide must not make a giant of a picture
 _OPACITY = 0.55
+_WIDTHS_IN = (3.2, 28.0)  # min, max: a strip of a slide must not make a giant of a picture
 _FRAME = "0.5"
 
 
 def overlay_png(prediction: Prediction, truth: shapely.Geometry | None = None) -> bytes:
     """PNG of the heatmap over the thumbnail, `truth` (level-0 pixels) outlined; equal predictions give equal bytes."""
     figure, axes = _figure(prediction)
-    axes.imshow(prediction.thumbnail.values)
-    values = heatmap_of(prediction)
-    alpha = _OPACITY * opacity(np.nan_to_num(values))
-    heat = axes.imshow(values, cmap=HEATMAP, vmin=0, vmax=1, alpha=alpha, interpolation="nearest")
+    # No finer than the figure is: matplotlib shrinks slowly.
+    picture = overview(prediction, round(figure.dpi * max(figure.get_size_inches())))
+    height, width = prediction.thumbnail.values.shape[:2]
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+    axes.imshow(picture.values, extent=extent)
+    axes.imshow(heat(prediction, picture), alpha=_OPACITY, interpolation="nearest", extent=extent)
     if truth is not None and not truth.is_empty:
         draw_outlines(axes, rings_of(truth), prediction.thumbnail.downsample, "white")
-    return _finished(figure, axes, heat, prediction)
+    return _finished(figure, axes, prediction)
 
 
 def heatmap_png(prediction: Prediction) -> bytes:
@@ -55,14 +58,12 @@ def heatmap_png(prediction: Prediction) -> bytes:
     found = probability_map(prediction)
     height, width = prediction.thumbnail.values.shape[:2]
     bottom, right = (side * found.downsample / prediction.thumbnail.downsample - 0.5 for side in found.values.shape)
-    heat = axes.imshow(
-        found.values, cmap=HEATMAP, vmin=0, vmax=1, interpolation="nearest", extent=(-0.5, right, bottom, -0.5)
-    )
+    axes.imshow(found.values, cmap=HEATMAP, vmin=0, vmax=1, interpolation="nearest", extent=(-0.5, right, bottom, -0.5))
     axes.set_xlim(-0.5, width - 0.5)
     axes.set_ylim(height - 0.5, -0.5)
     frame = Rectangle((-0.5, -0.5), width, height, fill=False, edgecolor=_FRAME, linewidth=0.8, clip_on=False)
     axes.add_patch(frame)
-    return _finished(figure, axes, heat, prediction)
+    return _finished(figure, axes, prediction)
 
 
 def _figure(prediction: Prediction) -> tuple[Figure, Axes]:
@@ -72,13 +73,11 @@ def _figure(prediction: Prediction) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _finished(figure: Figure, axes: Axes, heat: AxesImage, prediction: Prediction) -> bytes:
+def _finished(figure: Figure, axes: Axes, prediction: Prediction) -> bytes:
     """The picture with all that explains it."""
     height, width = prediction.thumbnail.values.shape[:2]
     draw_outlines(axes, threshold_rings(prediction), prediction.thumbnail.downsample, "black")
-    bar = figure.colorbar(heat, ax=axes, shrink=0.8)
-    if bar.solids is not None:
-        bar.solids.set_alpha(1)
+    bar = figure.colorbar(ScalarMappable(Normalize(0, 1), HEATMAP), ax=axes, shrink=0.8)
     name, threshold = printable(prediction.heat_name), prediction.heat_threshold
     bar.set_label(f"{name}; black line: threshold {threshold_text(threshold)}", parse_math=False)
     bar.ax.axhline(threshold, color="black", linewidth=1.5)
@@ -108,12 +107,6 @@ def write_layer(prediction: Prediction, path: Path) -> None:
         "notice": RESEARCH_USE,
     }  # fmt: skip
     path.with_suffix(".json").write_text(canonical_json(place), encoding="utf-8")
-
-
-def heatmap_of(prediction: Prediction) -> NDArray[np.float32]:
-    """What the map shows over the thumbnail, float32 (h, w); NaN where nothing was predicted."""
-    thumbnail = prediction.thumbnail
-    return assemble(prediction.heat, prediction.tiles, thumbnail.downsample, thumbnail.values.shape[:2])
 
 
 def draw_outlines(axes: Axes, rings: Sequence[NDArray[np.float64]], downsample: float, colour: str) -> None:

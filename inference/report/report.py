@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from inference.colours import opacity
+from inference.maps.overview import LONGEST_PX, assembled, colours, heat, overview, shrunk
 from inference.maps.scores import MEANINGS, SlideScores
 from inference.maps.slide_map import threshold_rings
 from inference.ood import outside
@@ -22,18 +23,12 @@ from inference.report.evidence import AROUND, AROUND_PX, Evidence, ShownTile
 from inference.report.pictures import (
     AGAINST,
     FOR,
-    LONGEST_PX,
     SMALLEST_SCALE,
-    assembled,
-    colours,
     greyed,
-    heat,
     influence,
     jpeg,
     outlined,
-    overview,
     png,
-    shrunk,
     svg_path,
 )
 from inference.summary import limits_of

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from inference.colours import opacity
+from inference.maps.overview import colours
 from inference.maps.stitch import assemble
-from inference.report.pictures import colours
 from inference.viewer.numbers import Numbers
 from inference.viewer.pictures import Picture
 from inference.viewer.zooms import Square

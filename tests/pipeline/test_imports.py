@@ -62,7 +62,7 @@ WINGS: dict[str, tuple[str, ...]] = {  # what the modules of a wing may import o
     ),
     "training/external": ("data", "evaluation", "selection", "trials"),
     "training/shortcut": ("data", "evaluation", "selection", "trials"),
-    "inference/maps": ("prediction", "text"),
+    "inference/maps": ("prediction", "text", "colours"),
     "inference/exports": ("maps", "prediction", "text", "colours", "config"),
     "inference/report": (  # neither models nor backends
         "maps",

@@ -16,7 +16,7 @@ from PIL import Image
 
 from inference.colours import HEATMAP
 from inference.exports import png as overlay
-from inference.exports.png import heatmap_of, heatmap_png, overlay_png, write_layer
+from inference.exports.png import heatmap_png, overlay_png, write_layer
 from inference.prediction import Prediction
 from tests.inference.conftest import MakePrediction
 from tiling.grid import Raster
@@ -60,14 +60,6 @@ def test_tiles_have_the_colour_of_their_probability(make_prediction: MakePredict
 def test_a_place_without_tile_shows_the_slide(make_prediction: MakePrediction) -> None:
     pixels = pixels_of(make_prediction([], []))
     assert share_of(pixels, np.full(3, 230.0)) > 0.3
-
-
-def test_the_map_has_the_shape_of_the_thumbnail(make_prediction: MakePrediction) -> None:
-    heat = heatmap_of(make_prediction([(0, 0), (192, 128)], [0.25, 1.0]))
-    assert heat.shape == (96, 128)
-    assert (heat[:32, :32] == 0.25).all()
-    assert (heat[64:, 96:] == 1).all()
-    assert np.isfinite(heat).sum() == 2 * 32 * 32
 
 
 def test_equal_predictions_are_equal_bytes(make_prediction: MakePrediction) -> None:
