@@ -16,6 +16,7 @@ read fastest. Jobs, the same for all:
     half     256 px tiles at twice the slide's mpp, 512 level-0 px: say 20x tiles of a slide scanned at 40x
     native   512 px tiles at the slide's own mpp
     source   240 px tiles at its own mpp on its own tile grid, where specslide copies streams (`--codec source`)
+    all      as `half`, but every tile, background too (which decodes and encodes faster), by those that can be told so
 
 A round runs every program in a fresh process, one after the other, beginning with another one each time; the ratios are
 medians over the rounds of the ratio within a round, since the speed of a shared machine drifts; for the same reason
@@ -65,13 +66,21 @@ class Job:
     tile_px: int
     codec: str = "jpeg:90:420"
     """Of specslide; the peers know JPEG at quality 90."""
+    min_tissue: float = 0.5
+    """Fraction of a tile; 0: every tile, without a mask."""
 
     @property
     def mpp(self) -> float:
         return MPP * self.tile_px0 / self.tile_px
 
 
-JOBS = {job.name: job for job in (Job("half", 512, 256), Job("native", 512, 512), Job("source", 240, 240, "source"))}
+JOBS = {
+    job.name: job
+    for job in (
+        Job("half", 512, 256), Job("native", 512, 512), Job("source", 240, 240, "source"),
+        Job("all", 512, 256, min_tissue=0),
+    )
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -81,10 +90,13 @@ class Peer:
     script: tuple[str, ...]
     """The file in peer_jobs/, and what it takes before the slide."""
     takes_mpp: bool = False
+    takes_tissue: bool = False
+    """Whether it can be told the least tissue of a tile."""
 
     def command(self, python: Path, slide: Path, out: Path, job: Job, cores: int) -> list[str]:
         script, *first = self.script
         last = [str(cores), str(MPP)] if self.takes_mpp else [str(cores)]
+        last += [str(job.min_tissue)] if self.takes_tissue else []
         sizes = [str(job.tile_px0), str(job.tile_px)]
         return [str(python), "-I", str(JOBS_FOLDER / script), *first, str(slide), str(out), *sizes, *last]
 
@@ -93,12 +105,15 @@ PEERS = (
     Peer("histoprep", ("HistoPrep==2.0.5", "numpy<2.4", "openslide-bin"), ("with_histoprep.py", "histoprep")),
     Peer("histoslice", ("histoslice==0.6.0",), ("with_histoprep.py", "histoslice")),
     Peer("lazyslide", ("lazyslide==0.13.0", "openslide-bin"), ("with_lazyslide.py",), takes_mpp=True),
-    Peer("tiatoolbox", ("tiatoolbox==2.1.3", "openslide-bin"), ("with_tiatoolbox.py",), takes_mpp=True),
+    Peer(
+        "tiatoolbox", ("tiatoolbox==2.1.3", "openslide-bin"), ("with_tiatoolbox.py",), takes_mpp=True, takes_tissue=True
+    ),
     Peer("hs2p", ("hs2p==6.1.0", "pyvips[binary]"), ("with_hs2p.py",), takes_mpp=True),
     Peer(
         "openslide",
         ("openslide-python", "openslide-bin", "numpy", "opencv-python-headless", "pillow"),
         ("with_openslide.py",),
+        takes_tissue=True,
     ),
 )
 
@@ -177,7 +192,7 @@ def our_rates(slide: Path, out: Path, job: Job, cores: int) -> Rates:
     """Tiling is timed inside `tile_slide`, the whole job as `specslide tile` on the command line: two runs."""
     mpp = str(job.mpp)
     module = f"{__package__}.peer_jobs.with_specslide"
-    given = [str(value) for value in (slide, out, job.tile_px, mpp, MPP, job.codec, cores)]
+    given = [str(value) for value in (slide, out, job.tile_px, mpp, MPP, job.codec, cores, job.min_tissue)]
     printed, _ = run([sys.executable, "-m", module, *given])
     shutil.rmtree(out)
     command = [sys.executable, "-c", "from pipeline.cli import main; main()", "tile", str(slide), "--out", str(out)]
@@ -186,6 +201,7 @@ def our_rates(slide: Path, out: Path, job: Job, cores: int) -> Rates:
         "mpp": mpp,
         "slide-mpp": MPP,
         "codec": job.codec,
+        "min-tissue": job.min_tissue,
         "workers": 1,
         "threads": cores,
     }
@@ -203,7 +219,8 @@ def one_round(
     slide: Path, job: Job, pythons: Mapping[str, Path], first: int, failed: dict[str, str], cores: int
 ) -> dict[str, Rates]:
     """Every program once, the `first` of them first. A peer that fails is noted in `failed` and left out."""
-    rates, peers = {}, {peer.name: peer for peer in PEERS if peer.name in pythons}
+    able = [peer for peer in PEERS if peer.takes_tissue or job.min_tissue > 0]
+    rates, peers = {}, {peer.name: peer for peer in able if peer.name in pythons}
     names = [OURS, *peers]
     start = first % len(names)
     for name in names[start:] + names[:start]:
@@ -285,6 +302,8 @@ def main() -> int:
     parser.add_argument("--side", type=int, default=20_000, help="of the slide that is made, px")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--jobs", nargs="+", choices=JOBS, default=list(JOBS))
+    names = [peer.name for peer in PEERS]
+    parser.add_argument("--peers", nargs="*", choices=names, default=names)
     parser.add_argument("--cores", type=int, default=1, help="that each program may use for the one slide")
     parser.add_argument("--venvs", type=Path, help="folder of the venvs, kept and reused; default: a temporary one")
     parser.add_argument("--python", default=sys.executable, help="for the venvs; HistoPrep needs Python 3.11")
@@ -295,7 +314,7 @@ def main() -> int:
         venvs = options.venvs.resolve() if options.venvs else Path(folder) / "venvs"
         venvs.mkdir(parents=True, exist_ok=True)
         pythons: dict[str, Path] = {}
-        for peer in PEERS:
+        for peer in (peer for peer in PEERS if peer.name in options.peers):
             try:
                 pythons[peer.name] = installed(peer, venvs, options.python)
             except FailedError as error:
