@@ -14,6 +14,8 @@ cases, as a seed draws them in each class, validates. Slide AUROC and balanced a
 are those of the mean probability, and of the majority, over the seeds, with 95% bootstrap intervals over cases; beside
 the AUROC is the smallest and largest of any seed. Under each seed a penalty's strength is chosen by validation log
 loss.
+
+With `--seeds 0` nothing is trained: OUT gets the features, and tables of the bags for `specslide study bags`.
 """
 
 from __future__ import annotations
@@ -71,6 +73,17 @@ def write_manifest(path: Path, training: Biopsies, testing: Biopsies, seed: int)
     return path
 
 
+def write_study_tables(out: Path, name: str, training: Biopsies, testing: Biopsies) -> None:
+    """The tables NAME-train.csv and NAME-external.csv of the bags; no case that is tested is trained on."""
+    held = {rows[0]["case_id"] for rows in testing.values()}
+    kept = {biopsy: rows for biopsy, rows in training.items() if rows[0]["case_id"] not in held}
+    for part, bags in (("train", kept), ("external", testing)):
+        firsts = ((biopsy, rows[0]) for biopsy, rows in bags.items())
+        lines = [f"{biopsy}.png,{biopsy},{row['case_id']},{row['label']},{row['site']}" for biopsy, row in firsts]
+        text = "\n".join(["slide_path,slide_id,case_id,label,site", *lines, ""])
+        (out / f"{name}-{part}.csv").write_text(text, encoding="utf-8")
+
+
 def over_seeds(parts: Sequence[Tested]) -> Tested:
     """The mean probability, and what most call it, of the same bags under several seeds."""
     score, called = (np.mean([getattr(part, name) for part in parts], axis=0) for name in ("score", "called"))
@@ -97,6 +110,9 @@ def main() -> None:
         training, testing = (biopsies(folder, table) for table in tables)
         for slide_id, rows in (training | testing).items():
             writer.write(slide_id, [Tile(folder / row["path"], row["label"] == "cancer") for row in rows])
+        write_study_tables(given.out, name, training, testing)
+        if not given.seeds:
+            continue
         manifests = [
             write_manifest(given.out / f"{name}-{seed}.csv", training, testing, seed) for seed in range(given.seeds)
         ]
