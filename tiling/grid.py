@@ -31,6 +31,7 @@ TilePx = Annotated[int, Field(gt=0, le=MAX_TILE_PX)]
 Mpp = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
 Px0 = Annotated[float, Field(gt=0, le=MAX_SIDE0, allow_inf_nan=False)]
 """A length that need not be whole, level-0 pixels."""
+_BAND_ROWS: Final = 1024  # of a picture that are summed at once
 
 
 def same_scale(mpp: float, other: float) -> bool:
@@ -293,13 +294,20 @@ def box_sums(
     Returns:
         The sums (N,).
     """
-    integral = _integral(values)
-    return (
-        _bilinear(integral, lower, right)
-        - _bilinear(integral, top, right)
-        - _bilinear(integral, lower, left)
-        + _bilinear(integral, top, left)
-    )
+    sums = np.empty(len(top))
+    band = np.floor(top / _BAND_ROWS).astype(np.intp)
+    for number in np.unique(band):  # the sums above and left of each pixel take four bytes and more, the picture one
+        here = np.flatnonzero(band == number)
+        first = min(max(0, int(number) * _BAND_ROWS), len(values) - 1)
+        integral = _integral(values[first : max(first + 1, math.ceil(lower[here].max()))])
+        at, below, x, beside = top[here] - first, lower[here] - first, left[here], right[here]
+        sums[here] = (
+            _bilinear(integral, below, beside)
+            - _bilinear(integral, at, beside)
+            - _bilinear(integral, below, x)
+            + _bilinear(integral, at, x)
+        )
+    return sums
 
 
 def _integral(values: AnyArray) -> AnyArray:

@@ -130,6 +130,7 @@ def tile_slide(
             with atomic_folder(store_path, recipe) as folder:
                 _write(folder, slide, plan, config, facts, inputs, annotation, progress, workers)
                 preview_path.unlink(missing_ok=True)  # of the store that is about to be replaced
+            del plan  # its pictures are large, and the preview is drawn from the store's
         store = kept or TileStore(store_path)
         if not preview_path.exists():
             write_preview(store, preview_path)

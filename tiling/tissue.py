@@ -110,7 +110,8 @@ def _detected(scene: Scene, mpp: float, config: TissueConfig) -> tuple[BoolArray
     """Where the method sees tissue, and what of it is large enough, (h, w) each."""
     seen = METHODS[config.method](scene)
     if config.method != "histoprep":
-        seen = smoothed(as_nearest(seen, scene.ink) & (scene.clear | scene.ink), mpp, config)
+        seen = as_nearest(seen, scene.ink) & (scene.clear | scene.ink)
+        seen = smoothed(seen, mpp, config)
     return seen, sized(seen, mpp, config)
 
 
@@ -207,8 +208,8 @@ def smoothed(mask: BoolArray, mpp: float, config: TissueConfig) -> BoolArray:
     """
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9))
     # Framed, or tissue near the edge would be joined to it, and cut off the glass.
-    closed = cv2.morphologyEx(np.pad(mask.view(np.uint8), 8), cv2.MORPH_CLOSE, kernel)[8:-8, 8:-8]
-    filled = ~_large_objects(closed == 0, config.max_hole_um2 / mpp**2, open_ended=True)
+    holes = cv2.morphologyEx(np.pad(mask.view(np.uint8), 8), cv2.MORPH_CLOSE, kernel)[8:-8, 8:-8] == 0
+    filled = ~_large_objects(holes, config.max_hole_um2 / mpp**2, open_ended=True)
     return np.asarray(cv2.morphologyEx(filled.view(np.uint8), cv2.MORPH_OPEN, _CROSS) > 0)
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tests.tiling.squares import squares
+from tiling.core.arrays import AnyArray
 from tiling.core.errors import ConfigError
 from tiling.grid import Grid, Raster, Tiles, box_mean, fit_grid, same_scale
 
@@ -164,6 +165,20 @@ def test_box_mean_is_exact_inside_pixels(px0: float) -> None:
 
     got = box_mean(Raster(np.outer(rows, cols), px0), squares([x], [y], size0))
     assert got[0] == pytest.approx(mean(rows, y) * mean(cols, x), abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.bool_, np.float64])
+def test_box_mean_is_the_same_wherever_bands_of_rows_end(dtype: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles in no order, across the ends of bands, over the lower edge and beyond it: as without bands."""
+    random = np.random.default_rng(0)
+    px0 = 2.5
+    picture: AnyArray = (random.random((90, 40)) * 1.5).astype(dtype)
+    tiles = squares(random.integers(0, 110, 200).tolist(), random.integers(0, 240, 200).tolist(), 23)
+    whole = box_mean(Raster(picture, px0), tiles)
+    for rows in (1, 7, 64):
+        monkeypatch.setattr("tiling.grid._BAND_ROWS", rows)
+        np.testing.assert_allclose(box_mean(Raster(picture, px0), tiles), whole, atol=1e-7)
+    assert whole[tiles.y0 > 90 * px0].max() == 0 < whole.max()
 
 
 def test_box_mean_of_a_full_mask_is_one_and_of_none_zero() -> None:

@@ -228,6 +228,8 @@ class Slide:
                         yield part.rows, part.columns, None
                     else:
                         waiting += part.quarters(size0, size, unit)
+        if self._fast is not None:
+            self._fast.forget()  # of a wide slide they are many, and whatever is read next is of another scale
 
     def _tried(self, level: int, part: _Part) -> UInt8Array | SlideError:
         """The part's pixels, or why they cannot be decoded."""

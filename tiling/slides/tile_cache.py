@@ -22,7 +22,7 @@ class TileCache:
     """
 
     def __init__(self, max_bytes: int) -> None:
-        self._max, self._limit, self._bytes = max_bytes, 0, 0
+        self._max, self._min, self._limit, self._bytes = max_bytes, 0, 0, 0
         self._tiles: OrderedDict[tuple[int, int, int, int], UInt8Array] = OrderedDict()
         self._reads = 0
         self._reading: set[int] = set()
@@ -30,9 +30,15 @@ class TileCache:
         """With the number of reads that had begun when the tile was dropped."""
         self._lock = threading.Lock()
 
+    def keep(self, wanted_bytes: int) -> None:
+        """From now on keep as many bytes as wanted, whatever is read."""
+        with self._lock:
+            self._min = max(self._min, min(self._max, wanted_bytes))
+            self._limit = max(self._limit, self._min)
+
     @contextmanager
     def reading(self, wanted_bytes: int) -> Iterator[None]:
-        """Context around every use of tiles; from now on as many bytes as wanted are kept."""
+        """Context around every use of tiles; from now on, until `clear`, as many bytes as wanted are kept."""
         with self._lock:
             self._limit = max(self._limit, min(self._max, wanted_bytes))
             number, self._reads = self._reads, self._reads + 1
@@ -72,8 +78,8 @@ class TileCache:
                 self._dropped.append((self._reads, dropped))
 
     def clear(self) -> None:
-        """Drop all."""
+        """Drop all, and what was wanted."""
         with self._lock:
             self._tiles.clear()
             self._dropped.clear()
-            self._bytes = 0
+            self._bytes, self._limit = 0, self._min

@@ -152,8 +152,11 @@ class TiledLevels:
 
     def keep(self, decoded_bytes: int) -> None:
         """From now on keep at least so many bytes of decoded tiles, for regions that are read in any order."""
-        with self._cache.reading(decoded_bytes):
-            pass
+        self._cache.keep(decoded_bytes)
+
+    def forget(self) -> None:
+        """Drop the decoded tiles, for their memory; as many are kept again as `keep` and further reads ask for."""
+        self._cache.clear()
 
     def holds(self, level: int) -> bool:
         """Whether the tiles of a level are known; of another, nothing may be asked but its `jpeg_tile_px`."""
@@ -272,6 +275,7 @@ class TiledLevels:
             if not all(verdicts):
                 _log.warning("%s: level %d is decoded otherwise by the fast reader; not using it", self._path, level)
                 return False
+        self.forget()  # a row of the finest level, of which three tiles were read
         return True
 
     def _tile(self, level: int, column: int, row: int, denom: ScaleDenom) -> UInt8Array | None:

@@ -51,3 +51,17 @@ def test_reading_one_after_the_other_needs_little_memory() -> None:
             places.add(put(cache, column))
     assert len(places) <= 4
     assert np.sum([cache.get((0, column, 0, 1)) is not None for column in range(50)]) == 2
+
+
+def test_what_reads_wanted_is_forgotten_and_what_is_to_be_kept_is_not() -> None:
+    cache = TileCache(10 * BYTES)
+    cache.keep(3 * BYTES)
+    with cache.reading(8 * BYTES):
+        for column in range(9):
+            put(cache, column)
+        assert [cache.get((0, column, 0, 1)) is not None for column in range(9)] == [False] + 8 * [True]
+    cache.clear()
+    with cache.reading(BYTES):
+        for column in range(9):
+            put(cache, column)
+        assert [cache.get((0, column, 0, 1)) is not None for column in range(9)] == 6 * [False] + 3 * [True]
