@@ -1,6 +1,7 @@
 """Which path each slide format takes, and its pace against OpenSlide's, as a table in Markdown and as JSON.
 
-    python -m tests.benchmarks.formats path/to/CMU-1-Small-Region.svs [--side 3072] [--rounds 3] [--json figures.json]
+    python -m tests.benchmarks.formats path/to/CMU-1-Small-Region.svs [--side 3072] [--rounds 3] [--formats NAME ...]
+        [--json figures.json]
 
 The slides are made of the real one's pixels, repeated. Each round opens a slide anew by each way and reads the same
 regions, row by row, at its native scale and at twice that; OpenSlide reads its best level and its pixels are averaged
@@ -32,6 +33,7 @@ from numpy.typing import NDArray
 
 from tests.tiling.dicom_files import write_instance
 from tests.tiling.ndpi_files import write_ndpi
+from tests.tiling.philips_files import write_philips
 from tiling import Slide
 from tiling.core.versions import software_versions
 from tiling.slides.files import entry_file
@@ -76,6 +78,7 @@ def dicom(path: Path, picture: UInt8Array, **how: Any) -> Path:
 Write = Callable[[Path, UInt8Array], Path]
 FORMATS: dict[str, tuple[str, Write]] = {
     "SVS, TIFF, OME-TIFF: JPEG": ("a.tif", partial(tiff, compression="jpeg", arguments={"level": 90})),
+    "Philips TIFF": ("j.tiff", lambda path, picture: write_philips(path, picture, (1,), mpp=0.5)),
     "TIFF: LZW": ("b.tif", partial(tiff, compression="lzw")),
     "TIFF: deflate": ("c.tif", partial(tiff, compression="zlib")),
     "SVS: JPEG 2000, RGB (33005)": (
@@ -172,6 +175,7 @@ def main() -> None:
     parser.add_argument("slide", type=Path)
     parser.add_argument("--side", type=int, default=3072)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     cv2.setNumThreads(1)
@@ -181,7 +185,7 @@ def main() -> None:
     picture = np.ascontiguousarray(np.tile(whole, times)[: options.side, : options.side])
     figures = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, (file, write) in FORMATS.items():
+        for name, (file, write) in ((name, FORMATS[name]) for name in options.formats):
             figures[name] = measured(write(Path(folder) / file, picture), options.rounds)
     print(table(figures))
     about = {"processor": processor(), "python": platform.python_version(), **software_versions(*LIBRARIES)}

@@ -22,7 +22,7 @@ from tiling.slides.colour import profile_of
 from tiling.slides.dicom_jpeg2000 import DicomStreams
 from tiling.slides.reader import Level, damaged, number_of
 from tiling.slides.tiff_picture import compression_name, not_rgb
-from tiling.slides.tiled_tiff import PLAIN_VENDORS
+from tiling.slides.tiled_tiff import PHILIPS, PLAIN_VENDORS
 
 
 def open_with_openslide(path: Path, entry: Path) -> OpenSlideReader | None:
@@ -34,7 +34,7 @@ def open_with_openslide(path: Path, entry: Path) -> OpenSlideReader | None:
     if container in (None, "dicom"):
         return None
     plane, streams = None, None
-    if container in PLAIN_VENDORS:
+    if container in (*PLAIN_VENDORS, PHILIPS):
         try:
             with entry.open("rb") as f, open_tiff(f) as tiff:
                 streams = aperio_streams(path, entry, tiff) if container == "aperio" else None

@@ -1,4 +1,4 @@
-"""Where tiled TIFFs (SVS, plain and BigTIFF, OME-TIFF) keep their tiles, and how these are coded.
+"""Where tiled TIFFs (SVS, plain and BigTIFF, OME-TIFF, Philips) keep their tiles, and how these are coded.
 
 What is not fully understood is left to the general readers; so is JPEG 2000 in YCbCr.
 """
@@ -21,6 +21,7 @@ from tiling.slides.tiled_levels import Levels, LevelSize, TiledLevel
 
 # OpenSlide shows these two as the TIFF stores them (None: it leaves the file to tifffile); it rearranges the others.
 PLAIN_VENDORS = ("aperio", "generic-tiff", None)
+PHILIPS = "philips"  # OpenSlide cuts off what fills up its levels
 
 _imagecodecs: Any = imagecodecs  # its stubs leave out arguments
 _UNPACK: dict[int, Unpack] = {
@@ -33,7 +34,7 @@ _UNPACK: dict[int, Unpack] = {
 
 
 def tiff_levels(path: Path, levels: Sequence[LevelSize]) -> tuple[list[Path], Levels]:
-    """The file, and of each level its one tiled page of exactly that size.
+    """The file, and of each level its one tiled page of exactly that size, or Philips's padded one in its place.
 
     Its pixels are three interleaved samples of 8 bits: JPEG as RGB or YCbCr, or RGB in a lossless compression.
 
@@ -49,11 +50,12 @@ def tiff_levels(path: Path, levels: Sequence[LevelSize]) -> tuple[list[Path], Le
         OSError: If the file cannot be read.
     """
     vendor = openslide.OpenSlide.detect_format(str(path))
-    if vendor not in PLAIN_VENDORS:
+    if vendor not in (*PLAIN_VENDORS, PHILIPS):
         raise NotUnderstoodError(f"a {vendor} slide is put together in its own way")
     try:
         with path.open("rb") as f, open_tiff(f) as tiff:
-            found = tuple(_tiled_level(_page_of(tiff, level)) for level in levels)
+            pages = _padded_pages(tiff, levels) if vendor == PHILIPS else [_page_of(tiff, level) for level in levels]
+            found = tuple(_tiled_level(page, level) for page, level in zip(pages, levels, strict=True))
     except TIFF_DAMAGE as error:  # its text may quote the file
         raise NotUnderstoodError(type(error).__name__) from error
     if vendor == "aperio" and any((level.counts == 0).any() for level in found):
@@ -71,6 +73,18 @@ def _page_of(tiff: tifffile.TiffFile, level: LevelSize) -> Any:
     return found[0]
 
 
+def _padded_pages(tiff: tifffile.TiffFile, levels: Sequence[LevelSize]) -> list[Any]:
+    """The tiled pages in their order, which are the levels with what fills up their tiles, and perhaps some more."""
+    pages: Any = tiff.pages
+    found = [page for page in pages if page.is_tiled]
+    if len(found) != len(levels):
+        raise NotUnderstoodError(f"{len(found)} tiled pages for {len(levels)} levels")
+    for page, level in zip(found, levels, strict=True):
+        if page.imagewidth < level.width or page.imagelength < level.height:
+            raise NotUnderstoodError(f"a page smaller than its level of {level.width} x {level.height} px")
+    return found
+
+
 def _pages(pages: Any) -> Iterator[Any]:
     """The pages of a file, and one floor below them those of OME pyramids."""
     for page in pages:
@@ -78,8 +92,11 @@ def _pages(pages: Any) -> Iterator[Any]:
         yield from page.pages or ()
 
 
-def _tiled_level(page: Any) -> TiledLevel:
-    """Where a page keeps its tiles. Raises NotUnderstoodError unless every property that matters is known."""
+def _tiled_level(page: Any, level: LevelSize) -> TiledLevel:
+    """Where a page keeps the tiles of a level, which is its upper left part.
+
+    Raises NotUnderstoodError unless every property that matters is known.
+    """
     must_be = {
         "bits per sample": (page.bitspersample, 8),
         "sample format": (page.sampleformat, tifffile.SAMPLEFORMAT.UINT),
@@ -108,8 +125,13 @@ def _tiled_level(page: Any) -> TiledLevel:
         coding = Jpeg2000Tiles(size)
     else:
         coding = JpegTiles(stream_prefix(page.jpegtables, _coded_as(page)), size)
-    offsets, counts = np.asarray(page.dataoffsets, np.int64), np.asarray(page.databytecounts, np.int64)
-    return TiledLevel(page.imagewidth, page.imagelength, *size, offsets, counts, coding)
+    down, across = (-(-side // of_tile) for side, of_tile in ((page.imagelength, size[1]), (page.imagewidth, size[0])))
+    places = [np.asarray(values, np.int64) for values in (page.dataoffsets, page.databytecounts)]
+    if any(len(values) != across * down for values in places):
+        raise NotUnderstoodError(f"{len(places[0])} tiles, not {across * down}")
+    inside = slice(-(-level.height // size[1])), slice(-(-level.width // size[0]))
+    offsets, counts = (values.reshape(down, across)[inside].ravel() for values in places)
+    return TiledLevel(level.width, level.height, *size, offsets, counts, coding)
 
 
 def _coded_as(page: Any) -> int:

@@ -34,6 +34,7 @@ from pipeline.demo.synthetic import write_pyramid
 from pipeline.execution.pool import DIED, TileProgress, run_slides
 from tests.tiling.conftest import ram_folder
 from tests.tiling.ndpi_files import write_ndpi
+from tests.tiling.philips_files import write_philips
 from tiling import TilingConfig, tile_slide
 
 LIMIT_S = 20
@@ -283,11 +284,15 @@ def small_ndpi(folder: Path, _dicom: Path | None) -> tuple[str, bytes]:
     return "slide.ndpi", path.read_bytes()
 
 
+def small_philips(folder: Path, _dicom: Path | None) -> tuple[str, bytes]:
+    return "slide.tiff", write_philips(folder / "whole.tiff", picture(), (1, 2), tile_px=128, mpp=0.5).read_bytes()
+
+
 SMALL: dict[str, Callable[[Path, Path | None], tuple[str, bytes]]] = {
     "svs": small_svs, "tiff": small_tiff, "dicom": small_dicom,
     "lzw": partial(small_lossless, compression="lzw"), "deflate": partial(small_lossless, compression="zlib"),
     "ome": small_ome, "ndpi": small_ndpi, "aperio-jpeg2000": partial(small_jpeg2000, compression="aperio_jp2000_rgb"),
-    "jpeg2000": partial(small_jpeg2000, compression="jpeg2000"),
+    "jpeg2000": partial(small_jpeg2000, compression="jpeg2000"), "philips": small_philips,
 }  # fmt: skip
 
 
@@ -393,7 +398,7 @@ def check_mutants(kind: str, dicom: Path | None, tmp_path: Path, seeds: range) -
     ("kind", "count"),
     [
         ("svs", 70), ("tiff", 70), ("dicom", 60), ("lzw", 40), ("deflate", 40), ("ome", 50), ("ndpi", 40),
-        ("aperio-jpeg2000", 40), ("jpeg2000", 30),
+        ("aperio-jpeg2000", 40), ("jpeg2000", 30), ("philips", 40),
     ],
 )  # fmt: skip
 def test_mutated_slides(kind: str, count: int, request: pytest.FixtureRequest, tmp_path: Path) -> None:
