@@ -6,14 +6,15 @@ The slide is made by repeating the real one's own streams: once as a single leve
 scanners add (1/4 and 1/8), from which the tissue mask is then made. Jobs: 256 px tiles at twice the slide's mpp,
 masked, with quality columns, as jpeg:90; and `source` at native scale. The floor decodes each native tile under a kept
 tile once, at half size, and encodes each kept tile; a single level must be decoded whole for its mask too, and the
-second floor counts that. All on one thread, but for two of the jobs. Medians over the rounds of the ratios within a
-round; rates are of this machine.
+second floor counts that. All on one thread, but for two of the jobs, and from the page cache, but for two others.
+Medians over the rounds of the ratios within a round; rates are of this machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import os
 import shutil
 import statistics
 import tempfile
@@ -76,6 +77,14 @@ def tiled(slide: Path, out: Path, config: TilingConfig, *, fast: bool = True, th
         tiling.slides.slide._open_fast = opened
 
 
+def evicted(slide: Path) -> Path:
+    """The slide, which the page cache then holds no more: it is read from the disk again."""
+    with slide.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return slide
+
+
 def openslide_native(slide: Path, store: TileStore) -> float:
     """Tiles a second of a store at native scale, through OpenSlide and the encoder, and nothing else."""
     with openslide.OpenSlide(str(slide)) as opened:
@@ -127,7 +136,9 @@ def compare(slide: Path, out: Path) -> dict[str, float]:
     with Slide(slide, mpp=MPP) as opened:
         native = opened.native_tile_px(0)
         assert native is not None
-    source = tiled(slide, out, TilingConfig(mpp=MPP, tile_px=native[0], codec="source"))
+    copied = TilingConfig(mpp=MPP, tile_px=native[0], codec="source")
+    cold, cold_source = tiled(evicted(slide), out, half), tiled(evicted(slide), out, copied)
+    source = tiled(slide, out, copied)
     loop = openslide_native(slide, source.store)
     return {
         "jpeg:90 at 2x, tiles/s of the whole job": len(fast.store) / fast.seconds,
@@ -137,9 +148,11 @@ def compare(slide: Path, out: Path) -> dict[str, float]:
         "  of the floor that decodes level 0 for the mask": (floor + mask_floor) / fast.seconds,
         "  two threads, times one": fast.seconds / two.seconds,
         "  two threads, times one while tiling": fast.tiling_seconds / two.tiling_seconds,
+        "  not in the page cache, times as long": cold.seconds / fast.seconds,
         "jpeg:90 at native scale, two threads, times one": full.seconds / full_two.seconds,
         "  while tiling": full.tiling_seconds / full_two.tiling_seconds,
         "source, tiles/s of the whole job": len(source.store) / source.seconds,
+        "  source, not in the page cache, times as long": cold_source.seconds / source.seconds,
         "  tiles/s while tiling": source.tiles_per_s,
         "  while tiling, times a loop of OpenSlide and encoder": source.tiles_per_s / loop,
         "  whole job, times that bare loop": len(source.store) / source.seconds / loop,
