@@ -21,6 +21,7 @@ from inference.onnx import onnx_graph, onnx_session
 from tiling.core.arrays import Float32Array, UInt8Array
 from tiling.core.errors import ConfigError, ModelError
 from training import TileModel
+from training.devices import one_thread
 from training.models.classifier import TileClassifier
 from training.models.ood import Novelty
 
@@ -134,7 +135,7 @@ def agreeing_onnx(
     outputs = _Outputs(network, novelty is not None)
 
     def plain(tiles: UInt8Array) -> Float32Array:
-        with torch.inference_mode():
+        with torch.inference_mode(), one_thread():
             return _answers(outputs(network.pixels(torch.from_numpy(tiles))), temperature, novelty)
 
     try:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tiling.core.arrays import AnyArray
 from tiling.core.errors import ModelError
+from training.devices import one_thread
 
 if TYPE_CHECKING:
     import onnx
@@ -52,7 +53,7 @@ def onnx_graph(
     import onnx
 
     out: Any = io.BytesIO()  # which the exporter takes, though it does not say so
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), one_thread():
         warnings.simplefilter("ignore")  # of deprecation, and of every constant in a network
         try:
             torch.onnx.export(

@@ -22,7 +22,7 @@ from tiling import Slide, TileStore, TilingConfig
 from tiling.annotations.rasterize import area_fractions, read_polygons
 from tiling.core.arrays import BoolArray, Float32Array
 from tiling.core.errors import ConfigError, InputError, ModelError, SlideError
-from tiling.core.threads import read_ahead
+from tiling.core.threads import read_ahead, usable_cores
 from tiling.grid import Frame, Raster, Tiles, same_scale
 from tiling.plan import plan_tiles
 from tiling.quality import METRICS, Measure, measurer, no_quality
@@ -120,7 +120,7 @@ def slide_source(
         min_tissue=config.min_tissue,
         mpp_tolerance=config.mpp_tolerance,
     )
-    plan = plan_tiles(slide, tiling, threads=demand.readers)
+    plan = plan_tiles(slide, tiling, threads=usable_cores())  # the network waits for it
     whole, plan = len(plan.tiles), plan.only(np.flatnonzero(_inside(region, plan.tiles)))
     left_out = {
         "no_tissue": plan.tiles.grid.rows * plan.tiles.grid.columns - whole,

@@ -80,6 +80,17 @@ def gathered(fabric: Fabric, values: Tensor) -> Tensor:
 
 
 @contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute in one thread: on few tiles more gain nothing, and on busy cores they wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
 def settled(config: LearningConfig) -> Iterator[None]:
     """Seed torch, make it deterministic and keep Lightning quiet; all is put back afterwards."""
     deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()

@@ -16,11 +16,12 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from tiling.core.arrays import UInt8Array
 from tiling.core.errors import SlideError
 from tiling.slides.dicom import Header, dicom_slide
 from tiling.slides.dicom_elements import ITEM, PIXEL_DATA, SEQUENCE_END, UNDEFINED_LENGTH, elements, frame_corners
-from tiling.slides.jpeg_stream import NotUnderstoodError, stream_prefix
-from tiling.slides.tile_coding import Coding, Jpeg2000Tiles, JpegTiles, LosslessTiles
+from tiling.slides.jpeg_stream import NotUnderstoodError, ScaleDenom, stream_prefix
+from tiling.slides.tile_coding import Coding, Jpeg2000Tiles, JpegTiles, LosslessTiles, Memory
 from tiling.slides.tiled_levels import Levels, LevelSize, TiledLevel
 
 _PHOTOMETRIC = {"RGB": 2, "YBR_FULL_422": 6}  # as TIFF counts them
@@ -34,11 +35,49 @@ class Frames:
     """The frames of one file, in their order."""
 
     offsets: NDArray[np.int64]
-    """(frames,): where the bytes of each begin."""
+    """(frames,): where the bytes of each begin, with the head of the item that they lie in, if they do."""
     counts: NDArray[np.int64]
     """(frames,): how many those are."""
+    in_items: bool
+    """Whether each lies in an item: all but uncompressed ones do."""
     corners: NDArray[np.int64] | None
     """(frames, 2): x and y of each, pixels of the whole image; None: they are in reading order."""
+
+
+@dataclass(frozen=True)
+class ItemTiles:
+    """Frames in items, one each, whose heads are stored before them and show that the table of offsets is right."""
+
+    coding: Coding
+    """Of what the items hold."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """As `Coding.size`."""
+        return self.coding.size
+
+    @property
+    def copied(self) -> bool:
+        """As `Coding.copied`."""
+        return self.coding.copied
+
+    def decode(self, pieces: Sequence[bytes], denom: ScaleDenom, memory: Memory) -> tuple[UInt8Array, ScaleDenom]:
+        """As `Coding.decode`."""
+        (item,) = pieces
+        return self.coding.decode([_frame_in(item)], denom, memory)
+
+    def stream(self, data: bytes) -> bytes:
+        """As `Coding.stream`."""
+        return self.coding.stream(_frame_in(data))
+
+
+def _frame_in(item: bytes) -> bytes:
+    """The frame in an item. Raises NotUnderstoodError where its head is none, or tells of another length."""
+    group, element, length = struct.unpack_from("<HHI", item)
+    # A byte that fills up an odd length may be counted or not.
+    if group << 16 | element != ITEM or not 0 <= length - (len(item) - _HEAD) <= 1:
+        raise NotUnderstoodError("it is no single fragment of the length that the table of offsets says")
+    return item[_HEAD:]
 
 
 def dicom_levels(path: Path, levels: Sequence[LevelSize]) -> tuple[list[Path], Levels]:
@@ -88,7 +127,8 @@ def read_frames(file: Path, header: Header) -> Frames:
             if PIXEL_DATA not in tables:
                 raise NotUnderstoodError("no pixels")
             length = struct.unpack("<I", f.read(4))[0]
-            if length == UNDEFINED_LENGTH:
+            in_items = length == UNDEFINED_LENGTH
+            if in_items:
                 offsets, counts = _fragments(f, header.frames, tables)
             else:
                 size = header.tile[0] * header.tile[1] * 3
@@ -98,11 +138,11 @@ def read_frames(file: Path, header: Header) -> Frames:
                 offsets = f.tell() + np.arange(header.frames, dtype=np.int64) * size
         except (ValueError, struct.error) as error:
             raise NotUnderstoodError(f"damaged elements ({type(error).__name__})") from error
-    return Frames(offsets, counts, None if corners is None else np.array(corners, np.int64))
+    return Frames(offsets, counts, in_items, None if corners is None else np.array(corners, np.int64))
 
 
 def _fragments(f: BinaryIO, frames: int, tables: dict[int, bytes]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where the frames' bytes begin, and how many they are; `f` is at the first item of encapsulated pixels."""
+    """Where the frames' items begin, and how many bytes they have; `f` is at the first item of encapsulated pixels."""
     basic = np.frombuffer(f.read(_item_bytes(f)), "<u4").astype(np.int64)
     first = f.tell()
     if _OFFSETS in tables and _LENGTHS in tables and not len(basic):
@@ -122,9 +162,8 @@ def _fragments(f: BinaryIO, frames: int, tables: dict[int, bytes]) -> tuple[NDAr
     if len(items) != frames or len(counts) != frames or (counts <= 0).any() or (np.diff(items) <= 0).any():
         raise NotUnderstoodError("an offset table that does not fit the frames")  # or that counts beyond 32 bits
     f.seek(int(items[0]))
-    if not 0 <= _item_bytes(f) - int(counts[0]) <= 1:  # a byte that fills up an odd length may be counted or not
-        raise NotUnderstoodError("frames of several fragments")
-    return items + _HEAD, counts
+    _frame_in(f.read(_HEAD + int(counts[0])))  # most slides whose frames have several fragments are left to others so
+    return items, counts + _HEAD
 
 
 def _item_bytes(f: BinaryIO) -> int:
@@ -160,6 +199,8 @@ def _level(parts: list[tuple[int, Header, Frames]]) -> TiledLevel:
     if headers[0].in_order and not counts.all():
         raise NotUnderstoodError("frames that are missing")
     stored, coding = (offsets, counts), _coding(headers[0])
+    if any(frames.in_items for *_, frames in parts):
+        coding = ItemTiles(coding)
     if across * down == 1:  # the level's only frame may have any size
         tile = (math.ceil(tile[0] / 16) * 16, math.ceil(tile[1] / 16) * 16)
     return TiledLevel(width, height, *tile, *stored, coding, files)

@@ -10,7 +10,7 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
-from tests.tiling.philips_files import MPP, write_philips
+from tests.tiling.philips_files import MPP, spacing, write_philips
 from tests.tiling.slides.test_tiled_tiff import assert_equals_openslide, blank, decibels, opened, picture, sizes
 from tiling.core.errors import SlideError
 from tiling.slides.direct import open_tiled_levels
@@ -73,6 +73,28 @@ def test_pages_that_are_not_the_levels_are_left_to_openslide(tmp_path: Path, lev
     known = sizes(path)
     assert open_tiled_levels(path, known[:2]) is None
     assert open_tiled_levels(path, [known[0], known[0], known[2]]) is None  # a page smaller than its level
+
+
+def test_a_level_said_to_be_as_large_as_the_first_is_not_taken_for_it(tmp_path: Path, level0: U8) -> None:
+    """A wrong scale in the XML gives two levels of one size, which only Aperio's focal planes have."""
+    path = write_philips(tmp_path / "a.tiff", level0, (1, 2))
+    with Slide(path) as slide:
+        expected = slide.read_region(0, 0, 0, 1536, 1024)
+    path.write_bytes(path.read_bytes().replace(spacing(MPP * 2).encode(), spacing(MPP).encode()))
+    with Slide(path) as slide:
+        assert [(level.width, level.height) for level in slide.levels] == [(1536, 1024)]
+        np.testing.assert_array_equal(slide.read_region(0, 0, 0, 1536, 1024), expected)
+
+
+def test_a_level_of_no_pixels_is_refused(tmp_path: Path, level0: U8) -> None:
+    """A scale in the XML that makes a level narrower than a pixel; OpenSlide divides by it and goes on."""
+    path = write_philips(tmp_path / "a.tiff", level0)
+    data = path.read_bytes()
+    path.write_bytes(data.replace(spacing(MPP * 4).encode(), spacing(999.0).encode()))
+    with openslide.OpenSlide(str(path)) as general:
+        assert 0 in general.level_dimensions[-1]
+    with pytest.raises(SlideError, match="damaged"):
+        Slide(path).close()
 
 
 def test_a_page_that_claims_more_than_its_tiles_is_refused(tmp_path: Path, level0: U8) -> None:

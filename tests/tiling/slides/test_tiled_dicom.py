@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,8 @@ def test_frames_lie_where_pydicom_finds_them(tmp_path: Path, picture: U8, table:
     header = read_header(path)
     assert header is not None
     found, data = read_frames(path, header), path.read_bytes()
-    stored = [data[at:][:size] for at, size in zip(found.offsets.tolist(), found.counts.tolist(), strict=True)]
+    items = zip(found.offsets.tolist(), found.counts.tolist(), strict=True)
+    stored = [data[at:][8:size] for at, size in items]  # behind the head of the item
     assert stored == list(generate_frames(pydicom.dcmread(path).PixelData, number_of_frames=6))
     assert [stream.rstrip(b"\0") for stream in stored] == [jpeg(tile) for tile in frames(picture)]
     assert found.corners is None
@@ -175,6 +177,52 @@ def changed(path: Path, before: bytes, after: bytes) -> None:
     data = path.read_bytes()
     assert data.count(before) == 1
     path.write_bytes(data.replace(before, after))
+
+
+def with_item(path: Path, number: int, change: Callable[[bytes], bytes]) -> None:
+    """Another item in place of that of a frame; the table of offsets follows its length."""
+    header = read_header(path)
+    assert header is not None
+    found, data = read_frames(path, header), path.read_bytes()
+    at, end = int(found.offsets[number]), int((found.offsets + found.counts)[number])
+    item, offsets = change(data[at:end]), found.offsets - found.offsets[0]
+    table = data.index(struct.pack("<6I", *offsets.tolist()))
+    offsets[number + 1 :] += len(item) - (end - at)
+    changed_table = data[:table] + struct.pack("<6I", *offsets.tolist()) + data[table + 24 : at]
+    path.write_bytes(changed_table + item + data[end:])
+
+
+def in_two(item: bytes) -> bytes:
+    """The frame of an item in two fragments."""
+    middle = 8 + (len(item) - 8) // 4 * 2
+    halves = (item[8:middle], item[middle:])
+    return b"".join(item[:4] + struct.pack("<I", len(half)) + half for half in halves)
+
+
+def shorter(item: bytes) -> bytes:
+    """The item with a head that says less."""
+    return item[:4] + struct.pack("<I", len(item) - 8 - 30) + item[8:]
+
+
+@pytest.mark.parametrize("change", [in_two, shorter])
+@pytest.mark.parametrize("number", [1, 2, 4])
+def test_a_frame_that_is_no_single_item_of_its_length_is_damaged(
+    tmp_path: Path, picture: U8, number: int, change: Callable[[bytes], bytes]
+) -> None:
+    """Not one of those that are compared with OpenSlide, which of two fragments shows the first alone."""
+    path = write_instance(tmp_path / "case/a.dcm", picture)
+    row, column = divmod(number, 3)
+    with Slide(path) as slide:
+        whole = slide.read_region(0, 0, 0, 700, 400)
+    with_item(path, number, change)
+    with Slide(path) as slide:
+        assert slide.reader == "dicom, tiles decoded directly"
+        for other in {0, 1, 2, 3, 4, 5} - {number}:
+            y, x = (TILE_PX * place for place in divmod(other, 3))
+            size = min(TILE_PX, 700 - x), min(TILE_PX, 400 - y)
+            np.testing.assert_array_equal(slide.read_region(x, y, 0, *size), whole[y : y + size[1], x : x + size[0]])
+        with pytest.raises(SlideError, match=rf"damaged tile: level 0, column {column}, row {row}.*fragment"):
+            slide.read_region(TILE_PX * column, TILE_PX * row, 0, 9, 9)
 
 
 def test_tables_that_do_not_fit_are_left_to_openslide(tmp_path: Path, picture: U8) -> None:
