@@ -118,7 +118,7 @@ def test_the_model_of_the_best_candidate_and_seed_says_how_it_was_chosen(tuned: 
     info = load_model(out / "model").info
     assert info.model_copy(update={"selection": None}) == read_info(source)
     assert info.selection is not None
-    assert (info.selection.rule, info.selection.candidates, info.selection.seeds) == ("stress", 2, 2)
+    assert (info.selection.rule, info.selection.candidates, info.selection.seeds) == ("regret", 2, 2)
     assert info.selection.others.keys() == RULES.keys()
     card = (out / "model" / "README.md").read_text()
     assert f"Chosen as {best}" in card

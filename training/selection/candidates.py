@@ -34,11 +34,11 @@ class TuneConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    rule: Literal["log_loss", "tolerance", "stress", "regret", "agreement", "errors"] = "stress"
-    """How one is chosen by its validation: "stress": mean balanced accuracy over validation and its shifted copies;
-    "regret": the smallest shortfall behind the best candidate under the shift where it is largest; "agreement":
-    decisions that the shifts change least; "errors": accuracy where plain training errs and where it does not;
-    "tolerance": the strongest penalty that costs little AUROC; "log_loss"."""
+    rule: Literal["log_loss", "tolerance", "stress", "regret", "agreement", "errors"] = "regret"
+    """How one is chosen by its validation: "regret": the smallest shortfall behind the best candidate under the shift
+    where it is largest; "stress": mean balanced accuracy over validation and its shifted copies; "agreement": decisions
+    that the shifts change least; "errors": accuracy where plain training errs and where it does not; "tolerance": the
+    strongest penalty that costs little AUROC; "log_loss"."""
     shifts: tuple[str, ...] = Field(("all",), validate_default=True)
     """What copies of validation are shifted in, each by half its strength: some of sharpness, brightness, contrast,
     saturation, hue, gamma, stain, jpeg, noise, resolution; or all."""
