@@ -66,8 +66,8 @@ class Job:
     tile_px: int
     codec: str = "jpeg:90:420"
     """Of specslide; the peers know JPEG at quality 90."""
-    min_tissue: float = 0.5
-    """Fraction of a tile; 0: every tile, without a mask."""
+    masked: bool = True
+    """Whether tiles must be half tissue, by the program's own mask; else every tile is made."""
 
     @property
     def mpp(self) -> float:
@@ -78,7 +78,7 @@ JOBS = {
     job.name: job
     for job in (
         Job("half", 512, 256), Job("native", 512, 512), Job("source", 240, 240, "source"),
-        Job("all", 512, 256, min_tissue=0),
+        Job("all", 512, 256, masked=False),
     )
 }  # fmt: skip
 
@@ -90,13 +90,13 @@ class Peer:
     script: tuple[str, ...]
     """The file in peer_jobs/, and what it takes before the slide."""
     takes_mpp: bool = False
-    takes_tissue: bool = False
-    """Whether it can be told the least tissue of a tile."""
+    takes_masked: bool = False
+    """Whether it can be told to do without its mask."""
 
     def command(self, python: Path, slide: Path, out: Path, job: Job, cores: int) -> list[str]:
         script, *first = self.script
         last = [str(cores), str(MPP)] if self.takes_mpp else [str(cores)]
-        last += [str(job.min_tissue)] if self.takes_tissue else []
+        last += [str(int(job.masked))] if self.takes_masked else []
         sizes = [str(job.tile_px0), str(job.tile_px)]
         return [str(python), "-I", str(JOBS_FOLDER / script), *first, str(slide), str(out), *sizes, *last]
 
@@ -106,14 +106,14 @@ PEERS = (
     Peer("histoslice", ("histoslice==0.6.0",), ("with_histoprep.py", "histoslice")),
     Peer("lazyslide", ("lazyslide==0.13.0", "openslide-bin"), ("with_lazyslide.py",), takes_mpp=True),
     Peer(
-        "tiatoolbox", ("tiatoolbox==2.1.3", "openslide-bin"), ("with_tiatoolbox.py",), takes_mpp=True, takes_tissue=True
+        "tiatoolbox", ("tiatoolbox==2.1.3", "openslide-bin"), ("with_tiatoolbox.py",), takes_mpp=True, takes_masked=True
     ),
     Peer("hs2p", ("hs2p==6.1.0", "pyvips[binary]"), ("with_hs2p.py",), takes_mpp=True),
     Peer(
         "openslide",
         ("openslide-python", "openslide-bin", "numpy", "opencv-python-headless", "pillow"),
         ("with_openslide.py",),
-        takes_tissue=True,
+        takes_masked=True,
     ),
 )
 
@@ -192,7 +192,7 @@ def our_rates(slide: Path, out: Path, job: Job, cores: int) -> Rates:
     """Tiling is timed inside `tile_slide`, the whole job as `specslide tile` on the command line: two runs."""
     mpp = str(job.mpp)
     module = f"{__package__}.peer_jobs.with_specslide"
-    given = [str(value) for value in (slide, out, job.tile_px, mpp, MPP, job.codec, cores, job.min_tissue)]
+    given = [str(value) for value in (slide, out, job.tile_px, mpp, MPP, job.codec, cores, int(job.masked))]
     printed, _ = run([sys.executable, "-m", module, *given])
     shutil.rmtree(out)
     command = [sys.executable, "-c", "from pipeline.cli import main; main()", "tile", str(slide), "--out", str(out)]
@@ -201,7 +201,7 @@ def our_rates(slide: Path, out: Path, job: Job, cores: int) -> Rates:
         "mpp": mpp,
         "slide-mpp": MPP,
         "codec": job.codec,
-        "min-tissue": job.min_tissue,
+        "tissue": "local" if job.masked else "all",
         "workers": 1,
         "threads": cores,
     }
@@ -219,7 +219,7 @@ def one_round(
     slide: Path, job: Job, pythons: Mapping[str, Path], first: int, failed: dict[str, str], cores: int
 ) -> dict[str, Rates]:
     """Every program once, the `first` of them first. A peer that fails is noted in `failed` and left out."""
-    able = [peer for peer in PEERS if peer.takes_tissue or job.min_tissue > 0]
+    able = [peer for peer in PEERS if peer.takes_masked or job.masked]
     rates, peers = {}, {peer.name: peer for peer in able if peer.name in pythons}
     names = [OURS, *peers]
     start = first % len(names)
