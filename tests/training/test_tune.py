@@ -32,7 +32,7 @@ BASE = TrainConfig(
     backbone="test_resnet", weights="none", input_px=32, epochs=1, batch_size=8, learning_rate=3e-3,
     bootstrap_resamples=5, val_fraction=0.25, test_fraction=0.25, seed=3,
 )  # fmt: skip
-CONFIG = TuneConfig(penalties=("none", "sd"), sd_lambdas=(20.0,), augments=(), seeds=2)
+CONFIG = TuneConfig(rule="stress", penalties=("none", "sd"), sd_lambdas=(20.0,), augments=(), seeds=2)
 PLAIN, SD = "plain_lr-0.003_light", "sd_lambda-20_lr-0.003_light"
 
 
@@ -118,7 +118,7 @@ def test_the_model_of_the_best_candidate_and_seed_says_how_it_was_chosen(tuned: 
     info = load_model(out / "model").info
     assert info.model_copy(update={"selection": None}) == read_info(source)
     assert info.selection is not None
-    assert (info.selection.rule, info.selection.candidates, info.selection.seeds) == ("regret", 2, 2)
+    assert (info.selection.rule, info.selection.candidates, info.selection.seeds) == ("stress", 2, 2)
     assert info.selection.others.keys() == RULES.keys()
     card = (out / "model" / "README.md").read_text()
     assert f"Chosen as {best}" in card

@@ -5,6 +5,7 @@ import math
 import pytest
 from pydantic import ValidationError
 
+from training.selection.candidates import TuneConfig
 from training.selection.rules import RULES, Quantities, Shifted, agreement, errors, shortfall, stress
 
 
@@ -117,3 +118,8 @@ def test_quantities_are_numbers_in_their_range(key: str, value: float) -> None:
     assert Quantities.model_validate_json(GRID["decay"].model_dump_json()) == GRID["decay"]
     with pytest.raises(ValidationError, match=key):
         Quantities.model_validate(whole | {key: value})
+
+
+def test_the_rule_that_lost_least_in_the_studies_is_the_default() -> None:
+    """docs/spectral-decoupling.md: on chest, on prostate and against shortcuts put in by hand."""
+    assert TuneConfig().rule == "regret"
