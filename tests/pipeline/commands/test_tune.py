@@ -51,13 +51,13 @@ def run(folder: Path, patch: pytest.MonkeyPatch, *options: object) -> Result:
 
 
 def test_the_result_names_every_candidate_and_the_chosen_one(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done = run(here, monkeypatch, "--out", "out", "--rule", "stress")
+    done = run(here, monkeypatch, "--out", "out", "--rule", "regret")
     assert done.exit_code == 0, done.output
     assert "2 runs, 2 candidates under 1 seed: 2 are finished" in done.output
     assert all(name in done.output for name in RUNS)
     info = read_info(here / "out" / "model")
     assert info.selection is not None
-    assert f"chosen by stress: {info.selection.chosen}" in done.output
+    assert f"chosen by regret: {info.selection.chosen}" in done.output
     assert info.training["sd_lambda"] in (0.0, 20.0), "the file's own is not tried"
 
 
