@@ -120,7 +120,7 @@ def slide_source(
         min_tissue=config.min_tissue,
         mpp_tolerance=config.mpp_tolerance,
     )
-    plan = plan_tiles(slide, tiling, threads=usable_cores())  # the network waits for it
+    plan = plan_tiles(slide, tiling, threads=usable_cores())  # all of them: no network computes yet
     whole, plan = len(plan.tiles), plan.only(np.flatnonzero(_inside(region, plan.tiles)))
     left_out = {
         "no_tissue": plan.tiles.grid.rows * plan.tiles.grid.columns - whole,

@@ -296,7 +296,7 @@ def box_sums(
     """
     sums = np.empty(len(top))
     band = np.floor(top / _BAND_ROWS).astype(np.intp)
-    for number in np.unique(band):  # the sums above and left of each pixel take four bytes and more, the picture one
+    for number in np.unique(band):  # for memory: a band's integral image, not the whole picture's
         here = np.flatnonzero(band == number)
         first = min(max(0, int(number) * _BAND_ROWS), len(values) - 1)
         integral = _integral(values[first : max(first + 1, math.ceil(lower[here].max()))])

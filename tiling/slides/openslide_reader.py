@@ -76,14 +76,14 @@ def _plane(tiff: tifffile.TiffFile) -> str | None:
     return f"page 1 of {alike}" if alike > 1 else None
 
 
-def _one_plane(sizes: Sequence[tuple[int, int]], *, apart: bool) -> tuple[list[int], int, int]:
+def _one_plane(sizes: Sequence[tuple[int, int]], *, planes_as_levels: bool) -> tuple[list[int], int, int]:
     """Of OpenSlide's levels those that are read, one of each size; how many planes there are, and which that is.
 
-    OpenSlide lists the focal planes of an Aperio slide (`apart`) as levels of equal size: the middle plane is read. In
-    other formats only a damaged header makes such levels, and the first is read.
+    OpenSlide lists the focal planes of an Aperio slide as levels of equal size (`planes_as_levels`): the middle plane
+    is read. In other formats only a damaged header makes such levels, and the first is read.
     """
     alike = [[i for i, other in enumerate(sizes) if other == size] for size in dict.fromkeys(sizes)]
-    planes = len(alike[0]) if apart and len({len(numbers) for numbers in alike}) == 1 else 1
+    planes = len(alike[0]) if planes_as_levels and len({len(numbers) for numbers in alike}) == 1 else 1
     return [numbers[planes // 2] for numbers in alike], planes, planes // 2
 
 
@@ -145,7 +145,7 @@ class OpenSlideReader:
         if min(min(size) for size in sizes) < 1:  # as Philips's XML may say, by which OpenSlide divides
             self._slide.close()
             raise damaged(path, ValueError())
-        self._numbers, planes, taken = _one_plane(sizes, apart=self.vendor == "aperio")
+        self._numbers, planes, taken = _one_plane(sizes, planes_as_levels=self.vendor == "aperio")
         if planes > 1:
             self.plane = f"focal plane {taken + 1} of {planes}"
         self.levels = tuple(Level(*sizes[number], float(downs[number])) for number in self._numbers)

@@ -229,7 +229,7 @@ class Slide:
                     else:
                         waiting += part.quarters(size0, size, unit)
         if self._fast is not None:
-            self._fast.forget()  # of a wide slide they are many, and whatever is read next is of another scale
+            self._fast.forget()  # what is read after an overview is of another scale
 
     def _tried(self, level: int, part: _Part) -> UInt8Array | SlideError:
         """The part's pixels, or why they cannot be decoded."""

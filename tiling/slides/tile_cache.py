@@ -78,7 +78,7 @@ class TileCache:
                 self._dropped.append((self._reads, dropped))
 
     def clear(self) -> None:
-        """Drop all, and what was wanted."""
+        """Drop all tiles; the limit is again what `keep` was given, until reads ask for more."""
         with self._lock:
             self._tiles.clear()
             self._dropped.clear()

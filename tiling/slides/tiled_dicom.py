@@ -162,7 +162,7 @@ def _fragments(f: BinaryIO, frames: int, tables: dict[int, bytes]) -> tuple[NDAr
     if len(items) != frames or len(counts) != frames or (counts <= 0).any() or (np.diff(items) <= 0).any():
         raise NotUnderstoodError("an offset table that does not fit the frames")  # or that counts beyond 32 bits
     f.seek(int(items[0]))
-    _frame_in(f.read(_HEAD + int(counts[0])))  # most slides whose frames have several fragments are left to others so
+    _frame_in(f.read(_HEAD + int(counts[0])))  # raises for several fragments: OpenSlide reads the slide
     return items, counts + _HEAD
 
 

@@ -275,7 +275,7 @@ class TiledLevels:
             if not all(verdicts):
                 _log.warning("%s: level %d is decoded otherwise by the fast reader; not using it", self._path, level)
                 return False
-        self.forget()  # a row of the finest level, of which three tiles were read
+        self.forget()  # a few tiles, and the cache that a whole row of the finest level would need
         return True
 
     def _tile(self, level: int, column: int, row: int, denom: ScaleDenom) -> UInt8Array | None:

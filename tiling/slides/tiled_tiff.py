@@ -21,7 +21,7 @@ from tiling.slides.tiled_levels import Levels, LevelSize, TiledLevel
 
 # OpenSlide shows these two as the TIFF stores them (None: it leaves the file to tifffile); it rearranges the others.
 PLAIN_VENDORS = ("aperio", "generic-tiff", None)
-PHILIPS = "philips"  # OpenSlide cuts off what fills up its levels
+PHILIPS = "philips"  # its levels are padded to whole tiles; OpenSlide cuts the padding off
 
 _imagecodecs: Any = imagecodecs  # its stubs leave out arguments
 _UNPACK: dict[int, Unpack] = {
