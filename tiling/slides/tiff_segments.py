@@ -8,10 +8,10 @@ from typing import Any
 
 import imagecodecs
 import numpy as np
-from tifffile import COMPRESSION, PLANARCONFIG
+from tifffile import COMPRESSION, FILLORDER, PLANARCONFIG
 
 from tiling.core.arrays import AnyArray
-from tiling.slides import jpeg2000_stream
+from tiling.slides import jpeg2000_stream, lzw
 from tiling.slides.jpeg_stream import NotUnderstoodError, frame_shape
 
 _imagecodecs: Any = imagecodecs  # its stubs leave out arguments
@@ -54,6 +54,10 @@ def decoded_segment(page: Any, index: int, data: bytes, whole: tuple[int, int], 
         claimed = _jpeg_claims(data) if page.compression == COMPRESSION.JPEG else jpeg2000_stream.frame_shape(data)
         if any(n > m for n, m in zip(claimed, (*whole, page.samplesperpixel), strict=True)):
             raise ValueError("a stream that claims more pixels than the strip or tile has")
+    if page.compression == COMPRESSION.LZW:
+        stream = _imagecodecs.bitorder_decode(data) if page.fillorder == FILLORDER.LSB2MSB else data
+        lzw.unpack(stream, inside[0] * whole[1] * samples * page.dtype.itemsize)  # raises for what tifffile makes up
+        data += lzw.NO_CODE
     segment = np.asarray(page.decode(data, index, jpegtables=page.jpegtables)[0][0])
     if segment.shape[0] < inside[0] or segment.shape[1] < inside[1]:
         raise ValueError("fewer pixels than the strip or tile has")

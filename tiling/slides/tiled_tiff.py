@@ -15,6 +15,7 @@ import openslide
 import tifffile
 
 from tiling.core.tiff import TIFF_DAMAGE, open_tiff
+from tiling.slides import lzw
 from tiling.slides.jpeg_stream import TRANSFORM, NotUnderstoodError, stream_prefix
 from tiling.slides.tile_coding import Coding, Jpeg2000Tiles, JpegTiles, LosslessTiles, Unpack
 from tiling.slides.tiled_levels import Levels, LevelSize, TiledLevel
@@ -26,7 +27,7 @@ PHILIPS = "philips"  # its levels are padded to whole tiles; OpenSlide cuts the 
 _imagecodecs: Any = imagecodecs  # its stubs leave out arguments
 _UNPACK: dict[int, Unpack] = {
     tifffile.COMPRESSION.NONE: lambda data, size: data,
-    tifffile.COMPRESSION.LZW: lambda data, size: bytes(_imagecodecs.lzw_decode(data, out=size)),
+    tifffile.COMPRESSION.LZW: lzw.unpack,
     tifffile.COMPRESSION.ADOBE_DEFLATE: lambda data, size: bytes(_imagecodecs.zlib_decode(data, out=size)),
     tifffile.COMPRESSION.ZSTD: lambda data, size: bytes(_imagecodecs.zstd_decode(data, out=size)),
     tifffile.COMPRESSION.DEFLATE: lambda data, size: bytes(_imagecodecs.zlib_decode(data, out=size)),
