@@ -134,10 +134,12 @@ def slide_source(
     filtered = np.zeros(len(plan.tiles), np.bool_)
 
     def read(rows: Rows) -> Batch:
-        found = list(read_tiles(slide, plan.tiles.only(rows), max_bad=1.0))
-        side, good = plan.tiles.grid.tile_px, [index for index, _ in found]
-        pixels = np.array([tile for _, tile in found], np.uint8).reshape(len(found), side, side, 3)
-        rows = rows[good]
+        side, good = plan.tiles.grid.tile_px, list[int]()
+        pixels = np.empty((len(rows), side, side, 3), np.uint8)
+        for index, tile in read_tiles(slide, plan.tiles.only(rows), max_bad=1.0):
+            pixels[len(good)] = tile
+            good.append(index)
+        rows, pixels = rows[good], pixels[: len(good)]
         for row, tile in zip(rows, pixels, strict=True) if measured else ():
             for name, value in rate(tile).items():
                 measured[name][row] = value

@@ -117,7 +117,7 @@ class OmeZarrReader:
         corner = round(x0 / shape.downsample), round(y0 / shape.downsample)
 
         def part(column: int, row: int, inside: tuple[slice, slice]) -> UInt8Array:
-            return self._chunk(level, column, row, segment)[inside]
+            return self._cache.tile((level, column, row, 1), lambda: self._chunk(level, column, row, segment))[inside]
 
         with self._cache.reading(_CACHE_BYTES):
             return read_segments((shape.width, shape.height), segment, corner, (width, height), part)
@@ -131,10 +131,6 @@ class OmeZarrReader:
 
     def _chunk(self, level: int, column: int, row: int, size: tuple[int, int]) -> UInt8Array:
         """The pixels of a chunk, uint8 (h, w, 3), as far as it lies on the level. Raises SlideError."""
-        key = (level, column, row, 1)
-        pixels = self._cache.get(key)
-        if pixels is not None:
-            return pixels
         where: dict[str, int | slice] = {
             **{axis: self._plane(level, axis) for axis in _PLANES},
             "x": slice(column * size[0], (column + 1) * size[0]),
@@ -148,9 +144,7 @@ class OmeZarrReader:
             raise unreadable(self._path, error) from error
         except _DAMAGE as error:
             raise damaged(self._path, error) from error
-        pixels = np.ascontiguousarray(found.transpose([kept.index(axis) for axis in "yxc"]), np.uint8)
-        self._cache.put(key, pixels)
-        return pixels
+        return np.ascontiguousarray(found.transpose([kept.index(axis) for axis in "yxc"]), np.uint8)
 
     def _plane(self, level: int, axis: str) -> int:
         """Which focal plane or time point is read: the middle one, the first."""

@@ -85,23 +85,28 @@ class TifffileReader:
 
     def _part(self, level: int, column: int, row: int, part: tuple[slice, slice]) -> UInt8Array:
         """A part (rows, columns) of one strip or tile, uint8 (h, w, 3). Raises SlideError if it cannot be decoded."""
-        shape, key = self._levels[level], (level, column, row, 1)
-        index = row * shape.across + column
+        shape = self._levels[level]
         try:
             if _read_in_part(shape):
+                index = row * shape.across + column
                 raw = [self._raw(page, first + index, shape.segment_w, part) for page, first in shape.sources]
                 return _as_rgb(raw, shape.page)
-            segment = self._cache.get(key)
-            if segment is None:
-                whole, inside = (shape.segment_h, shape.segment_w), shape.inside(column, row)
-                samples = [self._decoded(page, first + index, whole, inside) for page, first in shape.sources]
-                segment = _as_rgb(samples, shape.page)
-                self._cache.put(key, segment)
-            return segment[part]
+            key = (level, column, row, 1)
+            return self._cache.tile(key, lambda: self._segment(level, column, row))[part]
         except OSError as error:
             raise unreadable(self._path, error) from error
         except DAMAGE as error:
             raise damaged(self._path, error) from error
+
+    def _segment(self, level: int, column: int, row: int) -> UInt8Array:
+        """One whole strip or tile, uint8 (h, w, 3). Raises OSError and DAMAGE."""
+        shape = self._levels[level]
+        whole, inside, index = (
+            (shape.segment_h, shape.segment_w),
+            shape.inside(column, row),
+            row * shape.across + column,
+        )
+        return _as_rgb([self._decoded(page, first + index, whole, inside) for page, first in shape.sources], shape.page)
 
     def _decoded(self, page: Any, index: int, whole: tuple[int, int], inside: tuple[int, int]) -> AnyArray:
         """One strip or tile, as `decoded_segment`; white if the file leaves it out.

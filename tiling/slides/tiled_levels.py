@@ -201,9 +201,10 @@ class TiledLevels:
             out[:] = _WHITE
         rows = _tiles_over(y, height, shape.tile_h, shape.height)
         columns = _tiles_over(x, width, shape.tile_w, shape.width)
-        # One row of tiles more than regions of this height touch: what the next row of regions shares with this one.
+        # One row of tiles more than regions of this height touch: what the next row of regions shares with this one;
+        # and one for each other thread, which may be at a row of regions further down.
         row_bytes = 3 * shape.tile_w * shape.tile_h * shape.across // scale_denom**2
-        with self._cache.reading(row_bytes * (len(rows) + 1)):
+        with self._cache.reading(row_bytes * (len(rows) + 1), row_bytes):
             across = [(i, *_overlap(x, width, i, shape.tile_w, shape.width, scale_denom)) for i in columns]
             down = [(i, *_overlap(y, height, i, shape.tile_h, shape.height, scale_denom)) for i in rows]
             for (row, ys, ty), (column, xs, tx) in itertools.product(down, across):
@@ -284,11 +285,7 @@ class TiledLevels:
         if not shape.stored[row * shape.across + column]:
             return None
         key = (level, column, row, denom)
-        tile = self._cache.get(key)
-        if tile is None:
-            tile = self._decode(level, column, row, denom)
-            self._cache.put(key, tile)
-        return tile
+        return self._cache.tile(key, lambda: self._decode(*key))
 
     def _decode(self, level: int, column: int, row: int, denom: ScaleDenom) -> UInt8Array:
         shape = self._level(level)

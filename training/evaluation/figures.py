@@ -376,5 +376,6 @@ def drawn(figure: Figure) -> bytes:
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # of a class name in another script
         canvas = FigureCanvasAgg(figure)
         # Not `savefig`, which draws a figure with a layout twice. No version of the software: equal bytes.
-        canvas.print_png(buffer, metadata={"Software": None})  # type: ignore[no-untyped-call]
+        quickly = {"compress_level": 4}  # half the time of 6, a twentieth more bytes
+        canvas.print_png(buffer, metadata={"Software": None}, pil_kwargs=quickly)  # type: ignore[no-untyped-call]
     return buffer.getvalue()
