@@ -174,6 +174,10 @@ class TrainConfig(LearningConfig):
     """Side of the picture the backbone sees, pixels. None: the tile's side or the backbone's own, whichever is smaller,
     rounded up to a multiple of 32 and at least 96."""
 
+    consistency: float = Field(0.0, ge=0, allow_inf_nan=False)
+    """Weight of the penalty on change: half of it times the squared distance between a tile's logits and those of a
+    copy that is shifted as another scanner or laboratory might, in each step in one of the ways of `stress`. It costs
+    time: each tile is computed twice. See training.losses."""
     fit: Literal["stretch", "pad", "crop"] = "stretch"
     """Of pictures that are no squares: "stretch" changes their proportions, "pad" puts black beside the shorter side,
     and "crop" takes the middle. Tiles of stores are squares."""
@@ -264,6 +268,7 @@ class BagConfig(LearningConfig):
     freeze: ClassVar[bool] = False
     layer_decay: ClassVar[float | None] = None
     augment: ClassVar[str] = "none"
+    consistency: ClassVar[float] = 0.0
     select: ClassVar[str] = "log_loss"
     select_shifts: ClassVar[tuple[str, ...]] = ()
 

@@ -40,8 +40,9 @@ from training.data.preparation import positive_class
 from training.data.samples import Split
 from training.devices import exact, from_first, gathered, total
 from training.evaluation.metrics import auroc, fit_temperature, log_loss, softmax
+from training.evaluation.perturbations import DrawnShift
 from training.logs import write_history
-from training.losses import SpectralDecouplingLoss, balanced_weights, l2_penalty
+from training.losses import SpectralDecouplingLoss, balanced_weights, consistency_penalty, l2_penalty
 from training.mil.model import BagClassifier
 from training.models.classifier import TileClassifier
 from training.optim import clip_gradients, decayed_weights, parameter_groups, rate_at, update_ema
@@ -115,7 +116,8 @@ class Training:
 
     def fit(self, logs: Sequence[Logger], table: Path) -> Progress:
         """Train to the end and leave the network with its best weights; the first process writes the log."""
-        loader = train_loader(self.train, self.batches, self.config, self.fabric)
+        shift = DrawnShift(self.config.seed) if self.config.consistency else None
+        loader = train_loader(self.train, self.batches, self.config, self.fabric, shift)
         validation = eval_loader(self.val, self.config, self.fabric)
         while not self._done():
             self._train_epoch(loader)
@@ -178,8 +180,12 @@ class Training:
         for number, part in enumerate(parts):
             last = number == len(parts) - 1
             with self.fabric.no_backward_sync(self.model, enabled=not last):
-                logits = self.model(self._pixels(part, self.fabric.global_rank * len(parts) + number))
+                pixels = self._pixels(part, self.fabric.global_rank * len(parts) + number)
+                logits, of_copies = self._forward(pixels, part)
                 terms = self.loss.terms(logits, part.labels.to(self.fabric.device, non_blocking=True))
+                if of_copies is not None:
+                    change = consistency_penalty(logits, of_copies, self.config.consistency)
+                    terms = terms._replace(total=terms.total + change)
                 if self.config.l2:
                     terms = terms._replace(total=terms.total + l2_penalty(self.decayed, self.config.l2))
                 share = len(part.labels) * self.fabric.world_size / whole  # processes are averaged over, parts summed
@@ -205,6 +211,19 @@ class Training:
         tiles = part.tiles.to(self.fabric.device, non_blocking=True)
         with self.fabric.autocast():
             return AUGMENTATIONS[self.config.augment](self.network.pixels(tiles), random)
+
+    def _forward(self, pixels: Tensor, part: Batch) -> tuple[Tensor, Tensor | None]:
+        """The logits of a part, and those of its shifted copies, if there are any.
+
+        One forward of both, so that norms see in training the mixture that they keep.
+        """
+        if not self.config.consistency:
+            return self.model(pixels), None
+        shifted = part.shifted.to(self.fabric.device, non_blocking=True)
+        with self.fabric.autocast():
+            copies = AUGMENTATIONS["none"](self.network.pixels(shifted), torch.Generator(self.fabric.device))
+        logits, of_copies = torch.split(self.model(torch.cat([pixels, copies])), len(pixels))
+        return logits, of_copies
 
     def _refuse_non_finite(self, loss: Tensor, norm: Tensor, batch: Batch, overlarge: Tensor) -> None:
         """Raise ModelError, on all processes, if the loss or the gradient of any is not finite; nothing was updated."""

@@ -14,6 +14,11 @@ They are the same loss when lambda' = lambda * C/2 (`convert_lambda`); for two c
 Every term is a mean over the samples of the batch, weighted ones too (torch divides by the sum of the weights instead):
 so the loss of a batch is the mean of those of its parts, however it is split over processes.
 
+The penalty on change (`consistency_penalty`) is of the distance between a sample's logits and those of a copy that was
+changed as another scanner or laboratory might: weight/2 * ||logits - logits of the copy||^2, added to the loss. Of this
+kind are the Pi-model (Laine & Aila, ICLR 2017, arXiv 1610.02242) and stability training (Zheng et al., CVPR 2016,
+arXiv 1604.04326).
+
 Classic L2 regularisation (`l2_penalty`) is of the weights, not of the logits: l2/2 * ||w||^2, added to the loss. An
 adaptive optimiser scales its gradient l2 * w like any other, so that it is not AdamW's decoupled weight decay, which is
 taken off the weights beside the scaling (Loshchilov & Hutter, ICLR 2019, arXiv 1711.05101).
@@ -35,7 +40,7 @@ Reduction = Literal["sum", "mean"]
 class LossTerms(NamedTuple):
     """The loss and its two terms on logits, each a scalar tensor; `sd` already carries its lambda.
 
-    `total` is `ce + sd`, and in a training with `l2` that penalty on the weights too.
+    `total` is `ce + sd`, and in a training with `consistency` or `l2` those penalties too.
     """
 
     total: Tensor
@@ -116,6 +121,14 @@ def cross_entropy(
         return functional.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
     of_sample = functional.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing, reduction="none")
     return (of_sample.new_tensor(class_weights)[labels] * of_sample).mean()
+
+
+def consistency_penalty(logits: Tensor, of_copies: Tensor, weight: float) -> Tensor:
+    """The penalty on change alone, a scalar tensor: weight/2 times the squared distance, a mean over the batch.
+
+    Both are float (B, C), a row a sample; of a copy its logits are in the same row.
+    """
+    return weight / 2 * (logits.float() - of_copies.float()).square().sum(dim=1).mean()
 
 
 def l2_penalty(weights: Iterable[Tensor], l2: float) -> Tensor:

@@ -17,7 +17,7 @@ MACHINE_SETTINGS = frozenset(
 )
 """Settings of how fast a model comes to be and what is said of it, not of which it is."""
 _LATER_SETTINGS = frozenset(
-    {"fit", "l2", "select", "select_shifts", "half_weights", "tissue", "licence", "limits", "top_k"}
+    {"fit", "l2", "consistency", "select", "select_shifts", "half_weights", "tissue", "licence", "limits", "top_k"}
 )
 """Settings that recipes hold only where they are not the default: models made before there were any stay up to date."""
 

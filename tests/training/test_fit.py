@@ -31,14 +31,15 @@ from training.augmentations import AUGMENTATIONS
 from training.data.dataset import TileDataset
 from training.data.loaders import TrainBatches
 from training.data.samplers import Shuffled
-from training.evaluation.perturbations import SHIFTS
+from training.evaluation.perturbations import SHIFTS, DrawnShift
 from training.fit import Training
+from training.losses import consistency_penalty
 from training.optim import update_ema
 
 EVERYTHING: dict[str, object] = {
     "epochs": 4, "augment": "light", "ema_decay": 0.9, "clip_norm": 1.0, "accumulate": 2, "class_weights": "balanced",
     "label_smoothing": 0.05, "sd_gamma": (0.5, 1.0), "sd_lambda": 0.1, "weight_decay": 0.01, "layer_decay": 0.8,
-    "l2": 1e-3,
+    "l2": 1e-3, "consistency": 0.5,
 }  # fmt: skip
 
 
@@ -447,6 +448,41 @@ def test_l2_in_the_loss_is_the_coupled_decay_of_adam(image_table: Path, tiny: Tr
         torch.testing.assert_close(weights[name], value, rtol=1e-3, atol=1e-5)
     (row,) = history_of(tmp_path / "loss")
     assert row["train_loss"] > row["train_ce"] + row["train_sd"] + 0.01, "it is a part of the loss that is logged"
+
+
+def test_the_penalty_on_change_looks_at_shifted_copies_of_the_batch_and_makes_them_alike(
+    image_table: Path, tiny: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = changed(tiny, consistency=4.0, augment="none", backbone="test_efficientnet_gn")
+    samples = samples_from_images(image_table, config)
+    seen: list[tuple[Tensor, Tensor, float]] = []
+
+    def watched(logits: Tensor, of_copies: Tensor, weight: float) -> Tensor:
+        seen.append((logits.detach().clone(), of_copies.detach().clone(), weight))
+        return consistency_penalty(logits, of_copies, weight)
+
+    monkeypatch.setattr(fit_module, "consistency_penalty", watched)
+    train(samples, tmp_path / "alike", config)
+    steps = len(samples.where("train")) // config.batch_size
+    assert len(seen) == steps * config.epochs
+    for epoch, row in enumerate(history_of(tmp_path / "alike")):
+        of_epoch = [consistency_penalty(*one).item() for one in seen[epoch * steps : (epoch + 1) * steps]]
+        assert row["train_loss"] == pytest.approx(row["train_ce"] + row["train_sd"] + np.mean(of_epoch), rel=1e-5)
+    assert all(len(logits) == len(of_copies) == config.batch_size for logits, of_copies, _ in seen)
+    train(samples, tmp_path / "plain", changed(config, consistency=0.0))
+    assert len(seen) == steps * config.epochs
+
+    def change(run: str) -> float:
+        model = load_model(tmp_path / run / "model")
+        tiles = TileDataset(samples.split_of("val")).__getitems__(list(range(len(samples.where("val"))))).tiles.numpy()
+        plain, *copies = (model.predict(view) for view in (tiles, *(shift(tiles, 0.5) for shift in SHIFTS.values())))
+        return float(np.mean([np.abs(copy - plain).mean() for copy in copies]))
+
+    assert change("alike") < change("plain")
+    monkeypatch.setattr(DrawnShift, "__call__", lambda self, tiles, position: tiles)
+    seen.clear()
+    train(samples, tmp_path / "same", config)
+    assert all(torch.equal(logits, of_copies) for logits, of_copies, _ in seen), "rows belong together"
 
 
 def test_class_weights_are_those_of_the_training_split(image_table: Path, tiny: TrainConfig) -> None:

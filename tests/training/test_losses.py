@@ -15,6 +15,7 @@ from training.losses import (
     Reduction,
     SpectralDecouplingLoss,
     balanced_weights,
+    consistency_penalty,
     convert_lambda,
     cross_entropy,
     l2_penalty,
@@ -172,6 +173,16 @@ def test_settings_that_do_not_fit_the_logits_are_refused() -> None:
         spectral_decoupling(torch.zeros(4, 2), 0.1, gamma=(0.0, 0.0, 0.0))
     with pytest.raises(ValueError, match="logit"):
         cross_entropy(torch.zeros(4), torch.zeros(4), label_smoothing=0.1)
+
+
+def test_the_penalty_on_change_and_its_gradients_are_the_closed_form() -> None:
+    logits, of_copies = (random_batch(3)[0].detach().roll(n, 0).requires_grad_() for n in (0, 1))
+    penalty = consistency_penalty(logits, of_copies, 0.6)
+    torch.autograd.backward(penalty)
+    apart = (logits - of_copies).detach()
+    assert penalty.item() == pytest.approx(0.3 * float((apart.numpy() ** 2).sum()) / 7, rel=1e-6)
+    torch.testing.assert_close(logits.grad, 0.6 / 7 * apart)
+    torch.testing.assert_close(of_copies.grad, -0.6 / 7 * apart)
 
 
 def test_the_l2_penalty_and_its_gradient_are_the_closed_form() -> None:

@@ -24,6 +24,8 @@ from training.data.samples import Samples, Split
 
 Ints = NDArray[np.int64]
 Pixels = NDArray[np.uint8]
+ShiftTiles = Callable[[Pixels, int], Pixels]
+"""Tiles (B, T, T, 3) and the position of the first -> shifted copies of them; picklable."""
 
 
 class Batch(NamedTuple):
@@ -35,18 +37,20 @@ class Batch(NamedTuple):
     """int64 (B,)"""
     indices: torch.Tensor
     """int64 (B,): which of the samples they are."""
+    shifted: torch.Tensor
+    """uint8 (B, T, T, 3): the tiles once more, shifted; (B, 0) where nobody asked for that."""
 
 
 class TileDataset(Dataset[Batch]):
     """The tiles, or bags, of a split as a dataset that fetches whole batches.
 
     Positions count on from epoch to epoch: p is the sample p % n of epoch p // n, which decides the tiles that `draw`
-    draws of a bag. Give the loader `collate_fn=whole_batch`. Raises InputError or StoreError for a tile that cannot be
-    read.
+    draws of a bag. `shift` makes the copies that a batch brings along. Give the loader `collate_fn=whole_batch`. Raises
+    InputError or StoreError for a tile that cannot be read.
     """
 
-    def __init__(self, split: Split, draw: BagDraw | None = None) -> None:
-        self.split, samples = split, split.samples
+    def __init__(self, split: Split, draw: BagDraw | None = None, shift: ShiftTiles | None = None) -> None:
+        self.split, self.shift, samples = split, shift, split.samples
         self._read: Callable[[Ints, Ints], NDArray[Any]]
         if samples.kind == "bags":
             self._read = BagReader(samples, draw)
@@ -64,7 +68,8 @@ class TileDataset(Dataset[Batch]):
         epochs, places = np.divmod(np.array(positions, dtype=np.int64), len(self))
         chosen = self.split.indices[places]
         tiles, labels = self._read(chosen, epochs), self.split.samples.label[chosen]
-        return Batch(torch.from_numpy(tiles), torch.from_numpy(labels), torch.from_numpy(chosen))
+        copies = np.empty((len(tiles), 0), np.uint8) if self.shift is None else self.shift(tiles, positions[0])
+        return Batch(*map(torch.from_numpy, (tiles, labels, chosen, copies)))
 
 
 def whole_batch(batch: Any) -> Any:

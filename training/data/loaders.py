@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Sampler
 from tiling.core.errors import ConfigError
 from training.config import AnyConfig, BagConfig, TrainConfig
 from training.data.bags import BagDraw
-from training.data.dataset import Batch, TileDataset, loader_workers, whole_batch
+from training.data.dataset import Batch, ShiftTiles, TileDataset, loader_workers, whole_batch
 from training.data.samplers import Shuffled, global_batches
 from training.data.samples import Samples, Split
 from training.data.splits import SPLITS
@@ -60,7 +60,9 @@ def train_batches(split: Split, config: AnyConfig, world: int = 1) -> TrainBatch
     return batches
 
 
-def train_loader(split: Split, batches: TrainBatches, config: AnyConfig, fabric: Fabric) -> DataLoader[Batch]:
+def train_loader(
+    split: Split, batches: TrainBatches, config: AnyConfig, fabric: Fabric, shift: ShiftTiles | None = None
+) -> DataLoader[Batch]:
     """The loader of this process's shares of the training split.
 
     Args:
@@ -68,12 +70,13 @@ def train_loader(split: Split, batches: TrainBatches, config: AnyConfig, fabric:
         batches: Which of its tiles make each batch.
         config: The settings of the training: loader workers.
         fabric: The processes that train together, and their device.
+        shift: What makes the shifted copies that each batch brings along; None: it brings none.
 
     Returns:
         A loader of `Batch`es.
     """
     draw = BagDraw(config.bag_tiles, config.seed) if isinstance(config, BagConfig) else None
-    return _loader(TileDataset(split, draw), batches, config, fabric)
+    return _loader(TileDataset(split, draw, shift), batches, config, fabric)
 
 
 def eval_loader(split: Split, config: AnyConfig, fabric: Fabric) -> DataLoader[Batch]:

@@ -189,6 +189,18 @@ MODERATE: Final = 0.5
 """The strength at which copies of validation are shifted to choose among models: half of what a shift goes to."""
 
 
+@dataclass(frozen=True)
+class DrawnShift:
+    """Tiles (B, T, T, 3) and the position of the first -> all in one moderate shift, drawn by seed and position."""
+
+    seed: int
+
+    def __call__(self, tiles: Tiles, position: int) -> Tiles:
+        """See the class."""
+        shifts = list(shifted_copies().values())
+        return shifts[np.random.default_rng([self.seed, position]).integers(len(shifts))](tiles)
+
+
 def shifted_copies(
     shifts: Iterable[str] = tuple(SHIFTS), strength: float = MODERATE
 ) -> dict[str, Callable[[Tiles], Tiles]]:

@@ -23,9 +23,12 @@ PENALTIES: dict[str, tuple[str, ...]] = {
     "weight_decay": ("weight_decay",),
     "l2": ("l2",),
     "sd+l2": ("sd_lambda", "l2"),
+    "consistency": ("consistency",),
 }
 """The settings of a training that each penalty sets; it leaves the others at 0."""
-TUNED = ("sd_lambda", "weight_decay", "l2", "learning_rate", "augment", "seed", "split_seed")
+STRENGTHS = ("sd_lambda", "weight_decay", "l2", "consistency")
+"""The settings of a training that penalties set."""
+TUNED = (*STRENGTHS, "learning_rate", "augment", "seed", "split_seed")
 """The settings of a training that differ among candidates."""
 
 
@@ -43,16 +46,19 @@ class TuneConfig(BaseModel):
     """What copies of validation are shifted in, each by half its strength: some of sharpness, brightness, contrast,
     saturation, hue, gamma, stain, jpeg, noise, resolution; or all."""
 
-    penalties: tuple[Literal["none", "sd", "weight_decay", "l2", "sd+l2"], ...] = Field(
-        ("none", "sd", "weight_decay", "l2", "sd+l2"), min_length=1
+    penalties: tuple[Literal["none", "sd", "weight_decay", "l2", "sd+l2", "consistency"], ...] = Field(
+        ("none", "sd", "weight_decay", "l2", "sd+l2", "consistency"), min_length=1
     )
-    """What is tried: none, sd (spectral decoupling), weight_decay (AdamW's), l2 (in the loss), sd+l2."""
+    """What is tried: none, sd (spectral decoupling), weight_decay (AdamW's), l2 (in the loss), sd+l2, consistency (the
+    penalty on how logits change under shifted copies)."""
     sd_lambdas: tuple[Positive, ...] = Field((0.01, 0.1, 1.0), min_length=1)
     """Lambdas of spectral decoupling."""
     weight_decays: tuple[Positive, ...] = Field((0.1, 1.0, 10.0), min_length=1)
     """Weight decays of AdamW."""
     l2s: tuple[Positive, ...] = Field((1e-4, 1e-3, 1e-2), min_length=1)
     """Weights of the classic L2 penalty; "sd+l2" takes the first with the first lambda, and so on."""
+    consistencies: tuple[Positive, ...] = Field((0.1, 1.0, 10.0), min_length=1)
+    """Weights of "consistency"."""
     learning_rates: tuple[Annotated[float, Field(gt=0, le=10)], ...] = ()
     """Learning rates. None named: that of the training."""
     augments: tuple[str, ...] = ("light", "strong")
@@ -66,6 +72,12 @@ class TuneConfig(BaseModel):
     draws: int = Field(20, ge=1, le=10_000)
     """Candidates of a random search. More of them keep those there were."""
 
+    @property
+    def strengths(self) -> dict[str, tuple[float, ...]]:
+        """The strengths to try of each setting that penalties set, the weakest first."""
+        values = (self.sd_lambdas, self.weight_decays, self.l2s, self.consistencies)
+        return dict(zip(STRENGTHS, values, strict=True))
+
     @field_validator("penalties", "learning_rates", "augments")
     @classmethod
     def _each_once(cls, values: tuple[object, ...]) -> tuple[object, ...]:
@@ -73,7 +85,7 @@ class TuneConfig(BaseModel):
             raise ValueError("something is named twice")
         return values
 
-    @field_validator("sd_lambdas", "weight_decays", "l2s")
+    @field_validator("sd_lambdas", "weight_decays", "l2s", "consistencies")
     @classmethod
     def _weakest_first(cls, values: tuple[float, ...]) -> tuple[float, ...]:
         if len({f"{value:g}" for value in values}) < len(values):
@@ -111,6 +123,7 @@ class Candidate:
     sd_lambda: float = 0.0
     weight_decay: float = 0.0
     l2: float = 0.0
+    consistency: float = 0.0
 
     @property
     def strengths(self) -> dict[str, float]:
@@ -125,9 +138,7 @@ class Candidate:
 
     def training(self, base: TrainConfig, seed: int) -> TrainConfig:
         """The settings of its training under one of the seeds 0, 1, ..., which share the split."""
-        changed = {
-            name: getattr(self, name) for name in ("sd_lambda", "weight_decay", "l2", "learning_rate", "augment")
-        }
+        changed = {name: getattr(self, name) for name in (*STRENGTHS, "learning_rate", "augment")}
         return base.model_copy(update=changed | {"seed": base.seed + seed, "split_seed": base.data_seed})
 
 
@@ -140,7 +151,7 @@ def candidates(config: TuneConfig, base: TrainConfig) -> list[Candidate]:
     """
     rates, augments = config.learning_rates or (base.learning_rate,), config.augments or (base.augment,)
     found = _grid(config, rates, augments) if config.search == "grid" else _drawn(config, rates, augments, base.seed)
-    values = {"sd_lambda": config.sd_lambdas, "weight_decay": config.weight_decays, "l2": config.l2s}
+    values = config.strengths
 
     def order(one: Candidate) -> tuple[float, int, int, float]:
         levels = [bisect_right(values[name], value) / len(values[name]) for name, value in one.strengths.items()]
@@ -157,7 +168,7 @@ def plain_one(config: TuneConfig, base: TrainConfig) -> Candidate | None:
 
 
 def _grid(config: TuneConfig, rates: tuple[float, ...], augments: tuple[str, ...]) -> Iterator[Candidate]:
-    values = {"sd_lambda": config.sd_lambdas, "weight_decay": config.weight_decays, "l2": config.l2s}
+    values = config.strengths
     for penalty, rate, augment in itertools.product(config.penalties, rates, augments):
         names = PENALTIES[penalty]
         for strengths in zip(*(values[name] for name in names), strict=True) if names else [()]:
@@ -166,7 +177,7 @@ def _grid(config: TuneConfig, rates: tuple[float, ...], augments: tuple[str, ...
 
 def _drawn(config: TuneConfig, rates: tuple[float, ...], augments: tuple[str, ...], seed: int) -> list[Candidate]:
     """The plain training where none is among the penalties, and random ones; each draw is of a generator of its own."""
-    values = {"sd_lambda": config.sd_lambdas, "weight_decay": config.weight_decays, "l2": config.l2s}
+    values = config.strengths
     found = [Candidate("none", rates[0], augments[0])] if "none" in config.penalties else []
     vary = len(rates) + len(augments) > 2  # else plain training is one, and there already
     penalties = [penalty for penalty in config.penalties if vary or penalty != "none"]

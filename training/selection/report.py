@@ -12,16 +12,16 @@ from tiling.core.versions import RESEARCH_USE
 from training.evaluation.figures import COLOURS, png, tidy
 from training.evaluation.tables import csv_text, markdown_table
 from training.models.info import SelectionSummary
-from training.selection.candidates import Candidate, TuneConfig
+from training.selection.candidates import STRENGTHS, Candidate, TuneConfig
 from training.selection.choice import mean_quantities
 from training.selection.rules import RULES, Quantities
 
 _NAMES = {
     "none": "no penalty", "sd": "spectral decoupling", "weight_decay": "AdamW's weight decay", "l2": "L2 in the loss",
-    "sd+l2": "spectral decoupling and L2",
+    "sd+l2": "spectral decoupling and L2", "consistency": "consistency with shifted copies",
 }  # fmt: skip
-_MARKERS = "osD^v"
-_HEAD = ("penalty", "sd_lambda", "weight_decay", "l2", "learning_rate", "augment")
+_MARKERS = "osD^vP"
+_HEAD = ("penalty", *STRENGTHS, "learning_rate", "augment")
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def _point(seen: Sequence[Quantities]) -> tuple[float, float]:
 
 
 def _settings(one: Candidate) -> list[str]:
-    numbers = (one.sd_lambda, one.weight_decay, one.l2, one.learning_rate)
+    numbers = (*(getattr(one, name) for name in STRENGTHS), one.learning_rate)
     return [one.penalty, *(f"{number:g}" for number in numbers), one.augment]
 
 

@@ -20,7 +20,7 @@ from training.augmentations import AUGMENTATIONS
 from training.data.bags import PADDING
 from training.data.samplers import epoch_order, global_batches
 from training.evaluation.perturbations import shifted_copies
-from training.losses import SpectralDecouplingLoss, l2_penalty, spectral_decoupling
+from training.losses import SpectralDecouplingLoss, consistency_penalty, l2_penalty, spectral_decoupling
 from training.mil.heads import HeadShape
 from training.mil.model import BagClassifier
 from training.models.backbones import load_weights
@@ -192,8 +192,8 @@ def _fit(network: Network, content: Tensor, labels: Tensor, run: Run, config: An
             logits = network.logits(pixels)
         loss = (after if step >= late else before)(logits, labels[chosen])
         if shifts:
-            distance = (logits - of_copies).square().sum(dim=1).mean()
-            loss = loss + spectral_decoupling(of_copies, setting.shifted_sd) + setting.consistency / 2 * distance
+            loss = loss + spectral_decoupling(of_copies, setting.shifted_sd)
+            loss = loss + consistency_penalty(logits, of_copies, setting.consistency)
         if setting.l2:
             loss = loss + l2_penalty(weights, setting.l2)
         optimiser.zero_grad()

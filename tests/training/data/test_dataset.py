@@ -20,6 +20,7 @@ from training.data.dataset import Batch, TileDataset, loader_workers, read_image
 from training.data.dataset import whole_batch as whole_batch
 from training.data.samplers import Shuffled
 from training.data.samples import Split
+from training.evaluation.perturbations import DrawnShift, shifted_copies
 
 Cohort = Callable[..., tuple[Path, Path]]
 RandomTiles = Callable[[int, int], NDArray[np.uint8]]
@@ -89,7 +90,7 @@ def test_batches_of_stores_are_the_stores_own_tiles(
         return read(store, rows, out, places)
 
     monkeypatch.setattr(TileStore, "read", counted)
-    tiles, labels, named = TileDataset(Split("all", samples, indices, 16)).__getitems__(list(range(20)))
+    tiles, labels, named, _ = TileDataset(Split("all", samples, indices, 16)).__getitems__(list(range(20)))
     assert named.tolist() == indices[:20].tolist()
     assert sum(reads) == 20
     assert len(reads) == len(np.unique(samples.source[indices[:20]])), "one read a store"
@@ -105,7 +106,8 @@ def test_any_number_of_workers_delivers_the_same_batches(
     """Tiles, labels and indices of two epochs of balanced draws are alike."""
     samples = samples_from_stores(*cohort(), tiny) if kind == "stores" else samples_from_images(image_table, tiny)
     indices = samples.where("train")
-    dataset = pickle.loads(pickle.dumps(TileDataset(Split("all", samples, indices, samples.tile_px))))  # noqa: S301 - our own
+    split = Split("all", samples, indices, samples.tile_px)
+    dataset = pickle.loads(pickle.dumps(TileDataset(split, shift=DrawnShift(3))))  # noqa: S301 - our own
 
     def batches(workers: int) -> list[Batch]:
         sampler = Shuffled(len(indices), seed=5, draws=22, levels=samples.levels(["class", "slide"], indices))
@@ -126,6 +128,10 @@ def test_any_number_of_workers_delivers_the_same_batches(
         assert (batch.tiles.dtype, batch.labels.dtype, batch.indices.dtype) == (torch.uint8, torch.int64, torch.int64)
         assert batch.labels.tolist() == samples.label[batch.indices].tolist()
         assert set(samples.split[batch.indices]) == {"train"}
+        shifts = [shift(batch.tiles.numpy()) for shift in shifted_copies().values()]
+        assert any(np.array_equal(batch.shifted, shifted) for shifted in shifts)
+    drawn = {tuple(np.array_equal(b.shifted, s(b.tiles.numpy())) for s in shifted_copies().values()) for b in alone}
+    assert len(drawn) > 4, "not always the same"
     for workers in (1, 2):
         for a, b in zip(alone, batches(workers), strict=True):
             assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))

@@ -37,15 +37,16 @@ def test_a_grid_is_every_combination_the_weakest_first() -> None:
     assert names(penalties=("weight_decay",), weight_decays=(1,), learning_rates=(1e-4, 0.01)) == [
         "weight_decay-1_lr-0.01_stain", "weight_decay-1_lr-0.0001_stain",
     ]  # fmt: skip
-    assert len(names()) == 13
-    assert len(set(names())) == 13
-    assert len(candidates(TuneConfig(), BASE)) == 26, "light and strong"
+    assert len(names()) == 16
+    assert len(set(names())) == 16
+    assert len(candidates(TuneConfig(), BASE)) == 32, "light and strong"
 
 
 def test_a_candidate_sets_its_own_penalty_and_no_other() -> None:
     one = Candidate("l2", 0.01, "light", l2=1e-3)
     config = one.training(BASE, seed=2)
-    assert (config.sd_lambda, config.weight_decay, config.l2) == (0.0, 0.0, 1e-3)
+    assert (config.sd_lambda, config.weight_decay, config.l2, config.consistency) == (0.0, 0.0, 1e-3, 0.0)
+    assert Candidate("consistency", 0.01, "light", consistency=2.0).training(BASE, seed=2).consistency == 2
     assert (config.learning_rate, config.augment) == (0.01, "light")
     assert (config.seed, config.data_seed) == (9, 7), "seeds share the split"
     assert config.model_copy(update={name: getattr(BASE, name) for name in config.model_fields_set}) == BASE
