@@ -21,6 +21,7 @@ TRANSFORM = {2: b"\x00", 6: b"\x01"}  # TIFF PhotometricInterpretation (RGB, YCb
 _SOI, _DHT, _EOI, _SOS, _DQT, _COM = 0xD8, 0xC4, 0xD9, 0xDA, 0xDB, 0xFE
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {_DHT, 0xC8, 0xCC}  # SOF0..SOF15
 _PLAIN_FRAMES = (0xC0, 0xC1)  # baseline and extended sequential Huffman
+_HUFFMAN_FRAMES = (*_PLAIN_FRAMES, 0xC2)  # and progressive
 _APPLICATION = frozenset(range(0xE0, 0xF0)) | {_COM}
 
 
@@ -140,6 +141,26 @@ def frame_shape(stream: bytes) -> tuple[int, int, int]:
     if not frames:
         raise NotUnderstoodError("JPEG without a picture")
     return max(f[0] for f in frames), max(f[1] for f in frames), max(f[2] for f in frames)
+
+
+def require_whole(stream: bytes, tables: bytes | None = None) -> None:
+    """Raise ValueError for a damaged JPEG, whose missing pixels most decoders make up: libjpeg only warns of it.
+
+    Of a kind that libjpeg-turbo does not decode here (lossless, CMYK), only that there is an end is looked at.
+
+    Args:
+        stream: The JPEG, of any kind; more bytes may follow it.
+        tables: The tables that it lacks and shares with others, a JPEG too; None: it has its own.
+    """
+    try:
+        segments = list(_segments(stream))
+    except NotUnderstoodError as error:
+        raise ValueError(str(error)) from error
+    frames = {(marker, stream[start + 9 : start + 10]) for marker, start, _ in segments if marker in _FRAMES}
+    if all(marker in _HUFFMAN_FRAMES and samples in (b"\1", b"\3") for marker, samples in frames):
+        simplejpeg.decode_jpeg(stream if tables is None else tables[:-2] + stream[2:], "GRAY")
+    elif bytes((0xFF, _EOI)) not in stream[segments[-1][2] :]:
+        raise ValueError("a JPEG that ends too early")
 
 
 def _segments(stream: bytes) -> Iterator[tuple[int, int, int]]:

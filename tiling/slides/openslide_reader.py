@@ -11,7 +11,7 @@ import numpy as np
 import openslide
 import tifffile
 from PIL.ImageCms import ImageCmsProfile
-from tifffile import PHOTOMETRIC
+from tifffile import COMPRESSION, PHOTOMETRIC, PLANARCONFIG
 
 from tiling.core.arrays import UInt8Array
 from tiling.core.errors import SlideError, UnsupportedSlideError
@@ -60,13 +60,15 @@ def _require_tiles(path: Path, tiff: tifffile.TiffFile) -> None:
 
 
 def _misread(tiff: tifffile.TiffFile) -> bool:
-    """Is a tiled TIFF of a kind that OpenSlide takes for a plain one, or whose colours it makes up?
+    """Is a tiled TIFF of a kind that OpenSlide takes for a plain one, or whose pixels it makes up?
 
-    Of OME-TIFF and ImageJ it misses the scale, the pyramid and the planes. What is grey or CMYK it shows as RGB.
+    Of OME-TIFF and ImageJ it misses the scale, the pyramid and the planes. What is grey or CMYK it shows as RGB. Of
+    JPEG in a plane for each colour, which libtiff decodes for it, it does not notice where a stream is cut short.
     """
     page = tiff.pages.first
     exact = page.photometric == PHOTOMETRIC.PALETTE or not_rgb(page) is None
-    return bool(tiff.is_ome or tiff.is_imagej or not exact)
+    planes = page.compression == COMPRESSION.JPEG and page.planarconfig == PLANARCONFIG.SEPARATE
+    return bool(tiff.is_ome or tiff.is_imagej or planes or not exact)
 
 
 def _plane(tiff: tifffile.TiffFile) -> str | None:

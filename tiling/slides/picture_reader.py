@@ -22,6 +22,7 @@ from tiling.core.arrays import UInt8Array
 from tiling.core.errors import SlideError, UnsupportedSlideError
 from tiling.grid import Bounds
 from tiling.slides.colour import profile_of
+from tiling.slides.jpeg_stream import require_whole
 from tiling.slides.reader import Level, damaged, read_segments, unreadable
 
 _BEGINS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG"}
@@ -116,6 +117,8 @@ class PictureReader:
             key = (str(self._entry.resolve()), stat.st_mtime_ns, stat.st_size)
             pixels = _decoded.get(key)
             if pixels is None:
+                if self._kind == "JPEG":
+                    require_whole(self._entry.read_bytes())
                 pixels = _decoded[key] = _rgb(picture)
         self._pixels = pixels
         return pixels

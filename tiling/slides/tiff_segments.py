@@ -11,8 +11,7 @@ import numpy as np
 from tifffile import COMPRESSION, FILLORDER, PLANARCONFIG
 
 from tiling.core.arrays import AnyArray
-from tiling.slides import jpeg2000_stream, lzw
-from tiling.slides.jpeg_stream import NotUnderstoodError, frame_shape
+from tiling.slides import jpeg2000_stream, jpeg_stream, jpegxr_stream, lzw
 
 _imagecodecs: Any = imagecodecs  # its stubs leave out arguments
 _INTO: dict[int, Callable[..., AnyArray]] = {
@@ -42,6 +41,8 @@ def decoded_segment(page: Any, index: int, data: bytes, whole: tuple[int, int], 
         ValueError: It has fewer pixels, or its stream claims more. Else what tifffile and imagecodecs raise.
     """
     samples = samples_of(page)
+    if page.compression in (COMPRESSION.JPEGXR, COMPRESSION.JPEGXR_NDPI):
+        jpegxr_stream.require_whole(data)
     decode = _INTO.get(page.compression)
     if decode is not None:
         if page.samplesperpixel == 4 and decode is _imagecodecs.webp_decode:
@@ -54,6 +55,8 @@ def decoded_segment(page: Any, index: int, data: bytes, whole: tuple[int, int], 
         claimed = _jpeg_claims(data) if page.compression == COMPRESSION.JPEG else jpeg2000_stream.frame_shape(data)
         if any(n > m for n, m in zip(claimed, (*whole, page.samplesperpixel), strict=True)):
             raise ValueError("a stream that claims more pixels than the strip or tile has")
+    if page.compression == COMPRESSION.JPEG:
+        jpeg_stream.require_whole(data, page.jpegtables)
     if page.compression == COMPRESSION.LZW:
         stream = _imagecodecs.bitorder_decode(data) if page.fillorder == FILLORDER.LSB2MSB else data
         lzw.unpack(stream, inside[0] * whole[1] * samples * page.dtype.itemsize)  # raises for what tifffile makes up
@@ -78,6 +81,6 @@ def _into(decode: Callable[..., AnyArray], data: bytes, shape: tuple[int, int, i
 def _jpeg_claims(data: bytes) -> tuple[int, int, int]:
     """Height, width and samples a pixel that a JPEG stream claims. Raises ValueError if it does not say."""
     try:
-        return frame_shape(data)
-    except NotUnderstoodError as error:
+        return jpeg_stream.frame_shape(data)
+    except jpeg_stream.NotUnderstoodError as error:
         raise ValueError(str(error)) from error

@@ -121,7 +121,7 @@ class TiledLevels:
 
     Keeps recently decoded tiles, so that regions read row by row decode each native tile once; in a slide so wide that
     a row of tiles exceeds the memory given, once for each row of regions. Safe to use from several threads (decoding
-    releases the GIL) and after a fork: files are read with pread, which has no position to share. Not picklable.
+    releases the GIL) and after a fork while no other thread reads: pread has no position to share. Not picklable.
     """
 
     def __init__(self, path: Path, files: Sequence[Path], levels: Levels, cache_bytes: int) -> None:

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from tiling import TileStore
 from tiling.core.errors import InputError
 from tiling.core.threads import usable_cores
+from tiling.slides.jpeg_stream import require_whole
 from training.data.bags import BagDraw, BagReader
 from training.data.radiographs import is_dicom, read_dicom, used_bits
 from training.data.samples import Samples, Split
@@ -96,7 +97,7 @@ def read_image(path: Path, side: int, fit: Literal["stretch", "pad", "crop"] = "
 
     Of 16-bit ones the upper eight of the bits in use count: 10, 12, 14 or 16, whichever hold the brightest value. For
     DICOM see training.data.radiographs. Made a square by `fit`, see `TrainConfig`; shrunk by area, enlarged linearly.
-    Raises InputError; ConfigError for DICOM without pydicom.
+    Raises InputError, for a damaged JPEG too, which OpenCV would fill up; ConfigError for DICOM without pydicom.
     """
     if is_dicom(path):
         picture: Any = np.repeat(read_dicom(path)[..., None], 3, axis=2)
@@ -104,6 +105,7 @@ def read_image(path: Path, side: int, fit: Literal["stretch", "pad", "crop"] = "
         picture = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH)
     if picture is None:
         raise InputError(path, "cannot be read as a picture", "pass PNG, JPEG, TIFF or DICOM files")
+    _require_whole(path)
     if picture.dtype == np.uint16:
         bits = used_bits(int(picture.max()))
         picture = np.right_shift(picture.astype(np.uint16), bits - 8).astype(np.uint8)
@@ -114,6 +116,17 @@ def read_image(path: Path, side: int, fit: Literal["stretch", "pad", "crop"] = "
         shrinks = min(picture.shape[:2]) > side
         picture = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     return np.asarray(picture, dtype=np.uint8)
+
+
+def _require_whole(path: Path) -> None:
+    """Raise InputError for a JPEG that is damaged or cut short."""
+    with path.open("rb") as file:
+        begin = file.read(2)
+        try:
+            if begin == b"\xff\xd8":
+                require_whole(begin + file.read())
+        except ValueError as error:
+            raise InputError(path, "is a damaged JPEG, or was not copied whole", "copy it again") from error
 
 
 def _padded(picture: Any) -> Any:

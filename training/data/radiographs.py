@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tiling.core.dicom_files import reading_dicom
 from tiling.core.errors import ConfigError, InputError
 from tiling.core.text import printable
+from tiling.slides.jpeg_stream import require_whole
 
 UInt8s = NDArray[np.uint8]
 Floats = NDArray[np.float64]
@@ -127,7 +128,10 @@ def _stored(header: Any) -> Ints:
         import imagecodecs
         from pydicom.encaps import get_frame
 
-        values = getattr(imagecodecs, _DECODERS[syntax])(get_frame(header.PixelData, 0, number_of_frames=1))
+        frame = get_frame(header.PixelData, 0, number_of_frames=1)
+        if _DECODERS[syntax] == "jpeg8_decode":
+            require_whole(frame)
+        values = getattr(imagecodecs, _DECODERS[syntax])(frame)
     if values.shape != (header.Rows, header.Columns) or values.dtype.kind not in "ui":
         raise ValueError("other pixels than the header says")
     return np.asarray(_signed(values.astype(np.int64), header))

@@ -159,6 +159,16 @@ def test_what_is_too_large_is_never_decoded(tmp_path: Path, side: int) -> None:
         Slide(path)
 
 
+def test_a_jpeg_with_bytes_missing_in_the_middle_is_damaged(tmp_path: Path) -> None:
+    """Pillow would show what comes of the rest."""
+    path = tmp_path / "a.jpg"
+    PIL.Image.fromarray(noise(80, 80)).save(path, quality=90)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2] + data[len(data) // 2 + 400 :])
+    with Slide(path, mpp=0.5) as slide, pytest.raises(SlideError, match="damaged"):
+        slide.read_region(0, 0, 0, 64, 64)
+
+
 @pytest.mark.parametrize("name", ["a.png", "a.jpg"])
 def test_damaged_pictures_are_one_sentence_or_whole(tmp_path: Path, name: str) -> None:
     written = io.BytesIO()

@@ -31,6 +31,7 @@ ALPHA = np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 1)).astype(np.
 SIXTEEN = np.random.default_rng(2).integers(0, 1 << 16, (HEIGHT, WIDTH, 3)).astype(np.uint16)
 UM = {"PhysicalSizeX": 0.5, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": 0.5, "PhysicalSizeYUnit": "µm"}
 PLAIN: dict[str, Any] = {"metadata": None, "resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER"}
+COUNTS = ("TileByteCounts", "StripByteCounts")
 LAYOUTS: dict[str, dict[str, Any]] = {"tiles": {"tile": (64, 48)}, "strips": {"rowsperstrip": 40}}
 WINDOWS = [
     (0, 0, WIDTH, HEIGHT),
@@ -126,6 +127,37 @@ def test_a_damaged_tile_is_damage(tmp_path: Path, compression: str) -> None:
             slide.read_region(0, 0, 0, 8, 8)
         assert not isinstance(caught.value, UnsupportedSlideError)
         np.testing.assert_array_equal(slide.read_region(128, 64, 0, 60, 60), PICTURE[64:124, 128:188])
+
+
+@pytest.mark.parametrize("compression", [*LOSSLESS, "jpeg"])
+@pytest.mark.parametrize("kind", [*LAYOUTS, "planes"])
+def test_a_stream_cut_short_is_damage_or_costs_no_pixel(tmp_path: Path, compression: str, kind: str) -> None:
+    """Some decoders go on without a word, and make up what is missing."""
+    if (compression, kind) == ("webp", "planes"):
+        return  # it has none of a single channel
+    path, picture = tmp_path / "a.tif", cv2.GaussianBlur(noise(64, 64), (0, 0), 2)
+    layout, pixels = LAYOUTS.get(kind, {"tile": (64, 64), "planarconfig": "separate"}), np.asarray(picture)
+    pixels = np.ascontiguousarray(np.moveaxis(pixels, 2, 0)) if kind == "planes" else pixels
+    tifffile.imwrite(path, pixels, photometric="rgb", compression=compression, **layout, **PLAIN)
+    data = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as tiff, Slide(path) as slide:
+        counts = next(tiff.pages.first.tags[name] for name in COUNTS if name in tiff.pages.first.tags)
+        size, kind_of_number = tiff.pages.first.databytecounts[0], "<H" if counts.dtype == 3 else "<I"
+        expected = slide.read_region(0, 0, 0, 64, 64)
+    found = []
+    for missing in (0, 1, 2, 3, 5, 9, 25, 60, size // 2, size - 4):
+        struct.pack_into(kind_of_number, data, counts.valueoffset, size - missing)
+        path.write_bytes(data)
+        try:
+            with Slide(path) as slide:
+                np.testing.assert_array_equal(slide.read_region(0, 0, 0, 64, 64), expected)
+        except SlideError as error:
+            assert_one_sentence(error, path)
+            found.append("damaged")
+        else:
+            found.append("whole")
+    assert found == sorted(found, reverse=True), "whole, and from some length on damaged"
+    assert (found[0], found[-1]) == ("whole", "damaged")
 
 
 def test_a_plain_pyramid_that_openslide_refuses_keeps_its_levels(tmp_path: Path) -> None:

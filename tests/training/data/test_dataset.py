@@ -74,6 +74,20 @@ def test_pictures_are_shrunk_by_area(tmp_path: Path) -> None:
         read_image(tmp_path / "lost.png", 16)
 
 
+@pytest.mark.parametrize("missing", [2, 40, 700])
+def test_a_jpeg_that_was_not_copied_whole_is_refused(tmp_path: Path, missing: int) -> None:
+    """OpenCV would fill it up with grey."""
+    path, pixels = tmp_path / "p.jpg", np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    assert cv2.imwrite(str(path), pixels)
+    data = path.read_bytes()
+    path.write_bytes(data + b"more")
+    read_image(path, 40)
+    for damaged in (data[:-missing], data[: len(data) // 2] + data[len(data) // 2 + missing :]):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"p\.jpg: is a damaged JPEG.*copy it again"):
+            read_image(path, 40)
+
+
 def test_batches_of_stores_are_the_stores_own_tiles(
     cohort: Cohort, random_tiles: RandomTiles, tiny: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
