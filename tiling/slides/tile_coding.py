@@ -82,7 +82,9 @@ class JpegTiles:
         return decode_stream(self._whole(header, data), width, height, in_dct, out), in_dct
 
     def stream(self, data: bytes) -> bytes:
-        """As `Coding.stream`: the stored coefficients untouched."""
+        """As `Coding.stream`: the stored coefficients untouched; of them only the end is looked at."""
+        if not data.rstrip(b"\0").endswith(_END):  # DICOM fills up an odd length
+            raise NotUnderstoodError("it ends too early")
         return self._whole(self._header_of(data), data)
 
     def _header_of(self, data: bytes) -> Header:

@@ -259,6 +259,17 @@ def test_a_stream_is_a_picture_of_its_own(tmp_path: Path, colour: str) -> None:
         assert fast.jpeg_tile_px(0) == (256, 256)
 
 
+@pytest.mark.parametrize("missing", [1, 2, 3000])
+def test_a_stream_that_is_cut_short_is_not_copied(tmp_path: Path, missing: int) -> None:
+    path = write_slide(tmp_path / "a.tif", picture(500, 500))
+    with opened(path) as fast:
+        assert fast._levels[0] is not None
+        fast._levels[0].counts[2] -= missing
+        with pytest.raises(BadTileError, match=r"column 0, row 1 .*ends too early"):
+            fast.stream(0, 0, 1)
+        assert fast.stream(0, 0, 0) is not None
+
+
 def test_ome_tiff_equals_tifffile(ome: Path) -> None:
     with Slide(ome) as slide:
         fast = open_tiled_levels(ome, slide.levels)
