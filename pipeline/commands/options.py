@@ -12,16 +12,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline import console
 from pipeline.commands.settings import Settings
-from pipeline.execution.dask_config import ClusterConfig
 from pipeline.execution.partition import Part, parse_part
 from tiling.core.errors import ConfigError, InputError, ModelError
 from tiling.core.settings import checked, read_settings
-from training.config import AnyConfig, BagConfig, load_config, load_train_config
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # imported when needed: settings take a while to make
+    from pipeline.execution.dask_config import ClusterConfig
     from tiling.manifest import ManifestRow, SlideList
     from tiling.slides.search import Found
     from training import Samples, TrainConfig
+    from training.config import AnyConfig
     from training.data.samples import Split
     from training.models.info import BagInfo, ModelInfo
 
@@ -108,12 +108,15 @@ class LabelledData(TileData):
 
     def config(self, path: Path | None, settings: Settings) -> AnyConfig:
         """The settings of a training on these data, from a file and options. Raises ConfigError."""
+        from training.config import BagConfig, load_config, load_train_config
+
         asked = {name: value for name, value in settings.items() if name not in LabelledData.model_fields}
         return load_config(BagConfig, path, asked) if self.bags is not None else load_train_config(path, asked)
 
     def bags_or_tiles(self, config: AnyConfig, mpp: float | None = None) -> Samples:
         """The tiles, or bags, for training under `config`; `mpp` is the scale of images."""
         from training import samples_from_features
+        from training.config import BagConfig
 
         if isinstance(config, BagConfig):
             return samples_from_features(self.bags or Path(), self.manifest or Path(), config)
@@ -241,6 +244,8 @@ def cluster_of(
     """
     if at is None and settings is None and study is None and memory is None:
         return None
+    from pipeline.execution.dask_config import ClusterConfig
+
     values = {} if study is None or at is not None else study.model_dump(exclude_unset=True)
     values = values if settings is None else read_settings(settings)
     options = {"at": at, "memory": memory, "workers": workers}

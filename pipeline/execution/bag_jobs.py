@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inference.known_encoders import encoder_like
-from pipeline.execution.dask_config import ClusterConfig
 from pipeline.execution.embed_jobs import load_tile_encoder
 from pipeline.execution.job import require_folder
 from pipeline.execution.jobs import commit_of, heatmaps_on_devices, indexed, with_regions
@@ -26,6 +25,7 @@ if TYPE_CHECKING:  # imported when needed
 
     from inference import HeatmapReport
     from inference.config import EmbedConfig, EncoderConfig, OutputConfig
+    from pipeline.execution.dask_config import ClusterConfig
     from training.mil.model import BagModel
 
 FEATURES = "features"

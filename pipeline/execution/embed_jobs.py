@@ -8,7 +8,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.execution.dask_config import ClusterConfig
 from pipeline.execution.job import require_folder
 from pipeline.execution.jobs import run_on_devices, with_regions
 from pipeline.execution.partition import Part
@@ -19,6 +18,7 @@ from tiling.manifest import ManifestRow
 if TYPE_CHECKING:  # imported when needed
     from inference import EmbedReport, TileEncoder
     from inference.config import EmbedConfig, EncoderConfig
+    from pipeline.execution.dask_config import ClusterConfig
 
 _WHOLE = Part()
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from inference.recipes import is_store
 from inference.report.cohort import write_cohort_index
-from pipeline.execution.dask_config import ClusterConfig
 from pipeline.execution.devices import gpus
 from pipeline.execution.job import anywhere, require_folder
 from pipeline.execution.partition import Part
@@ -27,6 +26,7 @@ if TYPE_CHECKING:  # imported when needed: torch takes seconds
 
     from inference import Ensemble, HeatmapReport, PredictConfig
     from inference.config import OutputConfig
+    from pipeline.execution.dask_config import ClusterConfig
     from training import TileModel
 
 _WHOLE = Part()

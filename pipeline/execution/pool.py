@@ -24,16 +24,18 @@ from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pipeline.console import LogFormat, log_settings, note, start_logging
-from pipeline.execution.dask_config import ClusterConfig
 from pipeline.meter import Meter, meter
 from tiling.core.errors import SlideError, SpecslideError, StoppedError
 from tiling.core.signals import SENT_TO_ALL, STOPPING, Stop, end_with_parent, listening
 from tiling.core.text import counted
 from tiling.core.threads import usable_cores
 from tiling.slides.files import slide_files
+
+if TYPE_CHECKING:  # imported when needed: its settings take a while to make
+    from pipeline.execution.dask_config import ClusterConfig
 
 log = logging.getLogger(__name__)
 

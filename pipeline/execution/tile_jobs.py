@@ -9,7 +9,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from pipeline.execution.dask_config import ClusterConfig
 from pipeline.execution.job import anywhere, require_folder
 from pipeline.execution.pool import Outcome, TileProgress, bytes_of, run_slides, threads_for_slide
 from pipeline.redaction import redacted_log
@@ -17,6 +16,7 @@ from pipeline.study.ledger import timed
 from tiling.manifest import ManifestRow
 
 if TYPE_CHECKING:  # imported when needed: zarr and the libraries of pictures take a while
+    from pipeline.execution.dask_config import ClusterConfig
     from tiling import TileReport, TilingConfig
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
-from pipeline.execution.dask_config import ClusterConfig
 from pipeline.execution.devices import gpus
 from pipeline.execution.pool import TileProgress, default_workers, run_slides
 
 if TYPE_CHECKING:  # imported when needed: a dry run must not wait for torch
+    from pipeline.execution.dask_config import ClusterConfig
     from training import Samples, TrainConfig
     from training.selection.attempts import Attempt
 
