@@ -4,7 +4,8 @@ The batch is the global one, whatever the number of processes and of parts (grad
 share in: every term of the loss is a mean over samples, parts count by their size, and gradients are summed up before
 the one step. What a process draws (order, augmentation, dropout) is a function of seed, step and part, so that a run
 that goes on from a saved state ends with the very weights it would have had. Two things differ with the number of
-processes: batch norms see their process's share (frozen ones do not), and each part augments by draws of its own.
+processes: batch norms see their process's share (frozen ones do not), and each part augments, and each process shifts
+the copies of `consistency`, by draws of its own.
 """
 
 from __future__ import annotations

@@ -101,11 +101,8 @@ class TifffileReader:
     def _segment(self, level: int, column: int, row: int) -> UInt8Array:
         """One whole strip or tile, uint8 (h, w, 3). Raises OSError and DAMAGE."""
         shape = self._levels[level]
-        whole, inside, index = (
-            (shape.segment_h, shape.segment_w),
-            shape.inside(column, row),
-            row * shape.across + column,
-        )
+        index = row * shape.across + column
+        whole, inside = (shape.segment_h, shape.segment_w), shape.inside(column, row)
         return _as_rgb([self._decoded(page, first + index, whole, inside) for page, first in shape.sources], shape.page)
 
     def _decoded(self, page: Any, index: int, whole: tuple[int, int], inside: tuple[int, int]) -> AnyArray:
