@@ -47,10 +47,10 @@ class TuneConfig(BaseModel):
     saturation, hue, gamma, stain, jpeg, noise, resolution; or all."""
 
     penalties: tuple[Literal["none", "sd", "weight_decay", "l2", "sd+l2", "consistency"], ...] = Field(
-        ("none", "sd", "weight_decay", "l2", "sd+l2", "consistency"), min_length=1
+        ("none", "sd", "weight_decay", "l2", "sd+l2"), min_length=1
     )
-    """What is tried: none, sd (spectral decoupling), weight_decay (AdamW's), l2 (in the loss), sd+l2, consistency (the
-    penalty on how logits change under shifted copies)."""
+    """What is tried: none, sd (spectral decoupling), weight_decay (AdamW's), l2 (in the loss), sd+l2; if named,
+    consistency too (the penalty on how logits change under shifted copies)."""
     sd_lambdas: tuple[Positive, ...] = Field((0.01, 0.1, 1.0), min_length=1)
     """Lambdas of spectral decoupling."""
     weight_decays: tuple[Positive, ...] = Field((0.1, 1.0, 10.0), min_length=1)

@@ -37,9 +37,12 @@ def test_a_grid_is_every_combination_the_weakest_first() -> None:
     assert names(penalties=("weight_decay",), weight_decays=(1,), learning_rates=(1e-4, 0.01)) == [
         "weight_decay-1_lr-0.01_stain", "weight_decay-1_lr-0.0001_stain",
     ]  # fmt: skip
-    assert len(names()) == 16
-    assert len(set(names())) == 16
-    assert len(candidates(TuneConfig(), BASE)) == 32, "light and strong"
+    assert len(names()) == 13
+    assert len(set(names())) == 13
+    assert len(candidates(TuneConfig(), BASE)) == 26, "light and strong"
+    assert names(penalties=("consistency",), consistencies=(2, 0.5)) == [
+        "consistency-0.5_lr-0.002_stain", "consistency-2_lr-0.002_stain",
+    ]  # fmt: skip
 
 
 def test_a_candidate_sets_its_own_penalty_and_no_other() -> None:
