@@ -26,7 +26,6 @@ from inference.maps.overview import heat, overview
 from inference.maps.regions import rings_of
 from inference.maps.slide_map import probability_map, threshold_rings
 from inference.prediction import Prediction
-from tiling.core.arrays import UInt8Array
 from tiling.core.files import canonical_json
 from tiling.core.images import length_text, nice_length
 from tiling.core.text import counted, printable, threshold_text
@@ -46,16 +45,11 @@ def overlay_png(prediction: Prediction, truth: shapely.Geometry | None = None) -
     picture = overview(prediction, round(figure.dpi * max(figure.get_size_inches())))
     height, width = prediction.thumbnail.values.shape[:2]
     extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-    axes.imshow(_laid_over(picture.values, heat(prediction, picture)), extent=extent)
+    axes.imshow(picture.values, extent=extent)
+    axes.imshow(heat(prediction, picture), alpha=_OPACITY, interpolation="nearest", extent=extent)
     if truth is not None and not truth.is_empty:
         draw_outlines(axes, rings_of(truth), prediction.thumbnail.downsample, "white")
     return _finished(figure, axes, prediction)
-
-
-def _laid_over(picture: UInt8Array, colours: UInt8Array) -> UInt8Array:
-    """A picture (h, w, 3) under colours RGBA of `_OPACITY`: as matplotlib would lay them, which draws each slowly."""
-    shares = colours[..., 3:] * np.float32(_OPACITY / 255)
-    return np.asarray(np.rint(picture + shares * (colours[..., :3] - picture.astype(np.float32))), np.uint8)
 
 
 def heatmap_png(prediction: Prediction) -> bytes:
