@@ -175,9 +175,9 @@ class TrainConfig(LearningConfig):
     rounded up to a multiple of 32 and at least 96."""
 
     consistency: float = Field(0.0, ge=0, allow_inf_nan=False)
-    """Weight of the penalty on change: half of it times the squared distance between a tile's logits and those of a
-    copy that is shifted as another scanner or laboratory might, in each step in one of the ways of `stress`. It costs
-    time: each tile is computed twice. See training.losses."""
+    """Weight of consistency regularisation: half of it times the squared distance between a tile's logits and those of
+    a copy shifted as another scanner or laboratory might, in each step in one of the ways of `stress`. It costs time:
+    each tile is computed twice. 0: none. See training.losses."""
     fit: Literal["stretch", "pad", "crop"] = "stretch"
     """Of pictures that are no squares: "stretch" changes their proportions, "pad" puts black beside the shorter side,
     and "crop" takes the middle. Tiles of stores are squares."""

@@ -14,9 +14,9 @@ They are the same loss when lambda' = lambda * C/2 (`convert_lambda`); for two c
 Every term is a mean over the samples of the batch, weighted ones too (torch divides by the sum of the weights instead):
 so the loss of a batch is the mean of those of its parts, however it is split over processes.
 
-The penalty on change (`consistency_penalty`) is of the distance between a sample's logits and those of a copy that was
-changed as another scanner or laboratory might: weight/2 * ||logits - logits of the copy||^2, added to the loss. Of this
-kind are the Pi-model (Laine & Aila, ICLR 2017, arXiv 1610.02242) and stability training (Zheng et al., CVPR 2016,
+Consistency regularisation (`consistency_penalty`) is of the distance between a sample's logits and those of a copy that
+was changed as another scanner or laboratory might: weight/2 * ||logits - logits of the copy||^2, added to the loss. Of
+this kind are the Pi-model (Laine & Aila, ICLR 2017, arXiv 1610.02242) and stability training (Zheng et al., CVPR 2016,
 arXiv 1604.04326).
 
 Classic L2 regularisation (`l2_penalty`) is of the weights, not of the logits: l2/2 * ||w||^2, added to the loss. An
@@ -124,7 +124,7 @@ def cross_entropy(
 
 
 def consistency_penalty(logits: Tensor, of_copies: Tensor, weight: float) -> Tensor:
-    """The penalty on change alone, a scalar tensor: weight/2 times the squared distance, a mean over the batch.
+    """Consistency regularisation alone, a scalar tensor: weight/2 times the squared distance, a mean over the batch.
 
     Both are float (B, C), a row a sample; of a copy its logits are in the same row.
     """

@@ -10,7 +10,10 @@ import imagecodecs
 _imagecodecs: Any = imagecodecs  # its stubs leave out arguments
 
 NO_CODE = b"\xff" * 4
-"""Put behind a stream: imagecodecs (2026.3) misreads codes in the last bytes it is given, and no table has this one."""
+"""Put behind a stream before it is decoded: imagecodecs (2026.3) misreads codes in the last bytes of its input.
+
+All ones are no valid code, so that a stream whose end is missing is an error.
+"""
 ZEROS = bytes(4)
 
 

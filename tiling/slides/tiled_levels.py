@@ -37,6 +37,7 @@ _DENOMS: tuple[ScaleDenom, ...] = get_args(ScaleDenom)
 # A stream may grow beyond the pixels it codes, but not like this: bounds what a damaged byte count makes us read.
 _LONGEST_STREAM = 4
 _LARGEST_TILE_PX = 4096  # bounds the memory that one tile asks for
+_REGIONS_APART = 64  # between threads that share a slide's regions out among them, in the order of rows
 _SAMPLE_PX = 512  # longest side of what is compared with OpenSlide at one place
 
 
@@ -202,9 +203,10 @@ class TiledLevels:
         rows = _tiles_over(y, height, shape.tile_h, shape.height)
         columns = _tiles_over(x, width, shape.tile_w, shape.width)
         # One row of tiles more than regions of this height touch: what the next row of regions shares with this one;
-        # and one for each other thread, which may be at a row of regions further down.
+        # and for each other thread as much of a row as it may be ahead.
         row_bytes = 3 * shape.tile_w * shape.tile_h * shape.across // scale_denom**2
-        with self._cache.reading(row_bytes * (len(rows) + 1), row_bytes):
+        ahead = min(1.0, _REGIONS_APART * width / shape.width)
+        with self._cache.reading(row_bytes * (len(rows) + 1), int(row_bytes * ahead)):
             across = [(i, *_overlap(x, width, i, shape.tile_w, shape.width, scale_denom)) for i in columns]
             down = [(i, *_overlap(y, height, i, shape.tile_h, shape.height, scale_denom)) for i in rows]
             for (row, ys, ty), (column, xs, tx) in itertools.product(down, across):

@@ -99,7 +99,7 @@ def _penalties(info: ModelRecord) -> str:
     if known.get("l2", 0) > 0:
         parts.append(f"L2 regularisation in the loss ({known['l2']:g})")
     if known.get("consistency", 0) > 0:
-        parts.append(f"a penalty on what shifted copies change ({known['consistency']:g})")
+        parts.append(f"consistency regularisation under shifts ({known['consistency']:g})")
     if known.get("weight_decay", 0) > 0:
         parts.append(f"AdamW's weight decay ({known['weight_decay']:g})")
     return "".join(f", {part}" for part in parts[:-1]) + "".join(f" and {part}" for part in parts[-1:])

@@ -50,7 +50,7 @@ class TuneConfig(BaseModel):
         ("none", "sd", "weight_decay", "l2", "sd+l2"), min_length=1
     )
     """What is tried: none, sd (spectral decoupling), weight_decay (AdamW's), l2 (in the loss), sd+l2; if named,
-    consistency too (the penalty on how logits change under shifted copies)."""
+    consistency too (consistency regularisation: a penalty on how logits change under shifts)."""
     sd_lambdas: tuple[Positive, ...] = Field((0.01, 0.1, 1.0), min_length=1)
     """Lambdas of spectral decoupling."""
     weight_decays: tuple[Positive, ...] = Field((0.1, 1.0, 10.0), min_length=1)
@@ -58,7 +58,7 @@ class TuneConfig(BaseModel):
     l2s: tuple[Positive, ...] = Field((1e-4, 1e-3, 1e-2), min_length=1)
     """Weights of the classic L2 penalty; "sd+l2" takes the first with the first lambda, and so on."""
     consistencies: tuple[Positive, ...] = Field((0.1, 1.0, 10.0), min_length=1)
-    """Weights of "consistency"."""
+    """Weights of consistency regularisation."""
     learning_rates: tuple[Annotated[float, Field(gt=0, le=10)], ...] = ()
     """Learning rates. None named: that of the training."""
     augments: tuple[str, ...] = ("light", "strong")

@@ -18,7 +18,7 @@ from training.selection.rules import RULES, Quantities
 
 _NAMES = {
     "none": "no penalty", "sd": "spectral decoupling", "weight_decay": "AdamW's weight decay", "l2": "L2 in the loss",
-    "sd+l2": "spectral decoupling and L2", "consistency": "consistency with shifted copies",
+    "sd+l2": "spectral decoupling and L2", "consistency": "consistency under shifts",
 }  # fmt: skip
 _MARKERS = "osD^vP"
 _HEAD = ("penalty", *STRENGTHS, "learning_rate", "augment")

@@ -77,6 +77,14 @@ def test_what_reads_wanted_is_forgotten_and_what_is_to_be_kept_is_not() -> None:
         assert kept(cache, range(9)) == 6 * [False] + 3 * [True]
 
 
+def test_each_other_read_at_the_time_keeps_more() -> None:
+    cache = TileCache(10 * BYTES)
+    with cache.reading(2 * BYTES, 3 * BYTES), cache.reading(2 * BYTES, 3 * BYTES):
+        for column in range(9):
+            put(cache, column)
+    assert kept(cache, range(9)) == [False] * 4 + [True] * 5
+
+
 def test_a_tile_that_another_thread_is_making_is_waited_for() -> None:
     cache, made, begun, go_on = TileCache(10 * BYTES), [], threading.Event(), threading.Event()
 
